@@ -1,0 +1,1 @@
+"""The caller's door: real engine calls, made safe to retry."""

@@ -1,0 +1,1 @@
+"""What protects the other side from us: budgets. I/O-free, with an injected clock."""

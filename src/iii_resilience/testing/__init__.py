@@ -1,0 +1,1 @@
+"""What a user's tests need: an engine for the real iii-sdk, without the engine."""
