@@ -8,6 +8,7 @@ of a user's function is never replaced by one of these: they stand only for what
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -21,8 +22,8 @@ class ConfigError(ValueError):
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
-        return type(self), (self.problems,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,), vars(self)
 
 
 class NotConnectedError(ConnectionError):
@@ -59,8 +60,8 @@ class PayloadTooLargeError(ValueError):
             "For binary blobs use channels: https://iii.dev/docs/how-to/use-channels"
         )
 
-    def __reduce__(self) -> tuple[type[PayloadTooLargeError], tuple[int, int]]:
-        return type(self), (self.payload_bytes, self.limit_bytes)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.payload_bytes, self.limit_bytes), vars(self)
 
 
 class InvalidPayloadError(ValueError):
@@ -86,8 +87,8 @@ class CircuitOpenError(ConnectionError):
         self.retry_after = retry_after
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[CircuitOpenError], tuple[str, float | None]]:
-        return type(self), (str(self), self.retry_after)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.retry_after), vars(self)
 
 
 class BulkheadFullError(ConnectionError):
@@ -128,6 +129,6 @@ class RpcError(Exception):
         self.stack = stack
         super().__init__(f"{code}: {message}")
 
-    def __reduce__(self) -> tuple[type[RpcError], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         fields = (self.code, self.message, self.layer, self.label, self.fn_key)
-        return type(self), (*fields, self.retry_after, self.stack)
+        return type(self), (*fields, self.retry_after, self.stack), vars(self)

@@ -5,6 +5,8 @@ Knows nothing of how an error was recognised, nor of what is done about it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from iii_resilience.codes.model import Category, Execution
@@ -29,6 +31,9 @@ class Failure:
         layer: The RPC system's ``validation`` / ``expected`` / ``unexpected``, else None.
         stacktrace: The remote stack trace, or None. Not in the repr.
         inner: The cause found inside the message or the exception, or None.
+        already_retried: Whether the other side says that it has retried this failure itself.
+        payload_bytes: Size of the message that exceeded a limit, in bytes, or None.
+        limit_bytes: The limit it exceeded, in bytes, or None.
     """
 
     code: str
@@ -45,8 +50,11 @@ class Failure:
     layer: str | None = None
     stacktrace: str | None = attrs.field(default=None, repr=False)
     inner: Failure | None = None
+    already_retried: bool = False
+    payload_bytes: int | None = None
+    limit_bytes: int | None = None
 
-    def replace(self, **changes: object) -> Failure:
+    def replace(self, **changes: Any) -> Failure:
         """A changed copy."""
         return attrs.evolve(self, **changes)
 
