@@ -1,3 +1,62 @@
-"""Retry and resilience policies for Python programs that call functions through the iii engine."""
+"""Retry and resilience policies for Python programs that call functions through the iii engine.
+
+Three ways in: the decorator `iii_retry` (and the loop `retrying`) around your own code, policy
+files read by `load_policies`, and `resilient(worker)` around the SDK's client.
+"""
+
+from __future__ import annotations
+
+from iii_resilience.backoff import Backoff
+from iii_resilience.book import PolicyBook, use_policies
+from iii_resilience.classify import classify
+from iii_resilience.client import resilient
+from iii_resilience.codes import register_codes
+from iii_resilience.codes.model import Category, Execution
+from iii_resilience.config import load_policies
+from iii_resilience.decide import Decision, Reason
+from iii_resilience.errors import (
+    ConfigError,
+    ConnectionLostError,
+    NotConnectedError,
+    RpcError,
+)
+from iii_resilience.failure import Failure
+from iii_resilience.guards.budget import Budget
+from iii_resilience.hints import Hint
+from iii_resilience.policy import Enqueue, Enqueued, RetryPolicy
+from iii_resilience.report import Attempt, RetryReport, hint_for, report_for
+from iii_resilience.retry import iii_retry, retrying
+from iii_resilience.rpc import check_rpc
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Attempt",
+    "Backoff",
+    "Budget",
+    "Category",
+    "ConfigError",
+    "ConnectionLostError",
+    "Decision",
+    "Enqueue",
+    "Enqueued",
+    "Execution",
+    "Failure",
+    "Hint",
+    "NotConnectedError",
+    "PolicyBook",
+    "Reason",
+    "RetryPolicy",
+    "RetryReport",
+    "RpcError",
+    "check_rpc",
+    "classify",
+    "hint_for",
+    "iii_retry",
+    "load_policies",
+    "register_codes",
+    "report_for",
+    "resilient",
+    "retrying",
+    "use_policies",
+]

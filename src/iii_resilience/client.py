@@ -1,0 +1,124 @@
+"""`resilient(worker)`: the one object a user holds, in place of the SDK's client.
+
+Knows nothing of how calls are made safe; it joins the rooms that do, and passes everything else
+through to the SDK unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from iii_resilience.book import PolicyBook
+from iii_resilience.calling.trigger import Caller, Options
+from iii_resilience.codes import register_codes
+from iii_resilience.link import Link, in_thread
+from iii_resilience.policy import RetryPolicy
+
+
+def resilient(worker: Any, *, policies: PolicyBook | RetryPolicy | None = None) -> Resilient:
+    """Make an SDK client's calls safe to retry.
+
+    Args:
+        worker: What ``iii.register_worker()`` returned.
+        policies: A `PolicyBook` (from `load_policies`), one `RetryPolicy` for every function, or
+            None for the process-wide default book.
+
+    Returns:
+        An object to use in place of the client; what it does not change it passes through.
+
+    Raises:
+        TypeError: The worker is no client of the SDK, or the policies are none.
+    """
+    if isinstance(worker, Resilient):
+        raise TypeError("this worker is already resilient: wrap the SDK's client once")
+    if isinstance(policies, RetryPolicy):
+        policies = PolicyBook({"default": policies})
+    elif not (policies is None or isinstance(policies, PolicyBook)):
+        raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
+    if policies is not None:
+        register_codes(policies.codes)
+    return Resilient(worker, policies)
+
+
+class Resilient:
+    """An SDK client whose calls wait, retry and give up as their policies say.
+
+    Made by `resilient`. Any attribute that is not listed here is the SDK client's own.
+    """
+
+    def __init__(self, worker: Any, policies: PolicyBook | None) -> None:
+        self._link = Link(worker)
+        self._caller = Caller(self._link, policies)
+
+    def trigger(
+        self,
+        request: Any,
+        *,
+        idempotent: bool | None = None,
+        policy: str | RetryPolicy | None = None,
+        accept_enqueued: bool = False,
+    ) -> Any:
+        """Call a function through the engine.
+
+        Args:
+            request: A dict or TriggerRequest, as the SDK takes it; it is not changed.
+            idempotent: Whether calling twice does what calling once does; None leaves it to the
+                rule that covers the function, and without one the call is never repeated.
+            policy: A policy for this call, or the name of one in the book; None for the one that
+                the book's rules choose.
+            accept_enqueued: Whether an `Enqueued` receipt may be returned in place of the result,
+                where the policy has the fallback `Enqueue`.
+
+        Returns:
+            The function's result; the receipt for an ``Enqueue`` action; None for ``Void``; or an
+            `Enqueued`.
+
+        Raises:
+            NotConnectedError: No connection within the policy's ``ready_timeout``; nothing was
+                sent.
+            ConnectionLostError: The connection went away under the call.
+            ValueError: The request cannot be sent as it is; nothing was sent.
+            Exception: The SDK's own exception of the last attempt, with its `report_for` and
+                `hint_for`.
+        """
+        return self._caller.trigger(request, Options(idempotent, policy, accept_enqueued))
+
+    async def trigger_async(
+        self,
+        request: Any,
+        *,
+        idempotent: bool | None = None,
+        policy: str | RetryPolicy | None = None,
+        accept_enqueued: bool = False,
+    ) -> Any:
+        """As `trigger`, for coroutines on any event loop."""
+        return await self._caller.trigger_async(
+            request, Options(idempotent, policy, accept_enqueued)
+        )
+
+    def shutdown(self) -> None:
+        """End every wait with `NotConnectedError`, then shut the SDK's client down, once."""
+        if self._link.closed:
+            return  # the SDK hangs when it is shut down twice
+        self._link.close()
+        try:
+            self._link.client.shutdown()
+        finally:
+            self._link.closed_down()
+
+    async def shutdown_async(self) -> None:
+        """As `shutdown`, from a coroutine on any event loop."""
+        if not self._link.on_loop_thread:
+            await in_thread(self.shutdown)
+        elif not self._link.closed:
+            self._link.close()
+            try:
+                await self._link.client.shutdown_async()
+            finally:
+                self._link.closed_down()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link.client, name)
+
+    def __repr__(self) -> str:
+        return f"resilient({self._link.client!r})"

@@ -1,0 +1,157 @@
+"""Retry budgets: retries may add only so much load to the calls that are made anyway.
+
+Knows nothing of failures or policies, and has no clock: every method takes the time.
+
+A permit is reserved *before* the delay of a retry, not after it: retries that are still waiting
+count, so that a thousand of them cannot all pass at once when their delays end (Envoy #30205).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import attrs
+
+from iii_resilience.checks import number
+
+_BUCKETS = 10
+
+
+class BudgetWindow:
+    """What one budget has seen in its sliding window: calls, retries sent, permits reserved.
+
+    Thread-safe, and safe to share between event loops: nothing in it waits.
+
+    Args:
+        ratio: Retries allowed for each call in the window.
+        allowance: Retries allowed in the window whatever the number of calls.
+        window: Length of the window in seconds.
+    """
+
+    __slots__ = (
+        "_allowance",
+        "_calls",
+        "_lock",
+        "_newest",
+        "_ratio",
+        "_reserved",
+        "_retries",
+        "_width",
+    )
+
+    def __init__(self, ratio: float, allowance: float, window: float) -> None:
+        self._ratio = ratio
+        self._allowance = allowance
+        self._width = window / _BUCKETS
+        # One bucket more than the window is long, because the oldest one is only partly in it:
+        # retries count while a part of their bucket does, calls only while all of it does, so
+        # that never more retries pass than the window allows.
+        self._calls = [0] * (_BUCKETS + 1)
+        self._retries = [0] * (_BUCKETS + 1)
+        self._newest: int | None = None
+        self._reserved = 0
+        self._lock = threading.Lock()
+
+    def called(self, now: float) -> None:
+        """Count one call (its first attempt).
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        with self._lock:
+            self._calls[self._advance(now)] += 1
+
+    def reserve(self, now: float) -> bool:
+        """Reserve the permit for one retry.
+
+        Args:
+            now: Monotonic time in seconds.
+
+        Returns:
+            Whether the budget allows it. If so, exactly one of `spend` or `release` must follow.
+        """
+        with self._lock:
+            self._advance(now)
+            if self._free() < 1.0:
+                return False
+            self._reserved += 1
+            return True
+
+    def spend(self, now: float) -> None:
+        """The retry is being sent: the permit becomes a retry in the window."""
+        with self._lock:
+            self._retries[self._advance(now)] += 1
+            self._reserved -= 1
+
+    def release(self) -> None:
+        """The retry will not be sent: the permit is given back."""
+        with self._lock:
+            self._reserved -= 1
+
+    def available(self, now: float) -> float:
+        """Permits left at this moment (never negative)."""
+        with self._lock:
+            self._advance(now)
+            return max(0.0, self._free())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or the one in another process, counts for itself: locks and permits stay here.
+        return type(self), (self._ratio, self._allowance, self._width * _BUCKETS)
+
+    def _free(self) -> float:
+        oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
+        calls = sum(self._calls) - self._calls[oldest]
+        allowed = self._ratio * calls + self._allowance
+        return allowed - sum(self._retries) - self._reserved
+
+    def _advance(self, now: float) -> int:
+        """Forget the buckets that have left the window; the index of the current one."""
+        tick = int(now / self._width)
+        newest = self._newest
+        size = _BUCKETS + 1
+        if newest is None or tick > newest:
+            for gone in range(size if newest is None else min(tick - newest, size)):
+                self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0
+            self._newest = newest = tick
+        # A clock read before another thread's later one must not reach back into the past.
+        return newest % size
+
+
+@attrs.frozen
+class Budget:
+    """How many retries may be sent beside the calls: a ratio of them, plus a minimum.
+
+    In any window the retries sent stay at or below ``ratio * calls + min_per_second * window``.
+    20 % and 10 a second over 10 s are Finagle's numbers (peers, section 3.3): at total failure
+    the load is 1.2 times the calls, and a program that calls seldom still gets its retries.
+
+    The object keeps its own count, so policies that hold the same object share it.
+
+    Args:
+        ratio: Retries allowed for each call.
+        min_per_second: Retries a second allowed whatever the number of calls.
+        window: Length of the sliding window in seconds.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+
+    ratio: float = attrs.field(default=0.2, validator=number(least=0))
+    min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
+    window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
+    _windows: dict[str | None, BudgetWindow] = attrs.field(
+        factory=dict, init=False, repr=False, eq=False, hash=False
+    )
+
+    def window_for(self, scope: str | None = None) -> BudgetWindow:
+        """The count kept for a scope, made at its first use.
+
+        Args:
+            scope: A function id in `worker.trigger`; None for everything under one policy.
+        """
+        window = self._windows.get(scope)
+        if window is None:
+            made = BudgetWindow(self.ratio, self.min_per_second * self.window, self.window)
+            window = self._windows.setdefault(scope, made)  # atomic: two threads get one window
+        return window

@@ -1,0 +1,80 @@
+"""What to do instead of retrying: one hint for every failure that is given up.
+
+Knows nothing of how hints reach the caller, and does nothing of what they advise.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from iii_resilience.codes.model import Category
+from iii_resilience.decide import Reason
+from iii_resilience.failure import Failure
+
+ACTIONS = ("enqueue", "dead-letter", "discover", "fix-payload", "fix-access", "wait", "investigate")
+
+
+@attrs.frozen
+class Hint:
+    """What to do about a failure that was given up.
+
+    Attributes:
+        action: ``enqueue``, ``dead-letter``, ``discover``, ``fix-payload``, ``fix-access``,
+            ``wait`` or ``investigate``.
+        reason: Why the call was given up.
+        remedy: What the code's table advises, in one clause.
+        queue: The queue the policy names, for ``enqueue``; else None.
+        seconds: How long to wait, for ``wait`` where it is known; else None.
+    """
+
+    action: str
+    reason: Reason
+    remedy: str
+    queue: str | None = None
+    seconds: float | None = None
+
+
+_BY_CATEGORY = {
+    Category.AUTH: "fix-access",
+    Category.NOT_FOUND: "discover",
+    Category.PAYLOAD: "fix-payload",
+    Category.PERMANENT: "investigate",
+}
+
+
+def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
+    """The hint for a failure that was given up.
+
+    Args:
+        failure: The failure the caller sees.
+        reason: Why it was given up.
+        queue: The queue of the policy's fallback, if it names one.
+
+    Returns:
+        Exactly one action: the category decides for everything that is not transient; for
+        transient failures, what the other side asked for comes before what the caller could do.
+    """
+    action = _action(failure, reason)
+    return Hint(
+        action,
+        reason,
+        failure.remedy,
+        queue=queue if action == "enqueue" else None,
+        seconds=failure.retry_after if action == "wait" else None,
+    )
+
+
+def _action(failure: Failure, reason: Reason) -> str:
+    if reason is Reason.STOPPED:
+        return "dead-letter"
+    if failure.category is not Category.TRANSIENT:
+        return _BY_CATEGORY[failure.category]
+    if reason in {Reason.PUSHBACK, Reason.CIRCUIT_OPEN, Reason.BULKHEAD_FULL}:
+        return "wait"
+    if failure.throttled or failure.retry_after is not None:
+        return "wait"
+    if reason is Reason.EXHAUSTED and failure.code == "channel_send_failed":
+        return "wait"
+    if reason is Reason.EXHAUSTED and failure.code == "invocation_error":
+        return "investigate"
+    return "enqueue"

@@ -1,0 +1,421 @@
+"""The decorator `@iii_retry` and the loop `retrying`: retries around a user's own code.
+
+Knows nothing of the engine. The first attempt runs inline; after a failure `run` takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
+
+import tenacity
+
+from iii_resilience.backoff import Backoff
+from iii_resilience.book import PolicyBook, default_book
+from iii_resilience.guards.budget import Budget, BudgetWindow
+from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
+from iii_resilience.run import CallRun, below
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Overrides(TypedDict, total=False):
+    """The parts of a policy that a decorator or loop may set inline (see `RetryPolicy`)."""
+
+    attempts: int
+    backoff: Backoff
+    deadline: float | None
+    attempt_timeout: float | None
+    budget: Budget | None
+    wait: Wait | None
+    stop: Stop | None
+
+
+class _Decorator(Protocol):
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def iii_retry(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def iii_retry(
+    *,
+    idempotent: bool = ...,
+    policy: str | RetryPolicy | None = ...,
+    **overrides: Unpack[Overrides],
+) -> _Decorator: ...
+
+
+def iii_retry(
+    function: Any = None,
+    /,
+    *,
+    idempotent: bool = False,
+    policy: str | RetryPolicy | None = None,
+    **overrides: Any,
+) -> Any:
+    """Retry a function when it fails with a transient failure.
+
+    Works on functions and methods, sync and async. Without ``idempotent=True`` failures are
+    classified and reported, and never retried.
+
+    Args:
+        function: The function, when used as ``@iii_retry`` without parentheses.
+        idempotent: Whether calling the function twice does what calling it once does.
+        policy: A `RetryPolicy`, or the name of one in the default book (looked up when the
+            function is called); None for the book's default.
+        **overrides: Parts of the policy to change: ``attempts``, ``backoff``, ``deadline``,
+            ``attempt_timeout`` (async functions only), ``budget``, ``wait``, ``stop``. The changed
+            policy shares the budget of the one it was made from.
+
+    Returns:
+        The decorated function, with the same signature; or the decorator.
+
+    Raises:
+        TypeError: What is decorated is no function that could be called again, or an option that
+            only means something in `worker.trigger`.
+        ValueError: A number out of range. (An unknown policy name: at the first call.)
+
+    The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
+    tell what was tried and what to do instead.
+    """
+    source = _PolicySource("@iii_retry", policy, overrides, idempotent=idempotent)
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, (staticmethod, classmethod)):
+            return type(target)(decorate(target.__func__))
+        asynchronous = _check_target(target)
+        if not asynchronous:
+            source.refuse_attempt_timeout(
+                "a sync function cannot be interrupted: give it a timeout of its own, make it "
+                "async, or set a deadline, which starts no retry past it"
+            )
+        return (_wrap_async if asynchronous else _wrap_sync)(target, source)
+
+    return decorate if function is None else decorate(function)
+
+
+def retrying(
+    *,
+    idempotent: bool = False,
+    policy: str | RetryPolicy | None = None,
+    **overrides: Unpack[Overrides],
+) -> RetryLoop:
+    """Retry a block of code.
+
+    Write ``for attempt in retrying(idempotent=True):`` and in it ``with attempt:`` and the block.
+
+    Use ``async for`` in coroutines. The loop ends when the block succeeds; a failure that is given
+    up is raised from the loop.
+
+    Args:
+        idempotent: Whether running the block twice does what running it once does.
+        policy: As for `iii_retry`.
+        **overrides: As for `iii_retry`, without ``attempt_timeout``.
+
+    Returns:
+        A loop; each iteration over it is a new call.
+
+    Raises:
+        TypeError: An option that only means something in `worker.trigger`.
+        ValueError: A number out of range, an unknown policy name, or ``attempt_timeout``.
+    """
+    source = _PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
+    source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
+    return RetryLoop(source)
+
+
+class _PolicySource:
+    """Where a decorator or loop has its policy from, resolved when it is called."""
+
+    def __init__(
+        self, who: str, policy: Any, overrides: dict[str, Any], *, idempotent: bool
+    ) -> None:
+        if not (policy is None or isinstance(policy, (str, RetryPolicy))):
+            raise TypeError(f"{who}: policy must be a RetryPolicy or a name, got {policy!r}")
+        if not isinstance(idempotent, bool):
+            raise TypeError(f"{who}: idempotent must be True or False, got {idempotent!r}")
+        for name in sorted(overrides):
+            if name in TRIGGER_FIELDS:
+                raise TypeError(
+                    f"{who} takes no {name}: it only works in worker.trigger, where it is known "
+                    "what was sent; put it into a policy used there"
+                )
+            if name not in FIELDS:
+                allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
+                raise TypeError(f"{who} takes no {name} (it takes idempotent, policy, {allowed})")
+        self.idempotent = idempotent
+        self._policy = policy
+        self._overrides = overrides
+        # One attribute, so that another thread never sees one book's policy with another book.
+        self._resolved: tuple[PolicyBook, RetryPolicy, BudgetWindow | None] | None = None
+        if not isinstance(policy, str):
+            # Bad numbers are found where they stand, not at the first call.
+            (policy or RetryPolicy()).replace(**overrides)
+
+    def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
+        """The policy in force now and its budget's count."""
+        book = default_book()
+        resolved = self._resolved
+        if resolved is None or resolved[0] is not book:
+            policy = self._policy
+            if not isinstance(policy, RetryPolicy):
+                policy = book.policy(book.default if policy is None else policy)
+            # Around a user's own code a failure proves nothing about what ran before it.
+            policy = policy.replace(**self._overrides, retry_unexecuted=False)
+            window = policy.budget.window_for() if policy.budget is not None else None
+            resolved = self._resolved = (book, policy, window if self.idempotent else None)
+        return resolved[1:]
+
+    def refuse_attempt_timeout(self, why: str) -> None:
+        given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
+        given = self._overrides.get("attempt_timeout", given)
+        if given is not None:
+            raise ValueError(f"attempt_timeout cannot be kept here: {why}")
+
+
+def _check_target(target: Any) -> bool:
+    """Whether the target is async; raises for what cannot be called again."""
+    if isinstance(target, type):
+        raise TypeError(
+            f"@iii_retry cannot decorate the class {target.__name__}: decorate the methods that "
+            "may be repeated"
+        )
+    if not callable(target):
+        raise TypeError(
+            f"@iii_retry cannot decorate {target!r}: it is not callable. Decorate a function, or "
+            "use 'for attempt in retrying(...)' around a block"
+        )
+    plain = target
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not (inspect.isroutine(plain) or isinstance(plain, functools.partialmethod)):
+        plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"@iii_retry cannot decorate the generator function {_name(target)}: what it has "
+            "yielded cannot be taken back. Decorate the function that makes one item, or collect "
+            "the items in a list inside a plain function"
+        )
+    return inspect.iscoroutinefunction(plain)
+
+
+def _name(target: Any) -> str:
+    module = getattr(target, "__module__", None) or type(target).__module__
+    name = getattr(target, "__qualname__", None) or type(target).__qualname__
+    return f"{module}.{name}"
+
+
+def _begin(
+    source: _PolicySource, name: str, started: float, policy: RetryPolicy, window: Any
+) -> CallRun:
+    return CallRun(
+        policy,
+        idempotent=source.idempotent,
+        name=name,
+        started=started,
+        window=window,
+        deadline_at=None if policy.deadline is None else started + policy.deadline,
+    )
+
+
+def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[..., Any]:
+    name = _name(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        policy, window = source.resolve()
+        started = time.monotonic()
+        if window is not None:
+            window.called(started)
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            run = _begin(source, name, started, policy, window)
+            run.fails(error, below(error))
+        outcome = run.go_on(functools.partial(function, *args, **kwargs))
+        del run  # it holds the exceptions, and they hold this frame
+        error_to_raise = outcome.error
+        if error_to_raise is None:
+            return outcome.value
+        del outcome
+        try:
+            raise error_to_raise
+        finally:
+            del error_to_raise
+
+    return call
+
+
+def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable[..., Any]:
+    name = _name(function)
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        policy, window = source.resolve()
+        started = time.monotonic()
+        if window is not None:
+            window.called(started)
+        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        if policy.attempt_timeout is not None:
+            attempt = functools.partial(_timed, attempt, policy, started)
+        try:
+            return await attempt()
+        except Exception as error:
+            run = _begin(source, name, started, policy, window)
+            run.fails(error, below(error))
+        outcome = await run.go_on_async(attempt)
+        del run
+        error_to_raise = outcome.error
+        if error_to_raise is None:
+            return outcome.value
+        del outcome
+        try:
+            raise error_to_raise
+        finally:
+            del error_to_raise
+
+    return call
+
+
+async def _timed(attempt: Callable[[], Any], policy: RetryPolicy, started: float) -> Any:
+    """One attempt, cut after the policy's ``attempt_timeout`` or at its deadline."""
+    limit = cast("float", policy.attempt_timeout)
+    if policy.deadline is not None:
+        limit = min(limit, started + policy.deadline - time.monotonic())
+    async with asyncio.timeout(limit):
+        return await attempt()
+
+
+class RetryAttempt:
+    """One attempt of a `retrying` loop: a context manager around the block.
+
+    Attributes:
+        number: 1 for the first.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> bool:
+        # The loop could not raise these two itself: to an iterator they mean its end.
+        if isinstance(error, Exception) and not isinstance(
+            error, (StopIteration, StopAsyncIteration)
+        ):
+            self.error = error
+            return True
+        return False
+
+    def replay(self) -> None:
+        """Raise what the block raised, if it did: tenacity learns of it."""
+        error, self.error = self.error, None  # the user's variable may outlive the loop
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+
+class RetryLoop:
+    """What `retrying` returns: iterate over it with ``for`` or ``async for``."""
+
+    def __init__(self, source: _PolicySource) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[RetryAttempt]:
+        """Attempts until the block succeeds or its failure is given up."""
+        policy, started, window = self._start()
+        attempt = RetryAttempt(1)
+        yield attempt
+        if attempt.error is None:
+            return
+        run = self._run(policy, started, window, attempt)
+        managers = iter(tenacity.Retrying(sleep=run.sleep, **run.hooks()))
+        for manager in managers:
+            if attempt.number > 1 or manager.retry_state.attempt_number > 1:
+                attempt = RetryAttempt(manager.retry_state.attempt_number)
+                attempt.error = run.too_late()
+                if attempt.error is None:
+                    run.starts(sent=True)
+                    yield attempt
+                if attempt.error is not None:
+                    run.fails(attempt.error, _own(attempt.error))
+            with manager:
+                attempt.replay()
+        if run.reason is not None:
+            error = run.finish()
+            del run, manager, managers  # they hold the exceptions, and those hold this frame
+            try:
+                raise error
+            finally:
+                del error
+
+    async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
+        """As ``for``, without blocking the event loop while it waits."""
+        policy, started, window = self._start()
+        attempt = RetryAttempt(1)
+        yield attempt
+        if attempt.error is None:
+            return
+        run = self._run(policy, started, window, attempt)
+        managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **run.hooks())
+        async for manager in managers:
+            if attempt.number > 1 or manager.retry_state.attempt_number > 1:
+                attempt = RetryAttempt(manager.retry_state.attempt_number)
+                attempt.error = run.too_late()
+                if attempt.error is None:
+                    run.starts(sent=True)
+                    yield attempt
+                if attempt.error is not None:
+                    run.fails(attempt.error, _own(attempt.error))
+            with manager:
+                attempt.replay()
+        if run.reason is not None:
+            error = run.finish()
+            del run, manager, managers  # they hold the exceptions, and those hold this frame
+            try:
+                raise error
+            finally:
+                del error
+
+    def _start(self) -> tuple[RetryPolicy, float, BudgetWindow | None]:
+        policy, window = self._source.resolve()
+        started = time.monotonic()
+        if window is not None:
+            window.called(started)
+        return policy, started, window
+
+    def _run(
+        self,
+        policy: RetryPolicy,
+        started: float,
+        window: BudgetWindow | None,
+        attempt: RetryAttempt,
+    ) -> CallRun:
+        run = _begin(self._source, "retrying()", started, policy, window)
+        error = attempt.error
+        if error is not None:
+            run.fails(error, _own(error))
+        return run
+
+
+def _own(error: Exception) -> TracebackType | None:
+    """The block's own traceback, from the user's frame on."""
+    return error.__traceback__

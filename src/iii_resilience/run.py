@@ -1,0 +1,408 @@
+"""One call under a policy, from its first failure on: tenacity drives, `decide` decides.
+
+Knows nothing of decorators, loops or the engine: it is handed the failure of an attempt and a
+callable that makes the next one. The first attempt never comes here, so success costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import attrs
+import tenacity
+
+from iii_resilience import telemetry
+from iii_resilience.classify import classify
+from iii_resilience.codes.model import Category, Execution
+from iii_resilience.decide import CallSoFar, Decision, Reason, decide
+from iii_resilience.errors import NotConnectedError
+from iii_resilience.failure import Failure
+from iii_resilience.guards.budget import BudgetWindow
+from iii_resilience.hints import hint
+from iii_resilience.policy import RetryPolicy
+from iii_resilience.report import Attempt, RetryReport, already_retried, attach, execution_over
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Outcome(Generic[T]):
+    """How a call ended: a value, or the exception to raise.
+
+    The exception is handed back instead of being raised here, so that its traceback shows one
+    frame of the library, the one that the user called.
+    """
+
+    value: T | None = None
+    error: BaseException | None = None
+
+
+class GiveUp(Exception):  # noqa: N818 - control flow between an attempt and its run, no error
+    """Raised by an attempt that found it must not be sent: the call ends for this reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        super().__init__(reason.value)
+
+
+@attrs.define
+class _Failed:
+    """One failed attempt and the exception it raised, with the traceback of the user's code."""
+
+    attempt: Attempt
+    error: Exception
+    traceback: TracebackType | None
+
+
+class CallRun:
+    """One call's attempts and decisions.
+
+    Args:
+        policy: The policy the call started with.
+        idempotent: Whether the user declared the call idempotent.
+        name: The function id or the decorated function's name, for log and metrics.
+        started: Monotonic time of the call's start, in seconds.
+        window: The budget's count, or None where the policy has no budget.
+        deadline_at: Monotonic time of the deadline in seconds, or None for none.
+        function_id: The engine function that is called, or None in a decorator.
+    """
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        *,
+        idempotent: bool,
+        name: str,
+        started: float,
+        window: BudgetWindow | None,
+        deadline_at: float | None,
+        function_id: str | None = None,
+    ) -> None:
+        self.policy = policy
+        self.idempotent = idempotent
+        self.name = name
+        self.started = started
+        self.deadline_at = deadline_at
+        self.function_id = function_id
+        self.reason: Reason | None = None
+        self.failed: list[_Failed] = []
+        self._window = window
+        self._permit = False
+        self._stops = 0
+        self._delay = 0.0
+        self._attempt_started = started
+        self._sent = True
+        self._forced: Reason | None = None
+        self._decision: Decision | None = None
+        self._replay: Exception | None = None
+
+    # What an attempt reports.
+
+    def starts(self, *, sent: bool) -> None:
+        """An attempt starts; ``sent`` says whether starting it already is sending it."""
+        self._attempt_started = time.monotonic()
+        self._sent = False
+        if self.failed:
+            # Raised again, the same object would carry the library's frames along.
+            self.failed[-1].error.with_traceback(None)
+        if sent:
+            self.sending()
+
+    def sending(self) -> None:
+        """The attempt leaves this process now: its permit is spent."""
+        self._sent = True
+        if self._permit and self._window is not None:
+            self._permit = False
+            self._window.spend(time.monotonic())
+
+    def too_late(self) -> GiveUp | None:
+        """What ends the call instead of a retry, where its delay took longer than it should."""
+        if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
+            return GiveUp(Reason.DEADLINE)
+        return None
+
+    def fails(
+        self, error: Exception, traceback: TracebackType | None, *, sent: bool | None = None
+    ) -> None:
+        """Record a failed attempt.
+
+        Args:
+            error: What it raised.
+            traceback: The traceback from the user's first frame on.
+            sent: Whether the attempt left this process, where `sending` was not told.
+        """
+        self._release()
+        if isinstance(error, GiveUp):
+            self._forced = error.reason
+            return
+        failure = self._classify(error)
+        if failure.code == "invocation_stopped" and self.function_id is not None:
+            self._stops += 1
+        attempt = Attempt(
+            number=len(self.failed) + 1,
+            failure=failure,
+            delay=self._delay,
+            duration=time.monotonic() - self._attempt_started,
+            sent=(self._sent if sent is None else sent)
+            and not isinstance(error, NotConnectedError),
+        )
+        self.failed.append(_Failed(attempt, error, traceback))
+
+    # The rest of a call after its first failure.
+
+    def go_on(self, attempt: Callable[[], T], *, sends: bool = True) -> Outcome[T]:
+        """Decide about the recorded failure and make the attempts that follow, if any.
+
+        Args:
+            attempt: Makes one attempt.
+            sends: Whether calling ``attempt`` is sending it (False: it calls `sending` itself).
+        """
+
+        def step() -> T | _Passed:
+            self._replay_first()
+            try:
+                self._start_in_time(sent=sends)
+                return attempt()
+            except Exception as error:
+                self.fails(error, below(error))
+                raise
+            except BaseException as error:
+                # Cancellation and its like are no outcome to decide about.
+                self._release()
+                return _Passed(error)
+
+        self._replay = self.failed[-1].error
+        result: Any = tenacity.Retrying(sleep=self.sleep, **self.hooks())(step)
+        return self._outcome(result)
+
+    async def go_on_async(
+        self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
+    ) -> Outcome[T]:
+        """As `go_on`, for coroutines."""
+
+        async def step() -> T | _Passed:
+            self._replay_first()
+            try:
+                self._start_in_time(sent=sends)
+                return await attempt()
+            except Exception as error:
+                self.fails(error, below(error))
+                raise
+            except BaseException as error:
+                self._release()
+                return _Passed(error)
+
+        self._replay = self.failed[-1].error
+        result: Any = await tenacity.AsyncRetrying(sleep=self.sleep_async, **self.hooks())(step)
+        return self._outcome(result)
+
+    def hooks(self) -> dict[str, Any]:
+        """Tenacity's keyword arguments for this run (all but ``sleep``)."""
+        return {
+            "before": self._before,
+            "retry": self._retry,
+            "wait": self._wait,
+            "stop": self._stop,
+            "retry_error_callback": self._given_up,
+        }
+
+    def finish(self) -> Exception:
+        """The exception the caller sees, with its report, hint and note."""
+        attempts = tuple(failed.attempt for failed in self.failed)
+        reason = self.reason or Reason.NOT_RETRYABLE
+        now = time.monotonic()
+        report = RetryReport(attempts, reason, execution_over(attempts), now - self.started)
+        shown = self._shown()
+        fallback = self.policy.fallback
+        queue = fallback.queue if fallback is not None and self.function_id is not None else None
+        error, traceback, failure = shown.error, shown.traceback, shown.attempt.failure
+        if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
+            # The user's code asked for a retry because of this one: it is what happened.
+            error = error.__cause__
+            traceback = error.__traceback__
+            failure = failure.inner or failure
+        attach(error, report, hint(failure, reason, queue=queue), now=now)
+        for failed in self.failed:
+            # Each as it was raised; with the library's frames it would hold this object.
+            failed.error.with_traceback(failed.traceback)
+        return error.with_traceback(traceback)
+
+    @property
+    def failure(self) -> Failure:
+        """The failure that the caller's exception stands for."""
+        return self._shown().attempt.failure
+
+    @property
+    def execution(self) -> Execution:
+        """The strongest over all attempts so far."""
+        return execution_over([failed.attempt for failed in self.failed])
+
+    def _shown(self) -> _Failed:
+        """Of the failed attempts the last one that was sent; if none was, the last one."""
+        for failed in reversed(self.failed):
+            if failed.attempt.sent:
+                return failed
+        return self.failed[-1]
+
+    def _outcome(self, result: Any) -> Outcome[Any]:
+        if result is self:
+            return Outcome(error=self.finish())
+        if isinstance(result, _Passed):
+            return Outcome(error=result.error.with_traceback(below(result.error)))
+        return Outcome(value=result)
+
+    # Tenacity's hooks.
+
+    def _replay_first(self) -> None:
+        """Show tenacity the attempt that was made before it came in."""
+        first, self._replay = self._replay, None
+        if first is not None:
+            raise first
+
+    def _start_in_time(self, *, sent: bool) -> None:
+        late = self.too_late()
+        if late is not None:
+            raise late
+        self.starts(sent=sent)
+
+    def _before(self, state: tenacity.RetryCallState) -> None:
+        # Tenacity came in after the first failure; a user's stop_after_delay counts from the
+        # call's start.
+        state.start_time = self.started
+
+    def _retry(self, state: tenacity.RetryCallState) -> bool:
+        if state.outcome is None or not state.outcome.failed:
+            return False
+        self._decided(state)
+        return True  # whether it is given up is what `_stop` answers
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        return self._decided(state).delay or 0.0
+
+    def _stop(self, state: tenacity.RetryCallState) -> bool:
+        decision = self._decided(state)
+        self._decision = None  # the next attempt gets its own
+        return not decision.retry
+
+    def _given_up(self, _: tenacity.RetryCallState) -> CallRun:
+        return self
+
+    def _decided(self, state: tenacity.RetryCallState) -> Decision:
+        """The decision about the attempt that just failed; made in the first hook that asks."""
+        if self._decision is None:
+            self._decision = self._decide(state)
+            last = self.failed[-1].attempt
+            if self._decision.retry:
+                self._delay = self._decision.delay or 0.0
+            else:
+                self.reason = self._decision.reason
+            telemetry.decided(last.failure, self._decision, attempt=last.number, name=self.name)
+        return self._decision
+
+    def _decide(self, state: tenacity.RetryCallState) -> Decision:
+        if self._forced is not None:
+            return Decision(self._forced)
+        last = self.failed[-1]
+        failure = last.attempt.failure
+        asked = isinstance(last.error, tenacity.TryAgain)
+        user_delay: float | None = None
+        user_stop = False
+        if asked or failure.retryable:
+            if self.policy.wait is not None:
+                user_delay = _delay(self.policy.wait(state))
+            state.upcoming_sleep = user_delay or 0.0  # stop_before_delay looks at it
+            user_stop = self.policy.stop is not None and bool(self.policy.stop(state))
+        now = time.monotonic()
+        decision = decide(
+            failure,
+            self.policy,
+            CallSoFar(
+                attempts=len(self.failed),
+                idempotent=self.idempotent,
+                deadline_at=self.deadline_at,
+                unexecuted=self.execution is Execution.NOT_EXECUTED,
+                stops=self._stops,
+                previous_delay=last.attempt.delay or None,
+                asked=asked,
+                already_retried=failure.already_retried
+                or already_retried(last.error, since=self._attempt_started),
+            ),
+            now=now,
+            random=random.random,
+            user_delay=user_delay,
+            user_stop=user_stop,
+        )
+        if decision.retry and self._window is not None:
+            if not self._window.reserve(now):
+                return Decision(Reason.BUDGET_EXHAUSTED)
+            self._permit = True
+        return decision
+
+    def _classify(self, error: Exception) -> Failure:
+        if isinstance(error, tenacity.TryAgain):
+            cause = error.__cause__ or error.__context__
+            inner = classify(cause, function_id=self.function_id) if cause is not None else None
+            return Failure(
+                code="TryAgain",
+                category=Category.TRANSIENT,
+                execution=inner.execution if inner is not None else Execution.MAYBE_EXECUTED,
+                throttled=inner is not None and inner.throttled,
+                retry_after=inner.retry_after if inner is not None else None,
+                remedy=inner.remedy if inner is not None else "the function asked for a retry",
+                system="local",
+                origin="local",
+                inner=inner,
+            )
+        return classify(error, function_id=self.function_id)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait before a retry; its permit is given back if the wait is interrupted."""
+        try:
+            time.sleep(seconds)
+        except BaseException:
+            self._release()
+            raise
+
+    async def sleep_async(self, seconds: float) -> None:
+        """As `sleep`, for coroutines."""
+        try:
+            await asyncio.sleep(seconds)
+        except BaseException:
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        if self._permit and self._window is not None:
+            self._permit = False
+            self._window.release()
+
+
+@attrs.frozen
+class _Passed:
+    """A BaseException that is no Exception, on its way through tenacity untouched."""
+
+    error: BaseException
+
+
+_MACHINERY = frozenset({__name__, "iii_resilience.retry"})
+
+
+def below(error: BaseException) -> TracebackType | None:
+    """The traceback from the user's first frame on, without the library's above it."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _MACHINERY:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _delay(value: Any) -> float:
+    """What a user's ``wait`` returned, as seconds that can be slept."""
+    seconds = float(value)
+    # An endless wait must not become none; above the limit time.sleep() raises.
+    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0 else 0.0
