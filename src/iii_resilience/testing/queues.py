@@ -1,0 +1,238 @@
+"""One queue of the queue worker: its settings, its messages, and where each of them stands.
+
+Knows nothing of calls, timers or the engine: `queueworker` moves messages along. The rules are
+those the standalone queue worker was seen to follow beside engine 0.23.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, Literal
+
+import attrs
+
+#: What every dead letter gives as its reason, whatever the handler said.
+DEAD_LETTER_ERROR: Final = "function call failed"
+_U32: Final = 2**32 - 1
+_U64: Final = 2**64 - 1
+
+
+def _count(high: int) -> Any:
+    def check(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{attribute.name} is a whole number, not {value!r}")
+        if not 0 <= value <= high:
+            raise ValueError(f"{attribute.name} is from 0 to {high}, not {value}")
+
+    return check
+
+
+def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{attribute.name} is true or false, not {value!r}")
+
+
+def _kind(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value not in {"standard", "fifo"}:
+        raise ValueError(f"{attribute.name} is 'standard' or 'fifo', not {value!r}")
+
+
+def _text_or_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is a string, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class QueueConfig:
+    """The settings of a queue; names and defaults are the queue worker's.
+
+    Attributes:
+        max_retries: Deliveries after the first one that failed.
+        concurrency: How many messages may be delivered, or wait for their function, at a time.
+        timeout_ms: How long one delivery may take, in milliseconds.
+        type: ``standard``, or ``fifo``: one at a time within a group.
+        message_group_field: The field of the payload that names the group of a fifo queue.
+        backoff_ms: The delay before the first retry, in milliseconds; it doubles each time.
+        poll_interval_ms: Taken and kept; retries here are on time to the millisecond.
+        redeliver_on_engine_restart: Whether deliveries in flight run again after a restart.
+    """
+
+    max_retries: int = attrs.field(default=3, validator=_count(_U32))
+    concurrency: int = attrs.field(default=10, validator=_count(_U32))
+    timeout_ms: int = attrs.field(default=1_800_000, validator=_count(_U64))
+    type: Literal["standard", "fifo"] = attrs.field(default="standard", validator=_kind)
+    message_group_field: str | None = attrs.field(default=None, validator=_text_or_none)
+    backoff_ms: int = attrs.field(default=1000, validator=_count(_U64))
+    poll_interval_ms: int = attrs.field(default=100, validator=_count(_U64))
+    redeliver_on_engine_restart: bool = attrs.field(default=False, validator=_flag)
+
+    def __attrs_post_init__(self) -> None:
+        if self.type == "fifo" and not self.message_group_field:
+            raise ValueError("a fifo queue needs message_group_field")
+        if self.concurrency < 1:
+            raise ValueError("concurrency is from 1 on")
+
+    @classmethod
+    def read(cls, settings: object) -> QueueConfig:
+        """Settings from outside.
+
+        Raises:
+            TypeError: A value of a wrong type, or no mapping.
+            ValueError: An unknown name, or a value that is not allowed.
+        """
+        if settings is None:
+            return cls()
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"the settings of a queue are a mapping, not {settings!r}")
+        names = [attribute.name for attribute in attrs.fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise ValueError(f"unknown field `{name}`, expected one of {', '.join(names)}")
+        return cls(**settings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, without those that are None."""
+        return attrs.asdict(self, filter=lambda _, value: value is not None)
+
+
+class Standing(Enum):
+    """Where a message stands."""
+
+    READY = "ready"
+    WAITING = "waiting"  # for its function, with a slot of the queue
+    RUNNING = "running"
+    BACKOFF = "backoff"
+
+
+@attrs.define(eq=False)
+class Message:
+    """One message of a queue.
+
+    Attributes:
+        receipt: The id that `Enqueue` returned.
+        function_id: The function it is for.
+        data: The payload.
+        namespace: Where the function is looked for.
+        traceparent: The enqueuer's trace, or None.
+        baggage: The enqueuer's baggage, with the function's id.
+        enqueued_at: When, as `time.time()`.
+        attempts: Deliveries that have failed.
+        standing: Where it stands.
+        turn: Changes whenever it moves: what belongs to an earlier turn comes too late.
+        due: When its timer is due, as `time.monotonic()`.
+    """
+
+    receipt: str
+    function_id: str
+    data: Any
+    namespace: str | None
+    traceparent: str | None
+    baggage: str | None
+    enqueued_at: float = attrs.field(factory=time.time)
+    attempts: int = 0
+    standing: Standing = Standing.READY
+    turn: int = 0
+    due: float = 0.0
+
+    def move(self, standing: Standing, seconds: float = 0.0) -> int:
+        """Moves on; returns the new turn. `seconds` is how long until its timer is due."""
+        self.standing = standing
+        self.turn += 1
+        self.due = time.monotonic() + seconds
+        return self.turn
+
+
+@attrs.define(eq=False)
+class Queue:
+    """One queue.
+
+    Attributes:
+        name: Its name.
+        config: Its settings.
+        messages: What is in it, oldest first.
+        dead: Dead letters by id, oldest first, each with its message.
+        delivered: How many deliveries succeeded.
+        failed: How many messages became dead letters.
+    """
+
+    name: str
+    config: QueueConfig
+    messages: list[Message] = attrs.field(factory=list)
+    dead: dict[str, tuple[dict[str, Any], Message]] = attrs.field(factory=dict)
+    delivered: int = 0
+    failed: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Messages that hold no slot: ready ones and those that wait for a retry."""
+        return sum(m.standing in {Standing.READY, Standing.BACKOFF} for m in self.messages)
+
+    def next_ready(self) -> Message | None:
+        """The message whose turn it is, where a slot is free."""
+        # A fifo queue retries in place: a message that waits for its retry keeps its slot.
+        slots = {Standing.WAITING, Standing.RUNNING}
+        if self.config.type == "fifo":
+            slots.add(Standing.BACKOFF)
+        busy = [message for message in self.messages if message.standing in slots]
+        if len(busy) >= self.config.concurrency:
+            return None
+        taken = {self.group(message) for message in busy} if self.config.type == "fifo" else set()
+        for message in self.messages:
+            if message.standing is not Standing.READY:
+                continue
+            if self.config.type == "standard":
+                return message
+            group = self.group(message)
+            # Without a group a message was accepted and never delivered.
+            if group is not None and group not in taken:
+                return message
+        return None
+
+    def group(self, message: Message) -> str | None:
+        """The group of a message in a fifo queue, or None where it has none."""
+        field = self.config.message_group_field
+        value = message.data.get(field) if isinstance(message.data, dict) else None
+        return None if value in {None, ""} else json.dumps(value, sort_keys=True)
+
+    def bury(self, message: Message) -> None:
+        """Makes a message a dead letter."""
+        self.messages.remove(message)
+        self.failed += 1
+        payload = {
+            "function_id": message.function_id,
+            "data": message.data,
+            "message_id": message.receipt,
+            "max_retries": self.config.max_retries,
+            "backoff_ms": self.config.backoff_ms,
+            "baggage": message.baggage,
+            "priority": None,
+            "traceparent": message.traceparent,
+        }
+        letter_id = str(uuid.uuid4())
+        record = {
+            "id": letter_id,
+            "error": DEAD_LETTER_ERROR,
+            # The time of enqueueing, not of failing, in milliseconds.
+            "failed_at": int(message.enqueued_at * 1000),
+            "retries": message.attempts,
+            "size_bytes": len(
+                json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
+            ),
+            "payload": payload,
+        }
+        self.dead[letter_id] = (record, message)
+
+    def revive(self, letter_id: str) -> bool:
+        """Puts a dead letter back, its attempts forgotten; whether there was one."""
+        found = self.dead.pop(letter_id, None)
+        if found is None:
+            return False
+        _, message = found
+        message.attempts = 0
+        message.move(Standing.READY)
+        self.messages.append(message)
+        return True
