@@ -1,0 +1,81 @@
+"""What every test has: a home of its own, the default policies, and a clock it may move."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import attrs
+import pytest
+
+from iii_resilience import use_policies
+from iii_resilience.book import default_book
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK writes into the home directory, and its telemetry looks for an engine."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OTEL_ENABLED", "false")
+
+
+@pytest.fixture(autouse=True)
+def same_policies_after() -> Iterator[None]:
+    before = default_book()
+    yield
+    use_policies(before)
+
+
+@attrs.define
+class FakeClock:
+    """A clock that only moves when something sleeps.
+
+    Attributes:
+        now: Monotonic time in seconds.
+        slept: Every delay slept, in seconds.
+        late: How much longer than asked every sleep takes, in seconds.
+    """
+
+    now: float = 1000.0
+    slept: list[float] = attrs.field(factory=list)
+    late: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0, seconds
+        self.slept.append(seconds)
+        self.now += seconds + self.late
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+
+ClockMaker = Callable[[], AbstractContextManager[FakeClock]]
+
+
+@pytest.fixture(scope="session")
+def fake_clock() -> ClockMaker:
+    """Makes clocks in place of `time` and `asyncio.sleep`; Hypothesis needs one an example."""
+
+    @contextmanager
+    def make() -> Iterator[FakeClock]:
+        clock = FakeClock()
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(time, "monotonic", clock.monotonic))
+            stack.enter_context(patch.object(time, "sleep", clock.sleep))
+            stack.enter_context(patch.object(asyncio, "sleep", clock.sleep_async))
+            yield clock
+
+    return make
+
+
+@pytest.fixture
+def clock(fake_clock: ClockMaker) -> Iterator[FakeClock]:
+    with fake_clock() as made:
+        yield made

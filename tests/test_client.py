@@ -1,0 +1,144 @@
+"""`resilient(worker)`: what it takes, what it changes, and what it passes through."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from engine_fixtures import caller, connect, engine, target
+from iii import InvocationError
+
+from iii_resilience import PolicyBook, RetryPolicy, load_policies, resilient, use_policies
+from iii_resilience.book import Rule
+from iii_resilience.client import Resilient
+from iii_resilience.testing import AnswerError, LoopbackEngine
+
+__all__ = ["caller", "connect", "engine", "target"]
+
+STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
+
+
+class TestMaking:
+    def test_a_worker_is_wrapped_once(self, caller: Resilient) -> None:
+        with pytest.raises(TypeError, match="already resilient"):
+            resilient(caller)
+
+    def test_policies_are_a_book_or_a_policy(self, connect: Callable[..., Any]) -> None:
+        with pytest.raises(TypeError, match="must be a PolicyBook or a RetryPolicy"):
+            resilient(connect(), policies="policies.yaml")  # type: ignore[arg-type]
+
+    def test_it_says_what_it_wraps(self, caller: Resilient) -> None:
+        assert repr(caller).startswith("resilient(<iii.iii.III")
+
+
+class TestPassThrough:
+    def test_everything_else_is_the_sdk_client_own(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        assert caller.get_connection_state() == "connected"
+        reference = caller.register_function("t::own", lambda data: data)
+        engine.wait_registered("t::own")
+        assert reference.id == "t::own"
+
+    def test_what_the_sdk_lacks_is_an_attribute_error(self, caller: Resilient) -> None:
+        with pytest.raises(AttributeError, match="nonsense"):
+            _ = caller.nonsense
+
+    async def test_it_can_be_shut_down_from_a_coroutine_on_any_loop(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        worker = resilient(connect())
+        await worker.shutdown_async()
+        await worker.shutdown_async()
+        assert worker.get_connection_state() == "disconnected"
+
+    def test_it_can_be_shut_down_on_the_sdk_loop(self, connect: Callable[..., Any]) -> None:
+        worker = resilient(connect())
+        ended = threading.Event()
+
+        async def end() -> None:
+            await worker.shutdown_async()
+            ended.set()
+
+        asyncio.run_coroutine_threadsafe(end(), worker._loop)
+        assert ended.wait(5)
+        worker.shutdown()
+
+
+class TestPolicies:
+    @pytest.fixture(autouse=True)
+    def function(self, engine: LoopbackEngine, target: Any) -> None:
+        target.register_function("t::one", lambda data: "done")
+        engine.wait_registered("t::one")
+        engine.inject("t::one", STOPPED, times=2)
+
+    def attempts(self, engine: LoopbackEngine, worker: Resilient, **options: Any) -> int:
+        with suppress(InvocationError):
+            worker.trigger({"function_id": "t::one"}, **options)
+        return len(engine.calls("t::one"))
+
+    def test_a_rule_chooses_the_policy_and_declares_the_call_idempotent(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        book = load_policies(
+            {
+                "version": 1,
+                "policies": {"twice": {"attempts": 2, "backoff": {"base_ms": 1}}},
+                "rules": [{"function": "t::*", "policy": "twice", "idempotent": True}],
+            }
+        )
+        worker = resilient(connect(), policies=book)
+        assert self.attempts(engine, worker) == 2
+        worker.shutdown()
+
+    def test_idempotent_in_code_wins_over_a_rule(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        book = PolicyBook(rules=[Rule("t::*", idempotent=True)])
+        worker = resilient(connect(), policies=book)
+        assert self.attempts(engine, worker, idempotent=False) == 1
+        worker.shutdown()
+
+    def test_a_call_may_name_another_policy(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        book = PolicyBook({"once": RetryPolicy(attempts=1)})
+        worker = resilient(connect(), policies=book)
+        assert self.attempts(engine, worker, idempotent=True, policy="once") == 1
+        worker.shutdown()
+
+    def test_a_policy_that_does_not_exist_is_a_value_error_and_nothing_is_sent(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        with pytest.raises(ValueError, match=r"no policy is named 'defualt'.*'default'"):
+            caller.trigger({"function_id": "t::one"}, policy="defualt")
+        assert engine.calls("t::one") == ()
+
+    def test_without_policies_of_its_own_it_follows_the_default_book(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        worker = resilient(connect())
+        before = use_policies(PolicyBook({"default": RetryPolicy(attempts=1)}))
+        try:
+            assert self.attempts(engine, worker, idempotent=True) == 1
+        finally:
+            use_policies(before)
+        worker.shutdown()
+
+    def test_an_empty_budget_lets_no_retry_pass(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        book = load_policies(
+            {
+                "version": 1,
+                "policies": {"none": {"budget": {"ratio": 0, "min_per_second": 0}}},
+                "default": "none",
+            }
+        )
+        worker = resilient(connect(), policies=book)
+        assert self.attempts(engine, worker, idempotent=True) == 1
+        worker.shutdown()

@@ -1,0 +1,98 @@
+"""What is advised instead of a retry: every category with every reason, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from iii_resilience import Category, Execution, Failure, Reason
+from iii_resilience.hints import ACTIONS, hint
+
+TRANSIENT = Category.TRANSIENT
+GIVEN_UP = [reason for reason in Reason if reason is not Reason.RETRIED]
+
+# What a transient failure without pushback is answered with.
+OF_TRANSIENT = {
+    Reason.EXHAUSTED: "enqueue",
+    Reason.DEADLINE: "enqueue",
+    Reason.BUDGET_EXHAUSTED: "enqueue",
+    Reason.NOT_RETRYABLE: "enqueue",
+    Reason.NOT_IDEMPOTENT: "enqueue",
+    Reason.ALREADY_RETRIED: "enqueue",
+    Reason.CIRCUIT_OPEN: "wait",
+    Reason.BULKHEAD_FULL: "wait",
+    Reason.PUSHBACK: "wait",
+    Reason.STOPPED: "dead-letter",
+    Reason.NOT_READY: "enqueue",
+    Reason.HANDED_OFF: "enqueue",
+}
+OF_CATEGORY = {
+    Category.AUTH: "fix-access",
+    Category.NOT_FOUND: "discover",
+    Category.PAYLOAD: "fix-payload",
+    Category.PERMANENT: "investigate",
+}
+
+
+def failure(code: str = "TIMEOUT", category: Category = TRANSIENT, **more: Any) -> Failure:
+    made = Failure(code, category, Execution.MAYBE_EXECUTED, remedy="look here")
+    return made.replace(**more)
+
+
+def test_the_table_has_a_row_for_every_reason_to_give_up() -> None:
+    assert set(OF_TRANSIENT) == set(GIVEN_UP)
+    assert {*OF_TRANSIENT.values(), *OF_CATEGORY.values()} == set(ACTIONS)
+
+
+@pytest.mark.parametrize("reason", GIVEN_UP)
+def test_a_transient_failure_is_answered_by_its_reason(reason: Reason) -> None:
+    assert hint(failure(), reason).action == OF_TRANSIENT[reason]
+
+
+@pytest.mark.parametrize("reason", GIVEN_UP)
+@pytest.mark.parametrize("category", OF_CATEGORY)
+def test_any_other_failure_is_answered_by_its_category(category: Category, reason: Reason) -> None:
+    expected = "dead-letter" if reason is Reason.STOPPED else OF_CATEGORY[category]
+    assert hint(failure(category=category), reason).action == expected
+    slow = failure(category=category, throttled=True, retry_after=3.0)
+    assert hint(slow, reason).action == expected
+    assert hint(slow, reason).seconds is None
+
+
+@pytest.mark.parametrize("reason", GIVEN_UP)
+@pytest.mark.parametrize("more", [{"throttled": True}, {"retry_after": 0.5}])
+def test_whoever_is_asked_to_slow_down_waits(reason: Reason, more: dict[str, Any]) -> None:
+    found = hint(failure(**more), reason, queue="q")
+    if reason is Reason.STOPPED:
+        assert found.action == "dead-letter"
+        return
+    assert found.action == "wait"
+    assert found.seconds == more.get("retry_after")
+    assert found.queue is None
+
+
+@pytest.mark.parametrize(
+    ("code", "exhausted"),
+    [("channel_send_failed", "wait"), ("invocation_error", "investigate")],
+)
+@pytest.mark.parametrize("reason", [Reason.EXHAUSTED, Reason.DEADLINE])
+def test_two_codes_have_advice_of_their_own_once_all_attempts_are_used_up(
+    code: str, exhausted: str, reason: Reason
+) -> None:
+    expected = exhausted if reason is Reason.EXHAUSTED else "enqueue"
+    assert hint(failure(code), reason).action == expected
+
+
+def test_a_queue_stands_only_in_advice_to_enqueue() -> None:
+    assert hint(failure(), Reason.EXHAUSTED, queue="orders").queue == "orders"
+    assert hint(failure(), Reason.STOPPED, queue="orders").queue is None
+    auth = failure("FORBIDDEN", Category.AUTH)
+    assert hint(auth, Reason.NOT_RETRYABLE, queue="orders").queue is None
+
+
+def test_the_remedy_is_that_of_the_codes_table_and_never_the_message() -> None:
+    found = hint(failure(message="MARKER"), Reason.DEADLINE)
+    assert found.remedy == "look here"
+    assert found.reason is Reason.DEADLINE
+    assert "MARKER" not in repr(found)

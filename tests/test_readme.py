@@ -1,0 +1,136 @@
+"""Every code block of README and docs runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from iii import InitOptions, InvocationError, register_worker
+
+from iii_resilience import resilient
+from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page and line, code) of every block of a language."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            if match[1] == language:
+                line = text.count("\n", 0, match.start()) + 1
+                found.append((f"{page.name}:{line}", match[2]))
+    return found
+
+
+PYTHON = blocks("python")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackEngine]:
+    """An engine where the README expects one, with the functions it calls."""
+    with LoopbackEngine() as running:
+        monkeypatch.setenv("III_URL", running.url)
+        monkeypatch.setenv("OTEL_ENABLED", "false")
+        monkeypatch.chdir(tmp_path)
+        ((_, policies),) = blocks("yaml")
+        (tmp_path / "policies.yaml").write_text(policies, encoding="utf-8")
+        worker = register_worker(running.url, InitOptions(worker_name="readme-target"))
+        for function_id in ("rates::load", "orders::save", "orders::charge"):
+            worker.register_function(function_id, lambda data: data)
+        running.wait_registered("rates::load", "orders::save", "orders::charge")
+        running.define_queue("orders-retry")
+        yield running
+        worker.shutdown()
+
+
+def run(code: str, name: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code, name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
+def test_a_block_runs_as_it_stands(engine: LoopbackEngine, place: str, code: str) -> None:
+    run(code, place)
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert len(PYTHON) >= 8
+
+
+class TestErrorHandling:
+    """The seeds' three examples do what the originals do."""
+
+    @pytest.fixture
+    def iii(self, engine: LoopbackEngine) -> Iterator[Any]:
+        worker = resilient(register_worker(engine.url, InitOptions(worker_name="readme-caller")))
+        yield worker
+        worker.shutdown()
+
+    @staticmethod
+    def example(number: int) -> Any:
+        code = [code for _, code in PYTHON if "def charge(iii, payload)" in code][number]
+        return run(code, "example")["charge"]
+
+    @staticmethod
+    def slow(engine: LoopbackEngine) -> None:
+        engine.inject("orders::charge", AnswerError("TIMEOUT", "invocation timed out after 1ms"))
+
+    def test_python(self, engine: LoopbackEngine, iii: Any) -> None:
+        charge = self.example(0)
+        assert charge(iii, {"n": 1})["n"] == 1
+        self.slow(engine)
+        with pytest.raises(RuntimeError, match=r"^orders::charge timed out$"):
+            charge(iii, {})
+        engine.inject("orders::charge", AnswerError("invocation_failed", "boom"))
+        with pytest.raises(RuntimeError, match=r"^invocation_failed: boom$"):
+            charge(iii, {})
+        engine.forbid("orders::charge")
+        with pytest.raises(RuntimeError, match=r"^Policy denied orders::charge$"):
+            charge(iii, {})
+
+    def test_node(self, engine: LoopbackEngine, iii: Any) -> None:
+        charge = self.example(1)
+        assert charge(iii, {"n": 1})["n"] == 1
+        self.slow(engine)
+        with pytest.raises(InvocationError, match="TIMEOUT"):
+            charge(iii, {})
+        engine.forbid("orders::charge")
+        with pytest.raises(RuntimeError, match=r"^Policy denied orders::charge$"):
+            charge(iii, {})
+
+    def test_rust(self, engine: LoopbackEngine, iii: Any) -> None:
+        charge = self.example(2)
+        assert charge(iii, {"n": 1})[0] == "ok"
+        self.slow(engine)
+        assert charge(iii, {}) == ("error", "orders::charge timed out")
+        engine.inject("orders::charge", AnswerError("invocation_failed", "boom"))
+        assert charge(iii, {}) == ("error", "invocation_failed: boom")
+        engine.forbid("orders::charge")
+        kind, message = charge(iii, {})
+        assert kind == "error"
+        assert message.startswith("policy denied: function 'orders::charge' not allowed")
+
+    def test_an_auth_failure_becomes_a_permission_error(
+        self, engine: LoopbackEngine, iii: Any
+    ) -> None:
+        (code,) = [code for _, code in PYTHON if "def permission_errors" in code]
+        permission_errors = run(code, "recipe")["permission_errors"]
+        engine.forbid("orders::charge")
+        with (
+            pytest.raises(PermissionError, match="orders::charge") as caught,
+            permission_errors("orders::charge"),
+        ):
+            iii.trigger({"function_id": "orders::charge"})
+        assert isinstance(caught.value.__cause__, InvocationError)
+        engine.inject("rates::load", Drop())
+        with pytest.raises(InvocationError, match="TIMEOUT"), permission_errors("rates::load"):
+            iii.trigger({"function_id": "rates::load", "timeout_ms": 50})
