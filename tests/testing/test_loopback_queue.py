@@ -285,7 +285,11 @@ def test_a_fifo_queue_is_serial_within_a_group_and_retries_in_place(
     assert last["data"]["n"] == 2
     worker.answer(last)
     engine.wait_queue_idle("jobs")
-    enqueue(caller, "jobs", {"n": 4})
+    # A group may be any value; without one a message is accepted and never delivered.
+    enqueue(caller, "jobs", {"order": ["c"], "n": 4})
+    worker.answer(worker.hear())
+    engine.wait_queue_idle("jobs")
+    enqueue(caller, "jobs", {"n": 5})
     assert worker.silent()
     assert engine.queue_depth("jobs") == 1
 

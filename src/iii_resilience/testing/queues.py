@@ -196,7 +196,7 @@ class Queue:
         """The group of a message in a fifo queue, or None where it has none."""
         field = self.config.message_group_field
         value = message.data.get(field) if isinstance(message.data, dict) else None
-        return None if value in {None, ""} else json.dumps(value, sort_keys=True)
+        return None if value is None or value == "" else json.dumps(value, sort_keys=True)
 
     def bury(self, message: Message) -> None:
         """Makes a message a dead letter."""

@@ -169,7 +169,8 @@ class Registry:
     def claim_name(self, worker: Worker, namespace: str, name: str) -> Worker | None:
         """Gives a worker its name; returns who else holds it, if somebody does."""
         holder = self._names.get((namespace, name))
-        if holder is not None and holder is not worker:
+        # A worker that renamed itself keeps its older name until it leaves.
+        if holder is not None and holder is not worker and not holder.gone:
             return holder
         self._names[namespace, name] = worker
         return None
