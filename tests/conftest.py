@@ -11,9 +11,15 @@ from unittest.mock import patch
 
 import attrs
 import pytest
+from hypothesis import settings
 
+import iii_resilience.codes
 from iii_resilience import use_policies
 from iii_resilience.book import default_book
+
+# How long an example takes says something of the machine, nothing of the library.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +31,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def same_policies_after() -> Iterator[None]:
-    before = default_book()
+    before, codes = default_book(), dict(iii_resilience.codes._user)
     yield
     use_policies(before)
+    iii_resilience.codes._user.clear()
+    iii_resilience.codes._user.update(codes)
 
 
 @attrs.define
@@ -37,19 +45,21 @@ class FakeClock:
     Attributes:
         now: Monotonic time in seconds.
         slept: Every delay slept, in seconds.
+        until: When each of them was meant to end.
         late: How much longer than asked every sleep takes, in seconds.
     """
 
     now: float = 1000.0
     slept: list[float] = attrs.field(factory=list)
+    until: list[float] = attrs.field(factory=list)
     late: float = 0.0
 
     def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        assert seconds >= 0, seconds
         self.slept.append(seconds)
+        self.until.append(self.now + seconds)
         self.now += seconds + self.late
 
     async def sleep_async(self, seconds: float) -> None:

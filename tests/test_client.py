@@ -66,6 +66,7 @@ class TestPassThrough:
 
         asyncio.run_coroutine_threadsafe(end(), worker._loop)
         assert ended.wait(5)
+        worker._thread.join(5)  # the SDK stops its loop a moment later
         worker.shutdown()
 
 

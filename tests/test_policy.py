@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+import tenacity
 
 from iii_resilience import (
     Attempt,
@@ -156,3 +157,8 @@ def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
     )
     assert failure.message == failure.stacktrace == "MARKER"
     assert "MARKER" not in repr(failure)
+
+
+def test_a_wait_class_in_place_of_an_instance_is_refused_where_it_stands() -> None:
+    with pytest.raises(TypeError, match="must be a tenacity wait_"):
+        RetryPolicy(wait=tenacity.wait_none)  # type: ignore[arg-type]

@@ -210,19 +210,23 @@ def test_no_policy_calls_more_often_or_later_than_the_rules_allow(
             raise error
         return outcome
 
-    with fake_clock() as clock, contextlib.suppress(Exception):
+    raised: Exception | None = None
+    with fake_clock() as clock:
         clock.late = late
         began = clock.now
-        run_as(how, attempt, idempotent=idempotent, policy=policy)
+        try:
+            run_as(how, attempt, idempotent=idempotent, policy=policy)
+        except Exception as error:
+            raised = error
 
     seen = [outcomes[min(n, len(outcomes) - 1)] for n in range(len(starts))]
     assert 1 <= len(starts) <= attempts
+    assert type(raised) is (type(None) if seen[-1] == "success" else type(ERRORS[seen[-1]]()))
     for retried in seen[:-1]:
         assert retried == "again" or (idempotent and retried in TRANSIENT)
     if deadline is not None:
         assert all(start < began + deadline for start in starts[1:])
-        slept_until = began + took * len(starts) + sum(clock.slept) + late * (len(clock.slept) - 1)
-        assert not clock.slept or slept_until < began + deadline + 1e-6
+        assert all(until < began + deadline for until in clock.until)
     assert all(0 <= delay <= cap for delay in clock.slept)
 
 
@@ -460,6 +464,13 @@ def test_tenacitys_stops_are_or_ed_with_the_limits(
     error = given_up(script, how, idempotent=True, policy=policy)
     assert script.calls == calls
     assert reason(error) is Reason.EXHAUSTED
+
+
+def test_stop_before_delay_sees_the_delay_that_is_about_to_be_slept(clock: FakeClock) -> None:
+    script = Script(forever=stopped)
+    wait = tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(5))
+    given_up(script, idempotent=True, wait=wait, stop=tenacity.stop_before_delay(4))
+    assert clock.slept == [1]
 
 
 def test_stop_after_delay_counts_from_the_calls_start(clock: FakeClock) -> None:
@@ -736,7 +747,7 @@ def test_methods_of_every_kind_and_in_both_orders() -> None:
             self.flaky()
             return self.name, number
 
-        @iii_retry(idempotent=True, policy=QUICK)  # type: ignore[arg-type]
+        @iii_retry(idempotent=True, policy=QUICK)
         @classmethod
         def outside(cls, number: int) -> tuple[str, int]:
             cls.flaky()
@@ -1264,3 +1275,48 @@ def test_a_success_costs_no_more_than_a_few_microseconds() -> None:
     for _ in range(2_000):
         function()
     assert (time.perf_counter() - started) / 2_000 < 100e-6  # tenacity alone needs about 10
+
+
+def test_attempt_timeout_of_a_named_policy_is_refused_at_the_first_call_of_a_sync_function() -> (
+    None
+):
+    use_policies(PolicyBook({"timed": RetryPolicy(attempt_timeout=1.0)}))
+    calls = []
+
+    @iii_retry(policy="timed")
+    def function() -> None:
+        calls.append(1)
+
+    with pytest.raises(ValueError, match="attempt_timeout cannot be kept here"):
+        function()
+    assert calls == []
+
+
+def test_attempt_timeout_of_the_default_policy_does_not_concern_sync_functions() -> None:
+    use_policies(PolicyBook({"default": RetryPolicy(attempt_timeout=1.0)}))
+
+    @iii_retry
+    def function() -> str:
+        return "done"
+
+    assert function() == "done"
+
+
+def test_try_again_from_an_exception_that_was_already_retried_is_honoured() -> None:
+    calls = []
+
+    @iii_retry(idempotent=True, attempts=2, wait=tenacity.wait_none())
+    def inner() -> None:
+        calls.append(1)
+        raise ConnectionResetError
+
+    @iii_retry(attempts=3, wait=tenacity.wait_none())
+    def outer() -> None:
+        try:
+            inner()
+        except ConnectionResetError as error:
+            raise tenacity.TryAgain from error
+
+    with pytest.raises(ConnectionResetError):
+        outer()
+    assert len(calls) == 6

@@ -147,3 +147,12 @@ def test_the_layer_decides_nothing_but_the_advice(layer: str | None) -> None:
 def test_pushback(words: str, seconds: float | None) -> None:
     body = {"status": "error", "label": "RATE_LIMITED", "error": {"message": words}}
     assert classify(body).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(3, 3.0), (0.5, 0.5), (True, None), (-1, None), (float("inf"), None), ("3", None)],
+)
+def test_a_pushback_counts_only_as_a_number_of_seconds(given: object, kept: float | None) -> None:
+    error = RpcError("RATE_LIMITED", "slow down", retry_after=given)  # type: ignore[arg-type]
+    assert classify(error).retry_after == kept

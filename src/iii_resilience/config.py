@@ -110,7 +110,7 @@ class _Loader:
             if (policy := self._policy(name, self._inherit(name, raw))) is not None
         }
         rules = self._rules(data.get("rules"))
-        codes = self._codes(data.get("codes") or {})
+        codes = self._codes(data.get("codes"))
         default = data.get("default", "default")
         known = {"default", *raw}
         for index, rule in rules:
@@ -187,6 +187,8 @@ class _Loader:
         return rules
 
     def _codes(self, raw: Any) -> tuple[Code, ...]:
+        if raw is None:
+            return ()
         if not isinstance(raw, Mapping):
             self._problem(("codes",), "must be a mapping of codes to their category and remedy")
             return ()

@@ -106,7 +106,7 @@ def decide(
     """
     if never_retried(failure) or not (call.asked or failure.retryable):
         return Decision(Reason.NOT_RETRYABLE)
-    if call.already_retried:
+    if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)
     may_repeat = call.idempotent or (policy.retry_unexecuted and call.unexecuted)
     if not (call.asked or may_repeat):

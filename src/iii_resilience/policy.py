@@ -55,7 +55,8 @@ class Enqueued:
 
 
 def _callable_or_none(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not callable(value):
+    # A class is callable too: wait_none in place of wait_none() would fail at the first failure.
+    if value is not None and (isinstance(value, type) or not callable(value)):
         kind = f"a tenacity {attribute.name}_* object"
         raise TypeError(f"{type(instance).__name__}.{attribute.name} must be {kind}, got {value!r}")
 

@@ -155,6 +155,7 @@ class _PolicySource:
         self.idempotent = idempotent
         self._policy = policy
         self._overrides = overrides
+        self._no_attempt_timeout: str | None = None
         # One attribute, so that another thread never sees one book's policy with another book.
         self._resolved: tuple[PolicyBook, RetryPolicy, BudgetWindow | None] | None = None
         if not isinstance(policy, str):
@@ -171,15 +172,21 @@ class _PolicySource:
                 policy = book.policy(book.default if policy is None else policy)
             # Around a user's own code a failure proves nothing about what ran before it.
             policy = policy.replace(**self._overrides, retry_unexecuted=False)
+            if isinstance(self._policy, str):  # the default policy's is not meant for this call
+                self._check_attempt_timeout(policy.attempt_timeout)
             window = policy.budget.window_for() if policy.budget is not None else None
             resolved = self._resolved = (book, policy, window if self.idempotent else None)
         return resolved[1:]
 
     def refuse_attempt_timeout(self, why: str) -> None:
+        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        self._no_attempt_timeout = why
         given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
-        given = self._overrides.get("attempt_timeout", given)
-        if given is not None:
-            raise ValueError(f"attempt_timeout cannot be kept here: {why}")
+        self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))
+
+    def _check_attempt_timeout(self, given: float | None) -> None:
+        if given is not None and self._no_attempt_timeout is not None:
+            raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
 
 
 def _check_target(target: Any) -> bool:
@@ -361,7 +368,7 @@ class RetryLoop:
                 attempt.replay()
         if run.reason is not None:
             error = run.finish()
-            del run, manager, managers  # they hold the exceptions, and those hold this frame
+            del run, managers  # they hold the exceptions, and those hold this frame
             try:
                 raise error
             finally:
@@ -389,7 +396,7 @@ class RetryLoop:
                 attempt.replay()
         if run.reason is not None:
             error = run.finish()
-            del run, manager, managers  # they hold the exceptions, and those hold this frame
+            del run, managers  # they hold the exceptions, and those hold this frame
             try:
                 raise error
             finally:

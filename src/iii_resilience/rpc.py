@@ -7,6 +7,7 @@ INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE responses say ``validation`` and did 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -86,14 +87,21 @@ def from_error(error: RpcError, function_id: str | None) -> Failure:
     remedy = failure.remedy
     if code == "FN_NOT_FOUND" and (nearest := _nearest(message, key)):
         remedy = f"{remedy}; nearest: {', '.join(nearest)}"
-    pushback = error.retry_after
+    pushback = _seconds(error.retry_after)
     return failure.replace(
         function_id=key,
         layer=layer,
         stacktrace=_string(error.stack),
         remedy=remedy,
-        retry_after=pushback if isinstance(pushback, float) else failure.retry_after,
+        retry_after=failure.retry_after if pushback is None else pushback,
     )
+
+
+def _seconds(value: object) -> float | None:
+    """A number of seconds that can be waited, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value < math.inf else None
 
 
 def _error(response: Mapping[str, object]) -> RpcError:

@@ -25,10 +25,10 @@ QUEUE = "demo-shipping"
 _TIMEOUT_MS = 1500
 
 POLICY = RetryPolicy(
-    attempts=5,
-    deadline=20.0,
+    attempts=6,
+    deadline=40.0,
     backoff=Backoff(base=0.1, cap=2.0, throttled_base=0.5),
-    ready_timeout=6.0,
+    ready_timeout=12.0,  # a worker's start takes a second, and several on a busy machine
 )
 HAND_OVER = POLICY.replace(fallback=Enqueue(QUEUE), ready_timeout=0.5)
 # A function that does not exist costs its first caller the whole wait; the demo need not show it.
