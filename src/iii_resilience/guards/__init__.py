@@ -1,1 +1,1 @@
-"""What protects the other side from us: budgets. I/O-free, with an injected clock."""
+"""What protects the other side from us: budgets, breakers and bulkheads. Injected clock, no I/O."""

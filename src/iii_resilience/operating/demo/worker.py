@@ -48,7 +48,7 @@ def main(url: str, name: str, path: str) -> None:
         "demo-orders": {"demo::save": save, "demo::charge": charge, "demo::admin": charge},
         "demo-shipping": {"demo::ship": save, "demo::render": render},
     }[name]
-    worker = register_worker(
+    worker: Any = register_worker(  # its types know only coroutines as handlers
         url,
         InitOptions(
             worker_name=name,
