@@ -36,6 +36,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "attempts": 4,
         "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=1.0, jitter="full"),
         "deadline": 60.0,
+        "breaker": None,
+        "bulkhead": None,
         "attempt_timeout": None,
         "budget": Budget(ratio=0.2, min_per_second=10, window=10.0),
         "wait": None,

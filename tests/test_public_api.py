@@ -14,8 +14,12 @@ from iii_resilience import RetryPolicy
 EXPORTED = [
     "Attempt",
     "Backoff",
+    "Breaker",
     "Budget",
+    "Bulkhead",
+    "BulkheadFullError",
     "Category",
+    "CircuitOpenError",
     "ConfigError",
     "ConnectionLostError",
     "Decision",
@@ -45,7 +49,9 @@ EXPORTED = [
 DATA = [
     "Attempt",
     "Backoff",
+    "Breaker",
     "Budget",
+    "Bulkhead",
     "Decision",
     "Enqueue",
     "Enqueued",

@@ -30,6 +30,7 @@ from iii_resilience import (
     Reason,
     RetryPolicy,
     RpcError,
+    classify,
     hint_for,
     iii_retry,
     report_for,
@@ -1320,3 +1321,56 @@ def test_try_again_from_an_exception_that_was_already_retried_is_honoured() -> N
     with pytest.raises(ConnectionResetError):
         outer()
     assert len(calls) == 6
+
+
+class TestBlockingAnEventLoop:
+    @staticmethod
+    def function(*, wait: float = 0.001) -> Callable[[], str]:
+        errors = [ConnectionResetError() for _ in range(2)]
+
+        @iii_retry(idempotent=True, wait=tenacity.wait_fixed(wait))
+        def fetch() -> str:
+            if errors:
+                raise errors.pop()
+            return "done"
+
+        return fetch
+
+    async def test_a_sync_function_that_waits_inside_a_running_loop_warns_once(self) -> None:
+        fetch = self.function()
+        with pytest.warns(RuntimeWarning, match=r"fetch is synchronous.*event loop") as caught:
+            assert fetch() == "done"
+        assert len(caught) == 1
+
+    async def test_one_that_does_not_wait_does_not_warn(self) -> None:
+        assert self.function(wait=0.0)() == "done"
+
+    async def test_nor_does_one_on_another_thread(self) -> None:
+        assert await asyncio.to_thread(self.function()) == "done"
+
+    def test_nor_does_one_without_a_loop(self) -> None:
+        assert self.function()() == "done"
+
+    async def test_a_loop_around_a_block_warns_too(self) -> None:
+        errors = [ConnectionResetError()]
+
+        def block() -> None:
+            for attempt in iii_resilience.retrying(
+                idempotent=True, wait=tenacity.wait_fixed(0.001)
+            ):
+                with attempt:
+                    if errors:
+                        raise errors.pop()
+
+        with pytest.warns(RuntimeWarning, match=r"retrying\(\) is synchronous"):
+            block()
+
+
+async def test_attempt_timeout_holds_without_a_deadline() -> None:
+    @iii_retry(attempt_timeout=0.01, deadline=None)
+    async def function() -> None:
+        await asyncio.sleep(30)
+
+    with pytest.raises(TimeoutError) as caught:
+        await function()
+    assert classify(caught.value).category is Category.TRANSIENT

@@ -15,13 +15,17 @@ from iii_resilience.codes.model import Category, Execution
 from iii_resilience.config import load_policies
 from iii_resilience.decide import Decision, Reason
 from iii_resilience.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
     ConfigError,
     ConnectionLostError,
     NotConnectedError,
     RpcError,
 )
 from iii_resilience.failure import Failure
+from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
+from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.hints import Hint
 from iii_resilience.policy import Enqueue, Enqueued, RetryPolicy
 from iii_resilience.report import Attempt, RetryReport, hint_for, report_for
@@ -33,8 +37,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Attempt",
     "Backoff",
+    "Breaker",
     "Budget",
+    "Bulkhead",
+    "BulkheadFullError",
     "Category",
+    "CircuitOpenError",
     "ConfigError",
     "ConnectionLostError",
     "Decision",

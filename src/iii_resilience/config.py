@@ -16,7 +16,9 @@ from iii_resilience.backoff import Backoff
 from iii_resilience.book import PolicyBook, Rule
 from iii_resilience.codes import Code, read_codes
 from iii_resilience.errors import ConfigError
+from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
+from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.policy import Enqueue, RetryPolicy
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ _IN_FILES = {
             "deadline",
             "attempt_timeout",
             "ready_timeout",
+            "open",
+            "slow_call",
+            "wait",
         )
     },
     "queue": "enqueue",
@@ -370,6 +375,17 @@ def _converter() -> cattrs.Converter:
         min_per_second=exact,
         _windows=hidden,
     )
+    part(
+        Breaker,
+        window=milliseconds("window"),
+        open=milliseconds("open"),
+        slow_call=milliseconds("slow_call"),
+        failure_rate=exact,
+        min_calls=exact,
+        probes=exact,
+        _circuits=hidden,
+    )
+    part(Bulkhead, limit=exact, queue=exact, wait=milliseconds("wait"), _gates=hidden)
     part(Enqueue, queue=override(rename="enqueue", struct_hook=_as_is))
     part(Rule, function=exact, policy=exact, idempotent=exact)
     part(

@@ -37,6 +37,9 @@ class Reason(StrEnum):
     HANDED_OFF = "handed_off"
 
 
+_GUARDED = {"CIRCUIT_OPEN": Reason.CIRCUIT_OPEN, "BULKHEAD_FULL": Reason.BULKHEAD_FULL}
+
+
 @attrs.frozen
 class Decision:
     """What to do about a failed attempt.
@@ -108,6 +111,9 @@ def decide(
         return Decision(Reason.NOT_RETRYABLE)
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)
+    if failure.system == "local" and failure.code in _GUARDED:
+        # Our own guards refused: to ask again at once is what they are there to prevent.
+        return Decision(_GUARDED[failure.code])
     may_repeat = call.idempotent or (policy.retry_unexecuted and call.unexecuted)
     if not (call.asked or may_repeat):
         return Decision(Reason.NOT_IDEMPOTENT)

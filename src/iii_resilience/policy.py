@@ -14,7 +14,9 @@ import tenacity
 from iii_resilience.backoff import Backoff
 from iii_resilience.checks import number
 from iii_resilience.failure import Failure
+from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
+from iii_resilience.guards.bulkhead import Bulkhead
 
 Wait = Callable[[tenacity.RetryCallState], float]
 Stop = Callable[[tenacity.RetryCallState], bool]
@@ -72,6 +74,8 @@ class RetryPolicy:
             None for none. It never cuts a running attempt.
         attempt_timeout: Seconds one attempt of an async function may take; None for no limit.
         budget: How many retries may be sent beside the calls; None for no limit.
+        breaker: When calls are no longer sent for a while; None for never.
+        bulkhead: How many calls may run at once; None for no limit.
         wait: A tenacity ``wait_*`` that replaces the backoff (a server's pushback stays a floor).
         stop: A tenacity ``stop_*``, OR-ed with ``attempts`` and ``deadline``.
         fallback: In `worker.trigger` only: where the call goes when it is given up.
@@ -97,6 +101,12 @@ class RetryPolicy:
     )
     budget: Budget | None = attrs.field(
         factory=Budget, validator=attrs.validators.optional(attrs.validators.instance_of(Budget))
+    )
+    breaker: Breaker | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Breaker))
+    )
+    bulkhead: Bulkhead | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Bulkhead))
     )
     wait: Wait | None = attrs.field(default=None, validator=_callable_or_none)
     stop: Stop | None = attrs.field(default=None, validator=_callable_or_none)
@@ -135,6 +145,25 @@ class RetryPolicy:
                 f"it has {', '.join(sorted(FIELDS))}"
             )
         return attrs.evolve(self, **changes)
+
+    def to_tenacity(self, *, idempotent: bool = False) -> dict[str, Any]:
+        """This policy as keyword arguments for your own ``tenacity.Retrying``.
+
+        ``tenacity.Retrying(**policy.to_tenacity(idempotent=True))`` makes the same decisions as
+        ``@iii_retry(idempotent=True, policy=policy)``. What you combine them with counts too: a
+        ``retry_*`` of your own OR-ed to ``retry`` can repeat what this library never would. That
+        is possible here, and only here.
+
+        Args:
+            idempotent: Whether calling twice does what calling once does.
+
+        Returns:
+            ``before``, ``retry``, ``wait``, ``stop`` and ``reraise``.
+        """
+        # The one arrow that points up: the method belongs to the policy, what it needs above it.
+        from iii_resilience.pluggable import to_tenacity  # noqa: PLC0415
+
+        return to_tenacity(self, idempotent=idempotent)
 
 
 FIELDS = frozenset(field.name for field in attrs.fields(RetryPolicy))

@@ -9,7 +9,8 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -17,9 +18,15 @@ import tenacity
 
 from iii_resilience.backoff import Backoff
 from iii_resilience.book import PolicyBook, default_book
+from iii_resilience.errors import BulkheadFullError, CircuitOpenError
+from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget, BudgetWindow
+from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.run import CallRun, below
+from iii_resilience.shielded import Shield, Visit, shield_for
+
+_LOOP = "retrying()"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +40,8 @@ class Overrides(TypedDict, total=False):
     deadline: float | None
     attempt_timeout: float | None
     budget: Budget | None
+    breaker: Breaker | None
+    bulkhead: Bulkhead | None
     wait: Wait | None
     stop: Stop | None
 
@@ -156,6 +165,7 @@ class _PolicySource:
         self._policy = policy
         self._overrides = overrides
         self._no_attempt_timeout: str | None = None
+        self._warned = False
         # One attribute, so that another thread never sees one book's policy with another book.
         self._resolved: tuple[PolicyBook, RetryPolicy, BudgetWindow | None] | None = None
         if not isinstance(policy, str):
@@ -177,6 +187,17 @@ class _PolicySource:
             window = policy.budget.window_for() if policy.budget is not None else None
             resolved = self._resolved = (book, policy, window if self.idempotent else None)
         return resolved[1:]
+
+    def warn_blocking(self, name: str) -> None:
+        """A delay is about to stop a running event loop: say so, once."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{name} is synchronous and waits for its retry inside a running event loop, "
+                "which stands still meanwhile: make it async, or call it with asyncio.to_thread()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def refuse_attempt_timeout(self, why: str) -> None:
         """Attempts cannot be cut here: whoever asked for it by name is told so."""
@@ -230,7 +251,8 @@ def _begin(
         name=name,
         started=started,
         window=window,
-        deadline_at=None if policy.deadline is None else started + policy.deadline,
+        deadline_at=_deadline(policy, started),
+        on_blocking=functools.partial(source.warn_blocking, name),
     )
 
 
@@ -243,12 +265,19 @@ def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[
         started = time.monotonic()
         if window is not None:
             window.called(started)
+        shield = shield_for(policy, name)
         try:
-            return function(*args, **kwargs)
+            if shield is None:
+                return function(*args, **kwargs)
+            return _behind(shield, policy, started, function, args, kwargs)()
         except Exception as error:
             run = _begin(source, name, started, policy, window)
             run.fails(error, below(error))
-        outcome = run.go_on(functools.partial(function, *args, **kwargs))
+        if shield is None:
+            attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        else:
+            attempt = _behind(shield, policy, started, function, args, kwargs)
+        outcome = run.go_on(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
         if error_to_raise is None:
@@ -274,6 +303,9 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
         attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
         if policy.attempt_timeout is not None:
             attempt = functools.partial(_timed, attempt, policy, started)
+        shield = shield_for(policy, name)
+        if shield is not None:
+            attempt = functools.partial(shield.attempt_async, attempt, _deadline(policy, started))
         try:
             return await attempt()
         except Exception as error:
@@ -291,6 +323,22 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
             del error_to_raise
 
     return call
+
+
+def _deadline(policy: RetryPolicy, started: float) -> float | None:
+    return None if policy.deadline is None else started + policy.deadline
+
+
+def _behind(
+    shield: Shield,
+    policy: RetryPolicy,
+    started: float,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Callable[[], Any]:
+    attempt = functools.partial(function, *args, **kwargs)
+    return functools.partial(shield.attempt, attempt, _deadline(policy, started))
 
 
 async def _timed(attempt: Callable[[], Any], policy: RetryPolicy, started: float) -> Any:
@@ -312,6 +360,7 @@ class RetryAttempt:
     def __init__(self, number: int) -> None:
         self.number = number
         self.error: Exception | None = None
+        self.visit: Visit | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -322,6 +371,8 @@ class RetryAttempt:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> bool:
+        if self.visit is not None:
+            self.visit.leave(error)
         # The loop could not raise these two itself: to an iterator they mean its end.
         if isinstance(error, Exception) and not isinstance(
             error, (StopIteration, StopAsyncIteration)
@@ -329,6 +380,20 @@ class RetryAttempt:
             self.error = error
             return True
         return False
+
+    def refused_by(self, enter: Callable[[], Visit]) -> None:
+        """Go behind the policy's breaker and bulkhead; a refusal is this attempt's error."""
+        try:
+            self.visit = enter()
+        except (CircuitOpenError, BulkheadFullError) as error:
+            self.error = error
+
+    async def refused_by_async(self, enter: Callable[[], Awaitable[Visit]]) -> None:
+        """As `refused_by`, for coroutines."""
+        try:
+            self.visit = await enter()
+        except (CircuitOpenError, BulkheadFullError) as error:
+            self.error = error
 
     def replay(self) -> None:
         """Raise what the block raised, if it did: tenacity learns of it."""
@@ -349,16 +414,22 @@ class RetryLoop:
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
         policy, started, window = self._start()
+        shield = shield_for(policy, _LOOP)
         attempt = RetryAttempt(1)
-        yield attempt
+        if shield is not None:
+            attempt.refused_by(functools.partial(shield.enter, _deadline(policy, started)))
+        if attempt.error is None:
+            yield attempt
         if attempt.error is None:
             return
-        run = self._run(policy, started, window, attempt)
+        run = self._run(policy, started, window, attempt.error)
         managers = iter(tenacity.Retrying(sleep=run.sleep, **run.hooks()))
         for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number)
                 attempt.error = run.too_late()
+                if attempt.error is None and shield is not None:
+                    attempt.refused_by(functools.partial(shield.enter, run.deadline_at))
                 if attempt.error is None:
                     run.starts(sent=True)
                     yield attempt
@@ -377,16 +448,26 @@ class RetryLoop:
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
         policy, started, window = self._start()
+        shield = shield_for(policy, _LOOP)
         attempt = RetryAttempt(1)
-        yield attempt
+        if shield is not None:
+            await attempt.refused_by_async(
+                functools.partial(shield.enter_async, _deadline(policy, started))
+            )
+        if attempt.error is None:
+            yield attempt
         if attempt.error is None:
             return
-        run = self._run(policy, started, window, attempt)
+        run = self._run(policy, started, window, attempt.error)
         managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **run.hooks())
         async for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number)
                 attempt.error = run.too_late()
+                if attempt.error is None and shield is not None:
+                    await attempt.refused_by_async(
+                        functools.partial(shield.enter_async, run.deadline_at)
+                    )
                 if attempt.error is None:
                     run.starts(sent=True)
                     yield attempt
@@ -414,12 +495,10 @@ class RetryLoop:
         policy: RetryPolicy,
         started: float,
         window: BudgetWindow | None,
-        attempt: RetryAttempt,
+        error: Exception,
     ) -> CallRun:
-        run = _begin(self._source, "retrying()", started, policy, window)
-        error = attempt.error
-        if error is not None:
-            run.fails(error, _own(error))
+        run = _begin(self._source, _LOOP, started, policy, window)
+        run.fails(error, _own(error))
         return run
 
 

@@ -21,12 +21,19 @@ from iii_resilience import telemetry
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category, Execution
 from iii_resilience.decide import CallSoFar, Decision, Reason, decide
-from iii_resilience.errors import NotConnectedError
+from iii_resilience.errors import BulkheadFullError, CircuitOpenError, NotConnectedError
 from iii_resilience.failure import Failure
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.hints import hint
 from iii_resilience.policy import RetryPolicy
-from iii_resilience.report import Attempt, RetryReport, already_retried, attach, execution_over
+from iii_resilience.report import (
+    Attempt,
+    RetryReport,
+    already_retried,
+    attach,
+    execution_over,
+    report_for,
+)
 
 T = TypeVar("T")
 
@@ -71,6 +78,7 @@ class CallRun:
         window: The budget's count, or None where the policy has no budget.
         deadline_at: Monotonic time of the deadline in seconds, or None for none.
         function_id: The engine function that is called, or None in a decorator.
+        on_blocking: Called when a delay is about to block a running event loop.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class CallRun:
         window: BudgetWindow | None,
         deadline_at: float | None,
         function_id: str | None = None,
+        on_blocking: Callable[[], object] | None = None,
     ) -> None:
         self.policy = policy
         self.idempotent = idempotent
@@ -100,6 +109,8 @@ class CallRun:
         self._sent = True
         self._forced: Reason | None = None
         self._decision: Decision | None = None
+        self._decided_at: tuple[int, Reason | None] | None = None
+        self._on_blocking = on_blocking
         self._replay: Exception | None = None
 
     # What an attempt reports.
@@ -149,8 +160,7 @@ class CallRun:
             failure=failure,
             delay=self._delay,
             duration=time.monotonic() - self._attempt_started,
-            sent=(self._sent if sent is None else sent)
-            and not isinstance(error, NotConnectedError),
+            sent=(self._sent if sent is None else sent) and not _refused(error),
         )
         self.failed.append(_Failed(attempt, error, traceback))
 
@@ -279,23 +289,23 @@ class CallRun:
     def _retry(self, state: tenacity.RetryCallState) -> bool:
         if state.outcome is None or not state.outcome.failed:
             return False
-        self._decided(state)
+        self.decided(state)
         return True  # whether it is given up is what `_stop` answers
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        return self._decided(state).delay or 0.0
+        return self.decided(state).delay or 0.0
 
     def _stop(self, state: tenacity.RetryCallState) -> bool:
-        decision = self._decided(state)
-        self._decision = None  # the next attempt gets its own
-        return not decision.retry
+        return not self.decided(state).retry
 
     def _given_up(self, _: tenacity.RetryCallState) -> CallRun:
         return self
 
-    def _decided(self, state: tenacity.RetryCallState) -> Decision:
+    def decided(self, state: tenacity.RetryCallState) -> Decision:
         """The decision about the attempt that just failed; made in the first hook that asks."""
-        if self._decision is None:
+        attempt = (len(self.failed), self._forced)
+        if self._decision is None or attempt != self._decided_at:
+            self._decided_at = attempt
             self._decision = self._decide(state)
             last = self.failed[-1].attempt
             if self._decision.retry:
@@ -364,6 +374,8 @@ class CallRun:
     def sleep(self, seconds: float) -> None:
         """Wait before a retry; its permit is given back if the wait is interrupted."""
         try:
+            if seconds > 0 and self._on_blocking is not None and _in_event_loop():
+                self._on_blocking()
             time.sleep(seconds)
         except BaseException:
             self._release()
@@ -383,6 +395,22 @@ class CallRun:
             self._window.release()
 
 
+def _refused(error: Exception) -> bool:
+    """Whether the attempt was refused before it was made.
+
+    One of these that an inner call gave up on carries that call's report; ours does not yet.
+    """
+    return isinstance(error, _REFUSALS) and report_for(error) is None
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 @attrs.frozen
 class _Passed:
     """A BaseException that is no Exception, on its way through tenacity untouched."""
@@ -390,7 +418,8 @@ class _Passed:
     error: BaseException
 
 
-_MACHINERY = frozenset({__name__, "iii_resilience.retry"})
+_REFUSALS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
+_MACHINERY = frozenset({__name__, "iii_resilience.retry", "iii_resilience.shielded"})
 
 
 def below(error: BaseException) -> TracebackType | None:

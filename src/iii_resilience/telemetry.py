@@ -12,6 +12,7 @@ from opentelemetry import metrics
 
 from iii_resilience.decide import Decision
 from iii_resilience.failure import Failure
+from iii_resilience.guards.breaker import CircuitState
 
 logger = logging.getLogger("iii_resilience")
 logger.addHandler(logging.NullHandler())  # a program that has set up no logging hears nothing
@@ -23,6 +24,36 @@ def _decisions() -> metrics.Counter:
     meter = metrics.get_meter("iii_resilience")
     return meter.create_counter(
         "iii.retry.decisions", unit="{decision}", description="What was decided about failures"
+    )
+
+
+@cache
+def _transitions() -> metrics.Counter:
+    meter = metrics.get_meter("iii_resilience")
+    return meter.create_counter(
+        "iii.circuit_breaker.transitions",
+        unit="{transition}",
+        description="Changes of state of circuit breakers",
+    )
+
+
+def circuit_changed(name: str, before: CircuitState, after: CircuitState, _: float) -> None:
+    """Log and count a circuit breaker's change of state.
+
+    Args:
+        name: The function id, or the decorated function's qualified name.
+        before: What it was.
+        after: What it is.
+    """
+    _transitions().add(1, {"iii.function.id": name, "iii.circuit_breaker.state": after.value})
+    level = logging.WARNING if after is CircuitState.OPEN else logging.INFO
+    logger.log(
+        level,
+        "%s: circuit %s, was %s",
+        name,
+        after.value,
+        before.value,
+        extra={"function_id": name, "state": after.value, "was": before.value},
     )
 
 

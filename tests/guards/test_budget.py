@@ -118,7 +118,7 @@ def test_calls_older_than_the_window_allow_nothing() -> None:
 def test_a_clock_read_before_another_threads_later_one_does_no_harm() -> None:
     window = BudgetWindow(1.0, 0.0, 10.0)
     window.called(100.0)
-    window.called(3.0)
+    window.called(93.0)
     assert window.available(100.0) == 2.0
 
 
@@ -225,3 +225,19 @@ def test_a_copy_of_a_used_budget_counts_for_itself(copied: Any) -> None:
 def test_a_budget_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Budget(**fields)
+
+
+def test_a_clock_that_was_set_back_by_more_than_the_window_starts_anew() -> None:
+    window = BudgetWindow(ratio=0.0, allowance=1.0, window=10.0)
+    assert window.reserve(1e9)
+    window.spend(1e9)
+    assert not window.reserve(1e9)
+    assert window.reserve(50.0)
+
+
+def test_a_permit_may_come_back_in_the_middle_of_another_call() -> None:
+    window = BudgetWindow(ratio=0.0, allowance=1.0, window=10.0)
+    assert window.reserve(0.0)
+    with window._lock:  # what the garbage collector may do to us
+        window.release()
+    assert window.reserve(0.0)

@@ -7,6 +7,8 @@ ended. What is done about a failure is decided below, in `run`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,7 @@ from iii_resilience.failure import Failure
 from iii_resilience.link import Link
 from iii_resilience.policy import Enqueue, Enqueued, RetryPolicy
 from iii_resilience.run import CallRun, GiveUp, Outcome
+from iii_resilience.shielded import shield_for
 
 _PROVIDER: Key = (None, "engine::queue::enqueue")
 _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (sdk-matrix, section 3)
@@ -69,11 +72,14 @@ class Caller:
                 "worker.trigger_async(...)' there"
             )
         call = self._call(request, options)
+        attempt: Callable[[], Any] = call.attempt
+        if call.shield is not None:
+            attempt = partial(call.shield.attempt, attempt, call.deadline_at)
         try:
-            return call.attempt()
+            return attempt()
         except Exception as error:
             run = call.failed(error, _below(error))
-        outcome = run.go_on(call.attempt, sends=False)
+        outcome = run.go_on(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
         queue = call.hand_over_to(options)
@@ -86,11 +92,14 @@ class Caller:
     async def trigger_async(self, request: Any, options: Options) -> Any:
         """See `iii_resilience.client.Resilient.trigger_async`."""
         call = self._call(request, options)
+        attempt: Callable[[], Any] = call.attempt_async
+        if call.shield is not None:
+            attempt = partial(call.shield.attempt_async, attempt, call.deadline_at)
         try:
-            return await call.attempt_async()
+            return await attempt()
         except Exception as error:
             run = call.failed(error, _below(error))
-        outcome = await run.go_on_async(call.attempt_async, sends=False)
+        outcome = await run.go_on_async(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
         queue = call.hand_over_to(options)
@@ -171,13 +180,14 @@ class _Call:
         if deadline is not None and request.timeout_ms is not None:
             # A timeout that was asked for is longer than the policy's deadline: it was asked for.
             deadline = max(deadline, request.timeout_ms / 1000)
-        self._deadline_at = None if deadline is None else started + deadline
+        self.deadline_at = None if deadline is None else started + deadline
+        scope = f"{selected.name}\0{request.function_id}"
+        self.shield = shield_for(policy, request.function_id, scope)
         self._run: CallRun | None = None
         self._sent = False
         self._key = self._key_of(request)
         self._window = None
         if policy.budget is not None and idempotent:
-            scope = f"{selected.name}\0{request.function_id}"
             self._window = policy.budget.window_for(scope)
             self._window.called(started)
 
@@ -219,7 +229,7 @@ class _Call:
             name=self._request.function_id,
             started=self._started,
             window=self._window,
-            deadline_at=self._deadline_at,
+            deadline_at=self.deadline_at,
             function_id=self._request.function_id,
         )
         if self._request.action == "void" and self._sent:
@@ -249,8 +259,8 @@ class _Call:
     def _patience(self) -> float:
         """Seconds the waits before this attempt may take together."""
         patience = self.policy.ready_timeout
-        if self._deadline_at is not None:
-            patience = min(patience, self._deadline_at - time.monotonic())
+        if self.deadline_at is not None:
+            patience = min(patience, self.deadline_at - time.monotonic())
         return max(0.0, patience)
 
     def _stayed_missing(self) -> None:
@@ -261,7 +271,7 @@ class _Call:
     def _next_request(self) -> dict[str, Any]:
         now = time.monotonic()
         if self._run is not None:
-            if self._deadline_at is not None and now >= self._deadline_at:
+            if self.deadline_at is not None and now >= self.deadline_at:
                 raise GiveUp(Reason.DEADLINE)
             self._run.sending()
         self._sent = True
@@ -271,8 +281,8 @@ class _Call:
         if timeout is None:
             options = getattr(self._link.client, "_options", None)
             timeout = getattr(options, "invocation_timeout_ms", None) or _SDK_TIMEOUT_MS
-        if self._deadline_at is not None:
-            timeout = min(timeout, 1000 * (self._deadline_at - now))
+        if self.deadline_at is not None:
+            timeout = min(timeout, 1000 * (self.deadline_at - now))
         return {**self._request.fields, "timeout_ms": max(1, int(timeout))}
 
     def _learn_failure(self, error: Exception) -> None:
@@ -308,9 +318,9 @@ class _Call:
 
     def hand_over_seconds(self) -> float:
         """Seconds the hand-over may take."""
-        if self._deadline_at is None:
+        if self.deadline_at is None:
             return self.policy.ready_timeout
-        return max(_HAND_OVER_AT_LEAST, self._deadline_at - time.monotonic())
+        return max(_HAND_OVER_AT_LEAST, self.deadline_at - time.monotonic())
 
     def provider_key(self) -> Key | None:
         """What has to be there: the standalone queue worker, if the function is missing.

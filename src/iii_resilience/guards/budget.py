@@ -51,7 +51,9 @@ class BudgetWindow:
         self._retries = [0] * (_BUCKETS + 1)
         self._newest: int | None = None
         self._reserved = 0
-        self._lock = threading.Lock()
+        # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
+        # is found, and that may be in the middle of one of these methods.
+        self._lock = threading.RLock()
 
     def called(self, now: float) -> None:
         """Count one call (its first attempt).
@@ -110,6 +112,8 @@ class BudgetWindow:
         tick = int(now / self._width)
         newest = self._newest
         size = _BUCKETS + 1
+        if newest is not None and tick < newest - size:
+            newest = None  # another clock than before (freezegun's ended): nothing is known of it
         if newest is None or tick > newest:
             for gone in range(size if newest is None else min(tick - newest, size)):
                 self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0

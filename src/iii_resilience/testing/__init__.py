@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from iii_resilience.testing.clock import FakeClock, fake_clock, no_sleep, retries_off
     from iii_resilience.testing.faults import (
         AnswerError,
         AnswerResult,
@@ -34,18 +35,26 @@ __all__ = [
     "Delay",
     "Drop",
     "DropAnswer",
+    "FakeClock",
     "Fault",
     "Frame",
     "LoopbackEngine",
     "Rbac",
     "RestartEngine",
+    "fake_clock",
+    "no_sleep",
+    "retries_off",
 ]
 
 _ROOMS = {
     "Call": "records",
+    "FakeClock": "clock",
     "Frame": "records",
     "LoopbackEngine": "loopback",
     "Rbac": "sessions",
+    "fake_clock": "clock",
+    "no_sleep": "clock",
+    "retries_off": "clock",
 }
 
 

@@ -1,6 +1,6 @@
-"""The pytest plugin: a fixture that runs an engine for one test.
+"""The pytest plugin: an engine for one test, and tests of retries that do not wait.
 
-Knows nothing of engines until the fixture is used: pytest imports this module in every project
+Knows nothing of engines until a fixture is used: pytest imports this module in every project
 that has the library installed, so its imports stay light.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from iii_resilience.testing.clock import FakeClock
     from iii_resilience.testing.loopback import LoopbackEngine
 
 
@@ -22,3 +23,30 @@ def loopback_engine() -> Iterator[LoopbackEngine]:
 
     with LoopbackEngine() as engine:
         yield engine
+
+
+@pytest.fixture
+def fake_clock() -> Iterator[FakeClock]:
+    """Delays take no time in this test, and deadlines see them pass all the same."""
+    from iii_resilience.testing import clock  # noqa: PLC0415 - see above
+
+    with clock.fake_clock() as made:
+        yield made
+
+
+@pytest.fixture
+def no_sleep() -> Iterator[FakeClock]:
+    """Delays are noted in ``slept`` in this test, and not slept."""
+    from iii_resilience.testing import clock  # noqa: PLC0415 - see above
+
+    with clock.no_sleep() as made:
+        yield made
+
+
+@pytest.fixture
+def retries_off() -> Iterator[None]:
+    """Every call has one attempt in this test."""
+    from iii_resilience.testing import clock  # noqa: PLC0415 - see above
+
+    with clock.retries_off():
+        yield

@@ -1,0 +1,153 @@
+"""Testing without waiting: a clock that only moves when something sleeps, and two switches.
+
+Knows nothing of engines, and does not concern `worker.trigger`: engine and SDK live in real time.
+What is changed is what decorators and loops see of time and of retries, for as long as the context
+lasts and for the whole process; a user's own code keeps its clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+from unittest.mock import patch
+
+import attrs
+
+from iii_resilience import pluggable, retry, run, shielded
+from iii_resilience.decide import Decision, Reason
+from iii_resilience.decide import decide as really_decide
+
+# Calls through the engine keep the real time: the engine and the SDK live in it.
+_READ_THE_TIME: tuple[ModuleType, ...] = (pluggable, retry, run, shielded)
+
+
+class FrozenTime(Protocol):
+    """What ``freezegun.freeze_time`` gives: time that moves when it is told to."""
+
+    def tick(self, delta: float, /) -> object:
+        """Move on by so many seconds."""
+
+
+@attrs.define
+class FakeClock:
+    """A clock that moves when the library sleeps, and never otherwise.
+
+    Attributes:
+        now: Monotonic time in seconds (without freezegun).
+        slept: Every delay the library slept, in seconds, in order.
+        frozen: The object of ``freezegun.freeze_time`` that moves along, or None.
+    """
+
+    now: float = 1000.0
+    slept: list[float] = attrs.field(factory=list)
+    frozen: FrozenTime | None = None
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass.
+
+        Args:
+            seconds: How much; not negative.
+
+        Raises:
+            ValueError: Time does not go backwards.
+        """
+        if seconds < 0:
+            raise ValueError(f"a clock moves forwards, not by {seconds:g} s")
+        self.now += seconds
+        if self.frozen is not None:
+            self.frozen.tick(seconds)
+
+    def sleep(self, seconds: float) -> None:
+        """What the library's sleeping becomes."""
+        self.slept.append(seconds)
+        self.advance(max(0.0, seconds))
+
+    async def sleep_async(self, seconds: float) -> None:
+        """As `sleep`, for coroutines."""
+        self.sleep(seconds)
+
+
+@contextmanager
+def fake_clock(frozen: FrozenTime | None = None) -> Iterator[FakeClock]:
+    """Delays take no time, and deadlines, budgets and breakers see them pass all the same.
+
+    Args:
+        frozen: What ``freeze_time`` gave, where the test uses freezegun: it moves along. Without
+            it the library gets a monotonic clock of its own.
+
+    Yields:
+        The clock: ``slept`` lists the delays, ``advance`` lets time pass.
+    """
+    clock = FakeClock(frozen=frozen)
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(run, "asyncio", _Asyncio(clock)))
+        if frozen is None:
+            for module in _READ_THE_TIME:
+                stack.enter_context(patch.object(module, "time", _Time(clock)))
+        else:  # freezegun has the time; only sleeping is ours
+            stack.enter_context(patch.object(run, "time", _Frozen(clock)))
+        yield clock
+
+
+@contextmanager
+def no_sleep() -> Iterator[FakeClock]:
+    """Delays are decided and noted, and not slept; the clock stands where it is.
+
+    Yields:
+        A clock whose ``slept`` lists the delays.
+    """
+    clock = FakeClock()
+    with (
+        patch.object(run, "time", _Frozen(clock)),
+        patch.object(run, "asyncio", _Asyncio(clock)),
+    ):
+        yield clock
+
+
+@contextmanager
+def retries_off() -> Iterator[None]:
+    """Every call has one attempt; failures are classified and reported as ever."""
+
+    def decide(*args: Any, **kwargs: Any) -> Decision:
+        decision = really_decide(*args, **kwargs)
+        return Decision(Reason.EXHAUSTED) if decision.retry else decision
+
+    with patch.object(run, "decide", decide):
+        yield
+
+
+class _Module:
+    """A module with some of its functions replaced."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Frozen(_Module):
+    def __init__(self, clock: FakeClock) -> None:
+        import time  # noqa: PLC0415 - as it is now: freezegun may have changed it
+
+        super().__init__(time)
+        self.sleep = clock.sleep
+
+
+class _Time(_Frozen):
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._clock = clock
+
+    def monotonic(self) -> float:
+        return self._clock.now
+
+
+class _Asyncio(_Module):
+    def __init__(self, clock: FakeClock) -> None:
+        import asyncio  # noqa: PLC0415 - as it is now
+
+        super().__init__(asyncio)
+        self.sleep = clock.sleep_async

@@ -1,0 +1,441 @@
+"""Attempts behind their policy's breaker and bulkhead: decorators, loops and trigger calls."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from engine_fixtures import caller, connect, engine, target
+from iii import InvocationError
+
+from iii_resilience import (
+    Backoff,
+    Breaker,
+    Bulkhead,
+    BulkheadFullError,
+    CircuitOpenError,
+    Execution,
+    Reason,
+    RetryPolicy,
+    hint_for,
+    iii_retry,
+    load_policies,
+    report_for,
+    retrying,
+)
+from iii_resilience.client import Resilient
+from iii_resilience.guards.breaker import CircuitState
+from iii_resilience.testing import AnswerError, LoopbackEngine
+
+__all__ = ["caller", "connect", "engine", "target"]
+
+BREAKER: dict[str, Any] = {"min_calls": 2, "window": 60.0, "open": 30.0, "probes": 1}
+
+
+def breaking(**more: Any) -> RetryPolicy:
+    """One attempt a call, and a circuit that opens after two failures of two calls."""
+    return RetryPolicy(attempts=1, breaker=Breaker(**BREAKER), **more)
+
+
+def open_circuit(call: Callable[[], Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            call()
+
+
+class TestBreakerInADecorator:
+    def test_an_open_circuit_refuses_without_calling(self) -> None:
+        calls = []
+
+        @iii_retry(idempotent=True, policy=breaking())
+        def function() -> None:
+            calls.append(1)
+            raise ConnectionResetError
+
+        open_circuit(function)
+        with pytest.raises(CircuitOpenError, match="nothing was sent") as caught:
+            function()
+        assert len(calls) == 2
+        assert caught.value.retry_after == pytest.approx(30.0, abs=1.0)
+        report, hint = report_for(caught.value), hint_for(caught.value)
+        assert report is not None
+        assert hint is not None
+        assert (report.reason, report.execution) == (
+            Reason.CIRCUIT_OPEN,
+            Execution.NOT_EXECUTED,
+        )
+        assert [attempt.sent for attempt in report.attempts] == [False]
+        assert hint.action == "wait"
+        assert hint.seconds == caught.value.retry_after
+
+    async def test_the_same_for_coroutines(self) -> None:
+        @iii_retry(idempotent=True, policy=breaking())
+        async def function() -> None:
+            raise ConnectionResetError
+
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                await function()
+        with pytest.raises(CircuitOpenError):
+            await function()
+
+    def test_a_circuit_that_opens_between_attempts_ends_the_call_with_what_was_sent(self) -> None:
+        policy = RetryPolicy(attempts=5, breaker=Breaker(**BREAKER), backoff=Backoff(base=0.0))
+
+        @iii_retry(idempotent=True, policy=policy)
+        def function() -> None:
+            raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError) as caught:
+            function()
+        report = report_for(caught.value)
+        assert report is not None
+        assert report.reason is Reason.CIRCUIT_OPEN
+        assert [attempt.sent for attempt in report.attempts] == [True, True, False]
+        assert report.execution is Execution.MAYBE_EXECUTED
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            InvocationError("FORBIDDEN", "no"),
+            InvocationError("payload_too_large", "no"),
+            InvocationError("invocation_failed", "boom"),
+            ValueError("bug"),
+        ],
+    )
+    def test_what_says_nothing_about_health_does_not_count(self, error: Exception) -> None:
+        @iii_retry(policy=breaking())
+        def function() -> None:
+            raise error
+
+        for _ in range(5):
+            with pytest.raises(type(error)):
+                function()
+
+    def test_cancellation_does_not_count(self) -> None:
+        policy = breaking()
+
+        @iii_retry(policy=policy)
+        def function() -> None:
+            raise KeyboardInterrupt
+
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                function()
+
+    def test_each_decorated_function_has_a_circuit_of_its_own(self) -> None:
+        policy = breaking()
+
+        @iii_retry(policy=policy)
+        def broken() -> None:
+            raise ConnectionResetError
+
+        @iii_retry(policy=policy)
+        def fine() -> str:
+            return "fine"
+
+        open_circuit(broken)
+        with pytest.raises(CircuitOpenError):
+            broken()
+        assert fine() == "fine"
+
+    def test_it_closes_again_when_a_probe_succeeds(self) -> None:
+        policy = RetryPolicy(attempts=1, breaker=Breaker(min_calls=2, open=0.05, probes=1))
+        healthy: list[bool] = []
+
+        @iii_retry(policy=policy)
+        def function() -> str:
+            if not healthy:
+                raise ConnectionResetError
+            return "back"
+
+        open_circuit(function)
+        healthy.append(True)
+        time.sleep(0.06)
+        assert [function() for _ in range(5)] == ["back"] * 5
+
+    def test_slow_calls_may_count(self) -> None:
+        policy = RetryPolicy(breaker=Breaker(min_calls=2, slow_call=0.001))
+
+        @iii_retry(policy=policy)
+        def function() -> None:
+            time.sleep(0.005)
+
+        function()
+        function()
+        with pytest.raises(CircuitOpenError):
+            function()
+
+    def test_an_inner_open_circuit_is_not_asked_again_by_an_outer_retry(self) -> None:
+        calls = []
+
+        @iii_retry(policy=breaking())
+        def inner() -> None:
+            raise ConnectionResetError
+
+        @iii_retry(idempotent=True, attempts=4, backoff=Backoff(base=0.0))
+        def outer() -> None:
+            calls.append(1)
+            inner()
+
+        open_circuit(inner)
+        with pytest.raises(CircuitOpenError) as caught:
+            outer()
+        assert len(calls) == 1
+        report = report_for(caught.value)
+        assert report is not None
+        assert report.reason is Reason.ALREADY_RETRIED
+        assert report.attempts[0].sent
+
+
+class TestBulkheadInADecorator:
+    def test_a_call_beyond_the_limit_is_refused(self) -> None:
+        inside, leave = threading.Event(), threading.Event()
+
+        @iii_retry(idempotent=True, policy=RetryPolicy(bulkhead=Bulkhead(1)))
+        def function() -> None:
+            inside.set()
+            leave.wait(5)
+
+        thread = threading.Thread(target=function)
+        thread.start()
+        assert inside.wait(5)
+        with pytest.raises(BulkheadFullError, match="nothing was sent") as caught:
+            function()
+        leave.set()
+        thread.join()
+        report, hint = report_for(caught.value), hint_for(caught.value)
+        assert report is not None
+        assert hint is not None
+        assert (report.reason, hint.action) == (Reason.BULKHEAD_FULL, "wait")
+        function()
+
+    async def test_coroutines_wait_for_a_place(self) -> None:
+        most, inside = 0, 0
+
+        @iii_retry(policy=RetryPolicy(bulkhead=Bulkhead(2, queue=10, wait=5.0)))
+        async def function() -> None:
+            nonlocal most, inside
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+        await asyncio.gather(*(function() for _ in range(8)))
+        assert most == 2
+
+    async def test_a_cancelled_call_gives_its_place_back(self) -> None:
+        policy = RetryPolicy(bulkhead=Bulkhead(1))
+
+        @iii_retry(policy=policy)
+        async def function(seconds: float) -> str:
+            await asyncio.sleep(seconds)
+            return "done"
+
+        task = asyncio.ensure_future(function(30))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await function(0) == "done"
+
+    def test_a_refused_probe_does_not_hold_the_circuit(self) -> None:
+        """The ticket of a call that finds the bulkhead full is given back."""
+        policy = RetryPolicy(
+            attempts=1, breaker=Breaker(min_calls=2, open=0.01, probes=1), bulkhead=Bulkhead(1)
+        )
+        gate = policy.bulkhead.gate_for(f"{__name__}.scope") if policy.bulkhead else None
+        assert gate is not None
+
+        @iii_retry(policy=policy)
+        def function(error: Exception | None = None) -> str:
+            if error is not None:
+                raise error
+            return "done"
+
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                function(ConnectionResetError())
+        time.sleep(0.02)
+        (own,) = [g for scope, g in policy.bulkhead._gates.items() if scope != f"{__name__}.scope"]  # type: ignore[union-attr]
+        permit = own.enter()
+        assert permit is not None
+        with pytest.raises(BulkheadFullError):
+            function()
+        own.leave(permit)
+        assert function() == "done"
+
+
+class TestLoops:
+    def test_an_open_circuit_refuses_the_block(self) -> None:
+        policy = breaking()
+        blocks = []
+
+        def block() -> None:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    blocks.append(1)
+                    raise ConnectionResetError
+
+        open_circuit(block)
+        with pytest.raises(CircuitOpenError):
+            block()
+        assert len(blocks) == 2
+
+    async def test_the_same_with_async_for(self) -> None:
+        policy = breaking()
+
+        async def block() -> None:
+            async for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    raise ConnectionResetError
+
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                await block()
+        with pytest.raises(CircuitOpenError):
+            await block()
+
+    def test_a_circuit_that_opens_between_attempts_ends_the_loop_with_what_was_sent(self) -> None:
+        policy = RetryPolicy(breaker=Breaker(**BREAKER), backoff=Backoff(base=0.0))
+
+        def block() -> None:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError) as caught:
+            block()
+        report = report_for(caught.value)
+        assert report is not None
+        assert [attempt.sent for attempt in report.attempts] == [True, True, False]
+
+    async def test_the_same_between_attempts_of_async_for(self) -> None:
+        policy = RetryPolicy(breaker=Breaker(**BREAKER), backoff=Backoff(base=0.0))
+
+        async def block() -> None:
+            async for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError) as caught:
+            await block()
+        report = report_for(caught.value)
+        assert report is not None
+        assert [attempt.sent for attempt in report.attempts] == [True, True, False]
+
+    async def test_a_full_bulkhead_refuses_the_block(self) -> None:
+        policy = RetryPolicy(attempts=1, bulkhead=Bulkhead(1), breaker=Breaker(**BREAKER))
+
+        async def block(inner: Callable[[], Any] | None) -> None:
+            async for attempt in retrying(policy=policy):
+                with attempt:
+                    if inner is not None:
+                        await inner()
+
+        async def one_more() -> None:
+            with pytest.raises(BulkheadFullError):
+                await block(None)
+
+        await block(one_more)
+
+    def test_leaving_the_block_early_gives_the_place_back(self) -> None:
+        policy = RetryPolicy(bulkhead=Bulkhead(1))
+        for _ in range(3):
+            for attempt in retrying(policy=policy):
+                with attempt:
+                    break
+
+
+class TestTriggerCalls:
+    @pytest.fixture(autouse=True)
+    def functions(self, engine: LoopbackEngine, target: Any) -> None:
+        for function_id in ("t::one", "t::two"):
+            target.register_function(function_id, lambda data: "done")
+        engine.wait_registered("t::one", "t::two")
+
+    def test_an_open_circuit_creates_no_work_and_is_the_function_s_own(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        policy = breaking()
+        engine.inject("t::one", AnswerError("invocation_error", "x"), times=2)
+        for _ in range(2):
+            with pytest.raises(InvocationError):
+                caller.trigger({"function_id": "t::one"}, policy=policy)
+        with pytest.raises(CircuitOpenError) as caught:
+            caller.trigger({"function_id": "t::one"}, policy=policy, idempotent=True)
+        assert len(engine.calls("t::one")) == 2
+        report = report_for(caught.value)
+        assert report is not None
+        assert [attempt.sent for attempt in report.attempts] == [False]
+        assert caller.trigger({"function_id": "t::two"}, policy=policy) == "done"
+
+    async def test_the_same_for_coroutines(self, engine: LoopbackEngine, caller: Resilient) -> None:
+        policy = breaking()
+        engine.inject("t::one", AnswerError("invocation_error", "x"), times=2)
+        for _ in range(2):
+            with pytest.raises(InvocationError):
+                await caller.trigger_async({"function_id": "t::one"}, policy=policy)
+        with pytest.raises(CircuitOpenError):
+            await caller.trigger_async({"function_id": "t::one"}, policy=policy)
+
+    def test_calls_that_were_never_sent_do_not_open_it(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        policy = breaking(ready_timeout=0.0)
+        engine.stop_listening()
+        engine.disconnect()
+        while caller.get_connection_state() == "connected":
+            time.sleep(0.005)
+        for _ in range(3):
+            with pytest.raises(ConnectionError, match="nothing was sent"):
+                caller.trigger({"function_id": "t::one"}, policy=policy)
+        (circuit,) = policy.breaker._circuits.values()  # type: ignore[union-attr]
+        assert circuit.state is CircuitState.CLOSED
+
+    async def test_a_bulkhead_bounds_the_calls_in_flight(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        most, inside = 0, 0
+
+        async def handler(data: Any) -> None:
+            nonlocal most, inside
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.1)
+            inside -= 1
+
+        target.register_function("t::counted", handler)
+        engine.wait_registered("t::counted")
+        policy = RetryPolicy(bulkhead=Bulkhead(3, queue=20, wait=5.0))
+        request = {"function_id": "t::counted"}
+        await asyncio.gather(*(caller.trigger_async(request, policy=policy) for _ in range(12)))
+        assert most == 3
+
+
+def test_both_can_be_written_in_a_file() -> None:
+    book = load_policies(
+        {
+            "version": 1,
+            "policies": {
+                "p": {
+                    "breaker": {
+                        "failure_rate": 0.4,
+                        "window_ms": 1000,
+                        "min_calls": 5,
+                        "open_ms": 2000,
+                        "probes": 2,
+                        "slow_call_ms": 300,
+                    },
+                    "bulkhead": {"limit": 4, "queue": 8, "wait_ms": 500},
+                }
+            },
+        }
+    )
+    policy = book.policy("p")
+    assert policy.breaker == Breaker(0.4, 1.0, 5, 2.0, 2, 0.3)
+    assert policy.bulkhead == Bulkhead(4, 8, 0.5)
