@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +34,22 @@ class TestMaking:
 
     def test_it_says_what_it_wraps(self, caller: Resilient) -> None:
         assert repr(caller).startswith("resilient(<iii.iii.III")
+
+    def test_as_a_context_manager_it_is_shut_down_at_the_end(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        with resilient(connect()) as worker:
+            assert worker.get_connection_state() == "connected"
+        assert worker.get_connection_state() == "disconnected"
+
+    async def test_so_it_is_in_a_coroutine(self, connect: Callable[..., Any]) -> None:
+        async with resilient(connect()) as worker:
+            assert worker.get_connection_state() == "connected"
+        assert worker.get_connection_state() == "disconnected"
+
+    def test_what_copies_it_gets_a_plain_error(self, caller: Resilient) -> None:
+        with pytest.raises((TypeError, AttributeError)):
+            copy.deepcopy(caller)
 
 
 class TestPassThrough:

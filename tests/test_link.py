@@ -46,10 +46,11 @@ class TestWaiters:
 
     def test_refused_waiters_raise(self) -> None:
         waiters = Waiters()
-        future = waiters.add()
-        waiters.refuse(NotConnectedError("no"))
-        with pytest.raises(NotConnectedError):
-            future.result(0)
+        futures = [waiters.add() for _ in range(2)]
+        waiters.refuse(lambda: NotConnectedError("no"))
+        errors = [future.exception(0) for future in futures]
+        assert {type(error) for error in errors} == {NotConnectedError}
+        assert errors[0] is not errors[1], "each caller's own, for its own report"
 
 
 class TestLink:

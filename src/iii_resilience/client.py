@@ -6,7 +6,7 @@ through to the SDK unchanged.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from iii_resilience.book import PolicyBook
 from iii_resilience.calling.trigger import Caller, Options
@@ -43,7 +43,8 @@ def resilient(worker: Any, *, policies: PolicyBook | RetryPolicy | None = None) 
 class Resilient:
     """An SDK client whose calls wait, retry and give up as their policies say.
 
-    Made by `resilient`. Any attribute that is not listed here is the SDK client's own.
+    Made by `resilient`; as a context manager it is shut down at the end. Any attribute that is not
+    listed here is the SDK client's own.
     """
 
     def __init__(self, worker: Any, policies: PolicyBook | None) -> None:
@@ -117,7 +118,21 @@ class Resilient:
             finally:
                 self._link.closed_down()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown_async()
+
     def __getattr__(self, name: str) -> Any:
+        if name in {"_link", "_caller"}:  # not made yet: copying and pickling look for them
+            raise AttributeError(name)
         return getattr(self._link.client, name)
 
     def __repr__(self) -> str:

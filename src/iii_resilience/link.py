@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import attrs
@@ -42,6 +44,21 @@ _LOST = (
 )
 
 
+_ENDED = "the client was shut down while the call waited; nothing more was sent"
+
+
+_CANCELS_SAFELY = (0, 24, 4)
+
+
+@cache
+def sdk_version() -> tuple[int, ...]:
+    """The installed SDK's version, or (0,) where there is none to be found."""
+    try:
+        return tuple(int(part) for part in version("iii-sdk").split(".")[:3])
+    except (PackageNotFoundError, ValueError):
+        return (0,)
+
+
 @attrs.frozen
 class Presence:
     """The engine's answer to the question for one function.
@@ -63,21 +80,20 @@ class Waiters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[Future[float]] = []
+        self._waiting: dict[Future[float], None] = {}  # in the order they came
 
     def add(self) -> Future[float]:
         """A future for one more caller."""
         future: Future[float] = Future()
         with self._lock:
-            self._waiting.append(future)
+            self._waiting[future] = None
         return future
 
     def leave(self, future: Future[float]) -> None:
         """The caller does not wait any longer."""
         future.cancel()
         with self._lock:
-            if future in self._waiting:
-                self._waiting.remove(future)
+            self._waiting.pop(future, None)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -85,18 +101,22 @@ class Waiters:
     def release(self) -> None:
         """The event has come."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         step = min(_SPREAD_EACH, _SPREAD_MOST / max(1, len(waiting)))
         for place, future in enumerate(waiting):
             _settle(future, step * (place + random.random()) if place else 0.0)
 
-    def refuse(self, error: Exception) -> None:
-        """The event will not come."""
+    def refuse(self, error: Callable[[], Exception]) -> None:
+        """The event will not come.
+
+        Args:
+            error: Makes the exception of one caller; each gets its own, for its own report.
+        """
         with self._lock:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         for future in waiting:
             if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+                future.set_exception(error())
 
 
 def _settle(future: Future[T], value: T) -> None:
@@ -126,6 +146,7 @@ class Link:
         self.epoch = 0
         self._losses = 0
         self.connections = Waiters()
+        self._pauses = Waiters()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._tickets = itertools.count()
@@ -135,6 +156,7 @@ class Link:
         self._was_connected = self.connected
         subscribe = getattr(client, "add_connection_state_listener", None)
         self._listens = callable(subscribe)
+        self._may_cancel = sdk_version() >= _CANCELS_SAFELY
         if callable(subscribe):
             subscribe(self._state_changed)
 
@@ -167,7 +189,10 @@ class Link:
         """Refuse use after the end, or in a forked child.
 
         Raises:
-            NotConnectedError: The client was shut down: the SDK would hang.
+            NotConnectedError: The client was shut down (the SDK would hang), or the SDK has given
+                up reconnecting.
+            Exception: What the engine refused this worker's registration with; the SDK does not
+                come back from that either.
             RuntimeError: The process was forked: the SDK's thread is not here.
         """
         if os.getpid() != self._pid:
@@ -179,6 +204,14 @@ class Link:
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
+            )
+        if self.client.get_connection_state() == "failed":
+            refused = getattr(self.client, "_fatal_error", None)
+            if isinstance(refused, Exception):
+                raise refused
+            raise NotConnectedError(
+                "the SDK has given up reconnecting to the engine (state: failed); nothing was "
+                "sent. Make a new client with iii.register_worker()"
             )
 
     def wait_connected(self, seconds: float) -> bool:
@@ -231,6 +264,30 @@ class Link:
                 self.connections.leave(future)
         return True
 
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless the client is shut down meanwhile.
+
+        Raises:
+            NotConnectedError: The client was shut down.
+        """
+        self.check_usable()
+        future = self._pauses.add()
+        try:
+            with suppress(TimeoutError):
+                future.result(min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._pauses.leave(future)
+
+    async def pause_async(self, seconds: float) -> None:
+        """As `pause`, for coroutines."""
+        self.check_usable()
+        future = self._pauses.add()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        finally:
+            self._pauses.leave(future)
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back, on the SDK's thread, whenever the connection has come or gone."""
         self._on_change.append(callback)
@@ -238,9 +295,8 @@ class Link:
     def close(self) -> None:
         """Refuse new calls and end every wait; the SDK itself is not touched."""
         self.closed = True
-        self.connections.refuse(
-            NotConnectedError("the client was shut down while the call waited; nothing was sent")
-        )
+        self.connections.refuse(lambda: NotConnectedError(_ENDED))
+        self._pauses.refuse(lambda: NotConnectedError(_ENDED))
         self._changed()
         for task in list(self._tasks):
             task.cancel()
@@ -256,6 +312,8 @@ class Link:
     def _state_changed(self, state: str) -> None:
         # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
         connected = state == "connected"
+        if state == "failed":
+            self.connections.release()  # they look again, and learn that nothing will come
         with self._lock:
             if connected == self._was_connected:
                 return
@@ -295,7 +353,12 @@ class Link:
         answer: Future[Any] = Future()
         losses = self._losses
         task = self._submit(self._dispatch(request, local=local))
-        ticket = self._take_off(losses, lambda: _fail(answer, ConnectionLostError(_LOST)))
+
+        def lost() -> None:
+            _fail(answer, ConnectionLostError(_LOST))
+            self._abandon(task)
+
+        ticket = self._take_off(losses, lost, local=local)
         task.add_done_callback(lambda done: _copy(done, answer))
         try:
             while True:
@@ -326,17 +389,18 @@ class Link:
             # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
             # fails to wait for it (sdk-matrix, section 3).
             task = self._submit(call)
-            task.add_done_callback(
-                lambda done: here.call_soon_threadsafe(_copy_async, done, answer)
-            )
-        ticket = self._take_off(
-            losses,
-            lambda: here.call_soon_threadsafe(_fail_async, answer, ConnectionLostError(_LOST)),
-        )
+            task.add_done_callback(lambda done: _tell(here, _copy_async, done, answer))
+
+        def lost() -> None:
+            _tell(here, _fail_async, answer, ConnectionLostError(_LOST))
+            self._abandon(task)
+
+        ticket = self._take_off(losses, lost, local=local)
         try:
-            # The SDK's own task is left to end by itself when this wait is cancelled: before
-            # 0.24.4 a late answer to a cancelled call kills the client for good.
             return await answer
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
         finally:
             self._flying.pop(ticket, None)
 
@@ -346,8 +410,20 @@ class Link:
             raise NotConnectedError("the connection was lost before the call; nothing was sent")
         return await self.client.trigger_async(request)
 
-    def _take_off(self, losses: int, lost: Callable[[], object]) -> int:
+    def _abandon(self, task: Any) -> None:
+        """Nobody waits for this call any longer, and the SDK need not either.
+
+        Before 0.24.4 it is left to end by itself: there a late answer to a cancelled call kills the
+        client for good (sdk-matrix, section 0).
+        """
+        if self._may_cancel:
+            task.cancel()
+
+    def _take_off(self, losses: int, lost: Callable[[], object], *, local: bool = False) -> int:
+        """Register a call in flight, to be told of a lost connection (a local one need not be)."""
         ticket = next(self._tickets)
+        if local:
+            return ticket
         with self._lock:
             self._flying[ticket] = lost
             missed = losses != self._losses
@@ -431,6 +507,12 @@ class Link:
             return False  # when in doubt a call is remote
 
 
+def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
+    """Run something on a user's event loop, unless that loop has ended: then nobody listens."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(what, *arguments)
+
+
 async def in_thread(work: Callable[[], None]) -> None:
     """Run what blocks on a thread of our own, and wait for it.
 
@@ -445,11 +527,10 @@ async def in_thread(work: Callable[[], None]) -> None:
             work()
         except BaseException as raised:  # handed to the waiting coroutine
             error = raised
-        with suppress(RuntimeError):  # nobody waits any longer, the loop is closed
-            if error is None:
-                here.call_soon_threadsafe(_succeed_async, done)
-            else:
-                here.call_soon_threadsafe(_fail_async, done, error)
+        if error is None:
+            _tell(here, _succeed_async, done)
+        else:
+            _tell(here, _fail_async, done, error)
 
     threading.Thread(target=run, name="iii-resilience", daemon=True).start()
     await done

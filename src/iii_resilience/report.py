@@ -106,6 +106,15 @@ def attach(error: BaseException, report: RetryReport, hint: Hint, *, now: float)
         return
 
 
+def amend(error: BaseException, text: str) -> None:
+    """Add a clause to our note on an exception, if it carries one; it stays one note."""
+    notes = getattr(error, "__notes__", None)
+    if isinstance(notes, list):
+        for place, note in enumerate(notes):
+            if isinstance(note, str) and note.startswith(_NOTE):
+                notes[place] = f"{note}; {text}"
+
+
 def report_for(error: BaseException) -> RetryReport | None:
     """What was tried before this exception was raised.
 

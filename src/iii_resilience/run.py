@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import tenacity
@@ -58,6 +58,16 @@ class GiveUp(Exception):  # noqa: N818 - control flow between an attempt and its
         super().__init__(reason.value)
 
 
+class Pauses(Protocol):
+    """What sleeps between attempts, and may raise to end the call."""
+
+    def pause(self, seconds: float) -> None:
+        """Sleep."""
+
+    async def pause_async(self, seconds: float) -> None:
+        """Sleep, for coroutines."""
+
+
 @attrs.define
 class _Failed:
     """One failed attempt and the exception it raised, with the traceback of the user's code."""
@@ -79,6 +89,7 @@ class CallRun:
         deadline_at: Monotonic time of the deadline in seconds, or None for none.
         function_id: The engine function that is called, or None in a decorator.
         on_blocking: Called when a delay is about to block a running event loop.
+        pauses: What sleeps, where a delay can end early; None for the clock.
     """
 
     def __init__(
@@ -92,6 +103,7 @@ class CallRun:
         deadline_at: float | None,
         function_id: str | None = None,
         on_blocking: Callable[[], object] | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         self.policy = policy
         self.idempotent = idempotent
@@ -111,6 +123,7 @@ class CallRun:
         self._decision: Decision | None = None
         self._decided_at: tuple[int, Reason | None] | None = None
         self._on_blocking = on_blocking
+        self._pauses = pauses
         self._replay: Exception | None = None
 
     # What an attempt reports.
@@ -376,7 +389,10 @@ class CallRun:
         try:
             if seconds > 0 and self._on_blocking is not None and _in_event_loop():
                 self._on_blocking()
-            time.sleep(seconds)
+            if self._pauses is not None:
+                self._pauses.pause(seconds)
+            else:
+                time.sleep(seconds)
         except BaseException:
             self._release()
             raise
@@ -384,7 +400,10 @@ class CallRun:
     async def sleep_async(self, seconds: float) -> None:
         """As `sleep`, for coroutines."""
         try:
-            await asyncio.sleep(seconds)
+            if self._pauses is not None:
+                await self._pauses.pause_async(seconds)
+            else:
+                await asyncio.sleep(seconds)
         except BaseException:
             self._release()
             raise

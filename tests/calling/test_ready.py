@@ -112,6 +112,7 @@ class TestQuestions:
         waiters = caller._caller.ready._asking
         while [len(all_) for all_ in waiters.values()] != [16]:
             time.sleep(0.005)
+        engine.wait_calls(QUESTION)
         assert asked(engine) == 1
         target.register_function("t::late", lambda data: "here")
         for thread in threads:
@@ -129,6 +130,7 @@ class TestQuestions:
         waiters = caller._caller.ready._asking
         while [len(all_) for all_ in waiters.values()] != [50]:
             await asyncio.sleep(0.005)
+        await asyncio.to_thread(engine.wait_calls, QUESTION)
         assert asked(engine) == 1
         target.register_function("t::late", lambda data: "here")
         assert await asyncio.gather(*calls) == ["here"] * 50

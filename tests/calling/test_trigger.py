@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from iii import InvocationError, TriggerAction
+from iii import InvocationError, RegistrationRejectedError, TriggerAction
 from iii.iii_types import TriggerRequest
 
 from iii_resilience import (
+    Backoff,
     ConnectionLostError,
     Enqueue,
     Enqueued,
@@ -163,6 +164,18 @@ class TestRefusedRequests:
         echo(target, engine)
         assert caller.trigger({"function_id": "t::echo", "timeout_ms": 0}) is not None
 
+    @pytest.mark.parametrize(
+        "options",
+        [{"idempotent": "false"}, {"idempotent": 1}, {"accept_enqueued": "no"}, {"policy": 5}],
+    )
+    def test_options_are_not_taken_by_their_truth(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient, options: dict[str, Any]
+    ) -> None:
+        echo(target, engine)
+        with pytest.raises(TypeError, match=r"must be .*Nothing was sent"):
+            caller.trigger({"function_id": "t::echo"}, **options)
+        assert engine.calls("t::echo") == ()
+
 
 class TestNeverRetried:
     @pytest.mark.parametrize("idempotent", [True, False])
@@ -304,6 +317,23 @@ class TestRetries:
         assert (report.reason, len(report.attempts)) == (Reason.NOT_READY, 1)
         assert len(engine.calls("t::leaves")) == 1
 
+    def test_without_any_wait_a_retry_still_asks_whether_its_function_is_there(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        echo(target, engine)
+        engine.inject("t::echo", STOPPED)
+        policy = RetryPolicy(ready_timeout=0.0)
+        assert caller.trigger({"function_id": "t::echo"}, idempotent=True, policy=policy)
+        assert (len(engine.calls("t::echo")), asked(engine)) == (2, 1)
+
+    def test_a_missing_function_is_called_missing_even_if_the_deadline_is_short(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        engine.inject("t::nobody", Delay(0.02))
+        policy = RetryPolicy(deadline=0.5)
+        with pytest.raises(InvocationError, match="function_not_found"):
+            caller.trigger({"function_id": "t::nobody"}, policy=policy)
+
     def test_a_call_waits_until_its_function_is_registered(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
@@ -430,6 +460,37 @@ class TestConnection:
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert time.monotonic() - began < 5
         assert {type(result) for result in results} == {ConnectionLostError}
+
+    def test_an_event_loop_that_has_ended_does_not_keep_the_news_from_others(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        echo(target, engine)
+        engine.inject("t::echo", Drop(), times=None)
+        request = {"function_id": "t::echo", "timeout_ms": 20_000}
+        ended = asyncio.new_event_loop()
+        left_behind = ended.create_task(caller.trigger_async(request))
+        while not engine.calls("t::echo"):
+            ended.run_until_complete(asyncio.sleep(0.005))
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                caller.trigger(request)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        engine.wait_calls("t::echo", 4)
+        ended.close()  # with a call pending, as after a crash
+        left_behind._log_destroy_pending = False  # type: ignore[attr-defined]
+        began = time.monotonic()
+        engine.disconnect("caller")
+        for thread in threads:
+            thread.join()
+        assert time.monotonic() - began < 10
+        assert {type(error) for error in errors} == {ConnectionLostError}
 
     def test_an_idempotent_call_survives_a_lost_connection(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
@@ -568,7 +629,22 @@ class TestFallback:
             caller.trigger(
                 {"function_id": "t::echo"}, idempotent=True, policy=policy, accept_enqueued=True
             )
-        assert any("'undefined' failed too: enqueue_error" in n for n in caught.value.__notes__)
+        (note,) = caught.value.__notes__
+        assert note.endswith("the fallback to queue 'undefined' failed too: enqueue_error")
+
+    def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        echo(target, engine)
+        engine.stop_listening()
+        engine.disconnect()
+        while caller._link.connected:
+            time.sleep(0.005)
+        policy = RetryPolicy(deadline=0.3, fallback=Enqueue("later"))
+        began = time.monotonic()
+        with pytest.raises(NotConnectedError):
+            caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
+        assert time.monotonic() - began < 0.9
 
 
 class TestEnd:
@@ -610,6 +686,61 @@ class TestEnd:
         thread.join(timeout=5)
         assert not thread.is_alive()
         assert [type(error) for error in errors] == [NotConnectedError]
+
+    def test_shutdown_ends_backoffs_too(
+        self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
+    ) -> None:
+        echo(target, engine)
+        engine.inject("t::echo", STOPPED, times=None)
+        worker = resilient(connect())
+        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                worker.trigger({"function_id": "t::echo"}, idempotent=True, policy=policy)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(worker._link._pauses) < 3:
+            time.sleep(0.005)
+        worker.shutdown()
+        for thread in threads:
+            thread.join(timeout=10)
+        assert [type(error) for error in errors] == [NotConnectedError] * 3
+        assert len({id(error) for error in errors}) == 3, "each caller's own exception"
+
+    async def test_shutdown_ends_backoffs_of_coroutines_too(
+        self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
+    ) -> None:
+        echo(target, engine)
+        engine.inject("t::echo", STOPPED, times=None)
+        worker = resilient(connect())
+        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        call = asyncio.ensure_future(
+            worker.trigger_async({"function_id": "t::echo"}, idempotent=True, policy=policy)
+        )
+        while len(worker._link._pauses) < 1:
+            await asyncio.sleep(0.005)
+        await worker.shutdown_async()
+        with pytest.raises(NotConnectedError):
+            await call
+
+    def test_a_rejected_registration_is_said_at_once_and_in_its_own_words(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        connect("taken")
+        engine.wait_workers("taken")
+        worker = resilient(connect("taken"))
+        while worker.get_connection_state() != "failed":
+            time.sleep(0.005)
+        began = time.monotonic()
+        with pytest.raises(RegistrationRejectedError, match="WORKER_NAMESPACE_CONFLICT"):
+            worker.trigger({"function_id": "t::echo"}, policy=RetryPolicy(ready_timeout=30.0))
+        assert time.monotonic() - began < 10
 
     def test_a_sync_call_on_the_sdk_thread_is_refused_with_advice(
         self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]

@@ -241,3 +241,11 @@ def test_a_permit_may_come_back_in_the_middle_of_another_call() -> None:
     with window._lock:  # what the garbage collector may do to us
         window.release()
     assert window.reserve(0.0)
+
+
+def test_counts_for_function_ids_without_end_do_not_pile_up() -> None:
+    budget = Budget()
+    for number in range(10_050):
+        budget.window_for(f"t::{number}")
+    assert len(budget._windows) == 10_000
+    assert "t::10049" in budget._windows

@@ -29,6 +29,11 @@ class TestReading:
         frame = {"type": "invocationresult", "error": {"code": "FORBIDDEN", "message": "no"}}
         assert explain(json.dumps(frame)).failure.code == "FORBIDDEN"
 
+    def test_the_frame_says_which_function_was_called(self) -> None:
+        error = {"code": "FORBIDDEN", "message": "function 'a::b' not allowed"}
+        frame = {"type": "invocationresult", "function_id": "a::b", "error": error}
+        assert explain(json.dumps(frame)).failure.execution is Execution.NOT_EXECUTED
+
     def test_an_rpc_response(self) -> None:
         response = {
             "status": "error",

@@ -17,12 +17,14 @@ import attrs
 from iii_resilience import telemetry
 from iii_resilience.book import PolicyBook, Selected, default_book
 from iii_resilience.calling.ready import DOUBTFUL, Key, Readiness
+from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category, Execution
 from iii_resilience.decide import Decision, Reason
 from iii_resilience.errors import NotConnectedError
 from iii_resilience.failure import Failure
 from iii_resilience.link import Link
 from iii_resilience.policy import Enqueue, Enqueued, RetryPolicy
+from iii_resilience.report import amend
 from iii_resilience.run import CallRun, GiveUp, Outcome
 from iii_resilience.shielded import shield_for
 
@@ -31,6 +33,8 @@ _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (sdk-matrix, section 3)
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue
 # itself takes milliseconds.
 _HAND_OVER_AT_LEAST = 1.0
+# What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
+_ANSWER_WITHIN = 0.25
 
 
 @attrs.frozen
@@ -84,7 +88,7 @@ class Caller:
             return outcome.value
         queue = call.hand_over_to(options)
         if queue is not None:
-            handed = self._hand_over(call, queue)
+            handed = self._hand_over(call, queue, outcome.error)
             if handed is not None:
                 return handed
         return _raise(outcome)
@@ -104,7 +108,7 @@ class Caller:
             return outcome.value
         queue = call.hand_over_to(options)
         if queue is not None:
-            handed = await self._hand_over_async(call, queue)
+            handed = await self._hand_over_async(call, queue, outcome.error)
             if handed is not None:
                 return handed
         return _raise(outcome)
@@ -113,6 +117,16 @@ class Caller:
         checked = _check(request)
         selected = self._select(checked.function_id, options.policy)
         idempotent = options.idempotent
+        if not (idempotent is None or isinstance(idempotent, bool)):
+            # "false" is true in Python, and would repeat what must not be repeated.
+            raise TypeError(
+                f"idempotent must be True, False or None, got {idempotent!r}. Nothing was sent"
+            )
+        if not isinstance(options.accept_enqueued, bool):
+            raise TypeError(
+                f"accept_enqueued must be True or False, got {options.accept_enqueued!r}. Nothing "
+                "was sent"
+            )
         if idempotent is None:  # code wins over a rule in a file
             idempotent = bool(selected.idempotent)
         return _Call(self._link, self.ready, checked, selected, idempotent=idempotent)
@@ -120,6 +134,11 @@ class Caller:
     def _select(self, function_id: str, policy: str | RetryPolicy | None) -> Selected:
         if isinstance(policy, RetryPolicy):
             return Selected("inline", policy)
+        if not (policy is None or isinstance(policy, str)):
+            raise TypeError(
+                f"policy must be a RetryPolicy, the name of one, or None, got {policy!r}. Nothing "
+                "was sent"
+            )
         book = self._book if self._book is not None else default_book()
         selected = book.for_function(function_id)
         if policy is None:
@@ -128,24 +147,26 @@ class Caller:
 
     # The fallback.
 
-    def _hand_over(self, call: _Call, queue: str) -> Enqueued | None:
+    def _hand_over(self, call: _Call, queue: str, shown: BaseException) -> Enqueued | None:
         try:
-            if not self.ready.wait(call.provider_key(), call.hand_over_seconds()):
+            if not self.ready.wait(call.provider_key(), call.hand_over_patience()):
                 return None
             receipt = self._link.send(call.enqueue_request(queue))
             return call.enqueued(queue, receipt)
         except Exception as error:
-            call.hand_over_failed(error, queue)
+            call.hand_over_failed(shown, error, queue)
             return None
 
-    async def _hand_over_async(self, call: _Call, queue: str) -> Enqueued | None:
+    async def _hand_over_async(
+        self, call: _Call, queue: str, shown: BaseException
+    ) -> Enqueued | None:
         try:
-            if not await self.ready.wait_async(call.provider_key(), call.hand_over_seconds()):
+            if not await self.ready.wait_async(call.provider_key(), call.hand_over_patience()):
                 return None
             receipt = await self._link.send_async(call.enqueue_request(queue))
             return call.enqueued(queue, receipt)
         except Exception as error:
-            call.hand_over_failed(error, queue)
+            call.hand_over_failed(shown, error, queue)
             return None
 
 
@@ -231,6 +252,7 @@ class _Call:
             window=self._window,
             deadline_at=self.deadline_at,
             function_id=self._request.function_id,
+            pauses=self._link,
         )
         if self._request.action == "void" and self._sent:
             run.idempotent = False  # it says nothing about having run: only unsent ones repeat
@@ -259,8 +281,13 @@ class _Call:
     def _patience(self) -> float:
         """Seconds the waits before this attempt may take together."""
         patience = self.policy.ready_timeout
+        if self._run is not None:
+            # Whether the function is still there is asked before a retry even by who never waits.
+            patience = max(patience, _ANSWER_WITHIN)
         if self.deadline_at is not None:
-            patience = min(patience, self.deadline_at - time.monotonic())
+            # The wait leaves the engine time to say itself that the function is missing.
+            left = self.deadline_at - time.monotonic()
+            patience = min(patience, max(left / 2, left - _ANSWER_WITHIN))
         return max(0.0, patience)
 
     def _stayed_missing(self) -> None:
@@ -286,8 +313,7 @@ class _Call:
         return {**self._request.fields, "timeout_ms": max(1, int(timeout))}
 
     def _learn_failure(self, error: Exception) -> None:
-        code = getattr(error, "code", None)
-        if self._key is not None and isinstance(code, str) and code in DOUBTFUL:
+        if self._key is not None and classify(error).code in DOUBTFUL:
             self._ready.doubted(self._key)
         if isinstance(error, NotConnectedError):
             self._sent = False
@@ -316,11 +342,11 @@ class _Call:
         worthwhile = failure.category is Category.TRANSIENT or missing
         return fallback.queue if harmless and worthwhile else None
 
-    def hand_over_seconds(self) -> float:
-        """Seconds the hand-over may take."""
+    def hand_over_patience(self) -> float:
+        """Seconds to wait for the connection and the provider: what the deadline leaves."""
         if self.deadline_at is None:
             return self.policy.ready_timeout
-        return max(_HAND_OVER_AT_LEAST, self.deadline_at - time.monotonic())
+        return max(0.0, self.deadline_at - time.monotonic())
 
     def provider_key(self) -> Key | None:
         """What has to be there: the standalone queue worker, if the function is missing.
@@ -336,7 +362,7 @@ class _Call:
         return {
             **self._request.fields,
             "action": {"type": "enqueue", "queue": queue},
-            "timeout_ms": max(1, int(1000 * self.hand_over_seconds())),
+            "timeout_ms": int(1000 * max(_HAND_OVER_AT_LEAST, self.hand_over_patience())),
         }
 
     def enqueued(self, queue: str, receipt: Any) -> Enqueued | None:
@@ -348,13 +374,10 @@ class _Call:
         self._decided(run.failure, Reason.HANDED_OFF)
         return Enqueued(receipt_id, queue, run.failure)
 
-    def hand_over_failed(self, error: Exception, queue: str) -> None:
-        """The original exception is what the caller sees; this is a note on it."""
-        run = self._run
-        if run is not None:
-            code = getattr(error, "code", None)
-            what = code if isinstance(code, str) else type(error).__name__
-            run.failed[-1].error.add_note(f"the fallback to queue {queue!r} failed too: {what}")
+    def hand_over_failed(self, shown: BaseException, error: Exception, queue: str) -> None:
+        """The original exception is what the caller sees; its note says this too."""
+        code = classify(error).code
+        amend(shown, f"the fallback to queue {queue!r} failed too: {code}")
 
     def _decided(self, failure: Failure, reason: Reason) -> None:
         run = self._run

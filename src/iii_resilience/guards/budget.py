@@ -9,6 +9,7 @@ count, so that a thousand of them cannot all pass at once when their delays end 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -16,6 +17,7 @@ import attrs
 from iii_resilience.checks import number
 
 _BUCKETS = 10
+_SCOPES_MOST = 10_000  # counts kept; beyond it the oldest ones start anew
 
 
 class BudgetWindow:
@@ -157,5 +159,8 @@ class Budget:
         window = self._windows.get(scope)
         if window is None:
             made = BudgetWindow(self.ratio, self.min_per_second * self.window, self.window)
+            while len(self._windows) >= _SCOPES_MOST:
+                with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
+                    del self._windows[next(iter(self._windows))]
             window = self._windows.setdefault(scope, made)  # atomic: two threads get one window
         return window

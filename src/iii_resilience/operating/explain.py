@@ -109,11 +109,8 @@ def _error_in(data: Any) -> Mapping[str, Any]:
         raise ValueError("this JSON is no error: it is not an object")  # noqa: TRY004
     if data.get("status") == "ok":
         raise ValueError("this response is no error: its status is ok")
-    if "status" in data or "code" in data:
-        return data
-    inner = data.get("error")
-    if isinstance(inner, Mapping):  # a frame of iii's wire protocol
-        return inner
+    if "status" in data or "code" in data or isinstance(data.get("error"), Mapping):
+        return data  # an error body, a response, or a frame of iii's wire protocol
     raise ValueError("this JSON is no error: it has neither code, nor error, nor status")
 
 
