@@ -70,6 +70,7 @@ def told(order_id: str, outcome: str = "ok", **more: Any) -> Told:
         "started": 10.0,
         "ended": 11.0,
         "expected": True,
+        "most": 5,
     }
     return Told(order_id=order_id, outcome=outcome, **{**fields, **more})
 
@@ -120,6 +121,38 @@ class TestJudge:
         assert verdict.never == 1
         assert not verdict.good
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"attempts": ()},
+            {"attempts": ((10.0, 10.1), (10.2, 10.3))},
+            {"outcome": "TIMEOUT"},
+        ],
+    )
+    def test_a_forbidden_call_is_attempted_exactly_once_and_ends_so(
+        self, changes: dict[str, Any]
+    ) -> None:
+        fine = told("forbidden-1", "FORBIDDEN", expected=False)
+        assert judge(ledger(), [fine], []).never == 0
+        assert judge(ledger(), [attrs.evolve(fine, **changes)], []).never == 1
+
+    def test_a_forbidden_function_that_ran_fails_the_verdict(self) -> None:
+        orders = [told("forbidden-1", "FORBIDDEN", expected=False)]
+        assert judge(ledger(("forbidden-1", 10.5)), orders, []).never == 1
+
+    def test_what_no_fault_touches_must_succeed_idempotent_or_not(self) -> None:
+        orders = [told("charge-1", "NOT_CONNECTED", idempotent=False, certain=True)]
+        assert judge(ledger(), orders, []).lost == ("charge-1",)
+
+    def test_a_call_without_payload_leaves_no_effect_and_is_not_lost(self) -> None:
+        assert judge(ledger(), [told("empty-1", certain=True)], []).good
+        assert not judge(ledger(), [told("empty-1", "TIMEOUT", certain=True)], []).good
+
+    def test_more_attempts_than_the_policy_allows_fail_the_verdict(self) -> None:
+        runs = ledger(("save-1", 10.5), effects=("save-1",))
+        orders = [told("save-1", attempts=((10.0, 10.1),) * 6)]
+        assert judge(runs, orders, []).too_often == ("save-1",)
+
     def test_only_a_first_attempt_in_the_moment_of_a_kill_may_be_refused(self) -> None:
         order = told("save-1", "function_not_found")
         assert judge(ledger(), [order], [10.95]).refused == ("save-1",)
@@ -163,6 +196,22 @@ class TestCommand:
         result = run_command("demo", "--engine", "localhost")
         assert result.returncode == 2
         assert "is no WebSocket address" in result.stderr
+
+    @pytest.mark.parametrize("missing", ["websockets", "iii"])
+    @pytest.mark.parametrize("arguments", ["", "'--engine', 'ws://127.0.0.1:1'"])
+    def test_a_missing_extra_is_one_clear_line(self, missing: str, arguments: str) -> None:
+        code = (
+            f"import sys; sys.modules[{missing!r}] = None\n"
+            f"sys.argv = ['iii-resilience', 'demo', {arguments}]\n"
+            "from iii_resilience.operating.cli import main; main()"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert result.returncode == 2
+        (line,) = result.stderr.strip().splitlines()
+        if missing == "websockets" or not arguments:
+            assert "pip install 'iii-resilience[iii,cli,testing]'" in line
 
     def test_the_version_is_printed(self) -> None:
         assert run_command("--version").stdout.strip() == iii_resilience.__version__

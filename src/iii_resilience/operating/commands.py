@@ -6,6 +6,7 @@ Knows nothing of how the work is done. Imported only where typer and rich are in
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -66,6 +67,12 @@ def demo(
         theirs = _run(console, WithTenacity, engine) if comparison else None
     except DemoError as error:
         _fail(f"demo: {error}")
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.stdout.flush()
+        # The SDK's thread is no daemon: had the interrupt come while a client was being made,
+        # nobody could end it, and this process would never end either.
+        os._exit(130)
     console.print(_outcomes(ours))
     console.print(_verdicts(ours, theirs))
     for line in ours.left_out:
@@ -236,7 +243,8 @@ def _verdicts(ours: Result, theirs: Result | None) -> Table:
         "effects lost": lambda r: len(r.verdict.lost),
         "effects doubled": lambda r: len(r.verdict.doubled),
         "ghost executions": lambda r: len(r.verdict.ghosts),
-        "attempts too many on FORBIDDEN and missing": lambda r: r.verdict.never,
+        "FORBIDDEN, missing: not exactly one attempt": lambda r: r.verdict.never,
+        "attempts beyond the policy": lambda r: len(r.verdict.too_often),
         "seconds": lambda r: f"{r.seconds:.1f}",
     }
     for name, value in rows.items():

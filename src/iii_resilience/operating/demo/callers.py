@@ -35,6 +35,9 @@ HAND_OVER = POLICY.replace(fallback=Enqueue(QUEUE), ready_timeout=0.5)
 NOT_THERE = POLICY.replace(ready_timeout=1.0)
 
 
+NEEDS = "the demo needs three extras: pip install 'iii-resilience[iii,cli,testing]'"
+
+
 class DemoError(Exception):
     """The demo cannot run; the message is one clear line."""
 
@@ -51,9 +54,17 @@ class Order:
     timeout_ms: int = _TIMEOUT_MS
     policy: RetryPolicy = POLICY
     expected: bool = True
+    certain: bool = False
+
+    @property
+    def most(self) -> int:
+        """How often the SDK may be handed it: the attempts, and the hand-over."""
+        return self.policy.attempts + (self.policy.fallback is not None)
 
     def request(self) -> dict[str, Any]:
         """What the SDK takes."""
+        if self.kind == "empty":
+            return {"function_id": self.function_id, "timeout_ms": self.timeout_ms}
         return {
             "function_id": self.function_id,
             "payload": {**self.payload, "order": self.id},
@@ -99,8 +110,8 @@ class Counted:
 
     @contextmanager
     def _noting(self, request: dict[str, Any]) -> Iterator[None]:
-        payload = request.get("payload")
-        order_id = payload.get("order", "") if isinstance(payload, dict) else ""
+        payload = request.get("payload") or {}
+        order_id = payload.get("order") or request["function_id"]
         attempt = [time.time(), math.inf]
         self._attempts[order_id].append(attempt)
         try:
@@ -148,7 +159,7 @@ class WithTenacity:
     def __init__(self, client: Counted) -> None:
         self._client = client
         decorator = tenacity.retry(
-            stop=tenacity.stop_after_attempt(5),
+            stop=tenacity.stop_after_attempt(4),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=2.0),
             reraise=True,
         )
@@ -186,9 +197,7 @@ def connect(url: str, home: str) -> Any:
         from iii import InitOptions, register_worker  # noqa: PLC0415 - only the demo needs the SDK
         from iii.iii_constants import ReconnectionConfig  # noqa: PLC0415
     except ImportError:
-        raise DemoError(
-            "the demo needs the SDK: pip install 'iii-resilience[iii,cli,testing]'"
-        ) from None
+        raise DemoError(NEEDS) from None
     # Its connection comes and goes on purpose here; what it logs of that would hide the progress.
     logging.getLogger("iii").setLevel(logging.CRITICAL)
     before = os.environ.get("HOME")
@@ -216,8 +225,11 @@ def check_reachable(url: str) -> None:
     Raises:
         DemoError: Nothing usable listens there.
     """
-    from websockets.exceptions import InvalidURI  # noqa: PLC0415 - the testing extra
-    from websockets.sync.client import connect as open_socket  # noqa: PLC0415
+    try:
+        from websockets.exceptions import InvalidURI  # noqa: PLC0415 - the testing extra
+        from websockets.sync.client import connect as open_socket  # noqa: PLC0415
+    except ImportError:
+        raise DemoError(NEEDS) from None
 
     try:
         open_socket(url, open_timeout=3.0, close_timeout=1.0).close()

@@ -6,6 +6,7 @@ behind. One SQLite file, so that a worker that is killed takes nothing with it.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections import Counter
@@ -114,6 +115,8 @@ class Told:
         started: Unix time of the call.
         ended: Unix time of the answer.
         expected: Whether the faults leave a way for it to succeed.
+        certain: Whether no fault touches it, so that it must succeed, idempotent or not.
+        most: How often the SDK may be handed it at most.
     """
 
     order_id: str
@@ -126,6 +129,8 @@ class Told:
     started: float
     ended: float
     expected: bool
+    certain: bool = False
+    most: int = 1
 
     @property
     def succeeded(self) -> bool:
@@ -143,7 +148,9 @@ class Verdict:
         doubled: Orders that were not declared idempotent and ran more than once.
         ghosts: Orders that ran once more than anybody was waiting for: after their attempt had
             ended, or after their caller had been told otherwise.
-        never: Attempts on FORBIDDEN and on missing functions beyond the one for each call.
+        never: Calls of forbidden and missing functions that were not attempted exactly once, ended
+            otherwise than with that code, or ran.
+        too_often: Orders the SDK was handed more often than their policy allows.
         refused: Of the lost ones, those sent in the very moment of a kill and refused by the
             engine before anyone could know; nothing ran, and the caller was told so.
     """
@@ -152,18 +159,20 @@ class Verdict:
     doubled: tuple[str, ...]
     ghosts: tuple[str, ...]
     never: int
+    too_often: tuple[str, ...]
     refused: tuple[str, ...]
 
     @property
     def good(self) -> bool:
-        """Nothing lost, nothing doubled, no ghosts, and no attempt that could not help."""
-        return not (self.lost or self.doubled or self.ghosts or self.never)
+        """Nothing lost, nothing doubled, no ghosts, and no attempt too many."""
+        return not (self.lost or self.doubled or self.ghosts or self.never or self.too_often)
 
 
 # Callers and workers read one clock, but not in one instant.
 _TOLERANCE = 0.1
-# How long before and after a kill a call can be sent that nobody could have held back.
-_GAP = 0.1
+# How long after the first news of a kill a call may already be on its way.
+_GAP = 0.05
+_NEVER = {"forbidden": "FORBIDDEN", "missing": "function_not_found"}
 
 
 def judge(ledger: Ledger, told: list[Told], kills: list[float]) -> Verdict:
@@ -175,16 +184,13 @@ def judge(ledger: Ledger, told: list[Told], kills: list[float]) -> Verdict:
         kills: Unix times at which a worker was killed.
     """
     runs = ledger.runs
-    missing = [
-        t.order_id
-        for t in told
-        if (t.succeeded or (t.expected and t.idempotent)) and not ledger.effects[t.order_id]
-    ]
+    missing = [t.order_id for t in told if _should_have(t) and not _has(t, ledger)]
     by_order = {t.order_id: t for t in told}
+    known = [(kill, _known_at(kill, told)) for kill in kills]
     refused = [
         order_id
         for order_id in missing
-        if _refused(by_order[order_id], kills) and not runs[order_id]
+        if not runs[order_id] and _refused(by_order[order_id], known)
     ]
     return Verdict(
         lost=tuple(order_id for order_id in missing if order_id not in refused),
@@ -195,7 +201,12 @@ def judge(ledger: Ledger, told: list[Told], kills: list[float]) -> Verdict:
             if (t := by_order.get(order_id)) is not None and t.outcome != "enqueued"
             for _ in range(_ghosts(t, runs_at))
         ),
-        never=sum(len(t.attempts) - 1 for t in told if t.kind in {"forbidden", "missing"}),
+        never=sum(
+            len(t.attempts) != 1 or t.outcome != _NEVER[t.kind] or bool(runs[t.order_id])
+            for t in told
+            if t.kind in _NEVER
+        ),
+        too_often=tuple(t.order_id for t in told if len(t.attempts) > t.most),
         refused=tuple(refused),
     )
 
@@ -215,9 +226,28 @@ def _ghosts(told: Told, runs_at: list[float]) -> int:
     return ghosts
 
 
-def _refused(told: Told, kills: list[float]) -> bool:
+def _should_have(told: Told) -> bool:
+    return told.succeeded or told.certain or (told.expected and told.idempotent)
+
+
+def _has(told: Told, ledger: Ledger) -> bool:
+    """Whether the caller has what it asked for; a call without payload leaves no effect."""
+    return bool(ledger.effects[told.order_id]) or (told.kind == "empty" and told.succeeded)
+
+
+def _known_at(kill: float, told: list[Told]) -> float:
+    """When the first caller could learn of a kill: its attempt was open then, and ended."""
+    ends = [end for t in told for start, end in t.attempts if start < kill < end < math.inf]
+    return min(ends, default=kill)
+
+
+def _refused(told: Told, known: list[tuple[float, float]]) -> bool:
+    """Whether this call was sent before anyone could know of a kill, and refused for it."""
     return (
         told.outcome == "function_not_found"
         and len(told.attempts) == 1
-        and any(abs(told.ended - kill) <= _GAP for kill in kills)
+        and any(
+            kill - _GAP <= told.ended and told.attempts[0][0] <= known_at + _GAP
+            for kill, known_at in known
+        )
     )

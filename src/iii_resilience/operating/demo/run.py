@@ -22,6 +22,7 @@ import attrs
 from iii_resilience.classify import classify
 from iii_resilience.operating.demo.callers import (
     HAND_OVER,
+    NEEDS,
     NOT_THERE,
     QUEUE,
     Counted,
@@ -95,7 +96,9 @@ class Run:
             self._client = Counted(connect(self._url, home))
             self._caller = self._kind(self._client)
             stack.callback(self._caller.close)
-            self._wait_registered("demo::save", "demo::charge", "demo::ship", "demo::render")
+            self._wait_registered(
+                "demo::save", "demo::charge", "demo::ping", "demo::ship", "demo::render"
+            )
             for phase in phases:
                 getattr(self, f"_{phase}")()
             time.sleep(2.0)  # whatever the SDK still has queued comes out now, or never
@@ -113,11 +116,12 @@ class Run:
     # The phases.
 
     def _calm(self) -> None:
-        self._say("calm: 48 orders, 12 charges, 6 handlers that crash")
+        self._say("calm: 48 orders, 12 charges, 6 handlers that crash, a call without payload")
         self._all(
             [
-                *self._saves(48),
-                *self._charges(12),
+                *self._saves(48, certain=True),
+                *self._charges(12, certain=True),
+                self._order("empty", "demo::ping", {}, timeout_ms=500, certain=True),
                 *(
                     self._order("save", "demo::save", {"declined": True}, expected=False)
                     for _ in range(6)
@@ -271,10 +275,12 @@ class Run:
             outcome=outcome,
             category=category,
             decision=decision,
-            attempts=self._client.attempts(order.id),
+            attempts=self._client.attempts("demo::ping" if order.kind == "empty" else order.id),
             started=started,
             ended=time.time(),
             expected=order.expected,
+            certain=order.certain,
+            most=order.most,
         )
         with self._lock:
             self._told.append(told)
@@ -351,5 +357,11 @@ def run_demo(
         return Run(kind, url, None, say).run(phases)
     from iii_resilience.testing import LoopbackEngine  # noqa: PLC0415 - needs an extra
 
-    with LoopbackEngine() as engine:
+    try:
+        engine = LoopbackEngine().start()
+    except ImportError:
+        raise DemoError(NEEDS) from None
+    try:
         return Run(kind, engine.url, engine, say).run(phases)
+    finally:
+        engine.stop()
