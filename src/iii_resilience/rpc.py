@@ -134,4 +134,4 @@ def _nearest(message: str, key: str | None) -> list[str]:
     from difflib import get_close_matches  # noqa: PLC0415 - only for this one code
 
     keys = [name for name in available.split(", ")[:_KEYS] if _KEY.fullmatch(name)]
-    return get_close_matches(key[:128], keys, n=_NEAREST, cutoff=0.0)
+    return get_close_matches(key[:128], keys, n=_NEAREST, cutoff=0.4)

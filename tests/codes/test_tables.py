@@ -154,8 +154,6 @@ def test_remedies_name_no_function_that_never_existed() -> None:
         "engine::functions::list",
         "queue::define",
         "configuration::register",
-        "coder::list-folder",
-        "coder::tree",
     }
 
 

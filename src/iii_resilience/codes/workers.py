@@ -196,7 +196,7 @@ CODER = (
         N,
         NE,
         "path not found or not accessible (one code for both)",
-        "verify the path with coder::list-folder or coder::tree",
+        "verify the path",
     ),
     _row(
         _CODER,
