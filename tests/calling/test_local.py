@@ -1,0 +1,83 @@
+"""Functions that the SDK (0.25) runs in the caller's own process.
+
+Engines confirm local dispatch from 0.25 on; here the SDK's own switch for it is turned.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from iii.observable import FunctionObservers
+
+from iii_resilience import RetryPolicy
+from iii_resilience.client import Resilient
+from iii_resilience.testing import LoopbackEngine
+
+
+@pytest.fixture(autouse=True)
+def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    switched_on = property(lambda self: True, lambda self, value: None)
+    monkeypatch.setattr(FunctionObservers, "local_dispatch", switched_on, raising=False)
+
+
+@pytest.fixture
+def runs(engine: LoopbackEngine, caller: Resilient) -> list[Any]:
+    """A function that the caller itself hosts, and what it was given."""
+    seen: list[Any] = []
+
+    def slow(data: Any) -> str:
+        seen.append(data)
+        time.sleep(0.5)
+        return "done"
+
+    caller.register_function("t::own", slow)
+    engine.wait_registered("t::own")
+    return seen
+
+
+def test_it_goes_through_while_disconnected(
+    engine: LoopbackEngine, caller: Resilient, runs: list[Any]
+) -> None:
+    engine.stop_listening()
+    engine.disconnect()
+    while caller._link.connected:
+        time.sleep(0.005)
+    policy = RetryPolicy(ready_timeout=0.0)
+    assert caller.trigger({"function_id": "t::own"}, policy=policy) == "done"
+    assert (len(runs), len(engine.calls("t::own"))) == (1, 0)
+
+
+def test_nothing_is_asked_about_it(
+    engine: LoopbackEngine, caller: Resilient, runs: list[Any]
+) -> None:
+    caller.trigger({"function_id": "t::own"})
+    assert engine.calls("engine::functions::info") == ()
+
+
+def test_a_lost_connection_does_not_concern_it(
+    engine: LoopbackEngine, caller: Resilient, runs: list[Any]
+) -> None:
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.append(caller.trigger({"function_id": "t::own"}, idempotent=True))
+    )
+    thread.start()
+    while not runs:
+        time.sleep(0.005)
+    engine.disconnect("caller")
+    thread.join()
+    assert results == ["done"]
+    assert len(runs) == 1
+
+
+async def test_nor_one_called_from_a_coroutine(
+    engine: LoopbackEngine, caller: Resilient, runs: list[Any]
+) -> None:
+    timer = threading.Timer(0.2, engine.disconnect, ["caller"])
+    timer.start()
+    assert await caller.trigger_async({"function_id": "t::own"}) == "done"
+    timer.join()
+    assert len(runs) == 1
