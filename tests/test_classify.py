@@ -139,8 +139,6 @@ def transcript_errors() -> list[dict[str, Any]]:
 
 
 def test_every_error_of_the_transcript_is_known() -> None:
-    if not (DATA / "engine-transcript.jsonl").exists():
-        pytest.skip("the transcript is not there yet; engine-errors.json has its words")
     frames = transcript_errors()
     assert len(frames) > 10
     told = {(seen["code"], seen["message"]): seen for seen in RECORDED}

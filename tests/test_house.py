@@ -34,6 +34,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("pluggable",),
     ("retry",),
     ("config",),
+    ("waiters",),
     ("link",),
     ("calling", "handling"),
     ("client",),

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -26,15 +25,13 @@ from typing import Any, TypeVar
 import attrs
 
 from iii_resilience.errors import ConnectionLostError, NotConnectedError
+from iii_resilience.waiters import Waiters
 
 T = TypeVar("T")
 
 QUESTION = "engine::functions::info"
 _QUESTION_TIMEOUT_MS = 1000
 _POLL = 0.02
-# Calls that waited for one event start one after the other: the first at once, the rest spread.
-_SPREAD_EACH = 0.002
-_SPREAD_MOST = 0.5
 # A call that reached the SDK's loop in its last moment is never answered.
 _LOOK_AFTER_THE_LOOP = 1.0
 
@@ -70,58 +67,6 @@ class Presence:
 
     there: bool
     owner: str | None = None
-
-
-class Waiters:
-    """Callers that wait for one event; released in order, a little apart from each other.
-
-    Each waits on a future whose result is the number of seconds it should let pass first.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[Future[float], None] = {}  # in the order they came
-
-    def add(self) -> Future[float]:
-        """A future for one more caller."""
-        future: Future[float] = Future()
-        with self._lock:
-            self._waiting[future] = None
-        return future
-
-    def leave(self, future: Future[float]) -> None:
-        """The caller does not wait any longer."""
-        future.cancel()
-        with self._lock:
-            self._waiting.pop(future, None)
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def release(self) -> None:
-        """The event has come."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        step = min(_SPREAD_EACH, _SPREAD_MOST / max(1, len(waiting)))
-        for place, future in enumerate(waiting):
-            _settle(future, step * (place + random.random()) if place else 0.0)
-
-    def refuse(self, error: Callable[[], Exception]) -> None:
-        """The event will not come.
-
-        Args:
-            error: Makes the exception of one caller; each gets its own, for its own report.
-        """
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for future in waiting:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error())
-
-
-def _settle(future: Future[T], value: T) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_result(value)
 
 
 class Link:
