@@ -445,3 +445,9 @@ def test_a_file_that_would_make_a_never_retried_code_retryable_is_refused_with_t
 ) -> None:
     with pytest.raises(ConfigError, match=rf"codes\.{code}: cannot be redefined: .*never retried"):
         load_policies({"version": 1, "codes": {code: {"category": "transient"}}})
+
+
+def test_keys_that_are_no_text_are_problems_at_every_depth() -> None:
+    policy = {"backoff": {"base_ms": 1, "rules": None, 1: None}}
+    with pytest.raises(ConfigError, match=r"policies\.a\.backoff: has no 1, rules"):
+        load_policies({"version": 1, "policies": {"a": policy}})

@@ -406,7 +406,7 @@ def _say(error: BaseException, _: type[Any] | None) -> str:
     import cattrs  # noqa: PLC0415 - not loaded until a file is
 
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        keys = ", ".join(sorted(error.extra_fields))
+        keys = ", ".join(sorted(map(str, error.extra_fields)))
         return f"has no {keys}"
     if isinstance(error, KeyError):
         return f"needs {error.args[0]}"
