@@ -15,7 +15,7 @@ from tenacity.wait import wait_base
 
 from iii_resilience.decide import Decision
 from iii_resilience.policy import RetryPolicy
-from iii_resilience.run import CallRun, below
+from iii_resilience.run import CallRun, below, deadline_of
 
 _RUN = "_iii_resilience_run"
 
@@ -46,14 +46,13 @@ class _Calls:
         """The run of the call that this state belongs to."""
         run: CallRun | None = getattr(state, _RUN, None)
         if run is None:
-            deadline = self.policy.deadline
             run = CallRun(
                 self.policy,
                 idempotent=self._idempotent,
                 name=getattr(state.fn, "__qualname__", "tenacity"),
                 started=state.start_time,
                 window=self._window,
-                deadline_at=None if deadline is None else state.start_time + deadline,
+                deadline_at=deadline_of(self.policy, state.start_time),
             )
             setattr(state, _RUN, run)
             if self._window is not None:

@@ -23,8 +23,8 @@ from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget, BudgetWindow
 from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
-from iii_resilience.run import CallRun, below
-from iii_resilience.shielded import Shield, Visit, shield_for
+from iii_resilience.run import CallRun, below, deadline_of
+from iii_resilience.shielded import Visit, shield_for
 
 _LOOP = "retrying()"
 
@@ -251,7 +251,7 @@ def _begin(
         name=name,
         started=started,
         window=window,
-        deadline_at=_deadline(policy, started),
+        deadline_at=deadline_of(policy, started),
         on_blocking=functools.partial(source.warn_blocking, name),
     )
 
@@ -266,18 +266,16 @@ def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[
         if window is not None:
             window.called(started)
         shield = shield_for(policy, name)
+        attempt: Callable[[], Any] | None = None  # a plain call needs none until it fails
+        if shield is not None:
+            attempt = functools.partial(function, *args, **kwargs)
+            attempt = functools.partial(shield.attempt, attempt, deadline_of(policy, started))
         try:
-            if shield is None:
-                return function(*args, **kwargs)
-            return _behind(shield, policy, started, function, args, kwargs)()
+            return function(*args, **kwargs) if attempt is None else attempt()
         except Exception as error:
             run = _begin(source, name, started, policy, window)
             run.fails(error, below(error))
-        if shield is None:
-            attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
-        else:
-            attempt = _behind(shield, policy, started, function, args, kwargs)
-        outcome = run.go_on(attempt)
+        outcome = run.go_on(attempt or functools.partial(function, *args, **kwargs))
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
         if error_to_raise is None:
@@ -305,7 +303,7 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
             attempt = functools.partial(_timed, attempt, policy, started)
         shield = shield_for(policy, name)
         if shield is not None:
-            attempt = functools.partial(shield.attempt_async, attempt, _deadline(policy, started))
+            attempt = functools.partial(shield.attempt_async, attempt, deadline_of(policy, started))
         try:
             return await attempt()
         except Exception as error:
@@ -325,27 +323,12 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
     return call
 
 
-def _deadline(policy: RetryPolicy, started: float) -> float | None:
-    return None if policy.deadline is None else started + policy.deadline
-
-
-def _behind(
-    shield: Shield,
-    policy: RetryPolicy,
-    started: float,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Callable[[], Any]:
-    attempt = functools.partial(function, *args, **kwargs)
-    return functools.partial(shield.attempt, attempt, _deadline(policy, started))
-
-
 async def _timed(attempt: Callable[[], Any], policy: RetryPolicy, started: float) -> Any:
     """One attempt, cut after the policy's ``attempt_timeout`` or at its deadline."""
     limit = cast("float", policy.attempt_timeout)
-    if policy.deadline is not None:
-        limit = min(limit, started + policy.deadline - time.monotonic())
+    deadline_at = deadline_of(policy, started)
+    if deadline_at is not None:
+        limit = min(limit, deadline_at - time.monotonic())
     async with asyncio.timeout(limit):
         return await attempt()
 
@@ -417,7 +400,7 @@ class RetryLoop:
         shield = shield_for(policy, _LOOP)
         attempt = RetryAttempt(1)
         if shield is not None:
-            attempt.refused_by(functools.partial(shield.enter, _deadline(policy, started)))
+            attempt.refused_by(functools.partial(shield.enter, deadline_of(policy, started)))
         if attempt.error is None:
             yield attempt
         if attempt.error is None:
@@ -452,7 +435,7 @@ class RetryLoop:
         attempt = RetryAttempt(1)
         if shield is not None:
             await attempt.refused_by_async(
-                functools.partial(shield.enter_async, _deadline(policy, started))
+                functools.partial(shield.enter_async, deadline_of(policy, started))
             )
         if attempt.error is None:
             yield attempt

@@ -441,6 +441,11 @@ _REFUSALS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
 _MACHINERY = frozenset({__name__, "iii_resilience.retry", "iii_resilience.shielded"})
 
 
+def deadline_of(policy: RetryPolicy, started: float) -> float | None:
+    """Monotonic time of the deadline of a call that started then, in seconds, or None."""
+    return None if policy.deadline is None else started + policy.deadline
+
+
 def below(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on, without the library's above it."""
     traceback = error.__traceback__
