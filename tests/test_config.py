@@ -190,6 +190,10 @@ WRONG_IN_A_POLICY = [
     ("fallback: {queue: q}", "4:6: policies.a.fallback.enqueue: needs enqueue"),
     ("fallback: q", "4:6: policies.a.fallback: must be a mapping"),
     (
+        "fallback: {reroute: ''}",
+        "4:17: policies.a.fallback.reroute: must be the id of a function, got ''",
+    ),
+    (
         "fallback: {enqueue: 5}",
         "4:17: policies.a.fallback.enqueue: must be the name of a queue, got 5",
     ),

@@ -30,6 +30,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("report",),
     ("telemetry",),
     ("book",),
+    ("propagate",),
     ("run", "shielded"),
     ("pluggable",),
     ("retry",),

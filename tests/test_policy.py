@@ -43,6 +43,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "wait": None,
         "stop": None,
         "fallback": None,
+        "max_payload_bytes": None,
         "retry_unexecuted": False,
         "ready_timeout": 5.0,
         "max_stops": 3,

@@ -19,7 +19,7 @@ from iii_resilience.errors import ConfigError
 from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
 from iii_resilience.guards.bulkhead import Bulkhead
-from iii_resilience.policy import Enqueue, RetryPolicy
+from iii_resilience.policy import Enqueue, Reroute, RetryPolicy
 
 if TYPE_CHECKING:
     import cattrs
@@ -51,6 +51,7 @@ _IN_FILES = {
         )
     },
     "queue": "enqueue",
+    "function_id": "reroute",
 }
 
 
@@ -387,7 +388,17 @@ def _converter() -> cattrs.Converter:
     )
     part(Bulkhead, limit=exact, queue=exact, wait=milliseconds("wait"), _gates=hidden)
     part(Enqueue, queue=override(rename="enqueue", struct_hook=_as_is))
+    part(Reroute, function_id=override(rename="reroute", struct_hook=_as_is), namespace=exact)
     part(Rule, function=exact, policy=exact, idempotent=exact)
+
+    def fallback(value: Any, _: Any) -> Enqueue | Reroute | None:
+        if value is None:
+            return None
+        reroutes = isinstance(value, Mapping) and "reroute" in value
+        if reroutes:
+            return converter.structure(value, Reroute)
+        return converter.structure(value, Enqueue)
+
     part(
         RetryPolicy,
         attempts=exact,
@@ -396,6 +407,8 @@ def _converter() -> cattrs.Converter:
         ready_timeout=milliseconds("ready_timeout"),
         retry_unexecuted=exact,
         max_stops=exact,
+        max_payload_bytes=exact,
+        fallback=override(struct_hook=fallback),
         wait=hidden,
         stop=hidden,
     )

@@ -41,6 +41,33 @@ class Enqueue:
     queue: str = attrs.field(validator=_name_of_a_queue)
 
 
+def _id_of_a_function(_: Any, __: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"Reroute.function_id must be the id of a function, got {value!r}")
+
+
+def _namespace_or_none(_: Any, __: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not (isinstance(value, str) and value):
+        raise ValueError(f"Reroute.namespace must be a name or None, got {value!r}")
+
+
+@attrs.frozen
+class Reroute:
+    """Fallback of `worker.trigger`: call another function once retrying has failed.
+
+    One call, within the same deadline, after a transient or not-found failure of a call that is
+    idempotent or provably did not run. The result has the same shape only if both functions see to
+    it. Never after ``FORBIDDEN``.
+
+    Args:
+        function_id: The function to call instead.
+        namespace: Its namespace, or None for that of the call.
+    """
+
+    function_id: str = attrs.field(validator=_id_of_a_function)
+    namespace: str | None = attrs.field(default=None, validator=_namespace_or_none)
+
+
 @attrs.frozen
 class Enqueued:
     """What `worker.trigger` returns when the call was handed to a queue.
@@ -85,6 +112,9 @@ class RetryPolicy:
             function to be registered before a call is sent; 0 fails at once.
         max_stops: In `worker.trigger` only: attempts that may end in ``invocation_stopped``
             before the call is suspected of killing its worker and given up.
+        max_payload_bytes: In `worker.trigger` only: largest message that is sent, in bytes of
+            UTF-8; None for the SDK's own limit alone. Set it below what the workers can receive:
+            1 MiB while some run on an SDK before 0.24.5.
 
     Raises:
         ValueError: A number out of range. The message names the field and what is allowed.
@@ -110,15 +140,18 @@ class RetryPolicy:
     )
     wait: Wait | None = attrs.field(default=None, validator=_callable_or_none)
     stop: Stop | None = attrs.field(default=None, validator=_callable_or_none)
-    fallback: Enqueue | None = attrs.field(
+    fallback: Enqueue | Reroute | None = attrs.field(
         default=None,
-        validator=attrs.validators.optional(attrs.validators.instance_of(Enqueue)),
+        validator=attrs.validators.optional(attrs.validators.instance_of((Enqueue, Reroute))),
     )
     retry_unexecuted: bool = attrs.field(
         default=False, validator=attrs.validators.instance_of(bool)
     )
     ready_timeout: float = attrs.field(default=5.0, validator=number(least=0, unit="seconds"))
     max_stops: int = attrs.field(default=3, validator=number(least=1, integer=True))
+    max_payload_bytes: int | None = attrs.field(
+        default=None, validator=number(least=1, optional=True, integer=True, unit="bytes")
+    )
 
     def __attrs_post_init__(self) -> None:
         if (
@@ -169,4 +202,6 @@ class RetryPolicy:
 FIELDS = frozenset(field.name for field in attrs.fields(RetryPolicy))
 
 # What only means something where there is a connection and an engine: `worker.trigger`.
-TRIGGER_FIELDS = frozenset({"fallback", "retry_unexecuted", "ready_timeout", "max_stops"})
+TRIGGER_FIELDS = frozenset(
+    {"fallback", "retry_unexecuted", "ready_timeout", "max_stops", "max_payload_bytes"}
+)

@@ -25,7 +25,7 @@ from iii_resilience.errors import BulkheadFullError, CircuitOpenError, NotConnec
 from iii_resilience.failure import Failure
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.hints import hint
-from iii_resilience.policy import RetryPolicy
+from iii_resilience.policy import Enqueue, RetryPolicy
 from iii_resilience.report import (
     Attempt,
     RetryReport,
@@ -243,7 +243,9 @@ class CallRun:
         report = RetryReport(attempts, reason, execution_over(attempts), now - self.started)
         shown = self._shown()
         fallback = self.policy.fallback
-        queue = fallback.queue if fallback is not None and self.function_id is not None else None
+        queue = None
+        if isinstance(fallback, Enqueue) and self.function_id is not None:
+            queue = fallback.queue
         error, traceback, failure = shown.error, shown.traceback, shown.attempt.failure
         if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
             # The user's code asked for a retry because of this one: it is what happened.

@@ -169,7 +169,7 @@ def _codeless(
             return failure
     # Of a text only our handlers' own form and the guards' wording count: any other JSON or word
     # may come from anywhere.
-    found = structured(message[: LIMIT + 1], typed=True) or guard(message)
+    found = structured(text_of(error)[: LIMIT + 1], typed=True) or guard(message)
     if found is not None and not isinstance(error, BUGS):
         own = by_class(error, found.category, Execution.MAYBE_EXECUTED, found.remedy, known=False)
         return own.replace(

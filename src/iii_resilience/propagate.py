@@ -1,0 +1,166 @@
+"""What travels with a call from worker to worker: deadline, attempt, key, and a mark.
+
+A call carries it in ``metadata["iii.resilience"]`` (SDK 0.21.3 and later; older ones drop it). A
+queue carries no metadata, so there it sits in one reserved field of the payload object. Both are
+written by the caller's side and read by the handler's, which know nothing of each other; this file
+knows nothing of either, and believes nothing it reads: a field of the wrong type is as good as
+absent.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+METADATA_FIELD = "iii.resilience"
+"""The key in a call's metadata, beside whatever the user put there."""
+PAYLOAD_FIELD = "_iii_resilience"
+"""The reserved field in the payload of a call that was handed to a queue."""
+
+_LONGEST_TEXT = 512  # of a key, id or code that is read; a longer one was not written by us
+_MOST_MS = 1 << 53  # what JSON numbers hold exactly everywhere
+
+
+@attrs.frozen
+class Carried:
+    """What one call carries.
+
+    Attributes:
+        left: Seconds the caller had left when it sent the call, or None for no deadline.
+        deadline_unix: The deadline by the caller's clock, in seconds since 1970, or None.
+        attempt: The attempt's number, from 1.
+        idempotency_key: The key that stands for the call, the same in all its attempts, or None.
+        already_retried: Whether the call was sent after its retries had been given up (it was
+            handed to another function or to a queue): to repeat it again would multiply them.
+        function_id: In a hand-over only: the function that was called first.
+        code: In a hand-over only: the code of the first failure.
+    """
+
+    left: float | None = None
+    deadline_unix: float | None = None
+    attempt: int = 1
+    idempotency_key: str | None = attrs.field(default=None, repr=False)
+    already_retried: bool = False
+    function_id: str | None = None
+    code: str | None = None
+
+    @property
+    def sent_unix(self) -> float | None:
+        """When the call was sent, by the caller's clock, in seconds since 1970; or None."""
+        if self.left is None or self.deadline_unix is None:
+            return None
+        return self.deadline_unix - self.left
+
+    def to_wire(self) -> dict[str, Any]:
+        """As it travels: whole milliseconds, and only what is there."""
+        wire: dict[str, Any] = {"attempt": self.attempt}
+        if self.left is not None:
+            wire["left_ms"] = max(0, int(self.left * 1000))
+        if self.deadline_unix is not None:
+            wire["deadline_unix_ms"] = int(self.deadline_unix * 1000)
+        if self.idempotency_key is not None:
+            wire["idempotency_key"] = self.idempotency_key
+        if self.already_retried:
+            wire["already_retried"] = True
+        if self.function_id is not None:
+            wire["function_id"] = self.function_id
+        if self.code is not None:
+            wire["code"] = self.code
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: object) -> Carried | None:
+        """What was carried, or None where the value is no mapping.
+
+        Args:
+            wire: What stands in the metadata or payload field; anything at all.
+        """
+        if not isinstance(wire, Mapping):
+            return None
+        attempt = wire.get("attempt")
+        left, deadline = _milliseconds(wire.get("left_ms")), wire.get("deadline_unix_ms")
+        return cls(
+            left=left,
+            deadline_unix=_milliseconds(deadline),
+            attempt=attempt if type(attempt) is int and 1 <= attempt < 1 << 31 else 1,
+            idempotency_key=_text(wire.get("idempotency_key")),
+            already_retried=wire.get("already_retried") is True,
+            function_id=_text(wire.get("function_id")),
+            code=_text(wire.get("code")),
+        )
+
+
+def from_metadata(metadata: object) -> Carried | None:
+    """What a call's metadata carries of ours, or None.
+
+    Args:
+        metadata: What the SDK handed to the handler; anything at all.
+    """
+    if not isinstance(metadata, Mapping):
+        return None
+    return Carried.from_wire(metadata.get(METADATA_FIELD))
+
+
+def take_from_payload(payload: Any) -> tuple[Any, Carried | None]:
+    """The payload without our reserved field, and what stood in it.
+
+    Args:
+        payload: What a handler was given; anything at all. It is not changed.
+
+    Returns:
+        The payload itself where it has no such field, else a copy without it.
+    """
+    if not isinstance(payload, dict) or PAYLOAD_FIELD not in payload:
+        return payload, None
+    rest = dict(payload)
+    return rest, Carried.from_wire(rest.pop(PAYLOAD_FIELD))
+
+
+@attrs.frozen
+class Inbound:
+    """The call that is being handled now.
+
+    Attributes:
+        deadline_at: Monotonic time of its deadline in this process, in seconds, or None.
+        carried: What it carried.
+    """
+
+    deadline_at: float | None = None
+    carried: Carried = attrs.field(factory=Carried)
+
+
+_inbound: contextvars.ContextVar[Inbound | None] = contextvars.ContextVar(
+    "iii_resilience_inbound", default=None
+)
+
+
+def inherited() -> Inbound | None:
+    """The call that the code running now handles, or None outside of handlers."""
+    return _inbound.get()
+
+
+@contextmanager
+def handling(inbound: Inbound) -> Iterator[None]:
+    """While a handler runs: its own calls inherit what is left of the caller's time."""
+    token = _inbound.set(inbound)
+    try:
+        yield
+    finally:
+        _inbound.reset(token)
+
+
+def _milliseconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not (math.isfinite(value) and 0 <= value <= _MOST_MS):
+        return None
+    return value / 1000
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_TEXT else None
