@@ -35,7 +35,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("pluggable",),
     ("retry",),
     ("config",),
-    ("waiters",),
+    ("waiters", "flights", "payloads", "sdk"),
     ("link",),
     ("calling", "handling"),
     ("client",),

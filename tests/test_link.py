@@ -98,7 +98,7 @@ class TestLink:
     ) -> None:
         link = Link(connect())
         told: list[str] = []
-        link._take_off(link._losses, lambda: told.append("lost"))
+        link.flights.take_off(link.flights.losses, lambda: told.append("lost"))
         engine.disconnect()
         until = time.monotonic() + 5
         while not told and time.monotonic() < until:
@@ -112,9 +112,9 @@ class TestLink:
     def test_a_loss_between_look_and_ticket_is_told_too(self, connect: Callable[..., Any]) -> None:
         link = Link(connect())
         told: list[str] = []
-        before = link._losses
+        before = link.flights.losses
         link._state_changed("disconnected")
-        link._take_off(before, lambda: told.append("lost"))
+        link.flights.take_off(before, lambda: told.append("lost"))
         assert told == ["lost"]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -19,7 +19,9 @@ from iii_resilience.errors import (
     CircuitOpenError,
     ConfigError,
     ConnectionLostError,
+    InvalidPayloadError,
     NotConnectedError,
+    PayloadTooLargeError,
     RpcError,
 )
 from iii_resilience.failure import Failure
@@ -27,7 +29,7 @@ from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
 from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.hints import Hint
-from iii_resilience.policy import Enqueue, Enqueued, RetryPolicy
+from iii_resilience.policy import Enqueue, Enqueued, Reroute, RetryPolicy
 from iii_resilience.report import Attempt, RetryReport, hint_for, report_for
 from iii_resilience.retry import iii_retry, retrying
 from iii_resilience.rpc import check_rpc
@@ -51,9 +53,12 @@ __all__ = [
     "Execution",
     "Failure",
     "Hint",
+    "InvalidPayloadError",
     "NotConnectedError",
+    "PayloadTooLargeError",
     "PolicyBook",
     "Reason",
+    "Reroute",
     "RetryPolicy",
     "RetryReport",
     "RpcError",

@@ -11,7 +11,8 @@ from typing import Any, Self
 from iii_resilience.book import PolicyBook
 from iii_resilience.calling.trigger import Caller, Options
 from iii_resilience.codes import register_codes
-from iii_resilience.link import Link, in_thread
+from iii_resilience.flights import in_thread
+from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
 
 
@@ -57,6 +58,7 @@ class Resilient:
         *,
         idempotent: bool | None = None,
         policy: str | RetryPolicy | None = None,
+        idempotency_key: str | None = None,
         accept_enqueued: bool = False,
     ) -> Any:
         """Call a function through the engine.
@@ -67,6 +69,8 @@ class Resilient:
                 rule that covers the function, and without one the call is never repeated.
             policy: A policy for this call, or the name of one in the book; None for the one that
                 the book's rules choose.
+            idempotency_key: Stands for this call in all its attempts, and where it is handed
+                over: `idempotent` handlers run it once. It alone does not make a call idempotent.
             accept_enqueued: Whether an `Enqueued` receipt may be returned in place of the result,
                 where the policy has the fallback `Enqueue`.
 
@@ -78,11 +82,13 @@ class Resilient:
             NotConnectedError: No connection within the policy's ``ready_timeout``; nothing was
                 sent.
             ConnectionLostError: The connection went away under the call.
-            ValueError: The request cannot be sent as it is; nothing was sent.
+            InvalidPayloadError: The request cannot be sent as it is; nothing was sent.
+            PayloadTooLargeError: The message would be too large; nothing was sent.
             Exception: The SDK's own exception of the last attempt, with its `report_for` and
                 `hint_for`.
         """
-        return self._caller.trigger(request, Options(idempotent, policy, accept_enqueued))
+        options = Options(idempotent, policy, accept_enqueued, idempotency_key)
+        return self._caller.trigger(request, options)
 
     async def trigger_async(
         self,
@@ -90,15 +96,28 @@ class Resilient:
         *,
         idempotent: bool | None = None,
         policy: str | RetryPolicy | None = None,
+        idempotency_key: str | None = None,
         accept_enqueued: bool = False,
     ) -> Any:
         """As `trigger`, for coroutines on any event loop."""
-        return await self._caller.trigger_async(
-            request, Options(idempotent, policy, accept_enqueued)
-        )
+        options = Options(idempotent, policy, accept_enqueued, idempotency_key)
+        return await self._caller.trigger_async(request, options)
+
+    # The SDK renames them in 0.26.
+    call = trigger
+    call_async = trigger_async
 
     def shutdown(self) -> None:
-        """End every wait with `NotConnectedError`, then shut the SDK's client down, once."""
+        """End every wait with `NotConnectedError`, then shut the SDK's client down, once.
+
+        Raises:
+            RuntimeError: On the SDK's own thread, where it would wait for itself.
+        """
+        if self._link.on_loop_thread:
+            raise RuntimeError(
+                "shutdown() was called on the SDK's own thread (an async handler, or a connection "
+                "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
+            )
         if self._link.closed:
             return  # the SDK hangs when it is shut down twice
         self._link.close()

@@ -37,7 +37,11 @@ class Reason(StrEnum):
     HANDED_OFF = "handed_off"
 
 
-_GUARDED = {"CIRCUIT_OPEN": Reason.CIRCUIT_OPEN, "BULKHEAD_FULL": Reason.BULKHEAD_FULL}
+_GUARDED = {
+    "CIRCUIT_OPEN": Reason.CIRCUIT_OPEN,
+    "BULKHEAD_FULL": Reason.BULKHEAD_FULL,
+    "DEADLINE_PASSED": Reason.DEADLINE,
+}
 
 
 @attrs.frozen

@@ -27,9 +27,15 @@ class ConfigError(ValueError):
 
 
 class NotConnectedError(ConnectionError):
-    """The engine cannot be reached; nothing was sent, so nothing ran."""
+    """The engine cannot be reached; nothing was sent, so nothing ran.
+
+    Attributes:
+        refused: Whether the engine seems to refuse this worker: it takes its connections and
+            closes them at once.
+    """
 
     code = "NOT_CONNECTED"
+    refused = False
 
 
 class ConnectionLostError(ConnectionError):
@@ -39,6 +45,12 @@ class ConnectionLostError(ConnectionError):
     """
 
     code = "CONNECTION_LOST"
+
+
+class DeadlinePassedError(TimeoutError):
+    """The time that the caller's own caller had left was over before anything was sent."""
+
+    code = "DEADLINE_PASSED"
 
 
 class PayloadTooLargeError(ValueError):

@@ -11,49 +11,32 @@ when the connection comes and goes, and refuses to be used after the end.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import Future
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
-from iii_resilience.errors import ConnectionLostError, NotConnectedError
+from iii_resilience.errors import NotConnectedError
+from iii_resilience.flights import Flights, tell
+from iii_resilience.sdk import Sdk, installed
 from iii_resilience.waiters import Waiters
-
-T = TypeVar("T")
 
 QUESTION = "engine::functions::info"
 _QUESTION_TIMEOUT_MS = 1000
 _POLL = 0.02
-# A call that reached the SDK's loop in its last moment is never answered.
-_LOOK_AFTER_THE_LOOP = 1.0
 
-_LOST = (
-    "the connection to the engine was lost while the call was in flight: its answer will never "
-    "come, and the function may have run"
-)
-
-
+_NO_CLIENT = "resilient() takes what iii.register_worker() returned, got {!r}, which has no {}()"
 _ENDED = "the client was shut down while the call waited; nothing more was sent"
 
-
-_CANCELS_SAFELY = (0, 24, 4)
-
-
-@cache
-def sdk_version() -> tuple[int, ...]:
-    """The installed SDK's version, or (0,) where there is none to be found."""
-    try:
-        return tuple(int(part) for part in version("iii-sdk").split(".")[:3])
-    except (PackageNotFoundError, ValueError):
-        return (0,)
+# An engine that refuses this worker takes the connection and closes it at once; the SDK tries
+# again every few hundred ms and never hears why (engine-observed, section 1).
+_SHORT_LIVED = 1.0
+_REFUSALS = 3
 
 
 @attrs.frozen
@@ -74,36 +57,58 @@ class Link:
 
     Args:
         client: What ``iii.register_worker`` returned.
+        sdk: What its version does; the installed one's by default.
+
+    Attributes:
+        epoch: Counts the comings and goings of the connection.
+        closed: Whether the client was shut down through this link.
+        answered: Whether the engine has answered anything on this connection.
+        flights: The calls that have not ended.
 
     Raises:
         TypeError: The object is no client of the SDK.
     """
 
-    def __init__(self, client: Any) -> None:
-        for needed in ("trigger", "get_connection_state", "shutdown"):
+    def __init__(self, client: Any, sdk: Sdk | None = None) -> None:
+        # 0.26 renames trigger to call.
+        call: Any = getattr(client, "trigger_async", None) or getattr(client, "call_async", None)
+        for needed in ("get_connection_state", "shutdown"):
             if not callable(getattr(client, needed, None)):
-                raise TypeError(
-                    f"resilient() takes what iii.register_worker() returned, got {client!r}, "
-                    f"which has no {needed}()"
-                )
+                raise TypeError(_NO_CLIENT.format(client, needed))
+        if not callable(call):
+            raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
+        self._call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]] = call
         self.client = client
+        self.sdk = installed() if sdk is None else sdk
         self.closed = False
         self.epoch = 0
-        self._losses = 0
+        self.answered = False
         self.connections = Waiters()
+        self.flights = Flights(
+            lambda: self.loop,
+            self._dispatch,
+            self.check_usable,
+            may_cancel=self.sdk.cancels_safely,
+        )
         self._pauses = Waiters()
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._tickets = itertools.count()
-        self._flying: dict[int, Callable[[], object]] = {}
         self._on_change: list[Callable[[], None]] = []
         self._tasks: set[Future[None]] = set()
+        self._refusals = 0
+        self._since = time.monotonic()
         self._was_connected = self.connected
+        self._socket = getattr(client, "_ws", None)
+        own = getattr(client, "_worker_namespace", None)
+        inherited = own() if callable(own) else None
+        self._namespace = inherited if isinstance(inherited, str) else None
         subscribe = getattr(client, "add_connection_state_listener", None)
         self._listens = callable(subscribe)
-        self._may_cancel = sdk_version() >= _CANCELS_SAFELY
         if callable(subscribe):
             subscribe(self._state_changed)
+        if not (self._listens and self.sdk.survives_clean_close):
+            # Nobody tells of the loss, or not of every one: look again and again.
+            tell(self.loop, self._watch)
 
     # The connection.
 
@@ -121,14 +126,38 @@ class Link:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The SDK's own event loop, where its calls are at home."""
-        loop: asyncio.AbstractEventLoop = self.client._loop  # noqa: SLF001 - no public way to it
-        return loop
+        """The event loop where the SDK's calls are at home: its own, or one of ours.
+
+        Every SDK so far has a loop of its own, though no public way to it; one that does not show
+        it (0.25 works on any loop) is called on a thread of this library.
+        """
+        loop = getattr(self.client, "_loop", None)
+        return loop if isinstance(loop, asyncio.AbstractEventLoop) else substitute_loop()
 
     @property
     def on_loop_thread(self) -> bool:
         """Whether this code runs on the SDK's thread, where a sync call would wait for itself."""
         return threading.current_thread() is getattr(self.client, "_thread", None)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the engine seems to refuse this worker: every connection ends at once."""
+        if self._refusals < _REFUSALS:
+            return False
+        lasts = self._was_connected and time.monotonic() - self._since >= _SHORT_LIVED
+        return not (self.answered or lasts)
+
+    @property
+    def dead(self) -> bool:
+        """Whether the SDK thinks it is connected and its socket is closed, for good.
+
+        Before 0.24.4 it does not reconnect after a clean close (sdk-matrix, section 0).
+        """
+        return (
+            not self.sdk.survives_clean_close
+            and self.client.get_connection_state() == "connected"
+            and not self.connected
+        )
 
     def check_usable(self) -> None:
         """Refuse use after the end, or in a forked child.
@@ -145,7 +174,9 @@ class Link:
                 "this client belongs to the parent process; its connection and thread did not "
                 "survive the fork. Call iii.register_worker() and resilient() in the child"
             )
-        if self.closed or not self.loop.is_running():
+        loop = getattr(self.client, "_loop", None)
+        ended = isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running()
+        if self.closed or ended:
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
@@ -175,7 +206,7 @@ class Link:
         while not self.connected:
             self.check_usable()
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self.refused:
                 return False
             future = self.connections.add()
             try:
@@ -195,7 +226,7 @@ class Link:
         while not self.connected:
             self.check_usable()
             left = until - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self.refused:
                 return False
             future = self.connections.add()
             try:
@@ -248,11 +279,7 @@ class Link:
 
     def closed_down(self) -> None:
         """The SDK has ended: calls that it left without an answer end too."""
-        with self._lock:
-            lost = list(self._flying.values())
-            self._flying.clear()
-        for call in lost:
-            call()
+        self.flights.lose()
 
     def _state_changed(self, state: str) -> None:
         # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
@@ -264,15 +291,35 @@ class Link:
                 return
             self._was_connected = connected
             self.epoch += 1
-            self._losses += not connected
-            lost = [] if connected else list(self._flying.values())
-            if lost:
-                self._flying.clear()
+            now = time.monotonic()
+            if connected:
+                self.answered = False
+            elif self.answered or now - self._since >= _SHORT_LIVED:
+                self._refusals = 0
+            else:
+                self._refusals += 1
+            self._since = now
         self._changed()
         if connected:
             self.connections.release()
-        for call in lost:
-            call()
+        else:
+            self.flights.lose()
+        if self.refused:
+            self.connections.release()  # they look again, and learn why
+
+    def _watch(self) -> None:
+        """Look at the connection of an SDK that does not tell; runs on the SDK's loop.
+
+        A chain of timers, not a task: nothing is left over when that loop is stopped.
+        """
+        if self.closed:
+            return
+        socket, before = getattr(self.client, "_ws", None), self._socket
+        self._socket = socket
+        if socket is not before and socket is not None and before is not None:
+            self._state_changed("disconnected")  # it went and came between two looks
+        self._state_changed("connected" if self.connected else "disconnected")
+        self.loop.call_later(_POLL, self._watch)
 
     def _changed(self) -> None:
         for callback in self._on_change:
@@ -280,109 +327,21 @@ class Link:
 
     # Calls in flight.
 
-    def send(self, request: dict[str, Any], *, local: bool = False) -> Any:
-        """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
+    def send(self, request: dict[str, Any], *, seconds: float, local: bool = False) -> Any:
+        """Hand a call to the SDK and wait for its answer: see `Flights.send`."""
+        return self.flights.send(request, seconds=seconds, local=local)
 
-        This is what the SDK's own sync ``trigger`` does, but for one thing: when the connection
-        is lost the wait ends at once.
-
-        Args:
-            request: What the SDK takes.
-            local: Whether the SDK runs it in this process, connected or not.
-
-        Raises:
-            NotConnectedError: The connection went before the call; nothing was sent.
-            ConnectionLostError: The connection was lost before the answer came.
-            Exception: Whatever the SDK raises.
-        """
-        answer: Future[Any] = Future()
-        losses = self._losses
-        task = self._submit(self._dispatch(request, local=local))
-
-        def lost() -> None:
-            _fail(answer, ConnectionLostError(_LOST))
-            self._abandon(task)
-
-        ticket = self._take_off(losses, lost, local=local)
-        task.add_done_callback(lambda done: _copy(done, answer))
-        try:
-            while True:
-                try:
-                    return answer.result(_LOOK_AFTER_THE_LOOP)
-                except TimeoutError:
-                    if answer.done():
-                        raise  # it is the answer
-                    self.check_usable()
-        finally:
-            self._flying.pop(ticket, None)
-
-    async def send_async(self, request: dict[str, Any], *, local: bool = False) -> Any:
-        """As `send`, for coroutines on any event loop.
-
-        Raises:
-            ConnectionLostError: The connection was lost before the answer came.
-            Exception: Whatever the SDK raises.
-        """
-        here = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = here.create_future()
-        losses = self._losses
-        call = self._dispatch(request, local=local)
-        if here is self.loop:
-            task: Any = here.create_task(call)
-            task.add_done_callback(lambda done: _copy_async(done, answer))
-        else:
-            # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
-            # fails to wait for it (sdk-matrix, section 3).
-            task = self._submit(call)
-            task.add_done_callback(lambda done: _tell(here, _copy_async, done, answer))
-
-        def lost() -> None:
-            _tell(here, _fail_async, answer, ConnectionLostError(_LOST))
-            self._abandon(task)
-
-        ticket = self._take_off(losses, lost, local=local)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            self._abandon(task)
-            raise
-        finally:
-            self._flying.pop(ticket, None)
+    async def send_async(
+        self, request: dict[str, Any], *, seconds: float, local: bool = False
+    ) -> Any:
+        """As `send`, for coroutines on any event loop."""
+        return await self.flights.send_async(request, seconds=seconds, local=local)
 
     async def _dispatch(self, request: dict[str, Any], *, local: bool) -> Any:
         """The call on the SDK's loop, where the connection cannot change between look and send."""
         if not local and not self.connected:
             raise NotConnectedError("the connection was lost before the call; nothing was sent")
-        return await self.client.trigger_async(request)
-
-    def _abandon(self, task: Any) -> None:
-        """Nobody waits for this call any longer, and the SDK need not either.
-
-        Before 0.24.4 it is left to end by itself: there a late answer to a cancelled call kills the
-        client for good (sdk-matrix, section 0).
-        """
-        if self._may_cancel:
-            task.cancel()
-
-    def _take_off(self, losses: int, lost: Callable[[], object], *, local: bool = False) -> int:
-        """Register a call in flight, to be told of a lost connection (a local one need not be)."""
-        ticket = next(self._tickets)
-        if local:
-            return ticket
-        with self._lock:
-            self._flying[ticket] = lost
-            missed = losses != self._losses
-        if missed:  # the connection was lost before this ticket was there to be told
-            self._flying.pop(ticket, None)
-            lost()
-        return ticket
-
-    def _submit(self, call: Coroutine[Any, Any, T]) -> Future[T]:
-        try:
-            return asyncio.run_coroutine_threadsafe(call, self.loop)
-        except RuntimeError:  # the loop was closed after the check
-            call.close()
-            raise NotConnectedError("this client was shut down; nothing was sent") from None
+        return await self._call(request)
 
     # The question.
 
@@ -403,7 +362,7 @@ class Link:
         if namespace is not None:
             payload["namespace"] = namespace
         try:
-            result = await self.client.trigger_async(
+            result = await self._call(
                 {
                     "function_id": QUESTION,
                     "payload": payload,
@@ -411,6 +370,7 @@ class Link:
                 }
             )
             items = result["functions"]
+            self.answered = True
             wanted = namespace or "default"
             return {
                 item["function_id"]: Presence(
@@ -427,7 +387,7 @@ class Link:
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        running = self._submit(task)
+        running = self.flights.run(task)
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
@@ -436,9 +396,7 @@ class Link:
         explicit = request.get("namespace")
         if isinstance(explicit, str):
             return explicit
-        own = getattr(self.client, "_worker_namespace", None)
-        inherited = own() if callable(own) else None
-        return inherited if isinstance(inherited, str) else None
+        return self._namespace
 
     def dispatches_locally(self, request: dict[str, Any]) -> bool:
         """Whether the SDK (0.25) would run this call in the process itself."""
@@ -452,71 +410,20 @@ class Link:
             return False  # when in doubt a call is remote
 
 
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
-    """Run something on a user's event loop, unless that loop has ended: then nobody listens."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(what, *arguments)
+class _Substitute:
+    """The event loop, on a daemon thread, of clients that have none to be seen."""
+
+    lock = threading.Lock()
+    loop: asyncio.AbstractEventLoop | None = None
+    pid = 0
 
 
-async def in_thread(work: Callable[[], None]) -> None:
-    """Run what blocks on a thread of our own, and wait for it.
-
-    Not in asyncio's default executor: that belongs to the user, and may be full.
-    """
-    here = asyncio.get_running_loop()
-    done: asyncio.Future[None] = here.create_future()
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except BaseException as raised:  # handed to the waiting coroutine
-            error = raised
-        if error is None:
-            _tell(here, _succeed_async, done)
-        else:
-            _tell(here, _fail_async, done, error)
-
-    threading.Thread(target=run, name="iii-resilience", daemon=True).start()
-    await done
-
-
-def _fail(answer: Future[Any], error: BaseException) -> None:
-    with suppress(InvalidStateError):  # the answer may come in this very moment
-        answer.set_exception(error)
-
-
-def _copy(done: Future[Any], answer: Future[Any]) -> None:
-    error: BaseException | None
-    try:
-        error = done.exception()
-    except CancelledError:
-        error = ConnectionLostError(_LOST)
-    with suppress(InvalidStateError):  # the connection may be lost in this very moment
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(done.result())
-
-
-def _succeed_async(answer: asyncio.Future[None]) -> None:
-    if not answer.done():
-        answer.set_result(None)
-
-
-def _fail_async(answer: asyncio.Future[Any], error: BaseException) -> None:
-    if not answer.done():
-        answer.set_exception(error)
-
-
-def _copy_async(done: Any, answer: asyncio.Future[Any]) -> None:
-    if done.cancelled():
-        _fail_async(answer, ConnectionLostError(_LOST))
-        return
-    error = done.exception()
-    if answer.done():
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(done.result())
+def substitute_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on a daemon thread of this library; one a process."""
+    with _Substitute.lock:
+        loop = _Substitute.loop
+        if loop is None or _Substitute.pid != os.getpid():
+            loop = _Substitute.loop = asyncio.new_event_loop()
+            _Substitute.pid = os.getpid()
+            threading.Thread(target=loop.run_forever, name="iii-resilience", daemon=True).start()
+    return loop

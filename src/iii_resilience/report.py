@@ -6,6 +6,8 @@ wherever the exception goes, pickling included; the note in the traceback is mad
 
 from __future__ import annotations
 
+import time
+
 import attrs
 
 from iii_resilience.codes.model import Execution, strongest
@@ -104,6 +106,20 @@ def attach(error: BaseException, report: RetryReport, hint: Hint, *, now: float)
         error.__notes__ = [*notes, _NOTE + _note(report, hint)]
     except Exception:  # one that refuses: the caller sees it all the same
         return
+
+
+def attach_single(error: BaseException, failure: Failure, reason: Reason, hint: Hint) -> None:
+    """As `attach`, for what was refused before anything was sent.
+
+    Args:
+        error: The exception.
+        failure: What it says.
+        reason: Why it ends the call.
+        hint: What to do instead.
+    """
+    attempt = Attempt(1, failure, delay=0.0, duration=0.0, sent=False)
+    report = RetryReport((attempt,), reason, failure.execution, 0.0)
+    attach(error, report, hint, now=time.monotonic())
 
 
 def amend(error: BaseException, text: str) -> None:

@@ -90,6 +90,7 @@ class CallRun:
         function_id: The engine function that is called, or None in a decorator.
         on_blocking: Called when a delay is about to block a running event loop.
         pauses: What sleeps, where a delay can end early; None for the clock.
+        look: What the caller knows about a failure that the error alone does not say, or None.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class CallRun:
         function_id: str | None = None,
         on_blocking: Callable[[], object] | None = None,
         pauses: Pauses | None = None,
+        look: Callable[[Failure], Failure] | None = None,
     ) -> None:
         self.policy = policy
         self.idempotent = idempotent
@@ -124,6 +126,7 @@ class CallRun:
         self._decided_at: tuple[int, Reason | None] | None = None
         self._on_blocking = on_blocking
         self._pauses = pauses
+        self._look = look
         self._replay: Exception | None = None
 
     # What an attempt reports.
@@ -166,6 +169,8 @@ class CallRun:
             self._forced = error.reason
             return
         failure = self._classify(error)
+        if self._look is not None:
+            failure = self._look(failure)
         if failure.code == "invocation_stopped" and self.function_id is not None:
             self._stops += 1
         attempt = Attempt(

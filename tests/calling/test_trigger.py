@@ -630,7 +630,8 @@ class TestFallback:
                 {"function_id": "t::echo"}, idempotent=True, policy=policy, accept_enqueued=True
             )
         (note,) = caught.value.__notes__
-        assert note.endswith("the fallback to queue 'undefined' failed too: enqueue_error")
+        assert "; the fallback to queue 'undefined' failed too: enqueue_error (" in note
+        assert note.endswith("see iii_resilience.queues.ensure_queue)")
 
     def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient

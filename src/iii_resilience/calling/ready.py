@@ -64,7 +64,9 @@ class Readiness:
         until = time.monotonic() + seconds
         while True:
             self._link.check_usable()
-            if not self._link.connected and not self._link.wait_connected(_left(until)):
+            if self._link.refused or not (
+                self._link.connected or self._link.wait_connected(_left(until))
+            ):
                 raise _not_connected(self._link, seconds)
             if key is None or self._may_go(key):
                 return True
@@ -87,7 +89,9 @@ class Readiness:
         until = time.monotonic() + seconds
         while True:
             self._link.check_usable()
-            if not self._link.connected and not await self._link.wait_connected_async(_left(until)):
+            if self._link.refused or not (
+                self._link.connected or await self._link.wait_connected_async(_left(until))
+            ):
                 raise _not_connected(self._link, seconds)
             if key is None or self._may_go(key):
                 return True
@@ -213,6 +217,20 @@ def _left(until: float) -> float:
 
 
 def _not_connected(link: Link, seconds: float) -> NotConnectedError:
+    if link.refused:
+        error = NotConnectedError(
+            "the engine takes this worker's connections and closes each of them within a second, "
+            "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
+            "token (III_TOKEN, headers) and the engine's auth function"
+        )
+        error.refused = True
+        return error
+    if link.dead:
+        return NotConnectedError(
+            f"the engine has closed the connection and {link.sdk.name} does not open another one, "
+            "though it says it is connected; nothing was sent. Make a new client with "
+            "iii.register_worker(), or use iii-sdk 0.24.4 or later"
+        )
     return NotConnectedError(
         f"not connected to the engine (state: {link.client.get_connection_state()}), waited "
         f"{seconds:.3g} s; nothing was sent. Is the engine running at the worker's address?"

@@ -26,6 +26,7 @@ from iii_resilience.errors import (
     BulkheadFullError,
     CircuitOpenError,
     ConnectionLostError,
+    DeadlinePassedError,
     InvalidPayloadError,
     NotConnectedError,
     PayloadTooLargeError,
@@ -38,6 +39,7 @@ _CHAIN = 8  # causes of causes that are looked at; it also ends every cycle
 _OWN = (
     NotConnectedError,
     ConnectionLostError,
+    DeadlinePassedError,
     CircuitOpenError,
     BulkheadFullError,
     PayloadTooLargeError,
@@ -141,6 +143,9 @@ def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Fail
 def _own(error: BaseException) -> Failure:
     code = getattr(type(error), "code", "")
     failure = from_row(LOCAL[code], text_of(error))
+    if isinstance(error, NotConnectedError) and error.refused:
+        refused = from_row(III["AUTH_ERROR"])
+        return failure.replace(remedy=refused.remedy, inner=refused)
     if isinstance(error, CircuitOpenError):
         return failure.replace(retry_after=error.retry_after)
     if isinstance(error, PayloadTooLargeError):

@@ -51,6 +51,14 @@ ROWS = (
         queue=True,
     ),
     _row(
+        "DEADLINE_PASSED",
+        T,
+        NE,
+        "give the call more time, or do less before it",
+        "the time that the caller had left was over before anything was done",
+        queue=True,
+    ),
+    _row(
         "CIRCUIT_OPEN",
         T,
         NE,

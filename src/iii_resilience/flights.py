@@ -1,0 +1,241 @@
+"""Calls that were handed to the SDK: sent from any thread or loop, and ended when they must be.
+
+The SDK ends a call when its answer comes or its timeout is over. It does not when the connection
+is lost, nor when its socket takes no more bytes: then only this file does. Knows nothing of
+policies, of what is called, or of how a connection is watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from iii_resilience.errors import ConnectionLostError, NotConnectedError
+
+T = TypeVar("T")
+
+LOST = (
+    "the connection to the engine was lost while the call was in flight: its answer will never "
+    "come, and the function may have run"
+)
+_STUCK = (
+    "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
+    "socket), or its event loop stands still; the function may have run"
+)
+# The SDK's own TIMEOUT says more than this file could: it gets the first word.
+_SLACK = 0.25
+# A call that reached the SDK's loop in its last moment is never answered.
+_LOOK_AFTER_THE_LOOP = 1.0
+
+
+class Flights:
+    """The calls of one client that have not ended.
+
+    Args:
+        loop: Where the SDK's calls are at home; asked anew for each call.
+        dispatch: Makes the SDK's own coroutine of a request, on that loop.
+        usable: Raises if the client has ended.
+        may_cancel: Whether the SDK survives the cancellation of a call.
+    """
+
+    def __init__(
+        self,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        dispatch: Callable[..., Coroutine[Any, Any, Any]],
+        usable: Callable[[], None],
+        *,
+        may_cancel: bool,
+    ) -> None:
+        self._loop = loop
+        self._dispatch = dispatch
+        self._usable = usable
+        self._may_cancel = may_cancel
+        self._lock = threading.Lock()
+        self._tickets = itertools.count()
+        self._aboard: dict[int, Callable[[], object]] = {}
+        self.losses = 0
+
+    def __len__(self) -> int:
+        return len(self._aboard)
+
+    def lose(self) -> None:
+        """The connection is gone: every call that is under way ends now."""
+        with self._lock:
+            self.losses += 1
+            lost = list(self._aboard.values())
+            self._aboard.clear()
+        for tell in lost:
+            tell()
+
+    def send(self, request: dict[str, Any], *, seconds: float, local: bool = False) -> Any:
+        """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
+
+        This is what the SDK's own sync ``trigger`` does, but for two things: when the connection
+        is lost, or the SDK does not keep the call's timeout, the wait ends.
+
+        Args:
+            request: What the SDK takes.
+            seconds: The call's timeout, which the SDK was told.
+            local: Whether the SDK runs it in this process, connected or not.
+
+        Raises:
+            NotConnectedError: The connection went before the call; nothing was sent.
+            ConnectionLostError: The connection was lost before the answer came, or the SDK could
+                not send the call in time.
+            Exception: Whatever the SDK raises.
+        """
+        losses = self.losses
+        task = self._submit(request, local=local)
+        ticket = None if local else self.take_off(losses, task.cancel)
+        left = seconds + _SLACK
+        try:
+            while True:
+                try:
+                    return task.result(min(left, _LOOK_AFTER_THE_LOOP))
+                except TimeoutError:
+                    if task.done():
+                        raise  # it is the answer
+                    self._usable()
+                    left -= _LOOK_AFTER_THE_LOOP
+                    if left <= 0:
+                        task.cancel()
+                        raise ConnectionLostError(_STUCK.format(seconds)) from None
+        except CancelledError:
+            raise ConnectionLostError(LOST) from None
+        finally:
+            self.land(ticket)
+
+    async def send_async(
+        self, request: dict[str, Any], *, seconds: float, local: bool = False
+    ) -> Any:
+        """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
+        here = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = here.create_future()
+        losses = self.losses
+        if here is self._loop():
+            task: Any = here.create_task(self._guarded(request, local=local))
+            task.add_done_callback(lambda done: _copy(done, answer))
+        else:
+            # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
+            # fails to wait for it (sdk-matrix, section 3).
+            task = self._submit(request, local=local)
+            task.add_done_callback(lambda done: tell(here, _copy, done, answer))
+
+        def lost() -> None:
+            tell(here, fail, answer, ConnectionLostError(LOST))
+            tell(here, task.cancel)
+
+        ticket = None if local else self.take_off(losses, lost)
+        bound = here.call_later(
+            seconds + _SLACK, fail, answer, ConnectionLostError(_STUCK.format(seconds))
+        )
+        try:
+            return await answer
+        finally:
+            bound.cancel()
+            if not task.done():
+                task.cancel()
+            self.land(ticket)
+
+    def take_off(self, losses: int, lost: Callable[[], object]) -> int:
+        """A call is under way and wants to be told of a lost connection.
+
+        Args:
+            losses: How many there had been when it was handed to the SDK.
+            lost: Told at most once, on any thread.
+        """
+        ticket = next(self._tickets)
+        with self._lock:
+            missed = losses != self.losses
+            if not missed:
+                self._aboard[ticket] = lost
+        if missed:  # the connection was lost before this ticket was there to be told
+            lost()
+        return ticket
+
+    def land(self, ticket: int | None) -> None:
+        """The call has ended."""
+        if ticket is not None:
+            self._aboard.pop(ticket, None)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something on the SDK's loop.
+
+        Raises:
+            NotConnectedError: That loop has ended.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop())
+        except RuntimeError:  # the loop was closed after the check
+            work.close()
+            raise NotConnectedError("this client was shut down; nothing was sent") from None
+
+    def _submit(self, request: dict[str, Any], *, local: bool) -> Future[Any]:
+        return self.run(self._guarded(request, local=local))
+
+    async def _guarded(self, request: dict[str, Any], *, local: bool) -> Any:
+        """The call, in a form that may be cancelled.
+
+        Before 0.24.4 the SDK's part of it is left to end by itself: there a late answer to a
+        cancelled call kills the client for good (sdk-matrix, section 0).
+        """
+        call = self._dispatch(request, local=local)
+        return await (call if self._may_cancel else asyncio.shield(call))
+
+
+def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
+    """Run something on an event loop, unless that loop has ended: then nobody listens."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(what, *arguments)
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Run what blocks on a thread of our own, and wait for it.
+
+    Not in asyncio's default executor: that belongs to the user, and may be full.
+    """
+    here = asyncio.get_running_loop()
+    done: asyncio.Future[None] = here.create_future()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # handed to the waiting coroutine
+            error = raised
+        if error is None:
+            tell(here, _succeed, done)
+        else:
+            tell(here, fail, done, error)
+
+    threading.Thread(target=run, name="iii-resilience", daemon=True).start()
+    await done
+
+
+def _succeed(answer: asyncio.Future[None]) -> None:
+    with suppress(InvalidStateError, asyncio.InvalidStateError):
+        answer.set_result(None)
+
+
+def fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    """Fail a future that may have its answer already."""
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def _copy(done: Any, answer: asyncio.Future[Any]) -> None:
+    if done.cancelled():
+        fail(answer, ConnectionLostError(LOST))
+        return
+    error = done.exception()
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())
