@@ -93,30 +93,6 @@ class TestLink:
         assert link.wait_connected(5.0)
         thread.join()
 
-    def test_a_loss_is_told_to_the_calls_in_flight_once(
-        self, engine: LoopbackEngine, connect: Callable[..., Any]
-    ) -> None:
-        link = Link(connect())
-        told: list[str] = []
-        link.flights.take_off(link.flights.losses, lambda: told.append("lost"))
-        engine.disconnect()
-        until = time.monotonic() + 5
-        while not told and time.monotonic() < until:
-            time.sleep(0.005)
-        link.wait_connected(5.0)
-        engine.disconnect()
-        while link.connected:
-            time.sleep(0.005)
-        assert told == ["lost"]
-
-    def test_a_loss_between_look_and_ticket_is_told_too(self, connect: Callable[..., Any]) -> None:
-        link = Link(connect())
-        told: list[str] = []
-        before = link.flights.losses
-        link._state_changed("disconnected")
-        link.flights.take_off(before, lambda: told.append("lost"))
-        assert told == ["lost"]
-
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     def test_a_forked_child_is_told_to_make_a_client_of_its_own(
         self, connect: Callable[..., Any]

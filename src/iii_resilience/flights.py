@@ -8,7 +8,6 @@ policies, of what is called, or of how a connection is watched.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -55,22 +54,19 @@ class Flights:
         self._dispatch = dispatch
         self._usable = usable
         self._may_cancel = may_cancel
-        self._lock = threading.Lock()
-        self._tickets = itertools.count()
-        self._aboard: dict[int, Callable[[], object]] = {}
-        self.losses = 0
+        self._aboard: dict[_Flight | _AsyncFlight, None] = {}
 
     def __len__(self) -> int:
         return len(self._aboard)
 
     def lose(self) -> None:
         """The connection is gone: every call that is under way ends now."""
-        with self._lock:
-            self.losses += 1
-            lost = list(self._aboard.values())
-            self._aboard.clear()
-        for tell in lost:
-            tell()
+        while self._aboard:
+            try:
+                flight, _ = self._aboard.popitem()
+            except KeyError:  # it landed in this very moment
+                return
+            flight.lost()
 
     def send(self, request: dict[str, Any], *, seconds: float, local: bool = False) -> Any:
         """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
@@ -89,11 +85,15 @@ class Flights:
                 not send the call in time.
             Exception: Whatever the SDK raises.
         """
-        losses = self.losses
-        task = self._submit(request, local=local)
-        ticket = None if local else self.take_off(losses, task.cancel)
+        # Everything is made ready before the SDK's thread wakes: whatever this thread does after
+        # that makes the other one wait for the interpreter.
+        flight = _Flight()
         left = seconds + _SLACK
+        if not local:
+            self._aboard[flight] = None
         try:
+            task = self._submit(request, local=local)
+            flight.departs(task)
             while True:
                 try:
                     return task.result(min(left, _LOOK_AFTER_THE_LOOP))
@@ -108,7 +108,7 @@ class Flights:
         except CancelledError:
             raise ConnectionLostError(LOST) from None
         finally:
-            self.land(ticket)
+            self._aboard.pop(flight, None)
 
     async def send_async(
         self, request: dict[str, Any], *, seconds: float, local: bool = False
@@ -116,52 +116,26 @@ class Flights:
         """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
         here = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = here.create_future()
-        losses = self.losses
-        if here is self._loop():
-            task: Any = here.create_task(self._guarded(request, local=local))
-            task.add_done_callback(lambda done: _copy(done, answer))
-        else:
-            # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
-            # fails to wait for it (sdk-matrix, section 3).
-            task = self._submit(request, local=local)
-            task.add_done_callback(lambda done: tell(here, _copy, done, answer))
-
-        def lost() -> None:
-            tell(here, fail, answer, ConnectionLostError(LOST))
-            tell(here, task.cancel)
-
-        ticket = None if local else self.take_off(losses, lost)
-        bound = here.call_later(
-            seconds + _SLACK, fail, answer, ConnectionLostError(_STUCK.format(seconds))
-        )
+        flight = _AsyncFlight(here, answer)
+        if not local:
+            self._aboard[flight] = None
+        bound = here.call_later(seconds + _SLACK, flight.stuck, seconds)
+        task: Any = None
         try:
+            if here is self._loop():
+                task = here.create_task(self._guarded(request, local=local))
+                task.add_done_callback(flight.arrived)
+            else:
+                # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
+                # then fails to wait for it (sdk-matrix, section 3).
+                task = self._submit(request, local=local)
+                task.add_done_callback(flight.arrived_elsewhere)
             return await answer
         finally:
             bound.cancel()
-            if not task.done():
+            if task is not None and not task.done():
                 task.cancel()
-            self.land(ticket)
-
-    def take_off(self, losses: int, lost: Callable[[], object]) -> int:
-        """A call is under way and wants to be told of a lost connection.
-
-        Args:
-            losses: How many there had been when it was handed to the SDK.
-            lost: Told at most once, on any thread.
-        """
-        ticket = next(self._tickets)
-        with self._lock:
-            missed = losses != self.losses
-            if not missed:
-                self._aboard[ticket] = lost
-        if missed:  # the connection was lost before this ticket was there to be told
-            lost()
-        return ticket
-
-    def land(self, ticket: int | None) -> None:
-        """The call has ended."""
-        if ticket is not None:
-            self._aboard.pop(ticket, None)
+            self._aboard.pop(flight, None)
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something on the SDK's loop.
@@ -186,6 +160,48 @@ class Flights:
         """
         call = self._dispatch(request, local=local)
         return await (call if self._may_cancel else asyncio.shield(call))
+
+
+class _Flight:
+    """A call that a thread waits for."""
+
+    __slots__ = ("_is_lost", "_task")
+
+    def __init__(self) -> None:
+        self._task: Future[Any] | None = None
+        self._is_lost = False
+
+    def departs(self, task: Future[Any]) -> None:
+        self._task = task
+        if self._is_lost:  # in the moment between being registered and being handed over
+            task.cancel()
+
+    def lost(self) -> None:
+        self._is_lost = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class _AsyncFlight:
+    """A call that a coroutine waits for."""
+
+    __slots__ = ("_answer", "_here")
+
+    def __init__(self, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]) -> None:
+        self._here = here
+        self._answer = answer
+
+    def lost(self) -> None:
+        tell(self._here, fail, self._answer, ConnectionLostError(LOST))
+
+    def stuck(self, seconds: float) -> None:
+        fail(self._answer, ConnectionLostError(_STUCK.format(seconds)))
+
+    def arrived(self, task: Any) -> None:
+        _copy(task, self._answer)
+
+    def arrived_elsewhere(self, task: Any) -> None:
+        tell(self._here, _copy, task, self._answer)
 
 
 def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:

@@ -53,9 +53,14 @@ def _default(value: Any) -> Any:
 
 
 # The SDK writes compact UTF-8 from 0.25 on, and what json.dumps() writes by default before
-# (`_wire_json.py` there): the sizes differ, and limits count the bytes of that text.
+# (`_wire_json.py` there): the sizes differ, and limits count the bytes of that text. Circles are
+# found by the walk, which says where; the encoder need not look for them in every payload.
 _compact: Callable[[Any], str] = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_default
+    ensure_ascii=False,
+    allow_nan=False,
+    check_circular=False,
+    separators=(",", ":"),
+    default=_default,
 ).encode
 _plain: Callable[[Any], str] = json.JSONEncoder(allow_nan=False, default=_default).encode
 
@@ -80,8 +85,9 @@ def check_payload(value: Any, *, what: str = "the payload") -> int:
     except (TypeError, ValueError, RecursionError, AttributeError, KeyError):
         # ValueError: a lone surrogate cannot be encoded, NaN is not allowed, a circle was found.
         raise _invalid(_first_problem(value) or "$ cannot be written as JSON", what) from None
-    if _suspicious(value, raw):
-        problem = _first_problem(value)
+    skeleton = raw.translate(_ALIKE, _NOT_SKELETON)
+    if _MANY_DIGITS in skeleton or len(skeleton) > DEEPEST:  # else there is nothing to look at
+        problem = _first_problem(value) if _suspicious(value, raw, skeleton) else None
         if problem is not None:
             raise _invalid(problem, what)
     return len(raw)
@@ -102,9 +108,8 @@ def _invalid(problem: str, what: str) -> InvalidPayloadError:
     return InvalidPayloadError(f"{what} cannot be sent: {problem}. Nothing was sent")
 
 
-def _suspicious(value: Any, raw: bytes) -> bool:
+def _suspicious(value: Any, raw: bytes, skeleton: bytes) -> bool:
     """Whether the text may stand for something that the engine would drop or change."""
-    skeleton = raw.translate(_ALIKE, _NOT_SKELETON)
     if _MANY_DIGITS in skeleton and (isinstance(value, int) or _LONG_INTEGER.search(skeleton)):
         return True
     brackets = skeleton.translate(None, _NOT_BRACKETS)

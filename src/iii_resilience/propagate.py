@@ -58,13 +58,7 @@ class Carried:
 
     def to_wire(self) -> dict[str, Any]:
         """As it travels: whole milliseconds, and only what is there."""
-        wire: dict[str, Any] = {"attempt": self.attempt}
-        if self.left is not None:
-            wire["left_ms"] = max(0, int(self.left * 1000))
-        if self.deadline_unix is not None:
-            wire["deadline_unix_ms"] = int(self.deadline_unix * 1000)
-        if self.idempotency_key is not None:
-            wire["idempotency_key"] = self.idempotency_key
+        wire = outgoing(self.left, self.deadline_unix, self.attempt, self.idempotency_key)
         if self.already_retried:
             wire["already_retried"] = True
         if self.function_id is not None:
@@ -93,6 +87,20 @@ class Carried:
             function_id=_text(wire.get("function_id")),
             code=_text(wire.get("code")),
         )
+
+
+def outgoing(
+    left: float | None, deadline_unix: float | None, attempt: int, idempotency_key: str | None
+) -> dict[str, Any]:
+    """As an attempt carries it; see `Carried`."""
+    wire: dict[str, Any] = {"attempt": attempt}
+    if left is not None:
+        wire["left_ms"] = max(0, int(left * 1000))
+    if deadline_unix is not None:
+        wire["deadline_unix_ms"] = int(deadline_unix * 1000)
+    if idempotency_key is not None:
+        wire["idempotency_key"] = idempotency_key
+    return wire
 
 
 def from_metadata(metadata: object) -> Carried | None:

@@ -8,7 +8,6 @@ handlers.
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +16,7 @@ import attrs
 from iii_resilience import propagate
 from iii_resilience.book import Selected
 from iii_resilience.calling.ready import DOUBTFUL, Key, Readiness
-from iii_resilience.calling.request import ENGINE_OWN, Request, carrying
+from iii_resilience.calling.request import ENGINE_OWN, Request, carries, carrying
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category
 from iii_resilience.decide import Reason
@@ -27,7 +26,7 @@ from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.link import Link
 from iii_resilience.payloads import size_of
 from iii_resilience.policy import RetryPolicy
-from iii_resilience.propagate import Carried
+from iii_resilience.propagate import Carried, outgoing
 from iii_resilience.run import CallRun, GiveUp
 from iii_resilience.shielded import Shield, shield_for
 
@@ -98,7 +97,7 @@ class Call:
             self._window = policy.budget.window_for(self._scope)
             self._window.called(started)
 
-    @cached_property
+    @property
     def shield(self) -> Shield | None:
         """The breaker and bulkhead of the function, or None."""
         return shield_for(self.policy, self.request.function_id, self._scope)
@@ -106,7 +105,7 @@ class Call:
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
         key, generation, local = self._prepare()
-        if not local and not self.ready.wait(key, self._patience()):
+        if not (local or self.ready.is_ready(key) or self.ready.wait(key, self._patience())):
             self._stayed_missing()
         fields, seconds = self._next_fields()
         try:
@@ -120,7 +119,9 @@ class Call:
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
         key, generation, local = self._prepare()
-        if not local and not await self.ready.wait_async(key, self._patience()):
+        if not (
+            local or self.ready.is_ready(key) or await self.ready.wait_async(key, self._patience())
+        ):
             self._stayed_missing()
         fields, seconds = self._next_fields()
         try:
@@ -232,9 +233,15 @@ class Call:
         left = self.left()
         if left is not None and 1000 * left < timeout:
             timeout, source = 1000 * left, self._deadline_from
-        self._timeout = (max(1, int(timeout)), source)
-        fields = carrying(self.request, self.carried(number), self.link.sdk)
-        return {**fields, "timeout_ms": self._timeout[0]}, self._timeout[0] / 1000
+        milliseconds = max(1, int(timeout))
+        self._timeout = (milliseconds, source)
+        request = self.request
+        fields = {**request.fields, "timeout_ms": milliseconds}
+        if carries(request, self.link.sdk):
+            unix = None if left is None else time.time() + left
+            key = self.options.idempotency_key
+            fields["metadata"] = carrying(request, outgoing(left, unix, number, key))
+        return fields, milliseconds / 1000
 
     def _timeout_ms(self) -> tuple[float, str]:
         if self.request.timeout_ms is not None:

@@ -13,7 +13,7 @@ import attrs
 from iii_resilience import telemetry
 from iii_resilience.calling.call import PROVIDER, Call
 from iii_resilience.calling.ready import Key
-from iii_resilience.calling.request import Request, carrying, check, for_queue
+from iii_resilience.calling.request import Request, carries, carrying, check, for_queue
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category, Execution
 from iii_resilience.decide import Decision, Reason
@@ -66,7 +66,9 @@ class Handover:
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
             again = Request(fields, self.fallback.function_id, None, None)
-            return carrying(again, carried, sdk)
+            if carries(again, sdk):
+                fields["metadata"] = carrying(again, carried.to_wire())
+            return fields
         carried = attrs.evolve(
             carried,
             left=None,  # queued work has time: what its caller had left is not its concern

@@ -47,6 +47,15 @@ class Readiness:
         self.generation = 0
         link.on_change(self._connection_changed)
 
+    def is_ready(self, key: Key | None) -> bool:
+        """Whether a call can be sent without any wait or question.
+
+        Args:
+            key: As for `wait`.
+        """
+        link = self._link
+        return link.connected and not link.refused and (key is None or self._may_go(key))
+
     def wait(self, key: Key | None, seconds: float) -> bool:
         """Wait until a call can be sent.
 

@@ -27,7 +27,7 @@ _INVOCATION_ID = "00000000-0000-4000-8000-000000000000"  # as long as the one th
 ENGINE_OWN = ("engine::", "configuration::")
 
 
-@attrs.frozen
+@attrs.define
 class Request:
     """A checked request.
 
@@ -107,7 +107,8 @@ def check(request: Request, sdk: Sdk, most: int | None) -> Request:
         whole = size_of(_message(request), compact=sdk.compact)
         if whole > limit:
             raise PayloadTooLargeError(whole, limit)
-    return attrs.evolve(request, bytes=size)
+    request.bytes = size
+    return request
 
 
 def _message(request: Request) -> dict[str, Any]:
@@ -132,30 +133,30 @@ def _message(request: Request) -> dict[str, Any]:
     return message
 
 
-def carrying(request: Request, carried: Carried, sdk: Sdk) -> dict[str, Any]:
-    """The fields of a request with what travels along.
+def carries(request: Request, sdk: Sdk) -> bool:
+    """Whether anything can travel beside the payload.
+
+    Not where metadata is no mapping, with an SDK that does not send any, to the engine's own
+    functions, or through a queue.
+    """
+    metadata = request.fields.get("metadata")
+    return (
+        sdk.sends_metadata
+        and request.action != "enqueue"
+        and (metadata is None or isinstance(metadata, dict))
+        and not request.function_id.startswith(ENGINE_OWN)
+    )
+
+
+def carrying(request: Request, wire: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a request with what travels along.
 
     Args:
-        request: A checked request.
-        carried: What travels.
-        sdk: What the installed SDK does with it.
-
-    Returns:
-        The request's own fields where nothing can travel: metadata that is no mapping, an SDK
-        that does not send any, one of the engine's own functions, or a queue.
+        request: A request that `carries`.
+        wire: What travels.
     """
-    fields = request.fields
-    metadata = fields.get("metadata")
-    if (
-        not sdk.sends_metadata
-        or request.action == "enqueue"
-        or not (metadata is None or isinstance(metadata, dict))
-        or request.function_id.startswith(ENGINE_OWN)
-    ):
-        return fields
-    wire = carried.to_wire()
-    own = {METADATA_FIELD: wire} if not metadata else {**metadata, METADATA_FIELD: wire}
-    return {**fields, "metadata": own}
+    metadata = request.fields.get("metadata")
+    return {**metadata, METADATA_FIELD: wire} if metadata else {METADATA_FIELD: wire}
 
 
 def for_queue(payload: Any, carried: Carried) -> dict[str, Any] | None:

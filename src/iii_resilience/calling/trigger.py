@@ -52,8 +52,9 @@ class Caller:
             )
         call = self._call(request, options)
         attempt: Callable[[], Any] = call.attempt
-        if call.shield is not None:
-            attempt = partial(call.shield.attempt, attempt, call.deadline_at)
+        shield = call.shield
+        if shield is not None:
+            attempt = partial(shield.attempt, attempt, call.deadline_at)
         try:
             return attempt()
         except Exception as error:
@@ -72,8 +73,9 @@ class Caller:
         """See `iii_resilience.client.Resilient.trigger_async`."""
         call = self._call(request, options)
         attempt: Callable[[], Any] = call.attempt_async
-        if call.shield is not None:
-            attempt = partial(call.shield.attempt_async, attempt, call.deadline_at)
+        shield = call.shield
+        if shield is not None:
+            attempt = partial(shield.attempt_async, attempt, call.deadline_at)
         try:
             return await attempt()
         except Exception as error:
