@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -77,7 +77,7 @@ class Link:
                 raise TypeError(_NO_CLIENT.format(client, needed))
         if not callable(call):
             raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
-        self._call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]] = call
+        self._call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
         self.client = client
         self.sdk = installed() if sdk is None else sdk
         self.closed = False
