@@ -35,6 +35,7 @@ _SHOWN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 _ALIKE = bytes(0x30 if chr(c).isdigit() else c for c in range(128)) + bytes(range(128, 256))
 _NOT_SKELETON = bytes(c for c in range(256) if c not in b'"[]{},:.0123456789')
 _NOT_BRACKETS = b",:.0"
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _STRING = re.compile(rb'"[^"]*"')
 _MANY_DIGITS = b"0" * 19  # what 2**63 has
 _LONG_INTEGER = re.compile(rb"[\[:,]0{19}")
@@ -82,8 +83,7 @@ def check_payload(value: Any, *, what: str = "the payload") -> int:
     """
     try:
         raw = _compact(value).encode()
-    except (TypeError, ValueError, RecursionError, AttributeError, KeyError):
-        # ValueError: a lone surrogate cannot be encoded, NaN is not allowed, a circle was found.
+    except Exception:  # a model of the user's may raise anything
         raise _invalid(_first_problem(value) or "$ cannot be written as JSON", what) from None
     skeleton = raw.translate(_ALIKE, _NOT_SKELETON)
     if _MANY_DIGITS in skeleton or len(skeleton) > DEEPEST:  # else there is nothing to look at
@@ -112,8 +112,8 @@ def _suspicious(value: Any, raw: bytes, skeleton: bytes) -> bool:
     """Whether the text may stand for something that the engine would drop or change."""
     if _MANY_DIGITS in skeleton and (isinstance(value, int) or _LONG_INTEGER.search(skeleton)):
         return True
-    brackets = skeleton.translate(None, _NOT_BRACKETS)
-    if brackets.count(b"[") + brackets.count(b"{") <= DEEPEST:
+    brackets = skeleton.translate(_ONE_KIND, _NOT_BRACKETS)
+    if brackets.count(b"[") <= DEEPEST:
         return False
     if b"\\" in raw:  # where a string ends cannot be told from the skeleton
         return _deep(value)
@@ -128,7 +128,7 @@ def _deep_text(brackets: bytes) -> bool:
     for _ in range(DEEPEST):  # each round takes the innermost collections away
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     return bool(brackets)
 
 

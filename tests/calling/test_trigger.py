@@ -15,8 +15,6 @@ from iii.iii_types import TriggerRequest
 from iii_resilience import (
     Backoff,
     ConnectionLostError,
-    Enqueue,
-    Enqueued,
     Execution,
     NotConnectedError,
     Reason,
@@ -538,114 +536,6 @@ class TestConnection:
             await task
         result = await caller.trigger_async({"function_id": "t::echo"})
         assert result is not None
-
-
-class TestFallback:
-    def test_a_call_that_is_given_up_is_handed_to_the_queue(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        seen = echo(target, engine)
-        engine.define_queue("later")
-        engine.inject("t::echo", STOPPED, times=None)
-        policy = RetryPolicy(attempts=2, fallback=Enqueue("later"))
-        request = {"function_id": "t::echo", "payload": {"n": 1}}
-        result = caller.trigger(request, idempotent=True, policy=policy, accept_enqueued=True)
-        assert isinstance(result, Enqueued)
-        assert (result.queue, result.failure.code) == ("later", "invocation_stopped")
-        engine.wait_queue_idle("later", timeout=5)
-        assert [data["n"] for data in seen] == [1]
-
-    async def test_the_same_for_coroutines(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        echo(target, engine)
-        engine.define_queue("later")
-        engine.inject("t::echo", STOPPED, times=None)
-        policy = RetryPolicy(attempts=2, fallback=Enqueue("later"))
-        result = await caller.trigger_async(
-            {"function_id": "t::echo"}, idempotent=True, policy=policy, accept_enqueued=True
-        )
-        assert isinstance(result, Enqueued)
-
-    def test_without_accept_enqueued_the_exception_is_raised_with_the_hint(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        echo(target, engine)
-        engine.define_queue("later")
-        engine.inject("t::echo", STOPPED, times=None)
-        policy = RetryPolicy(attempts=2, fallback=Enqueue("later"))
-        with pytest.raises(InvocationError) as caught:
-            caller.trigger({"function_id": "t::echo"}, idempotent=True, policy=policy)
-        hint = hint_for(caught.value)
-        assert hint is not None
-        assert (hint.action, hint.queue) == ("enqueue", "later")
-
-    def test_a_missing_function_is_handed_over_because_the_queue_waits_for_it(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        engine.define_queue("later")
-        policy = RetryPolicy(ready_timeout=0.2, fallback=Enqueue("later"))
-        request = {"function_id": "t::absent", "payload": {"n": 1}}
-        result = caller.trigger(request, policy=policy, accept_enqueued=True)
-        assert isinstance(result, Enqueued)
-        seen = echo(target, engine, "t::absent")
-        engine.wait_queue_idle("later", timeout=5)
-        assert [data["n"] for data in seen] == [1]
-
-    def test_what_may_have_run_and_is_not_idempotent_is_not_handed_over(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        echo(target, engine)
-        engine.define_queue("later")
-        engine.inject("t::echo", STOPPED)
-        policy = RetryPolicy(fallback=Enqueue("later"))
-        with pytest.raises(InvocationError):
-            caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
-        assert engine.queue_depth("later") == 0
-
-    def test_a_permanent_failure_is_never_handed_over(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        def broken(data: Any) -> None:
-            raise RuntimeError("no")
-
-        target.register_function("t::broken", broken)
-        engine.wait_registered("t::broken")
-        engine.define_queue("later")
-        policy = RetryPolicy(fallback=Enqueue("later"))
-        with pytest.raises(InvocationError, match="invocation_failed"):
-            caller.trigger(
-                {"function_id": "t::broken"}, idempotent=True, policy=policy, accept_enqueued=True
-            )
-        assert len(engine.calls("t::broken")) == 1
-
-    def test_when_the_queue_fails_too_the_original_exception_says_so(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        echo(target, engine)
-        engine.inject("t::echo", STOPPED, times=None)
-        policy = RetryPolicy(attempts=2, fallback=Enqueue("undefined"))
-        with pytest.raises(InvocationError, match="invocation_stopped") as caught:
-            caller.trigger(
-                {"function_id": "t::echo"}, idempotent=True, policy=policy, accept_enqueued=True
-            )
-        (note,) = caught.value.__notes__
-        assert "; the fallback to queue 'undefined' failed too: enqueue_error (" in note
-        assert note.endswith("see iii_resilience.queues.ensure_queue)")
-
-    def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
-        self, engine: LoopbackEngine, target: Any, caller: Resilient
-    ) -> None:
-        echo(target, engine)
-        engine.stop_listening()
-        engine.disconnect()
-        while caller._link.connected:
-            time.sleep(0.005)
-        policy = RetryPolicy(deadline=0.3, fallback=Enqueue("later"))
-        began = time.monotonic()
-        with pytest.raises(NotConnectedError):
-            caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
-        assert time.monotonic() - began < 0.9
 
 
 class TestEnd:

@@ -12,7 +12,7 @@ import attrs
 
 from iii_resilience.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.payloads import check_payload, size_of
-from iii_resilience.propagate import METADATA_FIELD, PAYLOAD_FIELD, Carried
+from iii_resilience.propagate import METADATA_FIELD, PAYLOAD_FIELD, Carried, outgoing
 from iii_resilience.sdk import Sdk
 
 _LONGEST_KEY = 512  # what is read on the other side (`propagate`)
@@ -21,6 +21,7 @@ _LONGEST_KEY = 512  # what is read on the other side (`propagate`)
 _FRAME_MOST = 16_384
 # Of one byte of compact JSON older SDKs make at most six (`payloads`).
 _GROWS_MOST = 6
+_LONGEST = (9_999_999.0, 9_999_999_999.0, 99)  # seconds left, deadline, attempt
 _INVOCATION_ID = "00000000-0000-4000-8000-000000000000"  # as long as the one that is made later
 
 # The engine's own functions take what the engine documents, and nothing of ours beside it.
@@ -85,13 +86,14 @@ def read(request: Any, sdk: Sdk) -> Request:
     )
 
 
-def check(request: Request, sdk: Sdk, most: int | None) -> Request:
+def check(request: Request, sdk: Sdk, most: int | None, key: str | None = None) -> Request:
     """Check what the request would send.
 
     Args:
         request: A request that was read.
         sdk: What the installed SDK does with it.
         most: The policy's own limit for a message, in bytes, or None.
+        key: The idempotency key that travels along, or None.
 
     Raises:
         InvalidPayloadError: The engine would drop or change the payload or the metadata.
@@ -104,15 +106,15 @@ def check(request: Request, sdk: Sdk, most: int | None) -> Request:
         beside += check_payload(metadata, what="the metadata")
     limit = sdk.send_limit if most is None else min(most, sdk.send_limit)
     if (beside if sdk.compact else beside * _GROWS_MOST) + _FRAME_MOST > limit:
-        whole = size_of(_message(request), compact=sdk.compact)
+        whole = size_of(_message(request, sdk, key), compact=sdk.compact)
         if whole > limit:
             raise PayloadTooLargeError(whole, limit)
     request.bytes = size
     return request
 
 
-def _message(request: Request) -> dict[str, Any]:
-    """The message that the SDK makes of a request, but for trace headers."""
+def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
+    """The message that the SDK makes of a request, at its longest; without trace headers."""
     fields = request.fields
     message: dict[str, Any] = {
         "function_id": request.function_id,
@@ -122,6 +124,8 @@ def _message(request: Request) -> dict[str, Any]:
     for name in ("metadata", "namespace"):
         if fields.get(name) is not None:
             message[name] = fields[name]
+    if carries(request, sdk):
+        message["metadata"] = carrying(request, outgoing(*_LONGEST, key))
     if request.action != "void":
         message["invocation_id"] = _INVOCATION_ID
     if request.action == "void":

@@ -112,7 +112,8 @@ class Caller:
     def _checked(self, request: Request, policy: RetryPolicy, options: Options) -> Request:
         if options.idempotency_key is not None and request.action == "enqueue":
             request = keyed(request, options.idempotency_key)
-        return check(request, self._link.sdk, policy.max_payload_bytes)
+        most, key = policy.max_payload_bytes, options.idempotency_key
+        return check(request, self._link.sdk, most, key)
 
     def _select(self, function_id: str, policy: str | RetryPolicy | None) -> Selected:
         if isinstance(policy, RetryPolicy):
