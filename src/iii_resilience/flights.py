@@ -53,7 +53,7 @@ class Flights:
         self._loop = loop
         self._dispatch = dispatch
         self._usable = usable
-        self._may_cancel = may_cancel
+        self._cancellable = dispatch if may_cancel else self._guarded
         self._aboard: dict[_Flight | _AsyncFlight, None] = {}
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Flights:
         task: Any = None
         try:
             if here is self._loop():
-                task = here.create_task(self._guarded(request, local=local))
+                task = here.create_task(self._cancellable(request, local=local))
                 task.add_done_callback(flight.arrived)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
@@ -150,7 +150,7 @@ class Flights:
             raise NotConnectedError("this client was shut down; nothing was sent") from None
 
     def _submit(self, request: dict[str, Any], *, local: bool) -> Future[Any]:
-        return self.run(self._guarded(request, local=local))
+        return self.run(self._cancellable(request, local=local))
 
     async def _guarded(self, request: dict[str, Any], *, local: bool) -> Any:
         """The call, in a form that may be cancelled.
@@ -158,8 +158,7 @@ class Flights:
         Before 0.24.4 the SDK's part of it is left to end by itself: there a late answer to a
         cancelled call kills the client for good (sdk-matrix, section 0).
         """
-        call = self._dispatch(request, local=local)
-        return await (call if self._may_cancel else asyncio.shield(call))
+        return await asyncio.shield(self._dispatch(request, local=local))
 
 
 class _Flight:

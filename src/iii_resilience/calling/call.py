@@ -55,6 +55,30 @@ class Options:
     idempotency_key: str | None = None
 
 
+@attrs.frozen
+class Plan:
+    """What all calls of a function under one policy have in common.
+
+    Args:
+        selected: The policy in force.
+        function_id: The function.
+    """
+
+    selected: Selected
+    function_id: str
+    scope: str = attrs.field(init=False)
+    own: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "scope", f"{self.selected.name}\0{self.function_id}")
+        object.__setattr__(self, "own", self.function_id.startswith(ENGINE_OWN))
+
+    @property
+    def shield(self) -> Shield | None:
+        """The breaker and bulkhead of the function, or None."""
+        return shield_for(self.selected.policy, self.function_id, self.scope)
+
+
 class Call:
     """One call: its request, its time, and its run once it has failed.
 
@@ -62,7 +86,8 @@ class Call:
         link: The client's connection.
         ready: What is known of the functions that are registered.
         request: What is asked for; its payload has been checked unless it is dispatched locally.
-        selected: The policy in force.
+        plan: What it has in common with others.
+        local: Whether the SDK runs it in this process.
         idempotent: Whether calling twice does what calling once does.
         options: What else was asked for.
     """
@@ -72,8 +97,9 @@ class Call:
         link: Link,
         ready: Readiness,
         request: Request,
-        selected: Selected,
+        plan: Plan,
         *,
+        local: bool,
         idempotent: bool,
         options: Options,
     ) -> None:
@@ -82,25 +108,20 @@ class Call:
         self.request = request
         self.idempotent = idempotent
         self.options = options
-        self.policy = policy = selected.policy
+        self.policy = policy = plan.selected.policy
         self.run: CallRun | None = None
         self.started = started = time.monotonic()
         self.deadline_at, self._deadline_from = _deadline(policy, request, started)
-        self._scope = f"{selected.name}\0{request.function_id}"
+        self._local: bool | None = local  # as it was a moment ago; a retry looks again
         self._sent = False
         self._timeout = (0, "")
         self._key: Key | None = None
-        if request.action != "enqueue" and not request.function_id.startswith(ENGINE_OWN):
+        if not plan.own and request.action != "enqueue":
             self._key = (link.namespace_of(request.fields), request.function_id)
         self._window: BudgetWindow | None = None
         if policy.budget is not None and idempotent:
-            self._window = policy.budget.window_for(self._scope)
+            self._window = policy.budget.window_for(plan.scope)
             self._window.called(started)
-
-    @property
-    def shield(self) -> Shield | None:
-        """The breaker and bulkhead of the function, or None."""
-        return shield_for(self.policy, self.request.function_id, self._scope)
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
@@ -196,7 +217,9 @@ class Call:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        local = self.link.dispatches_locally(self.request.fields)
+        local, self._local = self._local, None
+        if local is None:
+            local = self.link.dispatches_locally(self.request.fields)
         key = self._key
         if self.request.action == "enqueue" and self.run is not None:
             key = PROVIDER

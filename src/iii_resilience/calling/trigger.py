@@ -13,7 +13,7 @@ from typing import Any
 
 from iii_resilience import telemetry
 from iii_resilience.book import PolicyBook, Selected, default_book
-from iii_resilience.calling.call import Call, Options
+from iii_resilience.calling.call import Call, Options, Plan
 from iii_resilience.calling.fallback import Handover, handover
 from iii_resilience.calling.ready import Readiness
 from iii_resilience.calling.request import Request, check, check_key, keyed, read
@@ -25,8 +25,11 @@ from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
 from iii_resilience.report import amend, attach_single
 from iii_resilience.run import Outcome
+from iii_resilience.shielded import Shield
 
 __all__ = ["Caller", "Options"]
+
+_PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
 
 class Caller:
@@ -40,6 +43,7 @@ class Caller:
     def __init__(self, link: Link, book: PolicyBook | None) -> None:
         self._link = link
         self._book = book
+        self._plans: dict[str, Plan] = {}
         self.ready = Readiness(link)
 
     def trigger(self, request: Any, options: Options) -> Any:
@@ -50,9 +54,8 @@ class Caller:
                 "listener), where it would wait for itself; nothing was sent. Use 'await "
                 "worker.trigger_async(...)' there"
             )
-        call = self._call(request, options)
+        call, shield = self._call(request, options)
         attempt: Callable[[], Any] = call.attempt
-        shield = call.shield
         if shield is not None:
             attempt = partial(shield.attempt, attempt, call.deadline_at)
         try:
@@ -71,9 +74,8 @@ class Caller:
 
     async def trigger_async(self, request: Any, options: Options) -> Any:
         """See `iii_resilience.client.Resilient.trigger_async`."""
-        call = self._call(request, options)
+        call, shield = self._call(request, options)
         attempt: Callable[[], Any] = call.attempt_async
-        shield = call.shield
         if shield is not None:
             attempt = partial(shield.attempt_async, attempt, call.deadline_at)
         try:
@@ -90,24 +92,43 @@ class Caller:
                 return result
         return _raise(outcome)
 
-    def _call(self, request: Any, options: Options) -> Call:
+    def _call(self, request: Any, options: Options) -> tuple[Call, Shield | None]:
         _check_options(options)
         function_id = None
         try:
             checked = read(request, self._link.sdk)
             function_id = checked.function_id
-            selected = self._select(function_id, options.policy)
-            if not self._link.dispatches_locally(checked.fields):
-                checked = self._checked(checked, selected.policy, options)
+            plan = self._plan(function_id, options.policy)
+            local = self._link.dispatches_locally(checked.fields)
+            if not local:
+                checked = self._checked(checked, plan.selected.policy, options)
         except (InvalidPayloadError, PayloadTooLargeError) as error:
             _refused(error, function_id)
             raise
         idempotent = options.idempotent
         if idempotent is None:  # code wins over a rule in a file
-            idempotent = bool(selected.idempotent)
-        return Call(
-            self._link, self.ready, checked, selected, idempotent=idempotent, options=options
+            idempotent = bool(plan.selected.idempotent)
+        call = Call(
+            self._link,
+            self.ready,
+            checked,
+            plan,
+            local=local,
+            idempotent=idempotent,
+            options=options,
         )
+        return call, plan.shield
+
+    def _plan(self, function_id: str, policy: str | RetryPolicy | None) -> Plan:
+        selected = self._select(function_id, policy)
+        if policy is not None:
+            return Plan(selected, function_id)
+        plan = self._plans.get(function_id)
+        if plan is None or not _same(plan.selected, selected):
+            if len(self._plans) >= _PLANS_MOST:
+                self._plans.clear()
+            plan = self._plans[function_id] = Plan(selected, function_id)
+        return plan
 
     def _checked(self, request: Request, policy: RetryPolicy, options: Options) -> Request:
         if options.idempotency_key is not None and request.action == "enqueue":
@@ -153,6 +174,13 @@ class Caller:
             error = failed
         other.failed(shown, error)
         return False, None
+
+
+def _same(one: Selected, other: Selected) -> bool:
+    """Whether two selections are of the same policy object; comparing its parts takes longer."""
+    return one is other or (
+        one.policy is other.policy and one.name == other.name and one.idempotent is other.idempotent
+    )
 
 
 def _check_options(options: Options) -> None:

@@ -1,0 +1,251 @@
+"""Calls that were handed to the SDK: how they end where the SDK would let them hang."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from iii_resilience import (
+    ConnectionLostError,
+    Execution,
+    NotConnectedError,
+    RetryPolicy,
+    report_for,
+    resilient,
+)
+from iii_resilience.client import Resilient
+from iii_resilience.link import Link
+from iii_resilience.sdk import sdk_of
+
+QUICK = RetryPolicy(ready_timeout=0.2)
+CALL = {"function_id": "t::echo", "payload": {"n": 1}, "timeout_ms": 100}
+
+
+class Client:
+    """What an SDK's client shows of itself, and no more; it answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.state = "connected"
+        self.requests: list[dict[str, Any]] = []
+        self.cancelled = 0
+        self.hangs = False
+
+    def get_connection_state(self) -> str:
+        return self.state
+
+    def shutdown(self) -> None:
+        async def end() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def answer(self, request: dict[str, Any]) -> Any:
+        if request["function_id"] == "engine::functions::info":
+            return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+        self.requests.append(request)
+        try:
+            await asyncio.sleep(30 if self.hangs else 0)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return request["payload"]
+
+
+class Usual(Client):
+    """SDK 0.9 to 0.25: a loop of its own, though no public way to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop, self._thread = self.loop, self.thread
+
+    def trigger(self, request: dict[str, Any]) -> Any:
+        raise AssertionError("the wrapper goes through trigger_async")
+
+    async def trigger_async(self, request: dict[str, Any]) -> Any:
+        return await self.answer(request)
+
+
+class Renamed(Client):
+    """SDK 0.26: call instead of trigger. This one does not even show its loop."""
+
+    def call(self, request: dict[str, Any]) -> Any:
+        raise AssertionError("the wrapper goes through call_async")
+
+    async def call_async(self, request: dict[str, Any]) -> Any:
+        return await self.answer(request)
+
+
+@pytest.fixture(params=[Usual, Renamed])
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made = request.param()
+    yield made
+    if made.thread.is_alive():
+        made.shutdown()
+
+
+@pytest.fixture
+def worker(client: Any) -> Iterator[Resilient]:
+    made = resilient(client, policies=QUICK)
+    yield made
+    made.shutdown()
+
+
+class TestAnyClient:
+    def test_both_names_of_a_call_work(self, worker: Resilient) -> None:
+        assert worker.trigger(CALL) == worker.call(CALL) == {"n": 1}
+
+    async def test_both_names_work_for_coroutines(self, worker: Resilient) -> None:
+        assert await worker.trigger_async(CALL) == await worker.call_async(CALL) == {"n": 1}
+
+    def test_threads_do_not_wait_for_each_other(self, worker: Resilient) -> None:
+        results: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(worker.trigger(CALL))) for _ in range(50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert results == [{"n": 1}] * 50
+
+    def test_a_client_without_any_call_is_none(self) -> None:
+        class Bare:
+            def get_connection_state(self) -> str:
+                return "connected"
+
+            def shutdown(self) -> None: ...
+
+        with pytest.raises(TypeError, match="has no trigger_async"):
+            resilient(Bare())
+
+
+class TestStuck:
+    """A blocked socket, or a loop that stands still: the SDK does not keep the timeout."""
+
+    def test_a_call_ends_soon_after_its_timeout(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError, match=r"its timeout of 0\.1 s") as caught:
+            worker.trigger(CALL)
+        assert 0.1 <= time.monotonic() - began < 5
+        report = report_for(caught.value)
+        assert report is not None
+        assert report.execution is Execution.MAYBE_EXECUTED
+
+    async def test_so_does_one_of_a_coroutine(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError, match=r"its timeout of 0\.1 s"):
+            await worker.trigger_async(CALL)
+        assert 0.1 <= time.monotonic() - began < 5
+
+    def test_a_longer_timeout_is_waited_out(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError):
+            worker.trigger({**CALL, "timeout_ms": 1200})
+        assert time.monotonic() - began >= 1.2
+
+
+class TestCancelling:
+    async def cancel(self, client: Any, version: tuple[int, ...]) -> int:
+        link = Link(client, sdk_of(version))
+        client.hangs = True
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0.05)
+        return int(client.cancelled)
+
+    async def test_before_0_24_4_the_sdk_s_own_part_is_left_alone(self, client: Any) -> None:
+        assert await self.cancel(client, (0, 24, 3)) == 0
+
+    async def test_from_then_on_it_is_cancelled_too(self, client: Any) -> None:
+        assert await self.cancel(client, (0, 24, 4)) == 1
+
+    @pytest.mark.parametrize("version", [(0, 24, 3), (0, 25, 0)])
+    async def test_a_lost_connection_is_no_cancellation(
+        self, client: Any, version: tuple[int, ...]
+    ) -> None:
+        link = Link(client, sdk_of(version))
+        client.hangs = True
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        link.flights.lose()
+        with pytest.raises(ConnectionLostError, match="was lost while the call was in flight"):
+            await call
+        assert len(link.flights) == 0
+
+    def test_a_call_lost_in_the_moment_of_its_departure_ends_too(self, client: Any) -> None:
+        link = Link(client, sdk_of((0, 25, 0)))
+        client.hangs = True
+        submit = link.flights._submit
+
+        def lose_first(request: dict[str, Any], *, local: bool) -> Any:
+            link.flights.lose()
+            return submit(request, local=local)
+
+        link.flights._submit = lose_first  # type: ignore[method-assign]
+        with pytest.raises(ConnectionLostError):
+            link.send(CALL, seconds=30.0)
+
+
+class TestConnection:
+    def test_a_client_that_tells_nothing_is_watched(self) -> None:
+        client = Usual()
+        link = Link(client, sdk_of((0, 20, 0)))
+        epochs = link.epoch
+        client.state = "reconnecting"
+        until = time.monotonic() + 5
+        while link.epoch == epochs and time.monotonic() < until:
+            time.sleep(0.005)
+        assert link.epoch == epochs + 1
+        client.state = "connected"
+        while link.epoch == epochs + 1 and time.monotonic() < until:
+            time.sleep(0.005)
+        assert link.epoch == epochs + 2
+        link.close()
+        client.shutdown()
+
+    def test_a_new_socket_between_two_looks_is_a_loss(self) -> None:
+        client: Any = Usual()
+        client._ws = object()
+        link = Link(client, sdk_of((0, 20, 0)))
+        client.hangs = True
+        threading.Timer(0.2, lambda: setattr(client, "_ws", object())).start()
+        with pytest.raises(ConnectionLostError):
+            link.send(CALL, seconds=30.0)
+        link.close()
+        client.shutdown()
+
+    def test_a_socket_closed_for_good_is_said_in_so_many_words(self) -> None:
+        client: Any = Usual()
+        worker = Resilient(client, None)
+        worker._link.sdk = sdk_of((0, 24, 3))
+
+        class Closed:
+            class state:  # noqa: N801 - stands for an enum member
+                name = "CLOSED"
+
+        client._ws = Closed
+        with pytest.raises(NotConnectedError, match=r"iii-sdk 0\.24\.3 does not open another one"):
+            worker.trigger(CALL, policy=QUICK)
+        worker.shutdown()
