@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from iii_resilience.book import PolicyBook
-from iii_resilience.calling.trigger import Caller, Options
+from iii_resilience.calling.trigger import Caller
 from iii_resilience.codes import register_codes
 from iii_resilience.flights import in_thread
 from iii_resilience.link import Link
@@ -87,8 +87,7 @@ class Resilient:
             Exception: The SDK's own exception of the last attempt, with its `report_for` and
                 `hint_for`.
         """
-        options = Options(idempotent, policy, accept_enqueued, idempotency_key)
-        return self._caller.trigger(request, options)
+        return self._caller.trigger(request, idempotent, policy, idempotency_key, accept_enqueued)
 
     async def trigger_async(
         self,
@@ -100,8 +99,9 @@ class Resilient:
         accept_enqueued: bool = False,
     ) -> Any:
         """As `trigger`, for coroutines on any event loop."""
-        options = Options(idempotent, policy, accept_enqueued, idempotency_key)
-        return await self._caller.trigger_async(request, options)
+        return await self._caller.trigger_async(
+            request, idempotent, policy, idempotency_key, accept_enqueued
+        )
 
     # The SDK renames them in 0.26.
     call = trigger

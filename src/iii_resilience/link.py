@@ -64,6 +64,7 @@ class Link:
         closed: Whether the client was shut down through this link.
         answered: Whether the engine has answered anything on this connection.
         flights: The calls that have not ended.
+        namespace: Where calls go that name none, or None for the engine's default one.
 
     Raises:
         TypeError: The object is no client of the SDK.
@@ -101,7 +102,7 @@ class Link:
         self._socket = getattr(client, "_ws", None)
         own = getattr(client, "_worker_namespace", None)
         inherited = own() if callable(own) else None
-        self._namespace = inherited if isinstance(inherited, str) else None
+        self.namespace = inherited if isinstance(inherited, str) else None
         subscribe = getattr(client, "add_connection_state_listener", None)
         self._listens = callable(subscribe)
         if callable(subscribe):
@@ -396,7 +397,7 @@ class Link:
         explicit = request.get("namespace")
         if isinstance(explicit, str):
             return explicit
-        return self._namespace
+        return self.namespace
 
     def dispatches_locally(self, request: dict[str, Any]) -> bool:
         """Whether the SDK (0.25) would run this call in the process itself."""

@@ -11,8 +11,6 @@ import time
 from types import TracebackType
 from typing import Any
 
-import attrs
-
 from iii_resilience import propagate
 from iii_resilience.book import Selected
 from iii_resilience.calling.ready import DOUBTFUL, Key, Readiness
@@ -25,12 +23,13 @@ from iii_resilience.failure import Failure
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.link import Link
 from iii_resilience.payloads import size_of
-from iii_resilience.policy import RetryPolicy
 from iii_resilience.propagate import Carried, outgoing
 from iii_resilience.run import CallRun, GiveUp
 from iii_resilience.shielded import Shield, shield_for
 
 PROVIDER: Key = (None, "engine::queue::enqueue")
+_DEADLINE = "the policy's deadline"
+_INHERITED = "what the caller of this handler has left"
 _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (sdk-matrix, section 3)
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
 ANSWER_WITHIN = 0.25
@@ -45,42 +44,54 @@ _STOPS = frozenset({"invocation_stopped", "1006", "1009"})
 _UNHEARD = frozenset({"TIMEOUT", "SHUTDOWN", "payload_too_large"})
 
 
-@attrs.frozen
-class Options:
-    """What one call was asked for beside its request (see `Resilient.trigger`)."""
-
-    idempotent: bool | None = None
-    policy: str | RetryPolicy | None = None
-    accept_enqueued: bool = False
-    idempotency_key: str | None = None
-
-
-@attrs.frozen
 class Plan:
     """What all calls of a function under one policy have in common.
 
     Args:
+        link: The client's connection.
         selected: The policy in force.
         function_id: The function.
+
+    Attributes:
+        key: What has to be registered for a call, or None where only the connection matters.
+        window: The budget's count, or None where the policy has no budget.
+        carries: Whether anything can travel beside the payload.
+        timeout_ms: The timeout of an attempt whose request names none.
+        timeout_from: Where that is from.
     """
 
-    selected: Selected
-    function_id: str
-    scope: str = attrs.field(init=False)
-    own: bool = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "scope", f"{self.selected.name}\0{self.function_id}")
-        object.__setattr__(self, "own", self.function_id.startswith(ENGINE_OWN))
+    def __init__(self, link: Link, selected: Selected, function_id: str) -> None:
+        self.selected = selected
+        self.policy = policy = selected.policy
+        self.function_id = function_id
+        own = function_id.startswith(ENGINE_OWN)
+        self.key: Key | None = None if own else (link.namespace, function_id)
+        self.carries = link.sdk.sends_metadata and not own
+        self._scope = f"{selected.name}\0{function_id}"
+        self._guarded = policy.breaker is not None or policy.bulkhead is not None
+        self.window: BudgetWindow | None = None
+        if policy.budget is not None:
+            self.window = policy.budget.window_for(self._scope)
+        self.timeout_ms: float = _SDK_TIMEOUT_MS
+        self.timeout_from = "the SDK's default"
+        default = getattr(getattr(link.client, "_options", None), "invocation_timeout_ms", None)
+        if policy.attempt_timeout is not None:
+            self.timeout_ms = policy.attempt_timeout * 1000
+            self.timeout_from = "the policy's attempt_timeout"
+        elif isinstance(default, int | float) and default > 0:
+            self.timeout_ms = default
+            self.timeout_from = "the SDK's invocation_timeout_ms"
 
     @property
     def shield(self) -> Shield | None:
         """The breaker and bulkhead of the function, or None."""
-        return shield_for(self.selected.policy, self.function_id, self.scope)
+        return shield_for(self.policy, self.function_id, self._scope) if self._guarded else None
 
 
 class Call:
     """One call: its request, its time, and its run once it has failed.
+
+    Most calls succeed at the first attempt: what they do not need is not made for them.
 
     Args:
         link: The client's connection.
@@ -89,8 +100,19 @@ class Call:
         plan: What it has in common with others.
         local: Whether the SDK runs it in this process.
         idempotent: Whether calling twice does what calling once does.
-        options: What else was asked for.
+
+    Attributes:
+        accept_enqueued: Whether a receipt may be returned in place of the result.
+        idempotency_key: Stands for the call in all its attempts, or None.
+        run: What follows the first failure, or None.
     """
+
+    accept_enqueued = False
+    idempotency_key: str | None = None
+    run: CallRun | None = None
+    _sent = False
+    _timeout_ms = 0
+    _timeout_from = ""
 
     def __init__(
         self,
@@ -101,27 +123,39 @@ class Call:
         *,
         local: bool,
         idempotent: bool,
-        options: Options,
     ) -> None:
         self.link = link
         self.ready = ready
         self.request = request
+        self.plan = plan
         self.idempotent = idempotent
-        self.options = options
-        self.policy = policy = plan.selected.policy
-        self.run: CallRun | None = None
+        self.policy = policy = plan.policy
         self.started = started = time.monotonic()
-        self.deadline_at, self._deadline_from = _deadline(policy, request, started)
+        deadline = policy.deadline
+        if deadline is not None:
+            if request.timeout_ms is not None and request.timeout_ms > 1000 * deadline:
+                # A timeout that was asked for is longer than the policy's deadline: it was asked.
+                deadline = request.timeout_ms / 1000
+            deadline += started
+        self.deadline_at = deadline
+        inbound = propagate.inherited()
+        self._inherits = False
+        if inbound is not None and inbound.deadline_at is not None:
+            # What the caller of this handler has left always wins: nobody waits for longer.
+            self._inherits = deadline is None or inbound.deadline_at < deadline
+            if self._inherits:
+                self.deadline_at = inbound.deadline_at
         self._local: bool | None = local  # as it was a moment ago; a retry looks again
-        self._sent = False
-        self._timeout = (0, "")
-        self._key: Key | None = None
-        if not plan.own and request.action != "enqueue":
-            self._key = (link.namespace_of(request.fields), request.function_id)
-        self._window: BudgetWindow | None = None
-        if policy.budget is not None and idempotent:
-            self._window = policy.budget.window_for(plan.scope)
-            self._window.called(started)
+        self._key = plan.key
+        if request.action is not None or "namespace" in request.fields:
+            self._key = self._other_key()
+        if idempotent and plan.window is not None:
+            plan.window.called(started)
+
+    def _other_key(self) -> Key | None:
+        if self.plan.key is None or self.request.action == "enqueue":
+            return None
+        return self.link.namespace_of(self.request.fields), self.request.function_id
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
@@ -160,7 +194,7 @@ class Call:
             idempotent=self.idempotent,
             name=self.request.function_id,
             started=self.started,
-            window=self._window,
+            window=self.plan.window if self.idempotent else None,
             deadline_at=self.deadline_at,
             function_id=self.request.function_id,
             pauses=self.link,
@@ -182,7 +216,7 @@ class Call:
 
     def timeout_left(self) -> float:
         """Seconds that one more attempt would have."""
-        seconds, left = self._timeout_ms()[0] / 1000, self.left()
+        seconds, left = self._timeout()[0] / 1000, self.left()
         return seconds if left is None else min(seconds, left)
 
     def carried(self, attempt: int, *, given_up: bool = False) -> Carried:
@@ -197,31 +231,31 @@ class Call:
             left=left,
             deadline_unix=None if left is None else time.time() + left,
             attempt=attempt,
-            idempotency_key=self.options.idempotency_key,
+            idempotency_key=self.idempotency_key,
             already_retried=given_up,
         )
 
     @property
     def timeout_note(self) -> str:
         """Which timeout the last attempt had, and from where: for the note of a TIMEOUT."""
-        return f"its timeout was {self._timeout[0]} ms, from {self._timeout[1]}"
+        return f"its timeout was {self._timeout_ms} ms, from {self._timeout_from}"
 
     # The parts of an attempt.
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
-        self._sent = False
         self.link.check_usable()
-        left = self.left()
-        if self.run is None and left is not None and left <= 0:
+        local, self._local = self._local, None
+        if self.run is not None:
+            self._sent = False
+        elif self._inherits and (self.left() or 0.0) <= 0.0:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        local, self._local = self._local, None
         if local is None:
             local = self.link.dispatches_locally(self.request.fields)
         key = self._key
-        if self.request.action == "enqueue" and self.run is not None:
+        if self.run is not None and self.request.action == "enqueue":
             key = PROVIDER
         return key, self.ready.generation, local
 
@@ -252,31 +286,30 @@ class Call:
             self.run.sending()
             number = len(self.run.failed) + 1
         self._sent = True
-        timeout, source = self._timeout_ms()
-        left = self.left()
-        if left is not None and 1000 * left < timeout:
-            timeout, source = 1000 * left, self._deadline_from
-        milliseconds = max(1, int(timeout))
-        self._timeout = (milliseconds, source)
-        request = self.request
+        request, now = self.request, time.monotonic()
+        timeout, source = self._timeout()
+        left = unix = None
+        if self.deadline_at is not None:
+            left = self.deadline_at - now
+            if 1000 * left < timeout:
+                timeout = 1000 * left
+                source = _INHERITED if self._inherits else _DEADLINE
+        milliseconds = self._timeout_ms = max(1, int(timeout))
+        self._timeout_from = source
         fields = {**request.fields, "timeout_ms": milliseconds}
-        if carries(request, self.link.sdk):
-            unix = None if left is None else time.time() + left
-            key = self.options.idempotency_key
-            fields["metadata"] = carrying(request, outgoing(left, unix, number, key))
+        if self.plan.carries and carries(request):
+            if left is not None:
+                unix = time.time() + left
+            fields["metadata"] = carrying(
+                request, outgoing(left, unix, number, self.idempotency_key)
+            )
         return fields, milliseconds / 1000
 
-    def _timeout_ms(self) -> tuple[float, str]:
+    def _timeout(self) -> tuple[float, str]:
+        """An attempt's timeout in milliseconds, whatever is left; and where it is from."""
         if self.request.timeout_ms is not None:
             return self.request.timeout_ms, "the request's timeout_ms"
-        if self.policy.attempt_timeout is not None:
-            return self.policy.attempt_timeout * 1000, "the policy's attempt_timeout"
-        default = getattr(
-            getattr(self.link.client, "_options", None), "invocation_timeout_ms", None
-        )
-        if isinstance(default, int | float) and default > 0:
-            return default, "the SDK's invocation_timeout_ms"
-        return _SDK_TIMEOUT_MS, "the SDK's default"
+        return self.plan.timeout_ms, self.plan.timeout_from
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
@@ -315,18 +348,3 @@ class Call:
                 f"SDK before 0.24.5 dies of more than {POISON_BYTES}, and would again"
             ),
         )
-
-
-def _deadline(policy: RetryPolicy, request: Request, started: float) -> tuple[float | None, str]:
-    """Monotonic time of the call's deadline in seconds, or None; and where it is from."""
-    deadline, source = policy.deadline, "the policy's deadline"
-    if deadline is not None and request.timeout_ms is not None:
-        # A timeout that was asked for is longer than the policy's deadline: it was asked for.
-        deadline = max(deadline, request.timeout_ms / 1000)
-    at = None if deadline is None else started + deadline
-    inbound = propagate.inherited()
-    theirs = None if inbound is None else inbound.deadline_at
-    if theirs is not None and (at is None or theirs < at):
-        # What the caller of this handler has left always wins: nobody waits for longer.
-        return theirs, "what the caller of this handler has left"
-    return at, source

@@ -66,7 +66,7 @@ class Handover:
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
             again = Request(fields, self.fallback.function_id, None, None)
-            if carries(again, sdk):
+            if sdk.sends_metadata and carries(again):
                 fields["metadata"] = carrying(again, carried.to_wire())
             return fields
         carried = attrs.evolve(
@@ -147,7 +147,7 @@ def handover(call: Call) -> Handover | None:
         )
     missing = failure.code == "function_not_found"
     if (
-        not call.options.accept_enqueued
+        not call.accept_enqueued
         or not isinstance(call.request.fields["payload"], dict)
         or not (failure.category is Category.TRANSIENT or missing)
     ):

@@ -60,7 +60,7 @@ def read(request: Any, sdk: Sdk) -> Request:
             or a negative timeout. Nothing is sent.
     """
     if isinstance(request, dict):
-        fields = dict(request)
+        fields = {**request}
     elif callable(getattr(request, "model_dump", None)):
         fields = request.model_dump()
     else:
@@ -81,8 +81,12 @@ def read(request: Any, sdk: Sdk) -> Request:
         fields["payload"] = {}
     if fields.get("namespace") is not None:
         _check_namespace(fields["namespace"], sdk)
+    action, timeout = fields.get("action"), fields.get("timeout_ms")
     return Request(
-        fields, function_id, _action(fields.get("action")), _timeout_ms(fields.get("timeout_ms"))
+        fields,
+        function_id,
+        None if action is None else _action(action),
+        None if timeout is None else _timeout_ms(timeout),
     )
 
 
@@ -124,7 +128,7 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
     for name in ("metadata", "namespace"):
         if fields.get(name) is not None:
             message[name] = fields[name]
-    if carries(request, sdk):
+    if sdk.sends_metadata and carries(request) and not request.function_id.startswith(ENGINE_OWN):
         message["metadata"] = carrying(request, outgoing(*_LONGEST, key))
     if request.action != "void":
         message["invocation_id"] = _INVOCATION_ID
@@ -137,19 +141,10 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
     return message
 
 
-def carries(request: Request, sdk: Sdk) -> bool:
-    """Whether anything can travel beside the payload.
-
-    Not where metadata is no mapping, with an SDK that does not send any, to the engine's own
-    functions, or through a queue.
-    """
+def carries(request: Request) -> bool:
+    """Whether metadata can hold something of ours: not through a queue, nor if it is no mapping."""
     metadata = request.fields.get("metadata")
-    return (
-        sdk.sends_metadata
-        and request.action != "enqueue"
-        and (metadata is None or isinstance(metadata, dict))
-        and not request.function_id.startswith(ENGINE_OWN)
-    )
+    return request.action != "enqueue" and (metadata is None or isinstance(metadata, dict))
 
 
 def carrying(request: Request, wire: dict[str, Any]) -> dict[str, Any]:
@@ -217,9 +212,7 @@ def _check_namespace(namespace: Any, sdk: Sdk) -> None:
         )
 
 
-def _action(action: Any) -> str | None:
-    if action is None:
-        return None
+def _action(action: Any) -> str:
     kind = action.get("type") if isinstance(action, dict) else getattr(action, "type", None)
     if kind == "void":
         return "void"
@@ -236,7 +229,7 @@ def _action(action: Any) -> str | None:
 
 
 def _timeout_ms(value: Any) -> float | None:
-    if value is None or value == 0:
+    if value == 0:
         return None  # the SDK takes 0 for its default, so it never gets one
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InvalidPayloadError(

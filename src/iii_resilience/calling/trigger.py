@@ -13,10 +13,10 @@ from typing import Any
 
 from iii_resilience import telemetry
 from iii_resilience.book import PolicyBook, Selected, default_book
-from iii_resilience.calling.call import Call, Options, Plan
+from iii_resilience.calling.call import Call, Plan
 from iii_resilience.calling.fallback import Handover, handover
 from iii_resilience.calling.ready import Readiness
-from iii_resilience.calling.request import Request, check, check_key, keyed, read
+from iii_resilience.calling.request import check, check_key, keyed, read
 from iii_resilience.classify import classify
 from iii_resilience.decide import Decision, Reason
 from iii_resilience.errors import InvalidPayloadError, PayloadTooLargeError
@@ -25,9 +25,6 @@ from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
 from iii_resilience.report import amend, attach_single
 from iii_resilience.run import Outcome
-from iii_resilience.shielded import Shield
-
-__all__ = ["Caller", "Options"]
 
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
@@ -46,7 +43,14 @@ class Caller:
         self._plans: dict[str, Plan] = {}
         self.ready = Readiness(link)
 
-    def trigger(self, request: Any, options: Options) -> Any:
+    def trigger(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Any:
         """See `iii_resilience.client.Resilient.trigger`."""
         if self._link.on_loop_thread:
             raise RuntimeError(
@@ -54,8 +58,9 @@ class Caller:
                 "listener), where it would wait for itself; nothing was sent. Use 'await "
                 "worker.trigger_async(...)' there"
             )
-        call, shield = self._call(request, options)
+        call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt
+        shield = call.plan.shield
         if shield is not None:
             attempt = partial(shield.attempt, attempt, call.deadline_at)
         try:
@@ -72,10 +77,18 @@ class Caller:
                 return result
         return _raise(outcome)
 
-    async def trigger_async(self, request: Any, options: Options) -> Any:
+    async def trigger_async(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Any:
         """See `iii_resilience.client.Resilient.trigger_async`."""
-        call, shield = self._call(request, options)
+        call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt_async
+        shield = call.plan.shield
         if shield is not None:
             attempt = partial(shield.attempt_async, attempt, call.deadline_at)
         try:
@@ -92,49 +105,50 @@ class Caller:
                 return result
         return _raise(outcome)
 
-    def _call(self, request: Any, options: Options) -> tuple[Call, Shield | None]:
-        _check_options(options)
-        function_id = None
+    def _call(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Call:
+        if idempotent is not True or policy is not None or accept_enqueued is not False:
+            _check_options(idempotent, policy, accept_enqueued)
+        function_id, link = None, self._link
         try:
-            checked = read(request, self._link.sdk)
+            checked = read(request, link.sdk)
             function_id = checked.function_id
-            plan = self._plan(function_id, options.policy)
-            local = self._link.dispatches_locally(checked.fields)
+            plan = self._plan(function_id, policy)
+            if key is not None:
+                check_key(key)
+                if checked.action == "enqueue":
+                    checked = keyed(checked, key)
+            local = link.dispatches_locally(checked.fields)
             if not local:
-                checked = self._checked(checked, plan.selected.policy, options)
+                check(checked, link.sdk, plan.policy.max_payload_bytes, key)
         except (InvalidPayloadError, PayloadTooLargeError) as error:
             _refused(error, function_id)
             raise
-        idempotent = options.idempotent
         if idempotent is None:  # code wins over a rule in a file
-            idempotent = bool(plan.selected.idempotent)
-        call = Call(
-            self._link,
-            self.ready,
-            checked,
-            plan,
-            local=local,
-            idempotent=idempotent,
-            options=options,
-        )
-        return call, plan.shield
+            idempotent = plan.selected.idempotent is True
+        call = Call(link, self.ready, checked, plan, local=local, idempotent=idempotent)
+        if key is not None:
+            call.idempotency_key = key
+        if accept_enqueued:
+            call.accept_enqueued = True
+        return call
 
     def _plan(self, function_id: str, policy: str | RetryPolicy | None) -> Plan:
         selected = self._select(function_id, policy)
         if policy is not None:
-            return Plan(selected, function_id)
+            return Plan(self._link, selected, function_id)
         plan = self._plans.get(function_id)
-        if plan is None or not _same(plan.selected, selected):
+        if plan is None or not (plan.selected is selected or _same(plan.selected, selected)):
             if len(self._plans) >= _PLANS_MOST:
                 self._plans.clear()
-            plan = self._plans[function_id] = Plan(selected, function_id)
+            plan = self._plans[function_id] = Plan(self._link, selected, function_id)
         return plan
-
-    def _checked(self, request: Request, policy: RetryPolicy, options: Options) -> Request:
-        if options.idempotency_key is not None and request.action == "enqueue":
-            request = keyed(request, options.idempotency_key)
-        most, key = policy.max_payload_bytes, options.idempotency_key
-        return check(request, self._link.sdk, most, key)
 
     def _select(self, function_id: str, policy: str | RetryPolicy | None) -> Selected:
         if isinstance(policy, RetryPolicy):
@@ -178,30 +192,26 @@ class Caller:
 
 def _same(one: Selected, other: Selected) -> bool:
     """Whether two selections are of the same policy object; comparing its parts takes longer."""
-    return one is other or (
+    return (
         one.policy is other.policy and one.name == other.name and one.idempotent is other.idempotent
     )
 
 
-def _check_options(options: Options) -> None:
-    idempotent, policy = options.idempotent, options.policy
+def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
     if not (idempotent is None or isinstance(idempotent, bool)):
         # "false" is true in Python, and would repeat what must not be repeated.
         raise TypeError(
             f"idempotent must be True, False or None, got {idempotent!r}. Nothing was sent"
         )
-    if not isinstance(options.accept_enqueued, bool):
+    if not isinstance(accept_enqueued, bool):
         raise TypeError(
-            f"accept_enqueued must be True or False, got {options.accept_enqueued!r}. Nothing "
-            "was sent"
+            f"accept_enqueued must be True or False, got {accept_enqueued!r}. Nothing was sent"
         )
     if not (policy is None or isinstance(policy, str | RetryPolicy)):
         raise TypeError(
             f"policy must be a RetryPolicy, the name of one, or None, got {policy!r}. Nothing "
             "was sent"
         )
-    if options.idempotency_key is not None:
-        check_key(options.idempotency_key)
 
 
 def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str | None) -> None:
