@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import iii_resilience.codes
 from iii_resilience import use_policies
@@ -19,6 +19,10 @@ from iii_resilience.book import default_book
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("house", deadline=None)
+# For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
+settings.register_profile(
+    "brief", deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate], database=None
+)
 settings.load_profile("house")
 
 

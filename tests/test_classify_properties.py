@@ -243,6 +243,7 @@ FORMS = (
 )
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "code",
@@ -255,9 +256,11 @@ def test_a_long_message_costs_no_more_than_a_short_one(code: str, form: str) -> 
         call = partial(classify, body, function_id="a::b")
         return min(timeit.repeat(call, number=5, repeat=9))
 
-    assert best(long) <= 2 * best(short) + 20e-6
+    # A thousand times the length; whoever reads all of it needs hundreds of times as long.
+    assert best(long) <= 20 * best(short) + 1e-3
 
 
+@pytest.mark.bare
 @pytest.mark.parametrize("kind", [Exception, KeyError, ValueError, ConnectionError, TimeoutError])
 def test_a_long_exception_costs_no_more_than_a_short_one(kind: type[Exception]) -> None:
     short, long = kind("x" * 10_000), kind("x" * 10_000_000)
@@ -265,7 +268,7 @@ def test_a_long_exception_costs_no_more_than_a_short_one(kind: type[Exception]) 
     def best(error: Exception) -> float:
         return min(timeit.repeat(partial(classify, error), number=5, repeat=9))
 
-    assert best(long) <= 2 * best(short) + 20e-6
+    assert best(long) <= 20 * best(short) + 1e-3
 
 
 def test_a_long_string_is_no_code() -> None:

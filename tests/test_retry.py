@@ -693,6 +693,7 @@ async def test_attempt_timeout_bounds_each_attempt() -> None:
     assert calls == 3
 
 
+@pytest.mark.bare
 async def test_an_attempt_timeout_runs_out_as_a_timeout_error_with_one_frame_of_ours() -> None:
     @iii_retry(idempotent=True, policy=QUICK.replace(attempt_timeout=0.01, attempts=2))
     async def function() -> None:
@@ -1099,6 +1100,7 @@ def library_frames(error: BaseException) -> int:
 
 @pytest.mark.parametrize("calls", [1, 4])
 @pytest.mark.parametrize(("how", "timed"), [("sync", False), ("async", False), ("async", True)])
+@pytest.mark.bare
 def test_the_traceback_has_one_frame_of_the_library(how: str, calls: int, timed: bool) -> None:
 
     def deeper() -> None:
@@ -1269,6 +1271,7 @@ def test_decide_is_asked_once_for_each_failure(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [Category.TRANSIENT] * 3
 
 
+@pytest.mark.bare
 def test_a_success_costs_no_more_than_a_few_microseconds() -> None:
     function = iii_retry(idempotent=True)(lambda: None)
     function()

@@ -369,6 +369,7 @@ def every_instruction(work: Callable[[int], bool]) -> int:
     return nth - 1
 
 
+@pytest.mark.bare
 def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
     def once(nth: int) -> bool:
         gate, got = Gate(1, 5, LONG), list[Permit | None]()
@@ -380,6 +381,7 @@ def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
     assert every_instruction(once) > 30
 
 
+@pytest.mark.bare
 def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
     def once(nth: int) -> bool:
         gate, got = Gate(1, 5, 0.001), list[Permit | None]()
@@ -393,6 +395,7 @@ def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
     assert every_instruction(once) > 80
 
 
+@pytest.mark.bare
 def test_interrupted_at_any_instruction_of_leaving_the_next_one_comes_in() -> None:
     def once(nth: int) -> bool:
         gate = Gate(1, 5, LONG)
