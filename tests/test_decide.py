@@ -62,6 +62,7 @@ CALLS = st.builds(
     previous_delay=st.none() | st.floats(min_value=0, max_value=1e9),
     asked=st.booleans(),
     already_retried=st.booleans(),
+    swallowed=st.booleans(),
 )
 
 
@@ -98,6 +99,7 @@ def test_no_policy_and_no_call_overrides_the_rules(
     assert call.asked or failed.category is Category.TRANSIENT
     assert call.asked or call.idempotent or (policy.retry_unexecuted and call.unexecuted)
     assert call.asked or not call.already_retried
+    assert call.asked or not call.swallowed
     assert not user_stop
     assert call.attempts < policy.attempts
     assert call.stops < policy.max_stops
@@ -163,6 +165,13 @@ def test_a_retry_that_the_users_code_asked_for_needs_neither_transience_nor_idem
 
 def test_what_an_inner_retry_has_given_up_is_not_retried() -> None:
     assert decided(already_retried=True) == Decision(Reason.ALREADY_RETRIED)
+
+
+def test_an_attempt_that_swallowed_a_cancellation_is_retried_only_where_its_code_asks_for_it() -> (
+    None
+):
+    assert decided(swallowed=True) == Decision(Reason.NOT_RETRYABLE)
+    assert decided(swallowed=True, asked=True).retry
 
 
 def test_the_limit_of_attempts_counts_the_first() -> None:

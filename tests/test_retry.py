@@ -717,6 +717,99 @@ async def test_an_attempt_that_swallows_the_cancellation_returns_its_value() -> 
     assert await function() == "saved"
 
 
+@pytest.mark.parametrize("before", [0, 1])
+async def test_an_attempt_that_swallows_its_timeout_and_fails_is_not_retried(before: int) -> None:
+    calls = 0
+
+    @iii_retry(idempotent=True, policy=QUICK, attempt_timeout=0.05)
+    async def function() -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= before:
+            raise stopped()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None  # whether its work was undone nobody knows
+
+    with pytest.raises(ConnectionResetError) as caught:
+        await function()
+    assert calls == before + 1
+    assert reason(caught.value) is Reason.NOT_RETRYABLE
+
+
+async def test_an_attempt_that_fails_before_its_timeout_is_retried() -> None:
+    script = Script(stopped(), stopped(), "done")
+
+    @iii_retry(idempotent=True, policy=QUICK, attempt_timeout=30)
+    async def function() -> Any:
+        await asyncio.sleep(0)
+        return script.play()
+
+    assert await function() == "done"
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_an_attempt_that_swallows_the_callers_cancellation_and_fails_is_not_retried(
+    before: int,
+) -> None:
+    calls, reached = 0, asyncio.Event()
+
+    @iii_retry(idempotent=True, policy=QUICK)
+    async def function() -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= before:
+            raise stopped()
+        reached.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            raise ConnectionResetError from None
+
+    task = asyncio.create_task(function())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(ConnectionResetError) as caught:
+        await task
+    assert calls == before + 1
+    assert reason(caught.value) is Reason.NOT_RETRYABLE
+
+
+async def test_the_clean_up_of_a_cancelled_task_is_retried() -> None:
+    script = Script(stopped(), stopped(), "tidy")
+
+    @iii_retry(idempotent=True, policy=QUICK)
+    async def tidy_up() -> Any:
+        return script.play()
+
+    async def work() -> Any:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            return await tidy_up()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert await task == "tidy"
+
+
+async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
+    calls = 0
+
+    @iii_retry(idempotent=True, policy=QUICK)
+    async def function() -> str:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            async with asyncio.timeout(0.001):
+                await asyncio.sleep(30)
+        return "done"
+
+    assert await function() == "done"
+
+
 def test_attempt_timeout_on_a_sync_function_is_refused_with_the_alternatives() -> None:
     message = (
         "attempt_timeout cannot be kept here: a sync function cannot be interrupted: give it a "

@@ -395,3 +395,30 @@ def test_a_loop_that_is_left_open_does_no_harm() -> None:
     second = next(attempts)
     assert second.number == 2
     attempts.close()  # type: ignore[attr-defined]
+
+
+async def test_a_block_that_swallows_the_callers_cancellation_and_fails_is_not_repeated() -> None:
+    calls, reached = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal calls
+        async for attempt in retrying(idempotent=True, policy=QUICK):
+            with attempt:
+                calls += 1
+                if calls == 1:
+                    raise ConnectionResetError
+                reached.set()
+                try:
+                    await asyncio.sleep(30)
+                except asyncio.CancelledError:
+                    raise ConnectionResetError from None
+
+    task = asyncio.create_task(work())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(ConnectionResetError) as caught:
+        await task
+    assert calls == 2
+    report = report_for(caught.value)
+    assert report is not None
+    assert report.reason is Reason.NOT_RETRYABLE

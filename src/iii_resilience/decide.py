@@ -75,6 +75,7 @@ class CallSoFar:
         previous_delay: Seconds waited before the failed attempt, or None.
         asked: Whether the user's own code asked for the retry (``tenacity.TryAgain``).
         already_retried: Whether an inner retry has already given this failure up.
+        swallowed: Whether the attempt caught a cancellation that was meant to end it, and failed.
     """
 
     attempts: int
@@ -85,6 +86,7 @@ class CallSoFar:
     previous_delay: float | None = None
     asked: bool = False
     already_retried: bool = False
+    swallowed: bool = False
 
 
 def decide(
@@ -111,7 +113,9 @@ def decide(
     Returns:
         A retry with its delay, or a reason to give up.
     """
-    if never_retried(failure) or not (call.asked or failure.retryable):
+    # Whoever cancels wants an end: an attempt that swallowed that gets no other one.
+    may_help = failure.retryable and not call.swallowed
+    if never_retried(failure) or not (call.asked or may_help):
         return Decision(Reason.NOT_RETRYABLE)
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)

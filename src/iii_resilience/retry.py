@@ -242,8 +242,40 @@ def _name(target: Any) -> str:
     return f"{module}.{name}"
 
 
+class _Cancellations:
+    """The cancellations of one async call: whether an attempt swallowed one.
+
+    Attributes:
+        timed_out: Whether the last attempt was to end by its timeout and ended otherwise.
+    """
+
+    __slots__ = ("_before", "timed_out")
+
+    def __init__(self) -> None:
+        # A call may clean up for a task that is being cancelled: only what comes later counts.
+        self._before = _cancellations_asked_for()
+        self.timed_out = False
+
+    def swallowed(self) -> bool:
+        """Whether the attempt that has just failed was to end by a cancellation."""
+        return self.timed_out or _cancellations_asked_for() > self._before
+
+
+def _cancellations_asked_for() -> int:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a coroutine that is driven by hand
+        return 0
+    return 0 if task is None else task.cancelling()
+
+
 def _begin(
-    source: _PolicySource, name: str, started: float, policy: RetryPolicy, window: Any
+    source: _PolicySource,
+    name: str,
+    started: float,
+    policy: RetryPolicy,
+    window: Any,
+    swallowed: Callable[[], bool] | None = None,
 ) -> CallRun:
     return CallRun(
         policy,
@@ -253,6 +285,7 @@ def _begin(
         window=window,
         deadline_at=deadline_of(policy, started),
         on_blocking=functools.partial(source.warn_blocking, name),
+        swallowed=swallowed,
     )
 
 
@@ -298,16 +331,17 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
         started = time.monotonic()
         if window is not None:
             window.called(started)
+        cancellations = _Cancellations()
         attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
         if policy.attempt_timeout is not None:
-            attempt = functools.partial(_timed, attempt, policy, started)
+            attempt = functools.partial(_timed, attempt, policy, started, cancellations)
         shield = shield_for(policy, name)
         if shield is not None:
             attempt = functools.partial(shield.attempt_async, attempt, deadline_of(policy, started))
         try:
             return await attempt()
         except Exception as error:
-            run = _begin(source, name, started, policy, window)
+            run = _begin(source, name, started, policy, window, cancellations.swallowed)
             run.fails(error, below(error))
         outcome = await run.go_on_async(attempt)
         del run
@@ -323,14 +357,23 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
     return call
 
 
-async def _timed(attempt: Callable[[], Any], policy: RetryPolicy, started: float) -> Any:
+async def _timed(
+    attempt: Callable[[], Any],
+    policy: RetryPolicy,
+    started: float,
+    cancellations: _Cancellations,
+) -> Any:
     """One attempt, cut after the policy's ``attempt_timeout`` or at its deadline."""
     limit = cast("float", policy.attempt_timeout)
     deadline_at = deadline_of(policy, started)
     if deadline_at is not None:
         limit = min(limit, deadline_at - time.monotonic())
-    async with asyncio.timeout(limit):
-        return await attempt()
+    async with asyncio.timeout(limit) as timer:
+        try:
+            return await attempt()
+        except Exception:
+            cancellations.timed_out = timer.expired()
+            raise
 
 
 class RetryAttempt:
@@ -431,6 +474,7 @@ class RetryLoop:
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
         policy, started, window = self._start()
+        cancellations = _Cancellations()
         shield = shield_for(policy, _LOOP)
         attempt = RetryAttempt(1)
         if shield is not None:
@@ -441,7 +485,7 @@ class RetryLoop:
             yield attempt
         if attempt.error is None:
             return
-        run = self._run(policy, started, window, attempt.error)
+        run = self._run(policy, started, window, attempt.error, cancellations.swallowed)
         managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **run.hooks())
         async for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
@@ -479,8 +523,9 @@ class RetryLoop:
         started: float,
         window: BudgetWindow | None,
         error: Exception,
+        swallowed: Callable[[], bool] | None = None,
     ) -> CallRun:
-        run = _begin(self._source, _LOOP, started, policy, window)
+        run = _begin(self._source, _LOOP, started, policy, window, swallowed)
         run.fails(error, _own(error))
         return run
 
