@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +21,9 @@ from iii_resilience import (
     Bulkhead,
     BulkheadFullError,
     CircuitOpenError,
+    ConnectionLostError,
     Execution,
+    NotConnectedError,
     Reason,
     RetryPolicy,
     hint_for,
@@ -29,6 +34,7 @@ from iii_resilience import (
 )
 from iii_resilience.client import Resilient
 from iii_resilience.guards.breaker import CircuitState
+from iii_resilience.shielded import Shield, shield_for
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = ["caller", "connect", "engine", "target"]
@@ -49,7 +55,7 @@ def open_circuit(call: Callable[[], Any]) -> None:
 
 class TestBreakerInADecorator:
     def test_an_open_circuit_refuses_without_calling(self) -> None:
-        calls = []
+        calls: list[int] = []
 
         @iii_retry(idempotent=True, policy=breaking())
         def function() -> None:
@@ -80,7 +86,7 @@ class TestBreakerInADecorator:
         for _ in range(2):
             with pytest.raises(ConnectionResetError):
                 await function()
-        with pytest.raises(CircuitOpenError):
+        with pytest.raises(CircuitOpenError, match=r"circuit of .*function is open"):
             await function()
 
     def test_a_circuit_that_opens_between_attempts_ends_the_call_with_what_was_sent(self) -> None:
@@ -115,6 +121,51 @@ class TestBreakerInADecorator:
         for _ in range(5):
             with pytest.raises(type(error)):
                 function()
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionLostError("gone"),
+            InvocationError("TIMEOUT", "too slow"),
+            InvocationError("channel_send_failed", "its connection is closing"),
+            ConnectionRefusedError("refused"),
+        ],
+    )
+    def test_transient_failures_of_what_was_sent_count(self, error: Exception) -> None:
+        @iii_retry(policy=breaking())
+        def function() -> None:
+            raise error
+
+        for _ in range(2):
+            with pytest.raises(type(error)):
+                function()
+        with pytest.raises(CircuitOpenError):
+            function()
+
+    @pytest.mark.parametrize(
+        "error", [NotConnectedError("x"), BulkheadFullError("x"), CircuitOpenError("x")]
+    )
+    def test_what_was_never_sent_does_not_count(self, error: Exception) -> None:
+        @iii_retry(policy=breaking())
+        def function() -> None:
+            raise error
+
+        for _ in range(5):
+            with pytest.raises(type(error)):
+                function()
+
+    def test_the_refusal_names_the_function_and_what_opened_the_circuit(self) -> None:
+        @iii_retry(policy=breaking())
+        def function() -> None:
+            raise ConnectionResetError
+
+        open_circuit(function)
+        name = f"{function.__module__}.{function.__qualname__}"
+        with pytest.raises(CircuitOpenError) as caught:
+            function()
+        assert str(caught.value) == (
+            f"the circuit of {name} is open (2 of 2 calls failed within 60 s); nothing was sent"
+        )
 
     def test_cancellation_does_not_count(self) -> None:
         policy = breaking()
@@ -193,6 +244,44 @@ class TestBreakerInADecorator:
 
 
 class TestBulkheadInADecorator:
+    @staticmethod
+    def full() -> tuple[Shield, object]:
+        """A gate that would be waited for for a minute, and who holds its only place."""
+        gate = Bulkhead(1, queue=5, wait=60.0).gate_for()
+        shield = Shield("f", None, gate)
+        return shield, shield.enter(None)
+
+    @pytest.mark.parametrize("left", [-1.0, 0.0, 0.05])
+    def test_nobody_waits_for_a_place_past_his_deadline(self, left: float) -> None:
+        (shield, _kept), started = self.full(), time.monotonic()
+        with pytest.raises(BulkheadFullError) as caught:
+            shield.attempt(lambda: None, started + left)
+        assert max(left, 0.0) <= time.monotonic() - started < 30.0
+        assert str(caught.value) == "no place came free in the bulkhead of f; nothing was sent"
+
+    @pytest.mark.parametrize("left", [-1.0, 0.0, 0.05])
+    async def test_no_coroutine_waits_for_a_place_past_its_deadline(self, left: float) -> None:
+        (shield, _kept), started = self.full(), time.monotonic()
+        with pytest.raises(BulkheadFullError, match="bulkhead of f"):
+            await shield.attempt_async(lambda: asyncio.sleep(0), started + left)
+        assert max(left, 0.0) <= time.monotonic() - started < 30.0
+
+    def test_a_place_is_given_back_however_the_attempt_ends(self) -> None:
+        gate = Bulkhead(1).gate_for()
+        shield = Shield("f", None, gate)
+
+        def attempt(error: BaseException | None) -> str:
+            assert gate.inside == 1
+            if error is not None:
+                raise error
+            return "done"
+
+        for error in (None, ValueError("x"), KeyboardInterrupt()):
+            expected = contextlib.nullcontext() if error is None else pytest.raises(type(error))
+            with expected:
+                shield.attempt(partial(attempt, error), None)
+            assert gate.inside == 0
+
     def test_a_call_beyond_the_limit_is_refused(self) -> None:
         inside, leave = threading.Event(), threading.Event()
 
@@ -282,7 +371,7 @@ class TestLoops:
                     raise ConnectionResetError
 
         open_circuit(block)
-        with pytest.raises(CircuitOpenError):
+        with pytest.raises(CircuitOpenError, match=r"circuit of retrying\(\) is open"):
             block()
         assert len(blocks) == 2
 
@@ -297,7 +386,7 @@ class TestLoops:
         for _ in range(2):
             with pytest.raises(ConnectionResetError):
                 await block()
-        with pytest.raises(CircuitOpenError):
+        with pytest.raises(CircuitOpenError, match=r"circuit of retrying\(\) is open"):
             await block()
 
     def test_a_circuit_that_opens_between_attempts_ends_the_loop_with_what_was_sent(self) -> None:
@@ -439,3 +528,37 @@ def test_both_can_be_written_in_a_file() -> None:
     policy = book.policy("p")
     assert policy.breaker == Breaker(0.4, 1.0, 5, 2.0, 2, 0.3)
     assert policy.bulkhead == Bulkhead(4, 8, 0.5)
+
+
+class TestTheShieldOfAPolicy:
+    def test_there_is_none_without_breaker_and_bulkhead(self) -> None:
+        assert shield_for(RetryPolicy(), "f") is None
+
+    def test_each_of_them_makes_one(self) -> None:
+        breaker, bulkhead = Breaker(), Bulkhead(1)
+        assert shield_for(RetryPolicy(breaker=breaker), "f") == Shield(
+            "f", breaker.circuit_for("f"), None
+        )
+        assert shield_for(RetryPolicy(bulkhead=bulkhead), "f") == Shield(
+            "f", None, bulkhead.gate_for("f")
+        )
+
+    def test_a_scope_may_be_narrower_than_the_name(self) -> None:
+        breaker, bulkhead = Breaker(), Bulkhead(1)
+        policy = RetryPolicy(breaker=breaker, bulkhead=bulkhead)
+        assert shield_for(policy, "f", "f@blue") == Shield(
+            "f", breaker.circuit_for("f@blue"), bulkhead.gate_for("f@blue")
+        )
+
+    def test_a_change_of_state_is_logged_with_the_function_s_name(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shield = shield_for(breaking(), "f", "f@blue")
+        assert shield is not None
+
+        def attempt() -> None:
+            raise ConnectionResetError
+
+        with caplog.at_level(logging.INFO, "iii_resilience"):
+            open_circuit(lambda: shield.attempt(attempt, None))
+        assert [record.getMessage() for record in caplog.records] == ["f: circuit open, was closed"]
