@@ -324,6 +324,10 @@ CASES: dict[str, Callable[[], Any]] = {
     "a rust sdk that is not connected": lambda: handled("iii is not connected"),
     "an old timeout": lambda: handled("Invocation of 'a::b' timed out after 300ms"),
     "an old timeout of words": lambda: handled("Invocation of 'a::b' timed out after lunch"),
+    "a python literal that is cut off": lambda: handled("{'code': 'NO_SUCH', 'message': 'wor"),
+    "python literals five deep": lambda: handled(
+        "{'code': 'invocation_failed', 'message': \"" + "invocation_failed: " * 3 + 'TIMEOUT: x"}'
+    ),
     "words that are too long": lambda: handled("Invocation of '" + "x" * 1100 + "' timed out"),
     "a cause five workers deep": lambda: handled("invocation_failed: " * 5 + "TIMEOUT: x"),
     "a cause three workers deep": lambda: handled("invocation_failed: " * 3 + "TIMEOUT: x"),
@@ -483,6 +487,14 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "a payload failure caused by a timeout": lambda: because(
         through("trigger", error=TypeError("set is not JSON serializable")), TimeoutError("words")
+    ),
+    "a payload failure caused by a denial": lambda: because(
+        through("trigger", error=TypeError("set is not JSON serializable")),
+        CodedError("FORBIDDEN", "no"),
+    ),
+    "throttled, and caused by a denial": lambda: because(
+        Exception('{"type": "transient", "code": "RATE_LIMITED", "retry_after_ms": 250}'),
+        CodedError("FORBIDDEN", "no"),
     ),
     "caused by what was retried already": lambda: because(
         Exception("words"),

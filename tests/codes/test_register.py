@@ -79,25 +79,108 @@ def test_built_in_rows_cannot_be_shadowed(code: str) -> None:
         register_codes([row(code)])
 
 
+FIELDS = "category, execution, meaning, origin, queue, remedy, source, system, throttled"
+
+
 @pytest.mark.parametrize(
-    "rows",
+    ("rows", "problem"),
     [
-        {"A": "sometimes"},
-        {"A": {"throttled": True}},
-        {"A": {"category": "transient", "colour": "red"}},
-        {"A": {"category": "transient", "throttled": "yes"}},
-        {"A": {"category": "transient", "remedy": 5}},
-        {"A": {"category": "transient", "execution": "maybe"}},
-        {"": "transient"},
-        {5: "transient"},
-        {"A" * 129: "transient"},
-        {"A": row("B")},
-        {"A": None},
+        (
+            {"A": "sometimes"},
+            (
+                "codes.A: category 'sometimes' is none of "
+                "transient, auth, not-found, payload, permanent"
+            ),
+        ),
+        ({"A": None}, "codes.A: category None is none of "),
+        ({"A": {"throttled": True}}, "codes.A: category is missing"),
+        (
+            {"A": {"category": "transient", "colour": "red"}},
+            f"codes.A: unknown field 'colour' (allowed: {FIELDS})",
+        ),
+        (
+            {"A": {"category": "transient", "code": "B"}},
+            f"codes.A: unknown field 'code' (allowed: {FIELDS})",
+        ),
+        (
+            {"A": {"category": "transient", "throttled": "yes"}},
+            "codes.A: throttled is a bool, not 'yes'",
+        ),
+        ({"A": {"category": "transient", "queue": 1}}, "codes.A: queue is a bool, not 1"),
+        ({"A": {"category": "transient", "remedy": 5}}, "codes.A: remedy is a str, not 5"),
+        (
+            {"A": {"category": "transient", "execution": "maybe"}},
+            "codes.A: execution 'maybe' is none of not_executed, maybe_executed, executed",
+        ),
+        ({"": "transient"}, "codes.: a code is a non-empty string"),
+        ({5: "transient"}, "codes.5: a code is a non-empty string"),
+        ({"A" * 129: "transient"}, f"codes.{'A' * 129}: a code has at most 128 characters"),
+        ({"A": row("B")}, "codes.A: the row is that of another code, 'B'"),
+        ({"TIMEOUT": "auth"}, "codes.TIMEOUT: is a built-in code and cannot be redefined"),
+        (
+            {"FN_NOT_FOUND": "auth"},
+            "codes.FN_NOT_FOUND: is a built-in code and cannot be redefined",
+        ),
+        (
+            {"CIRCUIT_OPEN": "auth"},
+            "codes.CIRCUIT_OPEN: is a built-in code and cannot be redefined",
+        ),
+        (
+            {"FORBIDDEN": "transient"},
+            (
+                "codes.FORBIDDEN: cannot be redefined: a denial stays a denial until auth or "
+                "policy change, so it is never retried"
+            ),
+        ),
+        (
+            {"function_not_found": "transient"},
+            (
+                "codes.function_not_found: cannot be redefined: calling the same id again finds "
+                "nothing, so it is never retried"
+            ),
+        ),
     ],
 )
-def test_malformed_rows_are_refused(rows: Any) -> None:
-    with pytest.raises(ConfigError):
+def test_malformed_rows_are_refused_with_the_place_and_what_is_allowed(
+    rows: Any, problem: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
         register_codes(rows)
+    (only,) = caught.value.problems
+    assert only == problem if problem[-1] != " " else only.startswith(problem)
+    assert user_codes() == ()
+
+
+def test_a_code_may_have_as_many_characters_as_a_code_has() -> None:
+    register_codes({"A" * 128: "transient"})
+    assert find("A" * 128) is not None
+
+
+def test_every_field_of_a_row_may_be_given() -> None:
+    fields = {
+        "category": "auth",
+        "execution": "executed",
+        "origin": "worker",
+        "remedy": "do this",
+        "meaning": "that happened",
+        "source": "ours",
+        "system": "rpc",
+        "throttled": True,
+        "queue": True,
+    }
+    register_codes({"A": fields})
+    assert find("A") == Code(
+        "A",
+        Category.AUTH,
+        Execution.EXECUTED,
+        "worker",
+        "do this",
+        "that happened",
+        "ours",
+        "rpc",
+        throttled=True,
+        queue=True,
+    )
 
 
 def test_all_or_nothing_and_every_problem() -> None:
