@@ -1,0 +1,113 @@
+"""What the budget promises, seen from outside: through the decorator, with a clock of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from iii_resilience import Budget, RetryPolicy, iii_retry
+
+if TYPE_CHECKING:
+    from conftest import FakeClock
+
+CALLS = 10_000
+POLICY = RetryPolicy()  # as shipped, but a budget of its own in every test
+
+
+@pytest.fixture(autouse=True)
+def without_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A record for each of ten thousand decisions would take longer than all the rest."""
+    caplog.set_level(logging.CRITICAL, "iii_resilience")
+
+
+class Service:
+    """A function that fails at random, or always; it counts its calls."""
+
+    def __init__(self, failing: float, seed: int = 0) -> None:
+        self.failing = failing
+        self.random = random.Random(seed)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.random.random() < self.failing:
+            raise ConnectionResetError
+        return "done"
+
+
+def decorated(service: Service, how: str, **options: Any) -> Callable[[], object]:
+    """The service behind the decorator, as something that is called, sync or async."""
+    if how == "sync":
+        return iii_retry(idempotent=True, **options)(service.__call__)
+
+    @iii_retry(idempotent=True, **options)
+    async def call() -> str:
+        return service()
+
+    def to_its_end() -> None:
+        # Nothing in it waits, so it needs no event loop: ten thousand of them would take longer.
+        with contextlib.suppress(StopIteration):
+            call().send(None)
+
+    return to_its_end
+
+
+def succeeded(
+    call: Callable[[], object], clock: FakeClock, *, rate: float, calls: int = CALLS
+) -> int:
+    """How many of the calls succeed that come at a rate; delays let time pass too."""
+    count = 0
+    for _ in range(calls):
+        clock.now += 1 / rate
+        try:
+            call()
+        except ConnectionResetError:
+            continue
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize(("how", "rate"), [("sync", 10_000.0), ("async", 100.0)])
+def test_at_total_failure_the_load_is_one_plus_the_ratio_and_the_minimum_s_share(
+    how: str, rate: float, clock: FakeClock
+) -> None:
+    budget, began = Budget(), clock.now
+    service = Service(failing=1.0)
+    call = decorated(service, how, policy=POLICY.replace(budget=budget))
+    assert succeeded(call, clock, rate=rate) == 0
+    # A whole window's worth of the minimum is there from the beginning.
+    minimum = budget.min_per_second * (clock.now - began + budget.window)
+    assert CALLS * 1.15 < service.calls <= CALLS * (1 + budget.ratio) + minimum
+
+
+def test_without_a_minimum_total_failure_adds_the_ratio_and_no_more(clock: FakeClock) -> None:
+    budget = Budget(ratio=0.1, min_per_second=0.0)
+    service = Service(failing=1.0)
+    call = decorated(service, "sync", policy=POLICY.replace(budget=budget))
+    succeeded(call, clock, rate=1_000.0, calls=2_000)
+    assert 2_100 < service.calls <= 2_200
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("failing", [0.01, 0.05])
+@pytest.mark.parametrize("rate", [20.0, 1_000.0])
+def test_at_five_percent_random_failures_a_budget_costs_less_than_a_thousandth_of_success(
+    rate: float, failing: float, seed: int, clock: FakeClock
+) -> None:
+    shares = []
+    for budget in (Budget(), None):
+        call = decorated(Service(failing, seed), "sync", policy=POLICY.replace(budget=budget))
+        shares.append(succeeded(call, clock, rate=rate) / CALLS)
+    budgeted, unlimited = shares
+    assert unlimited > 0.9999
+    assert abs(budgeted - unlimited) <= 0.001
+
+
+def test_the_same_for_coroutines(clock: FakeClock) -> None:
+    call = decorated(Service(0.05), "async", policy=POLICY.replace(budget=Budget()))
+    assert succeeded(call, clock, rate=100.0) / CALLS > 0.999
