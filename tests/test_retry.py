@@ -816,6 +816,56 @@ async def test_the_clean_up_of_a_cancelled_task_is_retried() -> None:
     assert await task == "tidy"
 
 
+async def test_an_attempt_whose_task_group_failed_is_retried() -> None:
+    calls = 0
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise stopped()
+
+    @iii_retry(idempotent=True, policy=QUICK)
+    async def function() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            return "done"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails())
+        except ExceptionGroup:
+            raise ConnectionResetError from None
+        return "never"
+
+    assert await function() == "done"
+
+
+@pytest.mark.parametrize("between", [0, 3])
+async def test_a_swallowed_cancellation_is_found_behind_other_exceptions(between: int) -> None:
+    calls, reached = 0, asyncio.Event()
+
+    @iii_retry(idempotent=True, policy=QUICK)
+    async def function() -> None:
+        nonlocal calls
+        calls += 1
+        reached.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError as error:
+            cause: BaseException = error
+            for _ in range(between):
+                wrapped = RuntimeError("wrapped")
+                wrapped.__cause__ = cause
+                cause = wrapped
+            raise ConnectionResetError from cause
+
+    task = asyncio.create_task(function())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(ConnectionResetError):
+        await task
+    assert calls == 1
+
+
 async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
     calls = 0
 

@@ -32,7 +32,7 @@ _DONE = frozenset(
         Reason.ALREADY_RETRIED,
     }
 )
-_CAUSES_LOOKED_AT = 8
+_CAUSES_LOOKED_AT = 64  # members of groups are causes too
 
 
 @attrs.frozen
@@ -161,19 +161,26 @@ def hint_for(error: BaseException) -> Hint | None:
 def already_retried(error: BaseException, *, since: float) -> bool:
     """Whether an inner retry has given up on this exception, or on what caused it.
 
+    Of a group, as a TaskGroup raises it, one member that was given up is enough: to call the rest
+    again would be to call that one again.
+
     Args:
         error: What the attempt raised.
         since: Monotonic time of the attempt's start in seconds. What was given up before it was
             given up by another call: some programs raise one object again and again.
     """
-    cause: BaseException | None = error
+    causes = [error]
     for _ in range(_CAUSES_LOOKED_AT):
-        if cause is None:
+        if not causes:
             return False
+        cause = causes.pop()
         record = _record(cause)
         if record is not None and record.at >= since and record.report.reason in _DONE:
             return True
-        cause = cause.__cause__
+        if isinstance(cause, BaseExceptionGroup):
+            causes.extend(cause.exceptions)
+        if cause.__cause__ is not None:
+            causes.append(cause.__cause__)
     return False
 
 

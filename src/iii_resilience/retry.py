@@ -27,6 +27,7 @@ from iii_resilience.run import CallRun, below, deadline_of
 from iii_resilience.shielded import Visit, shield_for
 
 _LOOP = "retrying()"
+_CAUSES_LOOKED_AT = 8
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -256,9 +257,13 @@ class _Cancellations:
         self._before = _cancellations_asked_for()
         self.timed_out = False
 
-    def swallowed(self) -> bool:
+    def swallowed(self, error: Exception) -> bool:
         """Whether the attempt that has just failed was to end by a cancellation."""
-        return self.timed_out or _cancellations_asked_for() > self._before
+        if self.timed_out:
+            return True
+        # The count alone would not do: up to Python 3.12 a TaskGroup whose task failed leaves it
+        # one too high.
+        return _cancellations_asked_for() > self._before and _comes_of_a_cancellation(error)
 
 
 def _cancellations_asked_for() -> int:
@@ -269,13 +274,21 @@ def _cancellations_asked_for() -> int:
     return 0 if task is None else task.cancelling()
 
 
+def _comes_of_a_cancellation(error: BaseException | None) -> bool:
+    for _ in range(_CAUSES_LOOKED_AT):
+        if error is None or isinstance(error, asyncio.CancelledError):
+            return error is not None
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _begin(
     source: _PolicySource,
     name: str,
     started: float,
     policy: RetryPolicy,
     window: Any,
-    swallowed: Callable[[], bool] | None = None,
+    swallowed: Callable[[Exception], bool] | None = None,
 ) -> CallRun:
     return CallRun(
         policy,
@@ -523,7 +536,7 @@ class RetryLoop:
         started: float,
         window: BudgetWindow | None,
         error: Exception,
-        swallowed: Callable[[], bool] | None = None,
+        swallowed: Callable[[Exception], bool] | None = None,
     ) -> CallRun:
         run = _begin(self._source, _LOOP, started, policy, window, swallowed)
         run.fails(error, _own(error))

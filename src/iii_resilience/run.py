@@ -91,8 +91,8 @@ class CallRun:
         on_blocking: Called when a delay is about to block a running event loop.
         pauses: What sleeps, where a delay can end early; None for the clock.
         look: What the caller knows about a failure that the error alone does not say, or None.
-        swallowed: Whether the attempt that has just failed swallowed a cancellation; None where
-            there are none.
+        swallowed: Whether the attempt that has just failed with this exception swallowed a
+            cancellation; None where there are none.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CallRun:
         on_blocking: Callable[[], object] | None = None,
         pauses: Pauses | None = None,
         look: Callable[[Failure], Failure] | None = None,
-        swallowed: Callable[[], bool] | None = None,
+        swallowed: Callable[[Exception], bool] | None = None,
     ) -> None:
         self.policy = policy
         self.idempotent = idempotent
@@ -366,7 +366,7 @@ class CallRun:
                 asked=asked,
                 already_retried=failure.already_retried
                 or already_retried(last.error, since=self._attempt_started),
-                swallowed=self._swallowed is not None and self._swallowed(),
+                swallowed=self._swallowed is not None and self._swallowed(last.error),
             ),
             now=now,
             random=random.random,
