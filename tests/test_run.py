@@ -205,6 +205,30 @@ def test_failures_carry_the_function_that_was_called() -> None:
     assert inner.function_id == "a::b"
 
 
+@BOTH
+@pytest.mark.parametrize(
+    "error", [CircuitOpenError("x"), ValueError("x"), InvocationError("FORBIDDEN", "no")]
+)
+def test_what_ends_at_once_needs_nothing_of_tenacity(
+    how: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(tenacity, "Retrying")
+    monkeypatch.delattr(tenacity, "AsyncRetrying")
+    assert go_on(failing(error=error), Attempts(), how).error is error
+    assert report_for(error) is not None
+
+
+@BOTH
+def test_what_is_decided_before_tenacity_is_not_decided_again(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = BudgetWindow(0.0, 1.0, 10.0)
+    with caplog.at_level(logging.INFO, "iii_resilience"):
+        assert go_on(failing(window=window), Attempts(), how).value == "done"
+    assert len(caplog.records) == 1
+    assert (window._reserved, sum(window._retries)) == (0, 1)
+
+
 # TryAgain.
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -471,6 +472,27 @@ class TestTriggerCalls:
                 await caller.trigger_async({"function_id": "t::one"}, policy=policy)
         with pytest.raises(CircuitOpenError):
             await caller.trigger_async({"function_id": "t::one"}, policy=policy)
+
+    @pytest.mark.bare
+    def test_a_rejection_costs_a_fraction_of_a_call_that_is_sent_and_fails(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        """A tenth, says benchmarks/bench_rejection.py; the bound is for a busy machine."""
+        sent = RetryPolicy(attempts=1, breaker=Breaker(min_calls=10**9))
+        rejected = RetryPolicy(attempts=1, breaker=Breaker(min_calls=1, open=1e6))
+        engine.inject("t::one", AnswerError("invocation_error", "x"), times=101)
+
+        def seconds(policy: RetryPolicy) -> float:
+            started = time.perf_counter()
+            with contextlib.suppress(InvocationError, CircuitOpenError):
+                caller.trigger({"function_id": "t::one"}, policy=policy)
+            return time.perf_counter() - started
+
+        seconds(rejected)  # this failure opens the circuit for good
+        pairs = [(seconds(sent), seconds(rejected)) for _ in range(100)]
+        assert len(engine.calls("t::one")) == 101
+        failing, rejecting = (statistics.median(times) for times in zip(*pairs, strict=True))
+        assert rejecting < failing / 2
 
     def test_calls_that_were_never_sent_do_not_open_it(
         self, engine: LoopbackEngine, caller: Resilient

@@ -61,6 +61,7 @@ def from_row(
     *,
     function_id: str | None = None,
     stacktrace: str | None = None,
+    retry_after: float | None = None,
 ) -> Failure:
     """A failure that says what its row says.
 
@@ -69,12 +70,14 @@ def from_row(
         message: The remote message.
         function_id: The function that was called, if known.
         stacktrace: The remote stack trace, if any.
+        retry_after: Seconds the other side asked to wait, if it did.
     """
     return Failure(
         row.code,
         row.category,
         row.execution,
         throttled=row.throttled,
+        retry_after=retry_after,
         message=message,
         function_id=function_id,
         remedy=row.remedy,

@@ -121,7 +121,7 @@ def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Fail
     if isinstance(error, RpcError):
         return rpc.from_error(error, function_id)
     if isinstance(error, _OWN):
-        return _own(error).replace(function_id=function_id)
+        return _own(error, function_id)
     code = attribute(error, "code")
     if not isinstance(code, str) or not code:
         code = next((_NAMED[name] for name in names if name in _NAMED), "")
@@ -140,14 +140,13 @@ def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Fail
     return _with_chain(failure, error, function_id, depth)
 
 
-def _own(error: BaseException) -> Failure:
-    code = getattr(type(error), "code", "")
-    failure = from_row(LOCAL[code], text_of(error))
+def _own(error: BaseException, function_id: str | None) -> Failure:
+    row = LOCAL[getattr(type(error), "code")]  # noqa: B009 - each of the classes has one
+    pushback = error.retry_after if isinstance(error, CircuitOpenError) else None
+    failure = from_row(row, text_of(error), function_id=function_id, retry_after=pushback)
     if isinstance(error, NotConnectedError) and error.refused:
         refused = from_row(III["AUTH_ERROR"])
         return failure.replace(remedy=refused.remedy, inner=refused)
-    if isinstance(error, CircuitOpenError):
-        return failure.replace(retry_after=error.retry_after)
     if isinstance(error, PayloadTooLargeError):
         return failure.replace(payload_bytes=error.payload_bytes, limit_bytes=error.limit_bytes)
     return failure
