@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,6 +28,7 @@ POLICY = RetryPolicy()
 
 
 def options(name: str) -> Any:
+    """The SDK's options for a client of that name."""
     from iii import InitOptions
 
     return InitOptions(worker_name=name, otel={"enabled": False})
@@ -57,23 +59,27 @@ def worker(url: str, pipe: Connection) -> None:
 
 
 def microseconds(call: Callable[[], object]) -> float:
+    """How long one call takes."""
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1e6
 
 
 async def microseconds_async(call: Callable[[], Awaitable[object]]) -> float:
+    """As `microseconds`, for a coroutine."""
     began = time.perf_counter()
     await call()
     return (time.perf_counter() - began) * 1e6
 
 
 def row(name: str, bare: list[float], ours: list[float]) -> None:
+    """Print the medians, and what ours is of the bare one."""
     before, after = statistics.median(bare), statistics.median(ours)
     print(f"| {name} | {before:.0f} | {after:.0f} | {after / before:.3f} |")
 
 
 def measure(url: str, calls: int) -> None:
+    """Call through both, in turn, so that what the machine does meanwhile meets both alike."""
     from iii import register_worker
 
     client = register_worker(url, options("caller"))
@@ -123,17 +129,19 @@ PAYLOADS: dict[str, Any] = {
 
 
 def measure_checks() -> None:
+    """The payload check against one more ``json.dumps`` of the same payload."""
     print("\n| payload | json.dumps, ms | check, ms | ratio |\n| --- | --- | --- | --- |")
     for name, payload in PAYLOADS.items():
         dumps, check = [], []
         for _ in range(15):
-            dumps.append(microseconds(lambda: json.dumps(payload)) / 1000)
-            check.append(microseconds(lambda: check_payload(payload)) / 1000)
+            dumps.append(microseconds(partial(json.dumps, payload)) / 1000)
+            check.append(microseconds(partial(check_payload, payload)) / 1000)
         before, after = min(dumps), min(check)
         print(f"| {name} | {before:.2f} | {after:.2f} | {after / before:.2f} |")
 
 
 def main() -> None:
+    """Start an engine and a worker, measure, and stop them."""
     calls = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     os.environ["OTEL_ENABLED"] = "false"
     with tempfile.TemporaryDirectory() as home:
