@@ -32,12 +32,17 @@ def seconds(caller: Resilient, policy: RetryPolicy, expected: type[Exception]) -
     raise AssertionError("the call was to fail")
 
 
+async def answer(_: Any) -> str:
+    """The function that is called; the engine answers for it with the scripted failure."""
+    return "done"
+
+
 def measured(calls: int = CALLS) -> tuple[float, float]:
     """Medians of a failing and of a rejected call, in seconds."""
     with LoopbackEngine() as engine:
         options: dict[str, Any] = {"otel": {"enabled": False}}
         target = register_worker(engine.url, InitOptions(worker_name="target", **options))
-        target.register_function("t::one", lambda _: "done")
+        target.register_function("t::one", answer)
         engine.wait_registered("t::one")
         client = register_worker(engine.url, InitOptions(worker_name="caller", **options))
         with resilient(client) as caller:
