@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 
 export OTEL_ENABLED = false
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-matrix check format clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The wrapper's tests against released versions of iii's SDK: all, or VERSIONS="0.11.6 0.24.6".
+test-matrix:
+	$(PYTHON) tests/matrix/run.py $(VERSIONS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -30,4 +34,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis

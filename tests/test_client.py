@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from engine_fixtures import caller, connect, engine, target
-from iii import InvocationError
+from real_sdk import InvocationError
 
 from iii_resilience import PolicyBook, RetryPolicy, load_policies, resilient, use_policies
 from iii_resilience.book import Rule

@@ -10,15 +10,19 @@ import time
 from typing import Any
 
 import pytest
-from iii.observable import FunctionObservers
+from real_sdk import needs
 
 from iii_resilience import RetryPolicy
 from iii_resilience.client import Resilient
 from iii_resilience.testing import LoopbackEngine
 
+pytestmark = needs((0, 25), "no local dispatch")
+
 
 @pytest.fixture(autouse=True)
 def confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iii.observable import FunctionObservers
+
     switched_on = property(lambda self: True, lambda self, value: None)
     monkeypatch.setattr(FunctionObservers, "local_dispatch", switched_on, raising=False)
 

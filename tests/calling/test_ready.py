@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from iii import InvocationError
+from real_sdk import InvocationError, needs
 
 from iii_resilience import RetryPolicy, resilient
 from iii_resilience.client import Resilient
@@ -176,6 +176,7 @@ class TestQuestions:
         caller.trigger({"function_id": "engine::functions::list"})
         assert asked(engine) == 0
 
+    @needs((0, 23), "sends no namespace")
     def test_the_question_goes_to_the_namespace_of_the_call(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from iii import InvocationError, RegistrationRejectedError, TriggerAction
+from iii import TriggerAction
 from iii.iii_types import TriggerRequest
+from real_sdk import InvocationError, RegistrationRejectedError, needs
 
 from iii_resilience import (
     Backoff,
@@ -620,6 +621,7 @@ class TestEnd:
         with pytest.raises(NotConnectedError):
             await call
 
+    @needs((0, 23), "does not tell of a rejected registration")
     def test_a_rejected_registration_is_said_at_once_and_in_its_own_words(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
