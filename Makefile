@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 export OTEL_ENABLED = false
 
-.PHONY: demo test test-matrix check format clean
+.PHONY: demo test test-long test-matrix bench-kills check format clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
@@ -14,9 +14,17 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# What takes minutes: outages at full size.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
+
 # The wrapper's tests against released versions of iii's SDK: all, or VERSIONS="0.11.6 0.24.6".
 test-matrix:
 	$(PYTHON) tests/matrix/run.py $(VERSIONS)
+
+# A worker that is killed again and again, with and without the library; SECONDS a run.
+bench-kills: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python benchmarks/bench_kills.py $(SECONDS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

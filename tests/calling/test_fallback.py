@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from iii import InvocationError
+from real_sdk import InvocationError
 
 from iii_resilience import (
     Enqueue,

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from iii import InvocationError, TriggerAction
+from iii import TriggerAction
+from real_sdk import InvocationError
 
 from iii_resilience import (
     Execution,
