@@ -85,7 +85,8 @@ def _environment(version: str) -> Path:
     venv.create(home, clear=True, with_pip=True)
     constraints = home / "constraints.txt"
     constraints.write_text(_constraints())
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet"]
+    pip.append("--disable-pip-version-check")
     sdk = f"iii-sdk=={version}"
     subprocess.run(
         [*pip, "-c", constraints, "-e", ".[testing]", sdk, *NEEDED], cwd=ROOT, check=True
