@@ -6,7 +6,17 @@ STAMP := $(VENV)/.installed
 
 export OTEL_ENABLED = false
 
-.PHONY: demo test test-long test-matrix bench-kills check format clean
+# What the retry core is made of, for `make coverage`; `make mutate` has the same in pyproject.toml.
+CORE := codes/* classify.py classification/* decide.py backoff.py guards/* policy.py \
+	retry.py run.py shielded.py pluggable.py
+CORE_TESTS := tests/classification tests/codes tests/guards $(addprefix tests/test_, \
+	backoff.py cancellation.py classify.py decide.py nesting.py pluggable.py policy.py \
+	report.py retry.py retry_rpc.py retrying.py rpc.py run.py shielded.py)
+comma := ,
+empty :=
+CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
+
+.PHONY: demo test test-long test-matrix bench-kills check coverage mutate format clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
@@ -32,6 +42,17 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# Every branch of the core must be taken by a test of its own.
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -p no:randomly $(CORE_TESTS)
+	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
+
+# Takes the better part of an hour on two cores; docs/correctness.md says how to read the result.
+mutate: $(STAMP)
+	nice -n 10 $(BIN)/mutmut run --max-children 2
+	$(BIN)/python benchmarks/mutation_score.py
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -42,4 +63,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

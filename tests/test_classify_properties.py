@@ -16,7 +16,11 @@ from iii_resilience.classify import classify
 from iii_resilience.codes import ALL, III, Category, Code, Execution, find
 from iii_resilience.failure import Failure
 
-SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(
+    max_examples=3 * settings.default.max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 texts = st.text(st.characters(exclude_categories=()), max_size=200)  # lone surrogates too
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.binary(max_size=50)

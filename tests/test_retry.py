@@ -866,6 +866,15 @@ async def test_a_swallowed_cancellation_is_found_behind_other_exceptions(between
     assert calls == 1
 
 
+def test_a_circle_of_causes_comes_of_no_cancellation() -> None:
+    first, second = ValueError(), ValueError()
+    first.__context__, second.__context__ = second, first
+    assert not retry_module._comes_of_a_cancellation(first)
+    assert not retry_module._comes_of_a_cancellation(ValueError())
+    second.__context__ = asyncio.CancelledError()
+    assert retry_module._comes_of_a_cancellation(first)
+
+
 async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
     calls = 0
 

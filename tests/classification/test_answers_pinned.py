@@ -262,6 +262,15 @@ CASES: dict[str, Callable[[], Any]] = {
     "a structured cause with a pushback that is none": lambda: structured(
         code="RATE_LIMITED", message="retry after 1500ms", retry_after_ms=True
     ),
+    "a structured cause with a pushback that is no float": lambda: structured(
+        code="RATE_LIMITED", message="retry after 1500ms", retry_after_ms=10**400
+    ),
+    "a structured cause with a pushback of the past": lambda: structured(
+        code="RATE_LIMITED", message="retry after 1500ms", retry_after_ms=-1
+    ),
+    "a structured cause with a pushback of nothing": lambda: structured(
+        code="RATE_LIMITED", message="retry after 1500ms", retry_after_ms=0
+    ),
     "a structured cause that is not retried": lambda: structured(
         code="TIMEOUT", already_retried="yes"
     ),
@@ -400,6 +409,12 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "too large after it was sent": lambda: through(
         "trigger", error=CodedError("payload_too_large", GUARD)
+    ),
+    "too large before it was sent, after many frames": lambda: through(
+        *(f"f{n}" for n in range(62)), "_prepare_json", error=CodedError("payload_too_large", GUARD)
+    ),
+    "too large before it was sent, after too many frames": lambda: through(
+        *(f"f{n}" for n in range(70)), "_prepare_json", error=CodedError("payload_too_large", GUARD)
     ),
     "too large elsewhere": lambda: through(
         "_prepare_json", error=CodedError("payload_too_large", GUARD), module="theirs"

@@ -166,7 +166,9 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestBreakerMachine.settings = settings(
+    max_examples=settings.default.max_examples * 3 // 2, stateful_step_count=60, deadline=None
+)
 
 
 # Closed.
@@ -625,6 +627,7 @@ def run_together(works: list[Any]) -> None:
     assert not errors
 
 
+@pytest.mark.bare
 def test_neither_calls_nor_rejections_nor_lost_probes_cost_memory() -> None:
     circuit = a_circuit(failure_rate=1.0)
 

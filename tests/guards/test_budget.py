@@ -82,7 +82,9 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudgetMachine = BudgetMachine.TestCase
-TestBudgetMachine.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestBudgetMachine.settings = settings(
+    max_examples=settings.default.max_examples * 3 // 5, stateful_step_count=60, deadline=None
+)
 
 
 def test_a_permit_is_reserved_spent_and_free_again_after_the_window() -> None:

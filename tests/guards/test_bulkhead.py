@@ -413,6 +413,47 @@ def test_interrupted_at_any_instruction_of_leaving_the_next_one_comes_in() -> No
     assert every_instruction(once) > 30
 
 
+def test_who_is_interrupted_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    gate = Gate(1, 5, LONG)
+    kept = entered(gate)
+    monkeypatch.setattr(threading, "Event", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gate.enter()
+    assert (gate.inside, gate.waiting) == (1, 0)
+    gate.leave(kept)
+
+
+def test_who_is_interrupted_as_he_wakes_the_next_one_wakes_him_all_the_same() -> None:
+    gate = Gate(1, 5, LONG)
+    kept, waiting = entered(gate), Permit(gate)
+    woken: list[int] = []
+
+    def wake() -> None:
+        woken.append(1)
+        if len(woken) == 1:
+            raise KeyboardInterrupt
+
+    assert gate._line_up(waiting, wake)
+    with pytest.raises(KeyboardInterrupt):
+        gate.leave(kept)
+    assert len(woken) == 2
+    assert gate._was_let_in(waiting)
+    assert (gate.inside, gate.waiting) == (1, 0)
+
+
+def test_who_has_nothing_that_could_wake_him_is_let_in_too() -> None:
+    gate = Gate(1, 5, LONG)
+    kept, waiting = entered(gate), Permit(gate)
+    gate._queued[waiting] = None
+    gate.leave(kept)
+    assert gate._was_let_in(waiting)
+    assert gate.waiting == 0
+
+
 def test_a_permit_nobody_holds_any_longer_gives_itself_back_to_the_next() -> None:
     gate = Gate(1, 5, LONG)
     kept: Permit | None = entered(gate)
@@ -602,9 +643,12 @@ class GateMachine(RuleBasedStateMachine):
 
 LIMIT, QUEUE = 2, 3
 TestGateMachine = GateMachine.TestCase
-TestGateMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestGateMachine.settings = settings(
+    max_examples=settings.default.max_examples * 3 // 5, stateful_step_count=40, deadline=None
+)
 
 
+@pytest.mark.bare
 def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory() -> None:
     gate = Gate(1, 2, LONG)
 
