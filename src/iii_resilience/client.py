@@ -12,23 +12,40 @@ from iii_resilience.book import PolicyBook
 from iii_resilience.calling.trigger import Caller
 from iii_resilience.codes import register_codes
 from iii_resilience.flights import in_thread
+from iii_resilience.handling.handlers import Handlers
+from iii_resilience.handling.worker import Hardening
 from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
 
 
-def resilient(worker: Any, *, policies: PolicyBook | RetryPolicy | None = None) -> Resilient:
-    """Make an SDK client's calls safe to retry.
+def resilient(
+    worker: Any,
+    *,
+    policies: PolicyBook | RetryPolicy | None = None,
+    max_result_bytes: int | None = None,
+    clock_tolerance: float = 1.0,
+    send_stack_traces: bool = False,
+) -> Resilient:
+    """Make an SDK client's calls safe to retry, and the functions it serves safe to call.
 
     Args:
         worker: What ``iii.register_worker()`` returned.
         policies: A `PolicyBook` (from `load_policies`), one `RetryPolicy` for every function, or
             None for the process-wide default book.
+        max_result_bytes: How large the message with a handler's result may be, in bytes of JSON;
+            None for what the SDK can send. Set it to ``1 << 20`` while callers on SDK 0.24.4 or
+            older exist: a larger one ends their connection.
+        clock_tolerance: A handler is not started when its caller's deadline has passed by more
+            than this, in seconds.
+        send_stack_traces: Whether the stack trace of a failed handler is sent to its caller, as
+            the bare SDK does; without it the trace stays in this worker's log.
 
     Returns:
         An object to use in place of the client; what it does not change it passes through.
 
     Raises:
-        TypeError: The worker is no client of the SDK, or the policies are none.
+        TypeError: The worker is no client of the SDK, or an argument is of a wrong type.
+        ValueError: A limit or tolerance that is none.
     """
     if isinstance(worker, Resilient):
         raise TypeError("this worker is already resilient: wrap the SDK's client once")
@@ -38,7 +55,8 @@ def resilient(worker: Any, *, policies: PolicyBook | RetryPolicy | None = None) 
         raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
     if policies is not None:
         register_codes(policies.codes)
-    return Resilient(worker, policies)
+    how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
+    return Resilient(worker, policies, how)
 
 
 class Resilient:
@@ -48,9 +66,10 @@ class Resilient:
     listed here is the SDK client's own.
     """
 
-    def __init__(self, worker: Any, policies: PolicyBook | None) -> None:
+    def __init__(self, worker: Any, policies: PolicyBook | None, how: Hardening) -> None:
         self._link = Link(worker)
         self._caller = Caller(self._link, policies)
+        self._handlers = Handlers(self._link, how)
 
     def trigger(
         self,
@@ -107,6 +126,28 @@ class Resilient:
     call = trigger
     call_async = trigger_async
 
+    def register_function(
+        self, function_id: str, handler_or_invocation: Any, **options: Any
+    ) -> Any:
+        """Serve a function, as the SDK's ``register_function`` does, with a hardened handler.
+
+        Whatever the handler does, its caller gets an answer: `SystemExit`, `KeyboardInterrupt`
+        and cancellations become errors of the call, a result that cannot be sent becomes a
+        payload error, and a call whose caller has given up is not started. The handler's own
+        calls through `resilient` inherit what is left of its caller's time.
+
+        Args:
+            function_id: The function's id.
+            handler_or_invocation: The handler, plain or asynchronous, or the SDK's description
+                of an HTTP-invoked function, which is passed on as it is.
+            **options: What else this SDK takes (``description``, ``metadata``, ``request_format``,
+                ``response_format``; ``observe`` and ``local_dispatch`` from 0.25 on).
+
+        Returns:
+            A reference with the function's ``id`` and ``unregister()``.
+        """
+        return self._handlers.register_function(function_id, handler_or_invocation, **options)
+
     def shutdown(self) -> None:
         """End every wait with `NotConnectedError`, then shut the SDK's client down, once.
 
@@ -150,7 +191,11 @@ class Resilient:
         await self.shutdown_async()
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"_link", "_caller"}:  # not made yet: copying and pickling look for them
+        if name in {
+            "_link",
+            "_caller",
+            "_handlers",
+        }:  # not made yet: copying and pickling look for them
             raise AttributeError(name)
         return getattr(self._link.client, name)
 

@@ -5,6 +5,7 @@ Knows nothing of causes inside messages (`inner`) nor of which function was call
 
 from __future__ import annotations
 
+import json
 import re
 
 from iii_resilience.classification.shapes import (
@@ -113,6 +114,23 @@ def _channel(failure: Failure, message: str) -> Failure:
     )
 
 
+def _handler(failure: Failure, message: str) -> Failure:
+    """`_channel`, or a hardened handler that was not started at all.
+
+    The function id tells the called one from one that it called in turn.
+    """
+    if not message.startswith("{") or '"DEADLINE_PASSED"' not in message:
+        return _channel(failure, message)
+    try:
+        body = json.loads(message)
+    except (ValueError, RecursionError):
+        return failure
+    called = failure.function_id is not None and body.get("function_id") == failure.function_id
+    if not called or body.get("code") != "DEADLINE_PASSED":
+        return failure
+    return failure.replace(execution=Execution.NOT_EXECUTED)
+
+
 def _pushback(failure: Failure, message: str) -> Failure:
     return failure.replace(retry_after=retry_after_words(message))
 
@@ -125,7 +143,7 @@ _REFINE = {
     "http_error": _http_status,
     "bridge_error": _bridge,
     "enqueue_error": _enqueue,
-    "invocation_failed": _channel,
+    "invocation_failed": _handler,
     "RATE_LIMITED": _pushback,
 }
 

@@ -1,4 +1,4 @@
-"""Codes of this library's own exceptions (`iii_resilience.errors`): what was not sent, and why.
+"""Codes of this library's own: what was not sent and why, and what became of a handler.
 
 Knows nothing of the exceptions themselves. System and origin are ``local`` in every row.
 """
@@ -6,7 +6,7 @@ Knows nothing of the exceptions themselves. System and origin are ``local`` in e
 from __future__ import annotations
 
 from iii_resilience.codes.model import Category, Code, Execution
-from iii_resilience.codes.short import ME, NE, P, T
+from iii_resilience.codes.short import EX, ME, NE, P, T, X
 
 
 def _row(
@@ -18,6 +18,7 @@ def _row(
     *,
     throttled: bool = False,
     queue: bool = False,
+    source: str = "errors.py",
 ) -> Code:
     return Code(
         code,
@@ -26,7 +27,7 @@ def _row(
         "local",
         remedy,
         meaning,
-        "errors.py",
+        source,
         system="local",
         throttled=throttled,
         queue=queue,
@@ -48,14 +49,6 @@ ROWS = (
         ME,
         "repeat the call only if it is idempotent: its answer will never come",
         "the connection went away under a call in flight",
-        queue=True,
-    ),
-    _row(
-        "DEADLINE_PASSED",
-        T,
-        NE,
-        "give the call more time, or do less before it",
-        "the time that the caller had left was over before anything was done",
         queue=True,
     ),
     _row(
@@ -89,5 +82,30 @@ ROWS = (
         NE,
         "fix the value at the place the message names",
         "the payload would be dropped or changed on its way; nothing was sent",
+    ),
+    _row(
+        "DEADLINE_PASSED",
+        T,
+        NE,
+        "give the call more time, or enqueue it: its time was over before it could start",
+        "nothing was sent, or the handler not started: the caller's time was over",
+        queue=True,
+    ),
+    _row(
+        "HANDLER_CANCELLED",
+        T,
+        EX,
+        "repeat the call only if it is idempotent: its handler was cancelled half-way",
+        "the handler was cancelled before it had a result",
+        queue=True,
+        source="handling",
+    ),
+    _row(
+        "HANDLER_EXITED",
+        X,
+        EX,
+        "fix the handler: it must raise an error, not end its process",
+        "the handler raised SystemExit, KeyboardInterrupt or the like",
+        source="handling",
     ),
 )
