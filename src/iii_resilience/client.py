@@ -6,6 +6,7 @@ through to the SDK unchanged.
 
 from __future__ import annotations
 
+import signal
 from typing import Any, Self
 
 from iii_resilience.book import PolicyBook
@@ -13,6 +14,9 @@ from iii_resilience.calling.trigger import Caller
 from iii_resilience.codes import register_codes
 from iii_resilience.flights import in_thread
 from iii_resilience.handling.handlers import Handlers
+from iii_resilience.handling.health import Health
+from iii_resilience.handling.leave import Drained, drain_at
+from iii_resilience.handling.served import Registration
 from iii_resilience.handling.worker import Hardening
 from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
@@ -22,6 +26,7 @@ def resilient(
     worker: Any,
     *,
     policies: PolicyBook | RetryPolicy | None = None,
+    keep_registered: bool = False,
     max_result_bytes: int | None = None,
     clock_tolerance: float = 1.0,
     send_stack_traces: bool = False,
@@ -32,6 +37,9 @@ def resilient(
         worker: What ``iii.register_worker()`` returned.
         policies: A `PolicyBook` (from `load_policies`), one `RetryPolicy` for every function, or
             None for the process-wide default book.
+        keep_registered: Whether functions that this worker serves are registered again when nobody
+            owns them any longer: two workers with the same functions are then active and standby.
+            It costs one small question a second.
         max_result_bytes: How large the message with a handler's result may be, in bytes of JSON;
             None for what the SDK can send. Set it to ``1 << 20`` while callers on SDK 0.24.4 or
             older exist: a larger one ends their connection.
@@ -56,7 +64,9 @@ def resilient(
     if policies is not None:
         register_codes(policies.codes)
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
-    return Resilient(worker, policies, how)
+    if not isinstance(keep_registered, bool):
+        raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")
+    return Resilient(worker, policies, how, keep_registered=keep_registered)
 
 
 class Resilient:
@@ -66,10 +76,17 @@ class Resilient:
     listed here is the SDK client's own.
     """
 
-    def __init__(self, worker: Any, policies: PolicyBook | None, how: Hardening) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        policies: PolicyBook | None,
+        how: Hardening,
+        *,
+        keep_registered: bool = False,
+    ) -> None:
         self._link = Link(worker)
         self._caller = Caller(self._link, policies)
-        self._handlers = Handlers(self._link, how)
+        self._handlers = Handlers(self._link, how, keep_registered=keep_registered)
 
     def trigger(
         self,
@@ -146,7 +163,73 @@ class Resilient:
         Returns:
             A reference with the function's ``id`` and ``unregister()``.
         """
-        return self._handlers.register_function(function_id, handler_or_invocation, **options)
+        return self._handlers.register_function(function_id, handler_or_invocation, options)
+
+    def register_trigger(self, trigger: Any) -> Any:
+        """Bind a trigger to a function, as the SDK's ``register_trigger`` does.
+
+        Args:
+            trigger: A dict or the SDK's ``RegisterTriggerInput``.
+
+        Returns:
+            A reference with ``unregister()``. Where functions are kept registered, the trigger is
+            registered again with its function.
+        """
+        return self._handlers.register_trigger(trigger)
+
+    def registrations(self) -> tuple[Registration, ...]:
+        """How each function and trigger that was registered through this object stands.
+
+        With ``keep_registered`` it is what the keeper last saw, about a second ago at most;
+        without it the engine is asked now (not on the SDK's own thread, where nobody can wait).
+        """
+        return self._handlers.registrations()
+
+    def health(self, *, zombie_after: float = 10.0) -> Health:
+        """How this worker fares.
+
+        Args:
+            zombie_after: How long the engine may leave a question unanswered, in seconds, before
+                the connection is believed to be dead.
+        """
+        return self._handlers.health(zombie_after)
+
+    def drain(self, timeout: float = 30.0) -> Drained:
+        """Leave without anybody noticing: hand over, let running handlers end, shut down.
+
+        The functions are given up, and a worker that stands by for them (``keep_registered`` on
+        both) takes them over within milliseconds. Calls that are on their way here are still
+        answered.
+
+        Args:
+            timeout: How long to wait for running handlers, in seconds.
+
+        Returns:
+            Who took over, and which handlers were still running.
+
+        Raises:
+            RuntimeError: Called on the SDK's own thread: use `drain_async`.
+        """
+        return self._handlers.drain(timeout, self.shutdown)
+
+    async def drain_async(self, timeout: float = 30.0) -> Drained:  # noqa: ASYNC109 - as `drain`
+        """As `drain`, from a coroutine on any event loop."""
+        drained: list[Drained] = []
+        await in_thread(lambda: drained.append(self.drain(timeout)))
+        return drained[0]
+
+    def drain_at_sigterm(self, timeout: float = 30.0) -> None:
+        """From now on a SIGTERM drains this worker, and then ends the process with code 0.
+
+        A handler that the program had set for SIGTERM is called afterwards instead.
+
+        Args:
+            timeout: As for `drain`; less than what the supervisor waits before it kills.
+
+        Raises:
+            ValueError: Called outside the main thread, where Python sets no signal handlers.
+        """
+        drain_at(signal.SIGTERM, lambda: self.drain(timeout))
 
     def shutdown(self) -> None:
         """End every wait with `NotConnectedError`, then shut the SDK's client down, once.

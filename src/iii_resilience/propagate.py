@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextvars
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -159,7 +159,10 @@ def handling(inbound: Inbound) -> Iterator[None]:
     try:
         yield
     finally:
-        _inbound.reset(token)
+        # The coroutine of a handler that never ended is closed elsewhere: there is nothing to set
+        # right then.
+        with suppress(ValueError):
+            _inbound.reset(token)
 
 
 def _milliseconds(value: object) -> float | None:

@@ -10,12 +10,21 @@ from iii_resilience.handling.errors import (
     PermanentError,
     TransientError,
 )
+from iii_resilience.handling.health import Health
+from iii_resilience.handling.leave import Drained
+from iii_resilience.handling.running import InFlight
+from iii_resilience.handling.served import Registration, Standing
 
 __all__ = [
     "AuthError",
+    "Drained",
     "HandlerError",
+    "Health",
+    "InFlight",
     "NotFoundError",
     "PayloadError",
     "PermanentError",
+    "Registration",
+    "Standing",
     "TransientError",
 ]

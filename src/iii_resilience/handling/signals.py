@@ -30,6 +30,68 @@ def _failures() -> metrics.Counter:
     )
 
 
+@cache
+def _changes() -> metrics.Counter:
+    meter = metrics.get_meter("iii_resilience")
+    return meter.create_counter(
+        "iii.worker.registration.transitions",
+        unit="{transition}",
+        description="Changes of how a worker's functions and triggers are registered",
+    )
+
+
+_WELL = frozenset({"owner", "standby"})
+
+
+def registration_changed(
+    kind: str,
+    function_id: str,
+    trigger_type: str | None,
+    before: str,
+    after: str,
+    *,
+    owner: str | None,
+    code: str | None,
+) -> None:
+    """Log and count a registration's change of state.
+
+    Args:
+        kind: ``function`` or ``trigger``.
+        function_id: The function; of a trigger: the one it calls.
+        trigger_type: The trigger's type, or None for a function.
+        before: How it stood.
+        after: How it stands.
+        owner: Who owns it, where that is known.
+        code: Why it does not stand well, where that is known.
+    """
+    _changes().add(
+        1,
+        {
+            "iii.function.id": function_id,
+            "iii.registration.kind": kind,
+            "iii.registration.state": after,
+        },
+    )
+    logger.log(
+        logging.INFO if after in _WELL or after == "unknown" else logging.WARNING,
+        "%s: %s %s, was %s%s%s",
+        function_id,
+        kind if trigger_type is None else f"{trigger_type} trigger",
+        after,
+        before,
+        f" (owner: {owner})" if owner is not None and after == "standby" else "",
+        f" ({code})" if code is not None else "",
+        extra={
+            "function_id": function_id,
+            "kind": kind,
+            "state": after,
+            "was": before,
+            "owner": owner,
+            "code": code,
+        },
+    )
+
+
 def handler_failed(
     function_id: str,
     failure: Failure,
@@ -114,3 +176,17 @@ def _described(error: BaseException | None) -> tuple[str, str, str]:
     last = frames[-1]
     place = f": {named} at {PurePath(last.filename).name}:{last.lineno} in {last.name}"
     return named, place, "\n" + "".join(traceback.format_list(frames)).rstrip()
+
+
+def unheeded(function_id: str) -> None:
+    """Warn of a function that the engine does not take in, however often it is registered.
+
+    Args:
+        function_id: The function.
+    """
+    logger.warning(
+        "%s: registered several times, and still nobody owns it; it is tried again ever less "
+        "often. May this worker register functions (rbac), and under this id?",
+        function_id,
+        extra={"function_id": function_id},
+    )

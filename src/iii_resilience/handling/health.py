@@ -1,0 +1,36 @@
+"""How one worker fares: connected, served, busy, or dead without knowing it.
+
+Knows nothing of how any of it is repaired.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from iii_resilience.handling.running import InFlight
+from iii_resilience.handling.served import Registration
+
+
+@attrs.frozen
+class Health:
+    """How one worker fares.
+
+    Attributes:
+        connected: Whether it is connected to the engine.
+        connected_since: Since when, in seconds since 1970, as far as this library has seen it;
+            None while it is not.
+        registrations: How each of its functions and triggers stands.
+        in_flight: How many calls it is handling.
+        oldest: The call that it has been handling longest, or None.
+        silent_for: Seconds since the oldest question that the engine has not answered; None while
+            none waits.
+        zombie: Why it is believed to be dead although it says that it is connected, or None.
+    """
+
+    connected: bool
+    connected_since: float | None
+    registrations: tuple[Registration, ...]
+    in_flight: int
+    oldest: InFlight | None
+    silent_for: float | None
+    zombie: str | None
