@@ -131,7 +131,7 @@ class Handlers:
         silent = None if asked_at is None else time.monotonic() - asked_at
         return Health(
             connected=self._link.connected,
-            connected_since=self._connected_since,
+            connected_since=self._connected_since if self._link.connected else None,
             registrations=registrations,
             in_flight=len(running),
             oldest=running[0] if running else None,

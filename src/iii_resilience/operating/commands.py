@@ -23,8 +23,10 @@ from rich.table import Table
 from iii_resilience import __version__
 from iii_resilience.codes import ALL
 from iii_resilience.codes.model import Category
+from iii_resilience.config import load_policies
 from iii_resilience.operating.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.operating.demo.run import Result, run_demo
+from iii_resilience.operating.doctor import Finding, examine
 from iii_resilience.operating.explain import Explanation, Outlook, explain
 
 app = typer.Typer(
@@ -149,6 +151,56 @@ def explain_(
         typer.echo(json.dumps(attrs.asdict(explanation), indent=2, default=str))
         return
     _print_explanation(explanation)
+
+
+@app.command(name="doctor")
+def doctor_(
+    engine: Annotated[
+        str, typer.Option(help="Address of the running engine: ws://127.0.0.1:49134.")
+    ],
+    function: Annotated[
+        str | None, typer.Option(help="A function that should be registered there.")
+    ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(envvar="III_WORKER_NAME", help="The worker that should own the function."),
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(envvar="III_NAMESPACE", help="Where the function is looked for.")
+    ] = None,
+    policies: Annotated[
+        str | None, typer.Option(help="A policy file whose limits are shown beside the SDK's.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at an engine, a function and this machine's SDK, and say what to do about it."""
+    try:
+        book = None if policies is None else load_policies(policies)
+        findings = examine(engine, function, worker=worker, namespace=namespace, book=book)
+    except (OSError, ValueError) as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"the doctor needs {error.name}: pip install 'iii-resilience[iii]'")
+    bad = [finding for finding in findings if finding.bad]
+    if as_json:
+        typer.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+    else:
+        _console().print(_findings(findings))
+        for finding in bad:
+            _console().print(f"[bold red]{escape(finding.advice or '')}[/bold red]", soft_wrap=True)
+    raise typer.Exit(1 if bad else 0)
+
+
+def _findings(findings: list[Finding]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("", "finding", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        style = "red" if finding.bad else None
+        advice = "see below" if finding.bad else finding.advice or ""
+        table.add_row(escape(finding.subject), escape(finding.told), escape(advice), style=style)
+    return table
 
 
 def _fail(message: str) -> NoReturn:
