@@ -92,6 +92,8 @@ class TestStandby:
         engine.wait_registered("t::f")
         second = worker("second")
         until(lambda: standing(second) == ("standby", "first"))
+        (told,) = second.registrations()
+        assert (told.code, told.remedy) == ("FUNCTION_NAMESPACE_CONFLICT", None)
         before = len(registrations_of(engine, "second", "t::f"))
         time.sleep(2.5)
         assert len(registrations_of(engine, "second", "t::f")) == before == 1

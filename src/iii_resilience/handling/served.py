@@ -112,7 +112,9 @@ class Entry:
 
     def described(self) -> Registration:
         """What is told of it."""
-        row = find(self.code) if self.code is not None else None
+        # To stand by is no trouble, whatever the engine calls it.
+        well = self.state in {Standing.OWNER, Standing.STANDBY}
+        row = find(self.code) if self.code is not None and not well else None
         return Registration(
             self.kind,
             self.function_id if self.kind == "function" else self.trigger_id or "",
