@@ -238,7 +238,7 @@ class TestConnection:
 
     def test_a_socket_closed_for_good_is_said_in_so_many_words(self) -> None:
         client: Any = Usual()
-        worker = Resilient(client, None)
+        worker = resilient(client)
         worker._link.sdk = sdk_of((0, 24, 3))
 
         class Closed:

@@ -29,6 +29,7 @@ SMALLEST_INTEGER = -(1 << 63)
 LARGEST_INTEGER = 1 << 64
 """Integers beyond these two arrive as floats (engine-observed, section 1)."""
 
+_LONGEST_PATH = 200
 _SHOWN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
 
 # The text's skeleton: brackets, quotes, separators, and digits made alike; the rest is deleted.
@@ -53,7 +54,7 @@ def _default(value: Any) -> Any:
     """What the SDK's own models make of values that JSON does not know."""
     dump = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
-        return dump()
+        return dump(by_alias=True, exclude_none=True)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     raise TypeError(f"{type(value).__name__} is not JSON serialisable")
@@ -198,14 +199,14 @@ def _first_problem(value: Any) -> str | None:
     while todo:
         for path, item in todo[-1]:
             if (problem := _problem(item)) is not None:
-                return f"{path} {problem}"
+                return f"{_shortened(path)} {problem}"
             parts = _parts(path, item)
             if parts is None:
                 continue
             if id(item) in above:
-                return f"{path} refers back to a collection that it lies in"
+                return f"{_shortened(path)} refers back to a collection that it lies in"
             if len(above) >= DEEPEST:
-                return f"{path} is nested deeper than {DEEPEST} levels"
+                return f"{_shortened(path)} is nested deeper than {DEEPEST} levels"
             above.append(id(item))
             todo.append(parts)
             break
@@ -214,6 +215,10 @@ def _first_problem(value: Any) -> str | None:
             if above:
                 above.pop()
     return None
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _LONGEST_PATH else f"{path[: _LONGEST_PATH - 21]}…{path[-20:]}"
 
 
 def _problem(item: Any) -> str | None:

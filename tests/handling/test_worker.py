@@ -17,11 +17,11 @@ from iii_resilience import Category, Execution, RetryPolicy, classify, resilient
 from iii_resilience.client import Resilient
 from iii_resilience.handling import PayloadError, TransientError
 from iii_resilience.handling.results import result_limit
-from iii_resilience.link import sdk_version
 from iii_resilience.propagate import METADATA_FIELD, PAYLOAD_FIELD, Carried, inherited
+from iii_resilience.sdk import installed
 from iii_resilience.testing import LoopbackEngine
 
-METADATA = sdk_version() >= (0, 21, 3)
+METADATA = installed().version >= (0, 21, 3)
 needs_metadata = pytest.mark.skipif(not METADATA, reason="SDK before 0.21.3 carries no metadata")
 
 Serve = Callable[..., None]
@@ -124,12 +124,12 @@ class TestWhateverAHandlerDoes:
     @pytest.mark.parametrize(
         ("result", "words"),
         [
-            ({"x": float("nan")}, "the result is no JSON: it holds NaN or an infinity"),
-            ({1, 2}, "the result is no JSON: set is not JSON"),
-            ("\ud800", "the result holds a lone surrogate"),
+            ({"x": float("nan")}, "the result cannot be sent: $.x is NaN"),
+            ({1, 2}, "the result cannot be sent: $ is of type set, which JSON does not know"),
+            ("\ud800", "the result cannot be sent: $ holds a lone surrogate"),
             (nested(121), "nested deeper than 120"),
-            (nested(9999), "nested too deeply"),
-            ({(1, 2): 3}, "keys must be str, int, float, bool or None"),
+            (nested(9999), "is nested deeper than 120 levels"),
+            ({(1, 2): 3}, "$[key 0] has a key of type tuple, which JSON does not know"),
         ],
         ids=["nan", "set", "surrogate", "deep", "deeper", "key"],
     )
@@ -671,9 +671,9 @@ class TestSeen:
         engine.wait_registered("t::f")
         caller = resilient(connect("caller"))
         for _ in range(2):
-            if sdk_version() >= (0, 24, 5):
+            if installed().version >= (0, 24, 5):
                 assert len(call(caller)) == 2 << 20
-        if sdk_version() >= (0, 24, 5):
+        if installed().version >= (0, 24, 5):
             (record,) = self.records(log)
             assert "pass max_result_bytes=1048576" in record.getMessage()
         worker.shutdown()

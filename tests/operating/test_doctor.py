@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from iii_resilience import PolicyBook, RetryPolicy
 from iii_resilience.operating import doctor
 from iii_resilience.operating.commands import app
+from iii_resilience.sdk import sdk_of
 from iii_resilience.testing import AnswerResult, Drop, LoopbackEngine, Rbac
 
 __all__ = ["connect", "engine", "target"]
@@ -163,7 +164,7 @@ class TestFine:
                 "large": RetryPolicy(max_payload_bytes=1 << 30),
             }
         )
-        told = {f.subject: f for f in doctor._limits((0, 25, 0), book)}
+        told = {f.subject: f for f in doctor._limits(sdk_of((0, 25, 0)), book)}
         assert told["policy small"].told == "max_payload_bytes 1000"
         assert told["policy large"].advice
 
@@ -177,18 +178,18 @@ class TestSdk:
         [((0, 25, 0), 0), ((0, 24, 6), 1), ((0, 24, 3), 3), ((0, 22, 1), 4), ((0, 11, 6), 6)],
     )
     def test_it_tells_what_a_version_cannot_do(self, sdk: tuple[int, ...], lacking: int) -> None:
-        findings = list(doctor._sdk(sdk))
+        findings = list(doctor._sdk(sdk_of(sdk)))
         assert len(findings) == 1 + lacking
         assert all(finding.advice for finding in findings[1:])
 
     def test_and_what_it_receives_and_sends(self) -> None:
-        told = [f.told for f in doctor._limits((0, 22, 1), PolicyBook())]
+        told = [f.told for f in doctor._limits(sdk_of((0, 22, 1)), PolicyBook())]
         assert told[:2] == [
             "messages of up to 1 MiB",
             "messages of up to 16 MiB (beyond that the engine cuts the connection)",
         ]
 
     def test_without_an_sdk_it_says_so(self) -> None:
-        (finding,) = doctor._sdk((0,))
+        (finding,) = doctor._sdk(sdk_of((0,)))
         assert finding.advice == "pip install iii-sdk"
-        assert list(doctor._limits((0,), PolicyBook())) == []
+        assert list(doctor._limits(sdk_of((0,)), PolicyBook())) == []

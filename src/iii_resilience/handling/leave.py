@@ -143,7 +143,8 @@ class Leave:
                         "function_id": QUESTION,
                         "payload": {"function_ids": [QUESTION]},
                         "timeout_ms": timeout_ms,
-                    }
+                    },
+                    seconds=timeout_ms / 1000,
                 )
 
 

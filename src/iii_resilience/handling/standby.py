@@ -169,7 +169,9 @@ class Standby:
     def _ask(self, worker: str, function_ids: list[str], timeout_ms: int) -> set[str]:
         message = _message(worker, {"take_over": function_ids})
         try:
-            result = self._link.send({**message, "timeout_ms": timeout_ms})
+            result = self._link.send(
+                {**message, "timeout_ms": timeout_ms}, seconds=timeout_ms / 1000
+            )
             return {i for i in result["took_over"] if isinstance(i, str)}
         except Exception:  # it has gone too, or has no answer: the next one is asked
             return set()

@@ -32,10 +32,9 @@ from iii_resilience.handling.results import (
     OLD_RECEIVE_LIMIT,
     check_result,
     result_limit,
-    send_limit,
 )
 from iii_resilience.handling.running import Running
-from iii_resilience.link import sdk_version
+from iii_resilience.sdk import installed
 from iii_resilience.telemetry import logger
 
 Handler = Callable[..., Any]
@@ -78,9 +77,9 @@ class Hardener:
         self._how = how
         self._running = running
         self._clocks = Clocks(how.clock_tolerance)
-        sdk = sdk_version()
+        self._sdk = sdk = installed()
         limit = how.max_result_bytes
-        self._limit = min(send_limit(sdk), limit) if limit is not None else send_limit(sdk)
+        self._limit = sdk.send_limit if limit is None else min(sdk.send_limit, limit)
         self._warns_of_size = limit is None
 
     def harden(self, function_id: str, handler: Handler) -> Handler:
@@ -141,7 +140,9 @@ class Hardener:
 
     def _checked(self, function_id: str, result: Any) -> Any:
         try:
-            size = check_result(result, limit_bytes=result_limit(self._limit, function_id))
+            size = check_result(
+                result, self._sdk, limit_bytes=result_limit(self._limit, function_id)
+            )
         except (InvalidPayloadError, PayloadTooLargeError) as error:
             raise PayloadError(_words(error), code=error.code) from None
         if self._warns_of_size and size > result_limit(OLD_RECEIVE_LIMIT, function_id):

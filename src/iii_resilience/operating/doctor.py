@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import attrs
 
 from iii_resilience.book import PolicyBook
-from iii_resilience.handling.results import send_limit
-from iii_resilience.link import QUESTION, sdk_version
+from iii_resilience.link import QUESTION
 from iii_resilience.operating.examine import Refused, Unanswered, Unreachable, Visit
+from iii_resilience.sdk import UNKNOWN, Sdk, installed
 
 _MIB = 1 << 20
 _PROVIDER = "engine::queue::enqueue"
@@ -55,7 +55,7 @@ def examine(
         timeout: How long to wait for each answer, in seconds.
     """
     findings = list(_engine(url, function_id, worker, namespace, timeout))
-    sdk = sdk_version()
+    sdk = installed()
     findings.extend(_sdk(sdk))
     findings.extend(_limits(sdk, book or PolicyBook()))
     return findings
@@ -178,8 +178,8 @@ _CANNOT: tuple[tuple[tuple[int, ...], str, str], ...] = (
     ),
     (
         (0, 21, 8),
-        "no connection listener: a lost connection is noticed late",
-        "keep timeouts short",
+        "no connection listener: a lost connection is noticed by looking",
+        "call through resilient(), which looks every 20 ms",
     ),
     (
         (0, 23, 0),
@@ -204,29 +204,25 @@ _CANNOT: tuple[tuple[tuple[int, ...], str, str], ...] = (
 )
 
 
-def _sdk(sdk: tuple[int, ...]) -> Iterator[Finding]:
-    if sdk == (0,):
+def _sdk(sdk: Sdk) -> Iterator[Finding]:
+    if sdk.version == UNKNOWN:
         yield Finding("SDK", "iii-sdk is not installed here", "pip install iii-sdk")
         return
-    number = ".".join(map(str, sdk))
-    lacking = [(cannot, advice) for since, cannot, advice in _CANNOT if sdk < since]
-    yield Finding(
-        "SDK", f"iii-sdk {number}", "Upgrade iii-sdk to 0.25.0 or later." if lacking else None
-    )
+    lacking = [(cannot, advice) for since, cannot, advice in _CANNOT if sdk.version < since]
+    yield Finding("SDK", sdk.name, "Upgrade iii-sdk to 0.25.0 or later." if lacking else None)
     for cannot, advice in lacking:
         yield Finding("SDK lacks", cannot, f"Until then: {advice}.")
 
 
-def _limits(sdk: tuple[int, ...], book: PolicyBook) -> Iterator[Finding]:
-    if sdk == (0,):
+def _limits(sdk: Sdk, book: PolicyBook) -> Iterator[Finding]:
+    if sdk.version == UNKNOWN:
         return
-    receive = 64 if sdk >= (0, 24, 5) else 1
-    send = send_limit(sdk)
-    yield Finding("receives", f"messages of up to {receive} MiB")
+    send = sdk.send_limit
+    yield Finding("receives", f"messages of up to {sdk.receive_limit // _MIB} MiB")
     yield Finding(
         "sends",
         f"messages of up to {send // _MIB} MiB"
-        + ("" if sdk >= (0, 24, 5) else " (beyond that the engine cuts the connection)"),
+        + ("" if sdk.version >= (0, 24, 5) else " (beyond that the engine cuts the connection)"),
     )
     for name, policy in sorted(book.policies.items()):
         limit = policy.max_payload_bytes
