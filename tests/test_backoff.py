@@ -85,6 +85,16 @@ def test_a_base_of_zero_never_waits(base: float) -> None:
     assert Backoff(base=base, jitter="none").delay(50, random.random) == 0.0
 
 
+def test_a_cap_of_one_second_is_one_second() -> None:
+    assert Backoff(base=0.5, cap=1.0).ceiling(9) == 1.0
+
+
+def test_decorrelated_jitter_of_a_throttled_failure_starts_from_its_own_base() -> None:
+    backoff = Backoff(base=0.2, throttled_base=1.0, cap=20.0, jitter="decorrelated")
+    assert backoff.delay(0, lambda: 0.0, throttled=True) == 1.0
+    assert backoff.delay(0, lambda: 1.0, throttled=True) == 3.0
+
+
 def test_a_cap_of_zero_never_waits() -> None:
     for jitter in JITTERS:
         backoff = Backoff(base=0, throttled_base=0, cap=0, jitter=jitter)

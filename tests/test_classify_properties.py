@@ -17,7 +17,7 @@ from iii_resilience.codes import ALL, III, Category, Code, Execution, find
 from iii_resilience.failure import Failure
 
 SETTINGS = settings(
-    max_examples=3 * settings.default.max_examples,
+    max_examples=3 * settings().max_examples,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

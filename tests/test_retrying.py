@@ -422,3 +422,16 @@ async def test_a_block_that_swallows_the_callers_cancellation_and_fails_is_not_r
     report = report_for(caught.value)
     assert report is not None
     assert report.reason is Reason.NOT_RETRYABLE
+
+
+@BOTH
+def test_a_loop_s_retries_count_against_the_budget(how: str) -> None:
+    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    policy = QUICK.replace(attempts=9, budget=budget)
+    error = stopped()
+    with pytest.raises(type(error)) as caught:
+        go(how, [stopped(), error], idempotent=True, policy=policy)
+    assert caught.value is error
+    assert reason(error) is Reason.BUDGET_EXHAUSTED
+    window = budget.window_for()
+    assert (window._reserved, sum(window._retries), sum(window._calls)) == (0, 1, 1)

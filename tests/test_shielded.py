@@ -222,6 +222,32 @@ class TestBreakerInADecorator:
         with pytest.raises(CircuitOpenError):
             function()
 
+    def test_a_call_is_as_slow_as_it_takes_itself(self) -> None:
+        breaker = Breaker(min_calls=1, slow_call=60.0, failure_rate=1.0)
+        function = iii_retry(policy=RetryPolicy(breaker=breaker))(lambda: "done")
+        assert [function() for _ in range(3)] == ["done"] * 3
+
+    async def test_a_refused_coroutine_does_not_hold_the_circuit_either(self) -> None:
+        circuit = Breaker(min_calls=1, open=0.01, probes=1).circuit_for()
+        shield = Shield("f", circuit, Bulkhead(1).gate_for())
+
+        async def breaks() -> None:
+            raise ConnectionResetError
+
+        async def works() -> str:
+            return "done"
+
+        with pytest.raises(ConnectionResetError):
+            await shield.attempt_async(breaks, None)
+        time.sleep(0.02)  # noqa: ASYNC251 - nothing else runs
+        assert shield.gate is not None
+        kept = shield.gate.enter()
+        assert kept is not None
+        with pytest.raises(BulkheadFullError):
+            await shield.attempt_async(works, None)
+        shield.gate.leave(kept)
+        assert await shield.attempt_async(works, None) == "done"
+
     def test_an_inner_open_circuit_is_not_asked_again_by_an_outer_retry(self) -> None:
         calls = []
 
@@ -361,6 +387,57 @@ class TestBulkheadInADecorator:
 
 
 class TestLoops:
+    @pytest.mark.parametrize("attempts_before", [0, 1])
+    def test_nobody_waits_for_a_place_past_the_deadline(self, attempts_before: int) -> None:
+        bulkhead = Bulkhead(1, queue=5, wait=60.0)
+        policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
+        taken, started = [], time.monotonic()
+
+        def block() -> None:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    take()
+                    raise ConnectionResetError
+
+        def take() -> None:
+            (gate,) = bulkhead._gates.values()
+            gate._limit = 0  # as if somebody else had come in as the block ends
+            taken.append(gate)
+
+        if attempts_before == 0:
+            bulkhead.gate_for("retrying()")
+            take()
+        with pytest.raises(ConnectionError) as caught:
+            block()
+        assert time.monotonic() - started < 30.0
+        report = report_for(caught.value)
+        assert report is not None
+        assert len(report.attempts) == attempts_before + 1
+        assert report.reason is Reason.BULKHEAD_FULL
+
+    @pytest.mark.parametrize("attempts_before", [0, 1])
+    async def test_no_coroutine_waits_for_a_place_past_its_deadline(
+        self, attempts_before: int
+    ) -> None:
+        bulkhead = Bulkhead(1, queue=5, wait=60.0)
+        policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
+        gate, started = bulkhead.gate_for("retrying()"), time.monotonic()
+        if attempts_before == 0:
+            gate._limit = 0
+
+        async def block() -> None:
+            async for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    gate._limit = 0
+                    raise ConnectionResetError
+
+        with pytest.raises(ConnectionError) as caught:
+            await block()
+        assert time.monotonic() - started < 30.0
+        report = report_for(caught.value)
+        assert report is not None
+        assert len(report.attempts) == attempts_before + 1
+
     def test_an_open_circuit_refuses_the_block(self) -> None:
         policy = breaking()
         blocks = []

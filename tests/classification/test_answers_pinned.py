@@ -113,6 +113,13 @@ class Unreadable(Exception):  # noqa: N818 - as bad as it gets
         raise RuntimeError("no")
 
 
+class Odd(dict[str, object]):
+    """A mapping that cannot be read."""
+
+    def get(self, *_: object) -> object:
+        raise RuntimeError("no")
+
+
 class Sides(Exception):  # noqa: N818 - websockets has one of this form
     pass
 
@@ -181,6 +188,7 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "a number": lambda: 3,
     "an exception that cannot be read": lambda: Unreadable("x"),
+    "a mapping that cannot be read": lambda: Odd(code="TIMEOUT"),
     # What words change in a row.
     "deserialization of an input": lambda: body(
         "deserialization_error", "Failed to deserialize input: missing field"
@@ -212,6 +220,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "an endpoint's guard": lambda: body("http_error", GUARD),
     "bridge not connected": lambda: body("bridge_error", " iii is not connected "),
     "bridge that failed": lambda: body("bridge_error", "remote error (TIMEOUT): too slow"),
+    "bridge around a failure of nothing": lambda: body("bridge_error", "invocation_failed: boom"),
     "enqueue without a provider": lambda: body(
         "enqueue_error", "No queue provider is installed, add one"
     ),
@@ -333,6 +342,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "a rust sdk that is not connected": lambda: handled("iii is not connected"),
     "an old timeout": lambda: handled("Invocation of 'a::b' timed out after 300ms"),
     "an old timeout of words": lambda: handled("Invocation of 'a::b' timed out after lunch"),
+    "a python literal that is none": lambda: handled("{'code': '\\x', 'message': 'words'}"),
     "a python literal that is cut off": lambda: handled("{'code': 'NO_SUCH', 'message': 'wor"),
     "python literals five deep": lambda: handled(
         "{'code': 'invocation_failed', 'message': \"" + "invocation_failed: " * 3 + 'TIMEOUT: x"}'
@@ -480,6 +490,12 @@ CASES: dict[str, Callable[[], Any]] = {
         )
         for where, module in (("", None), (", in the SDK", "iii.iii"), (", elsewhere", "theirs"))
     },
+    "a very long text of the SDK's": lambda: through(
+        "trigger", error=TypeError("x" * 9000 + " is not JSON serializable")
+    ),
+    "a very long text that begins like the SDK's": lambda: through(
+        "trigger", error=ValueError("namespace is empty" + "x" * 9000)
+    ),
     "a pydantic error of a request": lambda: through(
         "trigger", error=of_class("ValidationError", "1 error for TriggerRequest", ValueError)
     ),
@@ -510,6 +526,13 @@ CASES: dict[str, Callable[[], Any]] = {
     "throttled, and caused by a denial": lambda: because(
         Exception('{"type": "transient", "code": "RATE_LIMITED", "retry_after_ms": 250}'),
         CodedError("FORBIDDEN", "no"),
+    ),
+    "a payload failure of a handler caused by a timeout": lambda: because(
+        Exception('{"type": "payload", "code": "MY_OWN"}'), TimeoutError("words")
+    ),
+    "a known permanent failure caused by a timeout": lambda: because(
+        through("trigger", error=RuntimeError("Cannot call sync SDK methods from the loop")),
+        TimeoutError("words"),
     ),
     "caused by what was retried already": lambda: because(
         Exception("words"),

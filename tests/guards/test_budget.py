@@ -83,7 +83,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
 TestBudgetMachine = BudgetMachine.TestCase
 TestBudgetMachine.settings = settings(
-    max_examples=settings.default.max_examples * 3 // 5, stateful_step_count=60, deadline=None
+    max_examples=settings().max_examples * 3 // 5, stateful_step_count=60, deadline=None
 )
 
 
@@ -251,3 +251,12 @@ def test_counts_for_function_ids_without_end_do_not_pile_up() -> None:
         budget.window_for(f"t::{number}")
     assert len(budget._windows) == 10_000
     assert "t::10049" in budget._windows
+
+
+def test_a_copy_of_a_used_count_has_the_same_numbers() -> None:
+    window = BudgetWindow(0.0, 2.0, 10.0)
+    again = copy.copy(window)
+    assert again.reserve(100.0)
+    again.spend(100.0)
+    assert again.available(109.0) == 1.0
+    assert again.available(112.0) == 2.0
