@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from iii import TriggerAction
-from real_sdk import InvocationError
+from real_sdk import InvocationError, needs
 
 from iii_resilience import (
     Execution,
@@ -136,6 +136,7 @@ class TestSize:
             f"Payload {limit + 1} bytes exceeds invocation limit {limit} bytes. "
         )
 
+    @needs((0, 25), "has no place where its messages can be measured")
     def test_the_size_is_that_of_the_message_on_the_wire(
         self, seen: list[Any], caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -176,6 +177,7 @@ class TestSize:
 
 
 class TestTravels:
+    @needs((0, 21, 3), "sends no metadata")
     def test_deadline_attempt_and_key_travel_beside_the_user_s_own_metadata(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
@@ -197,6 +199,7 @@ class TestTravels:
         (given,) = seen
         assert given[1][METADATA_FIELD] == second
 
+    @needs((0, 21, 3), "sends no metadata")
     def test_without_a_deadline_none_travels(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
@@ -204,6 +207,7 @@ class TestTravels:
         (sent,) = invocations(engine)
         assert sent.message["metadata"] == {METADATA_FIELD: {"attempt": 1}}
 
+    @needs((0, 21, 3), "sends no metadata")
     def test_metadata_that_is_no_mapping_stays_what_it_is(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
@@ -243,6 +247,7 @@ class TestTravels:
 
 
 class TestInherited:
+    @needs((0, 21, 3), "sends no metadata")
     def test_what_the_caller_of_a_handler_has_left_bounds_the_handler_s_own_calls(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
@@ -251,6 +256,7 @@ class TestInherited:
         (sent,) = invocations(engine)
         assert 0 < sent.message["metadata"][METADATA_FIELD]["left_ms"] <= 5000
 
+    @needs((0, 21, 3), "sends no metadata")
     def test_a_shorter_deadline_of_its_own_wins(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
