@@ -199,9 +199,9 @@ class TestCancelling:
         client.hangs = True
         submit = link.flights._submit
 
-        def lose_first(request: dict[str, Any], *, local: bool) -> Any:
+        def lose_first(request: dict[str, Any], **how: Any) -> Any:
             link.flights.lose()
-            return submit(request, local=local)
+            return submit(request, **how)
 
         link.flights._submit = lose_first  # type: ignore[method-assign]
         with pytest.raises(ConnectionLostError):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from iii_resilience.errors import ConnectionLostError, NotConnectedError
 
@@ -30,6 +31,22 @@ _STUCK = (
 _SLACK = 0.25
 # A call that reached the SDK's loop in its last moment is never answered.
 _LOOK_AFTER_THE_LOOP = 1.0
+
+
+class Gate(Protocol):
+    """What a call knows better than its connection; used on the SDK's loop only."""
+
+    @abstractmethod
+    def may_go(self) -> bool:
+        """Whether it may be sent now."""
+
+    @abstractmethod
+    def met(self, error: Exception) -> None:
+        """It has ended in this; its caller will know a moment later."""
+
+
+class Held(Exception):  # noqa: N818 - control flow between a call and its gate, no error
+    """Raised for a call that was not sent, because something has changed since it was let go."""
 
 
 class Flights:
@@ -68,7 +85,14 @@ class Flights:
                 return
             flight.lost()
 
-    def send(self, request: dict[str, Any], *, seconds: float, local: bool = False) -> Any:
+    def send(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
         """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
 
         This is what the SDK's own sync ``trigger`` does, but for two things: when the connection
@@ -78,9 +102,11 @@ class Flights:
             request: What the SDK takes.
             seconds: The call's timeout, which the SDK was told.
             local: Whether the SDK runs it in this process, connected or not.
+            gate: What is asked and told on the SDK's loop, or None.
 
         Raises:
-            NotConnectedError: The connection went before the call; nothing was sent.
+            Held: The gate did not let it go, or the connection went before; nothing was sent.
+            NotConnectedError: The connection went before the call, which has no gate.
             ConnectionLostError: The connection was lost before the answer came, or the SDK could
                 not send the call in time.
             Exception: Whatever the SDK raises.
@@ -92,7 +118,7 @@ class Flights:
         if not local:
             self._aboard[flight] = None
         try:
-            task = self._submit(request, local=local)
+            task = self._submit(request, local=local, gate=gate)
             flight.departs(task)
             while True:
                 try:
@@ -111,7 +137,12 @@ class Flights:
             self._aboard.pop(flight, None)
 
     async def send_async(
-        self, request: dict[str, Any], *, seconds: float, local: bool = False
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
     ) -> Any:
         """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
         here = asyncio.get_running_loop()
@@ -123,12 +154,12 @@ class Flights:
         task: Any = None
         try:
             if here is self._loop():
-                task = here.create_task(self._cancellable(request, local=local))
+                task = here.create_task(self._cancellable(request, local=local, gate=gate))
                 task.add_done_callback(flight.arrived)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (sdk-matrix, section 3).
-                task = self._submit(request, local=local)
+                task = self._submit(request, local=local, gate=gate)
                 task.add_done_callback(flight.arrived_elsewhere)
             return await answer
         finally:
@@ -149,16 +180,16 @@ class Flights:
             work.close()
             raise NotConnectedError("this client was shut down; nothing was sent") from None
 
-    def _submit(self, request: dict[str, Any], *, local: bool) -> Future[Any]:
-        return self.run(self._cancellable(request, local=local))
+    def _submit(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Future[Any]:
+        return self.run(self._cancellable(request, local=local, gate=gate))
 
-    async def _guarded(self, request: dict[str, Any], *, local: bool) -> Any:
+    async def _guarded(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
         """The call, in a form that may be cancelled.
 
         Before 0.24.4 the SDK's part of it is left to end by itself: there a late answer to a
         cancelled call kills the client for good (sdk-matrix, section 0).
         """
-        return await asyncio.shield(self._dispatch(request, local=local))
+        return await asyncio.shield(self._dispatch(request, local=local, gate=gate))
 
 
 class _Flight:

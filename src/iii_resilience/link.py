@@ -22,7 +22,7 @@ from typing import Any, cast
 import attrs
 
 from iii_resilience.errors import NotConnectedError
-from iii_resilience.flights import Flights, tell
+from iii_resilience.flights import Flights, Gate, Held, tell
 from iii_resilience.sdk import Sdk, installed
 from iii_resilience.waiters import Waiters
 
@@ -328,21 +328,43 @@ class Link:
 
     # Calls in flight.
 
-    def send(self, request: dict[str, Any], *, seconds: float, local: bool = False) -> Any:
+    def send(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
         """Hand a call to the SDK and wait for its answer: see `Flights.send`."""
-        return self.flights.send(request, seconds=seconds, local=local)
+        return self.flights.send(request, seconds=seconds, local=local, gate=gate)
 
     async def send_async(
-        self, request: dict[str, Any], *, seconds: float, local: bool = False
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
     ) -> Any:
         """As `send`, for coroutines on any event loop."""
-        return await self.flights.send_async(request, seconds=seconds, local=local)
+        return await self.flights.send_async(request, seconds=seconds, local=local, gate=gate)
 
-    async def _dispatch(self, request: dict[str, Any], *, local: bool) -> Any:
-        """The call on the SDK's loop, where the connection cannot change between look and send."""
-        if not local and not self.connected:
-            raise NotConnectedError("the connection was lost before the call; nothing was sent")
-        return await self._call(request)
+    async def _dispatch(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
+        """The call on the SDK's loop, where nothing can change between look and send."""
+        if not local:
+            if not self.connected:
+                if gate is not None:
+                    raise Held
+                raise NotConnectedError("the connection was lost before the call; nothing was sent")
+            if gate is not None and not gate.may_go():
+                raise Held
+        try:
+            return await self._call(request)
+        except Exception as error:
+            if gate is not None:
+                gate.met(error)
+            raise
 
     # The question.
 

@@ -38,6 +38,58 @@ def functions(engine: LoopbackEngine, target: Any) -> None:
 
 
 @pytest.mark.usefixtures("functions")
+class TestTheMomentOfALoss:
+    """What one call learns holds for every call that the SDK has not been handed yet."""
+
+    def test_a_call_that_waits_for_the_sdk_s_thread_is_held_back(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        blocked, over = threading.Event(), threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            over.wait(10)
+            caller._caller.ready.doubted((None, "t::one"))
+
+        caller._link.loop.call_soon_threadsafe(block)
+        blocked.wait(10)
+        thread = threading.Thread(target=lambda: caller.trigger({"function_id": "t::one"}))
+        thread.start()
+        while not len(caller._link.flights):
+            time.sleep(0.005)
+        time.sleep(0.05)  # it is on its way to the SDK's thread
+        over.set()
+        thread.join()
+        assert (asked(engine), len(engine.calls("t::one"))) == (2, 2)
+
+    async def test_it_is_known_before_the_caller_that_met_it_runs_again(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        await caller.trigger_async({"function_id": "t::one"})
+        engine.inject("t::one", AnswerError("invocation_stopped", "x", after_execution=True))
+        call = asyncio.ensure_future(caller.trigger_async({"function_id": "t::one"}))
+        while len(engine.calls("t::one")) < 2:
+            await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251 - this loop is busy while the answer comes
+        known = (None, "t::one") in caller._caller.ready._known
+        with pytest.raises(InvocationError):
+            await call
+        assert not known
+
+    def test_a_retry_that_is_held_back_spends_its_permit_once(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        ready, holds = caller._caller.ready, iter([False, False, True])
+        may_go = ready.may_go
+        ready.may_go = lambda key: may_go(key) and next(holds, True)  # type: ignore[method-assign]
+        engine.inject("t::one", AnswerError("invocation_stopped", "x"))
+        assert caller.trigger({"function_id": "t::one"}, idempotent=True) is not None
+        assert len(engine.calls("t::one")) == 3
+
+
+@pytest.mark.usefixtures("functions")
 class TestKnown:
     @pytest.mark.parametrize(
         "code", ["invocation_stopped", "channel_send_failed", "invocation_error"]

@@ -20,6 +20,7 @@ from iii_resilience.codes.model import Category
 from iii_resilience.decide import Reason
 from iii_resilience.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.failure import Failure
+from iii_resilience.flights import Held
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.link import Link
 from iii_resilience.payloads import size_of
@@ -111,6 +112,7 @@ class Call:
     idempotency_key: str | None = None
     run: CallRun | None = None
     _sent = False
+    _held_by: Key | None = None
     _timeout_ms = 0
     _timeout_from = ""
 
@@ -160,32 +162,60 @@ class Call:
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
         key, generation, local = self._prepare()
-        if not (local or self.ready.is_ready(key) or self.ready.wait(key, self._patience())):
-            self._stayed_missing()
-        fields, seconds = self._next_fields()
-        try:
-            result = self.link.send(fields, seconds=seconds, local=local)
-        except Exception as error:
-            self._learn_failure(error)
-            raise
-        self._learn_success(generation)
-        return result
+        until = 0.0
+        while True:
+            self._held_by = None if local else key
+            if not (local or self.ready.is_ready(key)):
+                until = until or time.monotonic() + self._patience()
+                if not self.ready.wait(key, max(0.0, until - time.monotonic())):
+                    self._stayed_missing()
+                self._waited(until)
+            fields, seconds = self._next_fields()
+            try:
+                result = self.link.send(fields, seconds=seconds, local=local, gate=self)
+            except Held:
+                self._sent = False
+                continue
+            except Exception as error:
+                self._learn_failure(error)
+                raise
+            self._learn_success(generation)
+            return result
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
         key, generation, local = self._prepare()
-        if not (
-            local or self.ready.is_ready(key) or await self.ready.wait_async(key, self._patience())
-        ):
-            self._stayed_missing()
-        fields, seconds = self._next_fields()
-        try:
-            result = await self.link.send_async(fields, seconds=seconds, local=local)
-        except Exception as error:
-            self._learn_failure(error)
-            raise
-        self._learn_success(generation)
-        return result
+        until = 0.0
+        while True:
+            self._held_by = None if local else key
+            if not (local or self.ready.is_ready(key)):
+                until = until or time.monotonic() + self._patience()
+                if not await self.ready.wait_async(key, max(0.0, until - time.monotonic())):
+                    self._stayed_missing()
+                self._waited(until)
+            fields, seconds = self._next_fields()
+            try:
+                result = await self.link.send_async(fields, seconds=seconds, local=local, gate=self)
+            except Held:
+                self._sent = False
+                continue
+            except Exception as error:
+                self._learn_failure(error)
+                raise
+            self._learn_success(generation)
+            return result
+
+    # Asked and told on the SDK's loop: between the look at what is known and the moment of sending
+    # other calls may have learned better, and what this one meets is news to them.
+
+    def may_go(self) -> bool:
+        """Whether what the call waited for is still there."""
+        return self._held_by is None or self.ready.may_go(self._held_by)
+
+    def met(self, error: Exception) -> None:
+        """What an answer says about the function being there."""
+        if self._key is not None and classify(error).code in DOUBTFUL:
+            self.ready.doubted(self._key)
 
     def failed(self, error: Exception, traceback: TracebackType | None) -> CallRun:
         """The first attempt has failed: from now on there is a run."""
@@ -275,6 +305,11 @@ class Call:
         """A retry is not sent into the hole; a first call is answered by the engine itself."""
         if self.run is not None:
             raise GiveUp(Reason.NOT_READY)
+        self._held_by = None
+
+    def _waited(self, until: float) -> None:
+        if time.monotonic() >= until:
+            self._held_by = None  # there is no more time to wait in: it goes now
 
     def _next_fields(self) -> tuple[dict[str, Any], float]:
         """What is sent now, and its timeout in seconds."""
@@ -324,8 +359,6 @@ class Call:
         code = classify(error).code
         if not isinstance(error, ConnectionError) and code not in _UNHEARD:
             self.link.answered = True
-        if self._key is not None and code in DOUBTFUL:
-            self.ready.doubted(self._key)
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 

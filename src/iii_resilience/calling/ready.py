@@ -54,7 +54,7 @@ class Readiness:
             key: As for `wait`.
         """
         link = self._link
-        return link.connected and not link.refused and (key is None or self._may_go(key))
+        return link.connected and not link.refused and (key is None or self.may_go(key))
 
     def wait(self, key: Key | None, seconds: float) -> bool:
         """Wait until a call can be sent.
@@ -77,7 +77,7 @@ class Readiness:
                 self._link.connected or self._link.wait_connected(_left(until))
             ):
                 raise _not_connected(self._link, seconds)
-            if key is None or self._may_go(key):
+            if key is None or self.may_go(key):
                 return True
             if self._stayed_missing(key) or _left(until) == 0.0:
                 return self._gives_up(key, seconds)
@@ -102,7 +102,7 @@ class Readiness:
                 self._link.connected or await self._link.wait_connected_async(_left(until))
             ):
                 raise _not_connected(self._link, seconds)
-            if key is None or self._may_go(key):
+            if key is None or self.may_go(key):
                 return True
             if self._stayed_missing(key) or _left(until) == 0.0:
                 return self._gives_up(key, seconds)
@@ -132,7 +132,8 @@ class Readiness:
                 for other in [k for k, o in self._known.items() if o == owner]:
                     del self._known[other]
 
-    def _may_go(self, key: Key) -> bool:
+    def may_go(self, key: Key) -> bool:
+        """Whether a function is known, or nobody on this connection can tell."""
         return key in self._known or self._unanswered_epoch == self._link.epoch
 
     def _stayed_missing(self, key: Key) -> bool:
