@@ -366,10 +366,11 @@ class Call:
         """What this call knows about a failure that the error alone does not say."""
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure
-        size = self.request.bytes
-        if size is None or size * 6 <= POISON_BYTES:
+        most = self.request.bytes
+        if most is None or most <= POISON_BYTES:
             return failure
-        size = size_of(self.request.fields["payload"], compact=self.link.sdk.compact)
+        # However this SDK wrote the payload out, the engine writes it anew for the worker: compact.
+        size = size_of(self.request.fields["payload"])
         if size <= POISON_BYTES:
             return failure
         return failure.replace(
