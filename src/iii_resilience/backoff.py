@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import attrs
 
-from iii_resilience.checks import number
+from iii_resilience.checks import Choice, number, seconds
 
 JITTERS = ("full", "equal", "decorrelated", "none")
 
@@ -39,18 +39,14 @@ class Backoff:
     factor: float = attrs.field(default=2.0, validator=number(least=1))
     cap: float = attrs.field(default=20.0, validator=number(least=0, unit="seconds"))
     throttled_base: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
-    jitter: str = "full"
+    jitter: str = attrs.field(default="full", validator=Choice(JITTERS))
 
     def __attrs_post_init__(self) -> None:
-        if self.jitter not in JITTERS:
-            raise ValueError(
-                f"Backoff.jitter must be one of {', '.join(JITTERS)}, got {self.jitter!r}"
-            )
         for name in ("base", "throttled_base"):
             if getattr(self, name) > self.cap:
                 raise ValueError(
-                    f"Backoff.{name} ({getattr(self, name):g} s) must not be above "
-                    f"Backoff.cap ({self.cap:g} s)"
+                    f"Backoff.{name} ({seconds(getattr(self, name))}) must not be above "
+                    f"Backoff.cap ({seconds(self.cap)})"
                 )
 
     def ceiling(self, retry: int, *, throttled: bool = False) -> float:

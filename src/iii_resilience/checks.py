@@ -1,28 +1,48 @@
-"""Checks of numbers that come from users: one wording for every class and file.
+"""Checks of values that come from users: one wording for every class and file.
 
-Knows nothing of what the numbers are for.
+Knows nothing of what the values are for. Each check can be read as well as called, so that files
+and their JSON Schema are held to what the classes allow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Any
 
 import attrs
 
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+class Check(ABC):
+    """An attrs validator that says what it allows."""
+
+    __slots__ = ()
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Refuse a value that is not allowed.
+
+        Raises:
+            ValueError: The message names the field, what is allowed, and the value.
+        """
+        if not self.allows(value):
+            where = f"{type(instance).__name__}.{attribute.name}"
+            raise ValueError(f"{where} must be {self.allowed()}, got {value!r}")
+
+    @abstractmethod
+    def allows(self, value: Any) -> bool:
+        """Whether a value is allowed."""
+
+    @abstractmethod
+    def allowed(self, none: str = "None") -> str:
+        """What is allowed, in words.
+
+        Args:
+            none: What no value is called.
+        """
 
 
-def number(
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    optional: bool = False,
-    integer: bool = False,
-    unit: str = "",
-) -> Validator:
+@attrs.frozen
+class Number(Check):
     """An attrs validator for a finite number within bounds.
 
     Args:
@@ -34,36 +54,112 @@ def number(
         unit: What the number counts, for the message (``seconds``).
     """
 
-    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and optional:
-            return
-        kinds = int if integer else (int, float)
-        fine = (
-            isinstance(value, kinds)
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    optional: bool = False
+    integer: bool = False
+    unit: str = ""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is a number within the bounds."""
+        if value is None:
+            return self.optional
+        return (
+            isinstance(value, int if self.integer else (int, float))
             and not isinstance(value, bool)
             and _finite(value)
-            and (least is None or value >= least)
-            and (above is None or value > above)
-            and (most is None or value <= most)
+            and (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
         )
-        if not fine:
-            bounds = [
-                f"{word} {bound:g}"
-                for word, bound in (("at least", least), ("above", above), ("at most", most))
-                if bound is not None
-            ]
-            allowed = " ".join(
-                [
-                    "a whole number" if integer else "a finite number",
-                    *([f"of {unit}"] if unit else []),
-                    *([" and ".join(bounds)] if bounds else []),
-                    *(["or None"] if optional else []),
-                ]
-            )
-            where = f"{type(instance).__name__}.{attribute.name}"
-            raise ValueError(f"{where} must be {allowed}, got {value!r}")
 
-    return check
+    def allowed(self, none: str = "None") -> str:
+        """See `Check.allowed`."""
+        bounds = [
+            f"{word} {bound:.15g}"
+            for word, bound in (
+                ("at least", self.least),
+                ("above", self.above),
+                ("at most", self.most),
+            )
+            if bound is not None
+        ]
+        return " ".join(
+            [
+                "a whole number" if self.integer else "a finite number",
+                *([f"of {self.unit}"] if self.unit else []),
+                *([" and ".join(bounds)] if bounds else []),
+                *([f"or {none}"] if self.optional else []),
+            ]
+        )
+
+
+@attrs.frozen
+class Text(Check):
+    """An attrs validator for a text that is not empty.
+
+    Args:
+        what: What the text is, for the message (``the name of a queue``).
+        optional: Whether None is allowed too.
+    """
+
+    what: str
+    optional: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is a text that is not empty."""
+        return self.optional if value is None else isinstance(value, str) and bool(value)
+
+    def allowed(self, none: str = "None") -> str:
+        """See `Check.allowed`."""
+        return f"{self.what} or {none}" if self.optional else self.what
+
+
+@attrs.frozen
+class Choice(Check):
+    """An attrs validator for one of a few texts.
+
+    Args:
+        options: The texts.
+    """
+
+    options: tuple[str, ...]
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is one of the texts."""
+        return isinstance(value, str) and value in self.options
+
+    def allowed(self, none: str = "None") -> str:  # noqa: ARG002 - there is no such option
+        """See `Check.allowed`."""
+        return f"one of {', '.join(self.options)}"
+
+
+@attrs.frozen
+class Flag(Check):
+    """An attrs validator for true and false, and nothing that only counts as one of them.
+
+    Args:
+        optional: Whether None is allowed too.
+    """
+
+    optional: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is true or false."""
+        return self.optional if value is None else isinstance(value, bool)
+
+    def allowed(self, none: str = "None") -> str:  # noqa: ARG002 - too clear to be said
+        """See `Check.allowed`."""
+        return "true or false"
+
+
+number = Number
+
+
+def seconds(value: float) -> str:
+    """A time as messages show it: every digit that counts, and the unit."""
+    return f"{value:.15g} s"
 
 
 def _finite(value: float) -> bool:

@@ -12,7 +12,7 @@ import attrs
 import tenacity
 
 from iii_resilience.backoff import Backoff
-from iii_resilience.checks import number
+from iii_resilience.checks import Text, number, seconds
 from iii_resilience.failure import Failure
 from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget
@@ -20,11 +20,6 @@ from iii_resilience.guards.bulkhead import Bulkhead
 
 Wait = Callable[[tenacity.RetryCallState], float]
 Stop = Callable[[tenacity.RetryCallState], bool]
-
-
-def _name_of_a_queue(_: Any, __: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"Enqueue.queue must be the name of a queue, got {value!r}")
 
 
 @attrs.frozen
@@ -38,17 +33,7 @@ class Enqueue:
         queue: Name of a queue that is defined in the engine.
     """
 
-    queue: str = attrs.field(validator=_name_of_a_queue)
-
-
-def _id_of_a_function(_: Any, __: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"Reroute.function_id must be the id of a function, got {value!r}")
-
-
-def _namespace_or_none(_: Any, __: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not (isinstance(value, str) and value):
-        raise ValueError(f"Reroute.namespace must be a name or None, got {value!r}")
+    queue: str = attrs.field(validator=Text("the name of a queue"))
 
 
 @attrs.frozen
@@ -64,8 +49,8 @@ class Reroute:
         namespace: Its namespace, or None for that of the call.
     """
 
-    function_id: str = attrs.field(validator=_id_of_a_function)
-    namespace: str | None = attrs.field(default=None, validator=_namespace_or_none)
+    function_id: str = attrs.field(validator=Text("the id of a function"))
+    namespace: str | None = attrs.field(default=None, validator=Text("a name", optional=True))
 
 
 @attrs.frozen
@@ -160,8 +145,9 @@ class RetryPolicy:
             and self.attempt_timeout > self.deadline
         ):
             raise ValueError(
-                f"RetryPolicy.attempt_timeout ({self.attempt_timeout:g} s) must not be above "
-                f"RetryPolicy.deadline ({self.deadline:g} s): one attempt would outlast the call"
+                f"RetryPolicy.attempt_timeout ({seconds(self.attempt_timeout)}) must not be above "
+                f"RetryPolicy.deadline ({seconds(self.deadline)}): one attempt would outlast the "
+                "call"
             )
 
     def replace(self, **changes: Any) -> RetryPolicy:

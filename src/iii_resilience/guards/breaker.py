@@ -14,11 +14,13 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
 
 from iii_resilience.checks import number
+from iii_resilience.guards.kept import Kept
 
 logger = logging.getLogger("iii_resilience")
 
@@ -59,6 +61,27 @@ class Outcomes:
         self._calls = [0] * _BUCKETS
         self._failures = [0] * _BUCKETS
         self._newest: int | None = None
+
+    def stretched(self, now: float | None, window: float) -> Outcomes:
+        """The same counts in a window of another length; each keeps its relative age.
+
+        Args:
+            now: Monotonic time in seconds; None where nothing can have grown old yet.
+            window: Length of the window in seconds.
+        """
+        other = Outcomes(window)
+        if now is not None:
+            self._advance(int(now / self._width))
+        if self._newest is not None:
+            # The same moment, counted in ticks of another length.
+            newest = int((self._newest + 0.5) * self._width / other._width)
+            for age in range(_BUCKETS):
+                here, there = (self._newest - age) % _BUCKETS, (newest - age) % _BUCKETS
+                other._calls[there] = self._calls[here]
+                other._failures[there] = self._failures[here]
+            other._newest = newest
+            other.calls, other.failures = self.calls, self.failures
+        return other
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one call.
@@ -286,6 +309,38 @@ class Circuit:
             with self._lock:
                 self._take_back(ticket, phase)
 
+    def retune(
+        self,
+        now: float | None,
+        failure_rate: float,
+        window: float,
+        min_calls: int,
+        open_for: float,
+        probes: int,
+        slow_call: float | None,
+    ) -> None:
+        """Go by other numbers from now on; the state and what was counted stay.
+
+        An open circuit does not stay open for longer than the new time, nor for longer than it was
+        to be.
+
+        Args:
+            now: Monotonic time in seconds; None where nothing can have grown old yet.
+            failure_rate: As for the class.
+            window: As for the class.
+            min_calls: As for the class.
+            open_for: As for the class.
+            probes: As for the class.
+            slow_call: As for the class.
+        """
+        with self._lock:
+            phase = self._phase
+            if isinstance(phase, _Closed) and window != self._window:
+                phase.outcomes = phase.outcomes.stretched(now, window)
+            self._failure_rate, self._window, self._min_calls = failure_rate, window, min_calls
+            self._open_for, self._probes = open_for, probes
+            self._slow_call = math.inf if slow_call is None else slow_call
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or the one in another process, counts for itself and tells nobody here.
         slow_call = None if self._slow_call == math.inf else self._slow_call
@@ -384,8 +439,12 @@ class Breaker:
     slow_call: float | None = attrs.field(
         default=None, validator=number(above=0, optional=True, unit="seconds")
     )
-    _circuits: dict[str | None, Circuit] = attrs.field(
-        factory=dict, init=False, repr=False, eq=False, hash=False
+    _circuits: Kept[Circuit] = attrs.field(
+        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+        hash=False,
     )
 
     def circuit_for(
@@ -399,19 +458,23 @@ class Breaker:
         """
         circuit = self._circuits.get(scope)
         if circuit is None:
-            made = Circuit(
-                self.failure_rate,
-                self.window,
-                self.min_calls,
-                self.open,
-                self.probes,
-                self.slow_call,
-                on_transition,
-            )
-            circuit = self._circuits.setdefault(scope, made)  # atomic: two threads get one
+            circuit = self._circuits.add(scope, partial(Circuit, on_transition=on_transition))
         return circuit
+
+    def continues(self, before: Breaker, now: float) -> None:
+        """Take another breaker's place: its circuits go on here, by this one's numbers.
+
+        Args:
+            before: The breaker that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._circuits.retune(now, self._numbers())
+        object.__setattr__(self, "_circuits", before._circuits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the circuits: a copy makes its own, and those tell whoever uses the copy.
+        return type(self), self._numbers()
+
+    def _numbers(self) -> tuple[float, float, int, float, int, float | None]:
         numbers = (self.failure_rate, self.window, self.min_calls, self.open, self.probes)
-        return type(self), (*numbers, self.slow_call)
+        return (*numbers, self.slow_call)

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.checks import number
+from iii_resilience.guards.kept import Kept
 
 _BUCKETS = 10
 _SCOPES_MOST = 10_000  # counts kept; beyond it the oldest ones start anew
@@ -49,8 +50,9 @@ class BudgetWindow:
         # One bucket more than the window is long, because the oldest one is only partly in it:
         # retries count while a part of their bucket does, calls only while all of it does, so
         # that never more retries pass than the window allows.
-        self._calls = [0] * (_BUCKETS + 1)
-        self._retries = [0] * (_BUCKETS + 1)
+        # Fractions of a call or retry come from `retune` alone.
+        self._calls: list[float] = [0] * (_BUCKETS + 1)
+        self._retries: list[float] = [0] * (_BUCKETS + 1)
         self._newest: int | None = None
         self._reserved = 0
         # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
@@ -99,15 +101,54 @@ class BudgetWindow:
             self._advance(now)
             return max(0.0, self._free())
 
+    def retune(self, now: float | None, ratio: float, allowance: float, window: float) -> None:
+        """Go by other numbers from now on, as full as before.
+
+        A budget that was three quarters used is three quarters used afterwards, so that a change
+        of its numbers neither lets a storm of retries loose nor forbids them all. What was counted
+        keeps its relative age; permits that are reserved stay reserved.
+
+        Args:
+            now: Monotonic time in seconds; None where nothing can have grown old yet.
+            ratio: As for the class.
+            allowance: As for the class.
+            window: As for the class.
+        """
+        with self._lock:
+            if now is not None:
+                self._advance(now)
+            allowed, used = self._allowed(), sum(self._retries) + self._reserved
+            full = used / allowed if allowed > 0 else float(used > 0)
+            longer = window / (self._width * _BUCKETS)
+            if self._newest is not None and longer != 1:
+                # The same moment, counted in ticks of another length.
+                newest = int((self._newest + 0.5) / longer)
+                size = _BUCKETS + 1
+                for counts in (self._calls, self._retries):
+                    old = [counts[(self._newest - age) % size] for age in range(size)]
+                    for age, count in enumerate(old):
+                        counts[(newest - age) % size] = count
+                self._newest = newest
+                # At the same rate a longer window holds more calls.
+                self._calls = [count * longer for count in self._calls]
+            self._ratio, self._allowance, self._width = ratio, allowance, window / _BUCKETS
+            sent = max(0.0, full * self._allowed() - self._reserved)
+            before = sum(self._retries)
+            if before > 0:
+                self._retries = [count * sent / before for count in self._retries]
+            elif self._newest is not None:
+                self._retries[self._newest % (_BUCKETS + 1)] = sent
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or the one in another process, counts for itself: locks and permits stay here.
         return type(self), (self._ratio, self._allowance, self._width * _BUCKETS)
 
     def _free(self) -> float:
+        return self._allowed() - sum(self._retries) - self._reserved
+
+    def _allowed(self) -> float:
         oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
-        calls = sum(self._calls) - self._calls[oldest]
-        allowed = self._ratio * calls + self._allowance
-        return allowed - sum(self._retries) - self._reserved
+        return self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
 
     def _advance(self, now: float) -> int:
         """Forget the buckets that have left the window; the index of the current one."""
@@ -146,8 +187,12 @@ class Budget:
     ratio: float = attrs.field(default=0.2, validator=number(least=0))
     min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
     window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
-    _windows: dict[str | None, BudgetWindow] = attrs.field(
-        factory=dict, init=False, repr=False, eq=False, hash=False
+    _windows: Kept[BudgetWindow] = attrs.field(
+        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+        hash=False,
     )
 
     def window_for(self, scope: str | None = None) -> BudgetWindow:
@@ -158,9 +203,25 @@ class Budget:
         """
         window = self._windows.get(scope)
         if window is None:
-            made = BudgetWindow(self.ratio, self.min_per_second * self.window, self.window)
             while len(self._windows) >= _SCOPES_MOST:
                 with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
                     del self._windows[next(iter(self._windows))]
-            window = self._windows.setdefault(scope, made)  # atomic: two threads get one window
+            window = self._windows.add(scope, BudgetWindow)
         return window
+
+    def continues(self, before: Budget, now: float) -> None:
+        """Take another budget's place: its counts go on here, by this one's numbers.
+
+        Args:
+            before: The budget that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._windows.retune(now, self._numbers())
+        object.__setattr__(self, "_windows", before._windows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the counts: a copy, or the one in another process, counts for itself.
+        return type(self), (self.ratio, self.min_per_second, self.window)
+
+    def _numbers(self) -> tuple[float, float, float]:
+        return self.ratio, self.min_per_second * self.window, self.window

@@ -18,7 +18,8 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.checks import number
+from iii_resilience.checks import number, seconds
+from iii_resilience.guards.kept import Kept
 
 
 @attrs.define(eq=False)
@@ -138,6 +139,19 @@ class Gate:
             self._let_go(permit)
             raise
 
+    def retune(self, _: float | None, limit: int, queue: int, wait: float) -> None:
+        """Go by other numbers from now on; who is inside or in the queue stays.
+
+        Args:
+            limit: As for the class.
+            queue: As for the class.
+            wait: As for the class; who waits already waits as long as he was to.
+        """
+        with self._lock:
+            self._limit, self._queue = limit, queue
+            self._wait = min(wait, threading.TIMEOUT_MAX)
+            self._let_in()
+
     def _longest(self, timeout: float | None) -> float:
         return self._wait if timeout is None else min(self._wait, timeout)
 
@@ -217,15 +231,19 @@ class Bulkhead:
     limit: int = attrs.field(validator=number(least=1, integer=True))
     queue: int = attrs.field(default=0, validator=number(least=0, integer=True))
     wait: float = attrs.field(default=0.0, validator=number(least=0, unit="seconds"))
-    _gates: dict[str | None, Gate] = attrs.field(
-        factory=dict, init=False, repr=False, eq=False, hash=False
+    _gates: Kept[Gate] = attrs.field(
+        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+        hash=False,
     )
 
     def __attrs_post_init__(self) -> None:
         if bool(self.queue) != bool(self.wait):
             raise ValueError(
-                "Bulkhead.queue and Bulkhead.wait must be given together, or neither: with "
-                f"queue={self.queue!r} and wait={self.wait!r} no call could ever wait"
+                f"Bulkhead.queue ({self.queue}) and Bulkhead.wait ({seconds(self.wait)}) must be "
+                "given together, or neither: with one of them alone no call could ever wait"
             )
 
     def gate_for(self, scope: str | None = None) -> Gate:
@@ -236,13 +254,25 @@ class Bulkhead:
         """
         gate = self._gates.get(scope)
         if gate is None:
-            made = Gate(self.limit, self.queue, self.wait)
-            gate = self._gates.setdefault(scope, made)  # atomic: two threads get one gate
+            gate = self._gates.add(scope, Gate)
         return gate
+
+    def continues(self, before: Bulkhead, now: float) -> None:
+        """Take another bulkhead's place: who is inside its gates counts here too.
+
+        Args:
+            before: The bulkhead that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._gates.retune(now, self._numbers())
+        object.__setattr__(self, "_gates", before._gates)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the gates: a copy, or the one in another process, has its own places.
-        return type(self), (self.limit, self.queue, self.wait)
+        return type(self), self._numbers()
+
+    def _numbers(self) -> tuple[int, int, float]:
+        return self.limit, self.queue, self.wait
 
 
 @attrs.frozen(eq=False)

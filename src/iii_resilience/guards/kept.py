@@ -1,0 +1,66 @@
+"""What one guard keeps for each scope, and how another guard takes its place without losing it.
+
+Knows nothing of what is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+
+class Tunable(Protocol):
+    """A state whose numbers can be changed while it is in use."""
+
+    def retune(self, now: float | None, /, *numbers: Any, **more: Any) -> None:
+        """Go by other numbers from now on."""
+
+
+S = TypeVar("S", bound=Tunable)
+
+
+class Kept(dict[str | None, S]):
+    """The states of one guard by scope, and the numbers that they go by.
+
+    A guard that takes another one's place, because a policy file has changed, has the same `Kept`
+    as the one before it. Calls that still hold the old guard thereby see the same states, and give
+    back there what they have reserved there.
+
+    Args:
+        numbers: What the states go by, as their own class takes them.
+    """
+
+    __slots__ = ("_lock", "numbers")
+
+    def __init__(self, numbers: tuple[float | None, ...]) -> None:
+        super().__init__()
+        self.numbers = numbers
+        self._lock = threading.Lock()
+
+    def add(self, scope: str | None, make: Callable[..., S]) -> S:
+        """The state of a scope, made where there is none yet.
+
+        Args:
+            scope: What it is kept for.
+            make: Makes one from the numbers.
+        """
+        numbers = self.numbers
+        state = self.setdefault(scope, make(*numbers))  # atomic: two threads get one state
+        if self.numbers is not numbers:  # changed meanwhile: `retune` may not have seen this one
+            state.retune(None, *self.numbers)
+        return state
+
+    def retune(self, now: float, numbers: tuple[float | None, ...]) -> None:
+        """Let every state go by other numbers; those made later too.
+
+        Args:
+            now: Monotonic time in seconds.
+            numbers: As for the class.
+        """
+        with self._lock:
+            if numbers == self.numbers:
+                return
+            self.numbers = numbers
+            for state in list(self.values()):
+                state.retune(now, *numbers)
