@@ -99,10 +99,20 @@ def test_a_book_that_names_a_policy_it_does_not_have_is_refused(more: dict[str, 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"function": ""}, "Rule.function must be a name, got ''"),
-        ({"function": 5}, "Rule.function must be a name, got 5"),
-        ({"function": None}, "Rule.function must be a name, got None"),
-        ({"function": "f", "policy": 5}, "Rule.policy must be a name, got 5"),
+        (
+            {"function": ""},
+            "Rule.function must be a function id, or a prefix followed by one \\*, got ''",
+        ),
+        (
+            {"function": 5},
+            "Rule.function must be a function id, or a prefix followed by one \\*, got 5",
+        ),
+        (
+            {"function": None},
+            "Rule.function must be a function id, or a prefix followed by one \\*, got None",
+        ),
+        ({"function": "f", "policy": 5}, "Rule.policy must be the name of a policy or None, got 5"),
+        ({"function": "a*b"}, "Rule.function must be a function id, or a prefix"),
         ({"function": "f", "idempotent": "no"}, "Rule.idempotent must be true or false, got 'no'"),
         ({"function": "f", "idempotent": 1}, "Rule.idempotent must be true or false, got 1"),
     ],

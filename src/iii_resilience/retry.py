@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, c
 import tenacity
 
 from iii_resilience.backoff import Backoff
-from iii_resilience.book import PolicyBook, default_book
+from iii_resilience.book import Edition, default_book
 from iii_resilience.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget, BudgetWindow
@@ -168,14 +168,14 @@ class _PolicySource:
         self._no_attempt_timeout: str | None = None
         self._warned = False
         # One attribute, so that another thread never sees one book's policy with another book.
-        self._resolved: tuple[PolicyBook, RetryPolicy, BudgetWindow | None] | None = None
+        self._resolved: tuple[Edition, RetryPolicy, BudgetWindow | None] | None = None
         if not isinstance(policy, str):
             # Bad numbers are found where they stand, not at the first call.
             (policy or RetryPolicy()).replace(**overrides)
 
     def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
         """The policy in force now and its budget's count."""
-        book = default_book()
+        book = default_book().edition
         resolved = self._resolved
         if resolved is None or resolved[0] is not book:
             policy = self._policy

@@ -153,7 +153,7 @@ class Caller:
     def _select(self, function_id: str, policy: str | RetryPolicy | None) -> Selected:
         if isinstance(policy, RetryPolicy):
             return Selected("inline", policy)
-        book = self._book if self._book is not None else default_book()
+        book = (self._book if self._book is not None else default_book()).edition
         selected = book.for_function(function_id)
         if policy is None:
             return selected

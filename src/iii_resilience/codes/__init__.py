@@ -22,10 +22,12 @@ __all__ = [
     "III",
     "LOCAL",
     "LONGEST_CODE",
+    "NEVER_RETRIED",
     "RPC",
     "Category",
     "Code",
     "Execution",
+    "change_codes",
     "find",
     "find_user",
     "read_codes",
@@ -48,10 +50,11 @@ RPC = _table(rpc.ROWS)
 LOCAL = _table(local.ROWS)
 ALL = (*III.values(), *RPC.values(), *LOCAL.values())
 
-_NEVER = {
+NEVER_RETRIED = {
     "FORBIDDEN": "a denial stays a denial until auth or policy change, so it is never retried",
     "function_not_found": "calling the same id again finds nothing, so it is never retried",
 }
+"""The codes that nothing makes retryable, and why."""
 
 _user: dict[str, Code] = {}
 
@@ -98,6 +101,20 @@ def register_codes(rows: Mapping[str, object] | Iterable[Code]) -> None:
     _user.update({row.code: row for row in read_codes(rows)})
 
 
+def change_codes(before: Iterable[Code], after: Iterable[Code]) -> None:
+    """Replace the rows of a policy file that has changed.
+
+    Args:
+        before: What it held. A row that somebody else has registered since stays.
+        after: What it holds now.
+    """
+    rows = {row.code: row for row in after}
+    for row in before:
+        if row.code not in rows and _user.get(row.code) == row:
+            _user.pop(row.code, None)
+    _user.update(rows)
+
+
 def read_codes(rows: Mapping[str, object] | Iterable[Code]) -> tuple[Code, ...]:
     """Check rows for a user's own codes without adding them.
 
@@ -127,8 +144,8 @@ def _row(code: object, value: object) -> Code:
         raise TypeError("a code is a non-empty string")
     if len(code) > LONGEST_CODE:
         raise ValueError(f"a code has at most {LONGEST_CODE} characters")
-    if code in _NEVER:
-        raise ValueError(f"cannot be redefined: {_NEVER[code]}")
+    if code in NEVER_RETRIED:
+        raise ValueError(f"cannot be redefined: {NEVER_RETRIED[code]}")
     if code in III or code in RPC or code in LOCAL:
         raise ValueError("is a built-in code and cannot be redefined")
     if isinstance(value, Code):

@@ -1,0 +1,58 @@
+"""What a queue is to be like: an entry under ``queues`` in a policy file, as data.
+
+Knows nothing of engines; all times are seconds. The fields are those of ``queue::define``
+(queue-observed, section 2).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from iii_resilience.checks import Choice, Flag, Text, number
+
+TYPES = ("standard", "fifo")
+_U32 = 2**32 - 1
+
+
+@attrs.frozen
+class Queue:
+    """The definition of one queue.
+
+    The defaults are the queue worker's own, but for `redeliver_on_engine_restart`: without it a
+    message that was being handled when the engine died is stuck, and holds a place, until `timeout`
+    is over (queue-observed, sections 5 and 8).
+
+    Args:
+        name: The queue's name.
+        max_retries: Deliveries after the first one; then the message is a dead letter.
+        concurrency: Messages handled at once. One for a function that is missing holds a place too.
+        timeout: Seconds a handler may take before the message is delivered again beside it.
+        backoff: Seconds before the first retry; doubled for each one after it, without a cap.
+        poll_interval: Seconds between two looks at what is due, which a delay may take longer.
+        type: ``standard`` (unordered) or ``fifo`` (in order within a group).
+        message_group_field: Field of the payload that names a message's group; for ``fifo`` only.
+        redeliver_on_engine_restart: Whether a message in flight is delivered again when the engine
+            has restarted.
+
+    Raises:
+        ValueError: A value out of range, ``fifo`` without a group field, or the other way round.
+    """
+
+    name: str = attrs.field(validator=Text("the name of a queue"))
+    max_retries: int = attrs.field(default=3, validator=number(least=0, most=_U32, integer=True))
+    concurrency: int = attrs.field(default=10, validator=number(least=1, most=_U32, integer=True))
+    timeout: float = attrs.field(default=1800.0, validator=number(above=0, unit="seconds"))
+    backoff: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
+    poll_interval: float = attrs.field(default=0.1, validator=number(above=0, unit="seconds"))
+    type: str = attrs.field(default="standard", validator=Choice(TYPES))
+    message_group_field: str | None = attrs.field(
+        default=None, validator=Text("the name of a field", optional=True)
+    )
+    redeliver_on_engine_restart: bool = attrs.field(default=True, validator=Flag())
+
+    def __attrs_post_init__(self) -> None:
+        if (self.type == "fifo") != (self.message_group_field is not None):
+            raise ValueError(
+                "Queue.message_group_field must be given for a queue of type fifo, whose messages "
+                "without a group are never delivered, and for no other"
+            )
