@@ -303,9 +303,10 @@ class PolicyBook:
             The watch, to be closed; it is a context manager too.
 
         Raises:
-            ValueError: The book has no files.
+            ValueError: The book has no files, or `every` is no number above 0.
         """
-        return Watch(Look(self, self._needed_source(), every), every, "iii-resilience-policies")
+        look = Look(self, self._needed_source(), every)
+        return Watch(look, every, "iii-resilience-policies")
 
     async def watch_async(self, every: float = 1.0) -> None:
         """As `watch`, in a task, until it is cancelled: ``create_task(book.watch_async())``.
@@ -314,7 +315,7 @@ class PolicyBook:
             every: As for `watch`.
 
         Raises:
-            ValueError: The book has no files.
+            ValueError: The book has no files, or `every` is no number above 0.
         """
         await watch_async(Look(self, self._needed_source(), every), every)
 

@@ -10,6 +10,7 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from iii_resilience.checks import number
 from iii_resilience.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("iii_resilience")
 
+_PAUSE = number(above=0, unit="seconds")
 _SETTLES_AFTER = 0.1  # seconds between the two looks; a program writes a policy file in less
 
 
@@ -59,9 +61,14 @@ class Look:
         book: The book; when nobody else has it any more, there is nothing left to look at.
         source: Where its policies come from.
         every: Seconds between two looks while nothing changes.
+
+    Raises:
+        ValueError: `every` is no number above 0.
     """
 
     def __init__(self, book: PolicyBook, source: Source, every: float) -> None:
+        if not _PAUSE.allows(every):
+            raise ValueError(f"every must be {_PAUSE.allowed()}, got {every!r}")
         self._book = weakref.ref(book)
         self._source = source
         self._every = every
