@@ -16,7 +16,7 @@ comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo test test-long test-matrix bench-kills check coverage mutate format clean
+.PHONY: demo test test-long test-matrix bench-kills check coverage mutate format schema clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
@@ -57,6 +57,11 @@ mutate: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What editors check policy files against, made from the classes.
+schema: $(STAMP)
+	$(BIN)/python -m iii_resilience.config.schema > policies/schema.json.new
+	mv policies/schema.json.new policies/schema.json
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
