@@ -85,7 +85,7 @@ def test_the_first_failure_is_not_made_again(how: str) -> None:
 def test_an_attempt_that_sends_itself_spends_the_permit_when_it_does(how: str) -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
     run = failing(window=window)
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, float]] = []
 
     class Sends(Attempts):
         def __call__(self) -> str:
@@ -101,7 +101,7 @@ def test_an_attempt_that_sends_itself_spends_the_permit_when_it_does(how: str) -
 @BOTH
 def test_an_attempt_that_is_sent_by_being_called_has_spent_its_permit_before(how: str) -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, float]] = []
 
     class Looks(Attempts):
         def __call__(self) -> str:

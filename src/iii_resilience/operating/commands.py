@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import attrs
 import typer
@@ -24,10 +24,12 @@ from iii_resilience import __version__
 from iii_resilience.codes import ALL
 from iii_resilience.codes.model import Category
 from iii_resilience.config import load_policies
+from iii_resilience.operating import policy_commands
 from iii_resilience.operating.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.operating.demo.run import Result, run_demo
 from iii_resilience.operating.doctor import Finding, examine
 from iii_resilience.operating.explain import Explanation, Outlook, explain
+from iii_resilience.operating.terminal import console, fail
 
 app = typer.Typer(
     name="iii-resilience",
@@ -36,6 +38,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(policy_commands.check)
+app.command()(policy_commands.show)
+app.command()(policy_commands.init)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,32 +68,32 @@ def demo(
     ] = True,
 ) -> None:
     """Call real workers through an engine while things break, and check what became of it."""
-    console = _console()
+    out = console()
     try:
-        ours = _run(console, WithLibrary, engine)
-        theirs = _run(console, WithTenacity, engine) if comparison else None
+        ours = _run(out, WithLibrary, engine)
+        theirs = _run(out, WithTenacity, engine) if comparison else None
     except DemoError as error:
-        _fail(f"demo: {error}")
+        fail(f"demo: {error}")
     except KeyboardInterrupt:
-        console.print("interrupted")
+        out.print("interrupted")
         sys.stdout.flush()
         # The SDK's thread is no daemon: had the interrupt come while a client was being made,
         # nobody could end it, and this process would never end either.
         os._exit(130)
-    console.print(_outcomes(ours))
-    console.print(_verdicts(ours, theirs))
+    out.print(_outcomes(ours))
+    out.print(_verdicts(ours, theirs))
     for line in ours.left_out:
-        console.print(f"Left out: {line}.")
+        out.print(f"Left out: {line}.")
     if ours.verdict.refused:
         count = len(ours.verdict.refused)
-        console.print(
+        out.print(
             f"{count} call(s) reached the engine in the very moment of a kill: refused on the "
             "first attempt (function_not_found), nothing ran."
         )
     if not ours.verdict.good:
-        console.print("[bold red]The verdict fails.[/bold red]")
+        out.print("[bold red]The verdict fails.[/bold red]")
         raise typer.Exit(1)
-    console.print(
+    out.print(
         f"[bold green]The verdict holds[/bold green]: {len(ours.told)} calls, "
         f"{sum(ours.ledger.runs.values())} executions, nothing lost, nothing doubled, no ghosts."
     )
@@ -106,7 +111,7 @@ def codes(
     """Print what is known of every error code."""
     systems = sorted({row.system for row in ALL})
     if system is not None and system not in systems:
-        _fail(f"--system {system!r} is none of {', '.join(systems)}")
+        fail(f"--system {system!r} is none of {', '.join(systems)}")
     rows = [
         row
         for row in ALL
@@ -122,7 +127,7 @@ def codes(
     for row in rows:
         throttled = "yes" if row.throttled else ""
         table.add_row(row.system, row.code, row.category, row.execution, throttled, row.remedy)
-    _console().print(table)
+    console().print(table)
 
 
 @app.command(name="explain")
@@ -146,7 +151,7 @@ def explain_(
     try:
         explanation = explain(text or "", function)
     except ValueError as problem:
-        _fail(str(problem))
+        fail(str(problem))
     if as_json:
         typer.echo(json.dumps(attrs.asdict(explanation), indent=2, default=str))
         return
@@ -179,16 +184,16 @@ def doctor_(
         book = None if policies is None else load_policies(policies)
         findings = examine(engine, function, worker=worker, namespace=namespace, book=book)
     except (OSError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
     except ModuleNotFoundError as error:
-        _fail(f"the doctor needs {error.name}: pip install 'iii-resilience[iii]'")
+        fail(f"the doctor needs {error.name}: pip install 'iii-resilience[iii]'")
     bad = [finding for finding in findings if finding.bad]
     if as_json:
         typer.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
     else:
-        _console().print(_findings(findings))
+        console().print(_findings(findings))
         for finding in bad:
-            _console().print(f"[bold red]{escape(finding.advice or '')}[/bold red]", soft_wrap=True)
+            console().print(f"[bold red]{escape(finding.advice or '')}[/bold red]", soft_wrap=True)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -201,11 +206,6 @@ def _findings(findings: list[Finding]) -> Table:
         advice = "see below" if finding.bad else finding.advice or ""
         table.add_row(escape(finding.subject), escape(finding.told), escape(advice), style=style)
     return table
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]iii-resilience:[/red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(2)
 
 
 def _print_explanation(explanation: Explanation) -> None:
@@ -228,7 +228,7 @@ def _print_explanation(explanation: Explanation) -> None:
         facts[f"if {name}"] = _say(outlook)
     for name, value in facts.items():
         table.add_row(name, escape(str(value)))
-    _console().print(table)
+    console().print(table)
 
 
 def _say(outlook: Outlook) -> str:
@@ -239,19 +239,13 @@ def _say(outlook: Outlook) -> str:
     return f"given up ({outlook.decision.reason}); hint: {outlook.action}"
 
 
-def _console() -> Console:
-    """The terminal's own width; where there is no terminal, wide enough for the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=100)
-
-
-def _run(console: Console, kind: type[WithLibrary | WithTenacity], engine: str | None) -> Result:
+def _run(out: Console, kind: type[WithLibrary | WithTenacity], engine: str | None) -> Result:
     began = time.monotonic()
 
     def say(line: str) -> None:
-        console.print(f"[dim]{time.monotonic() - began:5.1f} s[/dim]  {line}", highlight=False)
+        out.print(f"[dim]{time.monotonic() - began:5.1f} s[/dim]  {line}", highlight=False)
 
-    console.rule(f"with {kind.name}", align="left")
+    out.rule(f"with {kind.name}", align="left")
     return run_demo(kind, engine, say)
 
 

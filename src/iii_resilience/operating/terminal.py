@@ -1,0 +1,29 @@
+"""How the commands speak: the console, and the one line before a failed end.
+
+Knows nothing of any command.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+
+def console() -> Console:
+    """The terminal's own width; where there is no terminal, wide enough for the tables."""
+    made = Console()
+    return made if made.is_terminal else Console(width=100)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Say what is wrong on standard error, and end.
+
+    Args:
+        message: What is wrong.
+        code: The exit code: 2 for a command that makes no sense, 1 for one that did not succeed.
+    """
+    Console(stderr=True).print(f"[red]iii-resilience:[/red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
