@@ -38,7 +38,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("waiters", "flights", "payloads", "sdk"),
     ("link",),
     ("calling", "handling"),
-    ("client",),
+    ("client", "engine_policies"),
     ("operating",),
 ]
 # The public method policy.to_tenacity() needs what stands above the policy.

@@ -6,6 +6,8 @@ files read by `load_policies`, and `resilient(worker)` around the SDK's client.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from iii_resilience.backoff import Backoff
 from iii_resilience.book import PolicyBook, use_policies
 from iii_resilience.classify import classify
@@ -33,6 +35,9 @@ from iii_resilience.policy import Enqueue, Enqueued, Reroute, RetryPolicy
 from iii_resilience.report import Attempt, RetryReport, hint_for, report_for
 from iii_resilience.retry import iii_retry, retrying
 from iii_resilience.rpc import check_rpc
+
+if TYPE_CHECKING:
+    from iii_resilience.engine_policies import policies_from_engine as policies_from_engine
 
 __version__ = "0.1.0"
 
@@ -73,3 +78,12 @@ __all__ = [
     "retrying",
     "use_policies",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only who keeps his policies in the engine loads what reads them there.
+    if name == "policies_from_engine":
+        from iii_resilience.engine_policies import policies_from_engine  # noqa: PLC0415 - above
+
+        return policies_from_engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,14 +51,16 @@ class Contents:
 
     Attributes:
         parts: Name of each, and its bytes, what kept it from being read, or the mapping it is.
+        also: What counts for the digest beside the files: mappings are what they were.
     """
 
     parts: tuple[tuple[str, bytes | Problem | Mapping[str, Any]], ...]
+    also: bytes = b""
 
     @property
     def digest(self) -> bytes:
-        """Equal for equal content. Mappings do not count: they are what they were."""
-        digest = hashlib.blake2b(digest_size=16)
+        """Equal for equal content."""
+        digest = hashlib.blake2b(self.also, digest_size=16)
         for name, content in self.parts:
             if isinstance(content, Mapping):
                 continue
