@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from iii import InitOptions, InvocationError, register_worker
 
-from iii_resilience import resilient
+from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +31,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 PYTHON = blocks("python")
+YAML = blocks("yaml")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Loopback
         monkeypatch.setenv("III_URL", running.url)
         monkeypatch.setenv("OTEL_ENABLED", "false")
         monkeypatch.chdir(tmp_path)
-        ((_, policies),) = blocks("yaml")
+        ((_, policies),) = [block for block in YAML if block[0].startswith("README.md")]
         (tmp_path / "policies.yaml").write_text(policies, encoding="utf-8")
         worker = register_worker(running.url, InitOptions(worker_name="readme-target"))
         for function_id in ("rates::load", "orders::save", "orders::charge"):
@@ -62,8 +63,15 @@ def test_a_block_runs_as_it_stands(engine: LoopbackEngine, place: str, code: str
     run(code, place)
 
 
+@pytest.mark.parametrize(("place", "text"), YAML, ids=[place for place, _ in YAML])
+def test_a_policy_file_is_one_without_warnings(tmp_path: Path, place: str, text: str) -> None:
+    (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
+    assert load_policies(tmp_path / "p.yaml").warnings == (), place
+
+
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
+    assert len(YAML) >= 2
 
 
 class TestErrorHandling:
