@@ -357,7 +357,8 @@ class _Default:
     """The process-wide book: what decorators and clients without a book of their own use."""
 
     book: PolicyBook | None = None
-    lock = threading.Lock()
+    loading = False
+    lock = threading.RLock()
 
 
 def use_policies(book: PolicyBook) -> PolicyBook:
@@ -397,14 +398,32 @@ def default_book() -> PolicyBook:
 
 def _first_book() -> PolicyBook:
     with _Default.lock:
-        if _Default.book is None:
-            files = os.environ.get(ENVIRONMENT, "")
-            if files:
+        if _Default.book is not None:
+            return _Default.book
+        files = os.environ.get(ENVIRONMENT, "")
+        if not files or _Default.loading:  # a log handler that is told of the files retries too
+            book = PolicyBook()
+        else:
+            _Default.loading = True
+            try:
                 from iii_resilience.config import load_from_environment  # noqa: PLC0415 - a file
 
                 book = load_from_environment(ENVIRONMENT, files)
-                register_codes(book.codes)
-            else:
-                book = PolicyBook()
+            finally:
+                _Default.loading = False
+            register_codes(book.codes)
+        if not _Default.loading:
             _Default.book = book
-        return _Default.book
+        return book
+
+
+def _forked() -> None:
+    """In the child of a fork nobody holds a lock."""
+    global _turning  # noqa: PLW0603 - the lock is the module's
+    _turning = threading.Lock()
+    _Default.lock = threading.RLock()
+    _Default.loading = False
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forked)

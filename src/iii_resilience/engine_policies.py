@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from iii_resilience.book import ENVIRONMENT, PolicyBook
+from iii_resilience.book import ENVIRONMENT, Edition, PolicyBook
 from iii_resilience.classify import classify
 from iii_resilience.client import Resilient
 from iii_resilience.codes import register_codes
@@ -83,7 +83,7 @@ def policies_from_engine(
             "itself. Call it before the handlers run, or with asyncio.to_thread()"
         )
     source = _Entry(link, entry, _files(files))
-    book = PolicyBook.of(source.first().edition(), source)
+    book = PolicyBook.of(source.first(), source)
     register_codes(book.codes)
     follow = _Follow(source, Look(book, source, every))
     watch = Watch(follow, every, "iii-resilience-engine-policies")
@@ -119,14 +119,16 @@ class _Entry:
         """Whether the client was shut down: nothing will ever be answered."""
         return self._link.closed or not self._link.loop.is_running()
 
-    def first(self) -> Contents:
-        """What to begin with: what the entry holds, or the files where that is of no use."""
+    def first(self) -> Edition:
+        """What to begin with: what the entry says, or the files where that is of no use."""
         contents = self.read()
         try:
-            contents.edition()
-        except ConfigError:  # the first looks find the same, and report it
-            return self._files.read()
-        return contents
+            return contents.edition()
+        except ConfigError:
+            if self._last is None:
+                raise  # they are the files
+            # The first looks find the same, and report it.
+            return self._files.read().edition()
 
     def read(self) -> Contents:
         """What the entry holds now; what it held last where it cannot be asked, or the files."""

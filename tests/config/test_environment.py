@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -115,6 +116,47 @@ def test_an_error_there_names_the_variable_and_stays_until_it_is_mended(path: Pa
         assert second.startswith(f"{ENVIRONMENT}: {path}:2:1: policies: must be a mapping")
     path.write_text("version: 1\n", encoding="utf-8")
     assert works() == 5
+
+
+def test_a_log_handler_that_retries_does_not_wait_for_the_files_it_is_told_of(path: Path) -> None:
+    path.write_text("version: 1\nrules: [{function: '*', idempotent: true}]\n", encoding="utf-8")
+    told: list[str] = []
+
+    class Ships(logging.Handler):
+        @iii_retry(idempotent=True)
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    handler = Ships()
+    logging.getLogger("iii_resilience").addHandler(handler)
+    try:
+        assert default_book().rules
+    finally:
+        logging.getLogger("iii_resilience").removeHandler(handler)
+    assert len(told) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_child_can_load_and_reload_whatever_the_parent_was_doing(path: Path) -> None:
+    code = (
+        "import os, threading, iii_resilience.book as b\n"
+        "b._Default.lock.acquire(); b._turning.acquire()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    threading.Thread(target=b.default_book).start()\n"
+        "    b.default_book().turn_to(b.Edition({}))\n"
+        "    os._exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, ENVIRONMENT: str(path)},
+        check=False,
+    )
+    assert ran.stdout == "7\n"
 
 
 def test_what_code_says_wins_over_the_environment(path: Path) -> None:

@@ -173,6 +173,14 @@ def test_policies_extend_one_another_key_by_key(tmp_path: Path) -> None:
     assert book.policy("c") == b.replace(attempts=9, backoff=Backoff(base=0.001, cap=3.0))
 
 
+def test_what_a_part_needs_may_come_from_the_policy_it_extends(tmp_path: Path) -> None:
+    text = (
+        "version: 1\npolicies:\n  a: {bulkhead: {limit: 4}}\n"
+        "  b: {extends: a, bulkhead: {queue: 8, wait_ms: 100}}\n"
+    )
+    assert load(tmp_path, text).policy("b").bulkhead == Bulkhead(4, 8, 0.1)
+
+
 def test_a_part_that_was_none_is_given_back_with_its_own_defaults(tmp_path: Path) -> None:
     text = "version: 1\npolicies:\n  a: {budget: null}\n  b: {extends: a, budget: {ratio: 0.5}}\n"
     assert load(tmp_path, text).policy("b").budget == Budget(ratio=0.5)
@@ -319,6 +327,16 @@ def test_every_problem_of_a_policy_of_ten_thousand_is_found_in_reasonable_time(
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, f"version: 1\npolicies:\n{policies}rules:\n{rules}")
     assert len(caught.value.problems) == 10_000
+
+
+def test_names_that_are_all_alike_are_answered_in_reasonable_time(tmp_path: Path) -> None:
+    names = [f"{'ab' * 28}{n:03}" for n in range(90)]
+    policies = "".join(f"  {name}: {{}}\n" for name in names)
+    rules = "".join(f"  - {{function: f{n}, policy: {names[n % 90]}x{n}}}\n" for n in range(8_000))
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, f"version: 1\npolicies:\n{policies}rules:\n{rules}")
+    assert len(caught.value.problems) == 8_000
+    assert "; did you mean 'abab" in caught.value.problems[0]
 
 
 class TestWarnings:

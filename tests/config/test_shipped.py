@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import ClockMaker
 
 from iii_resilience import (
     ConfigError,
@@ -22,6 +24,7 @@ from iii_resilience import (
     retrying,
 )
 
+Clocks = Callable[[], AbstractContextManager[Any]]
 ROOT = Path(__file__).parents[2]
 FILES = {path.stem: path for path in sorted((ROOT / "policies").glob("*.yaml"))}
 
@@ -82,7 +85,7 @@ def test_none_repeats_what_is_not_declared_idempotent(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("works_at", [2, 3])
-def test_each_rides_over_short_trouble(name: str, works_at: int, fake_clock: ClockMaker) -> None:
+def test_each_rides_over_short_trouble(name: str, works_at: int, fake_clock: Clocks) -> None:
     policy = load_policies(FILES[name]).policy(name)
     made = 0
     with fake_clock():
@@ -95,7 +98,7 @@ def test_each_rides_over_short_trouble(name: str, works_at: int, fake_clock: Clo
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_each_ends_within_its_deadline(name: str, fake_clock: ClockMaker) -> None:
+def test_each_ends_within_its_deadline(name: str, fake_clock: Clocks) -> None:
     policy = load_policies(FILES[name]).policy(name)
     assert policy.deadline is not None
 

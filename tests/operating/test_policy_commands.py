@@ -174,6 +174,12 @@ class TestInit:
         assert run("init", "link.yaml").exit_code == 1
         assert not Path("elsewhere.yaml").exists()
 
+    @pytest.mark.parametrize("folder", [".", "/", ".."])
+    def test_a_folder_is_no_file(self, folder: str) -> None:
+        result = run("init", folder)
+        assert result.exit_code == 1
+        assert "is a directory" in result.stderr
+
     def test_a_folder_that_is_not_there_is_said(self) -> None:
         result = run("init", "nowhere/p.yaml")
         assert result.exit_code == 1

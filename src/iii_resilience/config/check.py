@@ -170,7 +170,7 @@ class _Examination:
                 origins=Origins(effective, tuple(mark for _, mark in rules), default_at),
                 digest=digest,
             )
-        except ValueError:  # a name that leads nowhere: it has been said where it stands
+        except ValueError:  # what is missing has been said where it stands
             return None
 
     def _top(self, document: Node) -> None:
@@ -359,5 +359,4 @@ def _is_refused(code: str) -> bool:
 
 
 def _faults_of_fields(data: dict[str, Any]) -> list[Fault]:
-    _, faults = structure(data, Code, code="code")
-    return [fault for fault in faults if not fault.together]
+    return structure(data, Code, code="code")[1]

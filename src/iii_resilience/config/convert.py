@@ -37,7 +37,8 @@ class Fault:
     Attributes:
         path: Where, in the words of files.
         what: What is wrong, and what is allowed.
-        together: Whether the fields are fine one by one and do not go together.
+        together: Whether the fields are fine one by one, and one is missing or they do not go
+            together. Another file, or the policy that is extended, may make up for it.
     """
 
     path: Path
@@ -96,7 +97,8 @@ def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iter
             yield from _faults(inner, inner.cl, data[field.key], (*path, field.key))
         elif isinstance(inner, KeyError):
             if field.required:
-                yield Fault(path, f"needs {' or '.join(_needed(kind, field))}")
+                what = f"needs {' or '.join(_needed(kind, field))}"
+                yield Fault(path, what, together=True)
         else:
             yield Fault((*path, field.key), str(inner))
     for inner in others:

@@ -105,13 +105,21 @@ def meant(options: Sequence[str], given: object) -> str:
     """
     if not isinstance(given, str) or len(options) > _MOST_COMPARED:
         return ""
-    near = get_close_matches(given[:_LONGEST], options, n=1)
+    word = given[:_LONGEST]
+    letters = set(word)
+
+    def shared(option: str) -> float:
+        return len(letters & set(option)) / len(letters | set(option) | {""})
+
+    near = get_close_matches(word, sorted(options, key=shared, reverse=True)[:_LOOKED_AT], n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 _MOST_SHOWN = 30  # options in one message
-_MOST_COMPARED = 100  # options: ten thousand wrong names among ten thousand would take minutes
-_LONGEST = 200  # characters of a misspelt word: looking for its like takes the square of them
+# Ten thousand wrong names among ten thousand must not take minutes to be answered.
+_MOST_COMPARED = 100  # options
+_LOOKED_AT = 5  # of them, those that share the most letters
+_LONGEST = 60  # characters of a misspelt word: looking for its like takes the square of them
 
 
 def of_mapping(name: str, data: Any) -> tuple[Node | None, list[Problem]]:

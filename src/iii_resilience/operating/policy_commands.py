@@ -104,6 +104,8 @@ def init(
 
     A file that exists is never written over.
     """
+    if path.is_dir():
+        fail(f"{path} is a directory: name the file to write", 1)
     beside = path.with_name(_SCHEMA)
     try:
         with path.open("x", encoding="utf-8") as file:
