@@ -69,6 +69,13 @@ def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file(tmp_p
     ]
 
 
+def test_a_name_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
+    text = 'version: 1\npolicies: {"a\\nb": {extends: "a\\nb"}}\ndefault: x'
+    found = problems(tmp_path / "p.yaml", text)
+    assert len(found) == 2
+    assert not any("\n" in problem for problem in found)
+
+
 def test_a_key_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
     (found,) = problems(tmp_path / "p.yaml", 'version: 1\n"a\\nb": 1')
     assert found.startswith(r"2:1: 'a\nb': is no key of a policy file")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +339,16 @@ def test_names_that_are_all_alike_are_answered_in_reasonable_time(tmp_path: Path
         load(tmp_path, f"version: 1\npolicies:\n{policies}rules:\n{rules}")
     assert len(caught.value.problems) == 8_000
     assert "; did you mean 'abab" in caught.value.problems[0]
+
+
+def test_files_are_read_by_a_python_that_drops_docstrings_too() -> None:
+    code = (
+        "import iii_resilience as r\n"
+        "print(r.load_policies({'version': 1, 'policies': {'a': {'deadline_ms': 5}}}).policies)\n"
+    )
+    ran = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, check=False)
+    assert ran.stderr == b""
+    assert b"deadline=0.005" in ran.stdout
 
 
 class TestWarnings:

@@ -16,7 +16,7 @@ from iii_resilience.codes import Code, read_codes
 from iii_resilience.config.convert import Fault, structure
 from iii_resilience.config.fields import EXTENDS
 from iii_resilience.config.merge import LONGEST_CHAIN, chain, extended, overlay
-from iii_resilience.config.nodes import Node, Path, Problem, allowed, dotted
+from iii_resilience.config.nodes import Node, Path, Problem, allowed, dotted, in_line
 from iii_resilience.errors import ConfigError
 from iii_resilience.policy import Enqueue, RetryPolicy
 from iii_resilience.provenance import Mark, shown
@@ -245,7 +245,7 @@ class _Examination:
 
     def _bad_chain(self, wrong: str | None, names: list[str], node: Node) -> str:
         if wrong == "circle":
-            return f"extends itself: {' -> '.join(names)}"
+            return f"extends itself: {' -> '.join(map(in_line, names))}"
         if wrong == "long":
             return f"extends more than {LONGEST_CHAIN} policies, one after another"
         return self._no_such_policy(node.value[EXTENDS].value)

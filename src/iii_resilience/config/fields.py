@@ -118,7 +118,7 @@ def fields_of(kind: type) -> dict[str, FileField]:
         options = _options(hints[name])
         check = _check(attribute.validator, options)
         milliseconds = isinstance(check, Number) and check.unit == _SECONDS
-        meaning = re.sub(r"\bNone\b", "null", meanings[name])
+        meaning = re.sub(r"\bNone\b", "null", meanings.get(name, ""))  # none under -OO
         if milliseconds:
             check = _in_milliseconds(typing.cast("Number", check))
             meaning = re.sub(r"\b([Ss])econds\b", r"milli\1econds", meaning)

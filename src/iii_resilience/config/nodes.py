@@ -78,10 +78,13 @@ class Problem:
 
 
 def dotted(path: Path) -> str:
-    """A path as problems show it: one line, whatever the keys are."""
-    return ".".join(
-        part if isinstance(part, str) and part.isprintable() else repr(part) for part in path
-    )
+    """A path as problems show it."""
+    return ".".join(in_line(part) for part in path)
+
+
+def in_line(part: str | int) -> str:
+    """A key or a name as it stands in a line of text, which stays one whatever the name is."""
+    return part if isinstance(part, str) and part.isprintable() else repr(part)
 
 
 def allowed(options: Sequence[str], given: object = None, what: str = "allowed") -> str:
@@ -92,8 +95,10 @@ def allowed(options: Sequence[str], given: object = None, what: str = "allowed")
         given: What was given; None offers nothing.
         what: What the options are called.
     """
-    few = ", ".join(options[:_MOST_SHOWN]) + (", …" if len(options) > _MOST_SHOWN else "")
-    return f"({what}: {few}{meant(options, given)})"
+    few = [in_line(option) for option in options[:_MOST_SHOWN]]
+    if len(options) > _MOST_SHOWN:
+        few.append("…")
+    return f"({what}: {', '.join(few)}{meant(options, given)})"
 
 
 def meant(options: Sequence[str], given: object) -> str:
