@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iii_resilience.checks import number
+from iii_resilience.checks import Check, Choice, Flag, Text, number
 
 
 def _refusal(value: Any, **bounds: Any) -> str | None:
@@ -79,3 +79,31 @@ def test_whatever_is_given_the_check_passes_or_raises_a_value_error(value: Any) 
     refusal = _refusal(value, least=0)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     assert (refusal is None) == (is_number and 0 <= value < float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("check", "good", "bad", "message"),
+    [
+        (Text("a name"), ["a"], ["", 5, None], "Box.size must be a name, got "),
+        (Text("a name", optional=True), ["a", None], [""], "Box.size must be a name or None, got "),
+        (Choice(("a", "b")), ["a", "b"], ["c", "", None, ["a"]], "Box.size must be one of a, b, "),
+        (Flag(), [True, False], [None, 1, 0, "yes"], "Box.size must be true or false, got "),
+        (Flag(optional=True), [True, None], [1], "Box.size must be true or false, got "),
+    ],
+)
+def test_texts_choices_and_flags_take_nothing_that_only_looks_like_them(
+    check: Check, good: list[Any], bad: list[Any], message: str
+) -> None:
+    @attrs.frozen
+    class Box:
+        size: Any = attrs.field(validator=check)
+
+    for value in good:
+        assert check.allows(value)
+        assert Box(value).size is value
+    for value in bad:
+        assert not check.allows(value)
+        with pytest.raises(ValueError, match="must be") as caught:
+            Box(value)
+        assert str(caught.value).startswith(message)
+        assert str(caught.value).endswith(f"got {value!r}")
