@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from iii_resilience import Category, Execution, Failure, Reason
-from iii_resilience.hints import ACTIONS, hint
+from iii_resilience import Category, Execution, Failure, Reason, classify
+from iii_resilience.hints import ACTIONS, consuming, hint
 
 TRANSIENT = Category.TRANSIENT
 GIVEN_UP = [reason for reason in Reason if reason is not Reason.RETRIED]
@@ -68,7 +69,7 @@ def test_whoever_is_asked_to_slow_down_waits(reason: Reason, more: dict[str, Any
         assert found.action == "dead-letter"
         return
     assert found.action == "wait"
-    assert found.seconds == more.get("retry_after")
+    assert found.seconds == more.get("retry_after", 1.0)
     assert found.queue is None
 
 
@@ -96,3 +97,62 @@ def test_the_remedy_is_that_of_the_codes_table_and_never_the_message() -> None:
     assert found.remedy == "look here"
     assert found.reason is Reason.DEADLINE
     assert "MARKER" not in repr(found)
+
+
+def documented() -> dict[str, list[str]]:
+    """The rows of the table in docs/hints.md: reason -> one action a column."""
+    page = (Path(__file__).parent.parent / "docs" / "hints.md").read_text(encoding="utf-8")
+    rows = {}
+    for line in page.splitlines():
+        cells = [cell.strip().removesuffix(" ¹") for cell in line.strip("|").split("|")]
+        if len(cells) == 9 and cells[0].startswith("`"):
+            rows[cells[0].strip("`")] = cells[2:]
+    return rows
+
+
+@pytest.mark.parametrize("reason", GIVEN_UP)
+def test_the_table_in_the_documentation_is_what_is_advised(reason: Reason) -> None:
+    asked = [
+        failure(),
+        failure(throttled=True),
+        *(failure(category=category) for category in OF_CATEGORY),
+    ]
+    advised = [hint(one, reason).action for one in asked]
+    with consuming():
+        advised.append(hint(failure(category=Category.PERMANENT), reason).action)
+    assert advised == documented()[reason.value]
+
+
+def test_the_documented_table_has_no_row_too_many() -> None:
+    assert set(documented()) == {reason.value for reason in GIVEN_UP}
+
+
+def test_in_a_consumer_only_what_is_permanent_is_advised_otherwise() -> None:
+    for category in (TRANSIENT, *OF_CATEGORY):
+        outside = hint(failure(category=category), Reason.EXHAUSTED).action
+        with consuming():
+            inside = hint(failure(category=category), Reason.EXHAUSTED).action
+        assert inside == ("dead-letter" if category is Category.PERMANENT else outside)
+    assert hint(failure(category=Category.PERMANENT), Reason.EXHAUSTED).action == "investigate"
+
+
+def test_advice_to_wait_always_names_the_seconds() -> None:
+    assert hint(failure(retry_after=0.0), Reason.PUSHBACK).seconds == 0.0
+    assert hint(failure("channel_send_failed"), Reason.EXHAUSTED).seconds == 1.0
+    assert hint(failure(), Reason.EXHAUSTED).seconds is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (
+            "invocation_failed: handler error: queue 'q' is not defined; "
+            "call queue::define before enqueueing"
+        ),
+        "Queue 'q' not found",
+    ],
+)
+def test_a_missing_queue_is_answered_with_the_call_that_defines_it(message: str) -> None:
+    missing = classify({"code": "enqueue_error", "message": message})
+    assert missing.execution is Execution.NOT_EXECUTED
+    assert "ensure_queue(worker, name)" in hint(missing, Reason.NOT_RETRYABLE).remedy

@@ -21,7 +21,7 @@ NAME = "iii_resilience"
 # floor may know one another as long as there is no circle (which has a test of its own).
 FLOORS: list[tuple[str, ...]] = [
     ("errors", "checks", "codes", "failure"),
-    ("classify", "classification", "rpc"),
+    ("classify", "classification", "rpc", "asking"),
     ("backoff",),
     ("guards",),
     ("policy",),
@@ -37,6 +37,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("retry",),
     ("waiters", "flights", "payloads", "sdk"),
     ("link",),
+    ("discover", "ensure"),
     ("calling", "handling"),
     ("client", "engine_policies"),
     ("operating",),

@@ -16,7 +16,7 @@ def test_the_defaults_are_the_queue_workers_own_but_for_redelivery() -> None:
         "name": "q",
         "max_retries": 3,
         "concurrency": 10,
-        "timeout": 1800.0,
+        "timeout": 300.0,
         "backoff": 1.0,
         "poll_interval": 0.1,
         "type": "standard",

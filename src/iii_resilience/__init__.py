@@ -16,6 +16,8 @@ from iii_resilience.codes import register_codes
 from iii_resilience.codes.model import Category, Execution
 from iii_resilience.config import load_policies
 from iii_resilience.decide import Decision, Reason
+from iii_resilience.discover import Discovery, discover
+from iii_resilience.ensure import ensure_queue
 from iii_resilience.errors import (
     BulkheadFullError,
     CircuitOpenError,
@@ -32,6 +34,7 @@ from iii_resilience.guards.budget import Budget
 from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.hints import Hint
 from iii_resilience.policy import Enqueue, Enqueued, Reroute, RetryPolicy
+from iii_resilience.queues import Queue
 from iii_resilience.report import Attempt, RetryReport, hint_for, report_for
 from iii_resilience.retry import iii_retry, retrying
 from iii_resilience.rpc import check_rpc
@@ -53,6 +56,7 @@ __all__ = [
     "ConfigError",
     "ConnectionLostError",
     "Decision",
+    "Discovery",
     "Enqueue",
     "Enqueued",
     "Execution",
@@ -62,6 +66,7 @@ __all__ = [
     "NotConnectedError",
     "PayloadTooLargeError",
     "PolicyBook",
+    "Queue",
     "Reason",
     "Reroute",
     "RetryPolicy",
@@ -69,6 +74,8 @@ __all__ = [
     "RpcError",
     "check_rpc",
     "classify",
+    "discover",
+    "ensure_queue",
     "hint_for",
     "iii_retry",
     "load_policies",

@@ -1,12 +1,18 @@
 """What to do instead of retrying: one hint for every failure that is given up.
 
-Knows nothing of how hints reach the caller, and does nothing of what they advise.
+Knows nothing of how hints reach the caller, and does nothing of what they advise. The table is
+written out in docs/hints.md.
 """
 
 from __future__ import annotations
 
+import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import attrs
 
+from iii_resilience.backoff import Backoff
 from iii_resilience.codes.model import Category
 from iii_resilience.decide import Reason
 from iii_resilience.failure import Failure
@@ -24,7 +30,9 @@ class Hint:
         reason: Why the call was given up.
         remedy: What the code's table advises, in one clause.
         queue: The queue the policy names, for ``enqueue``; else None.
-        seconds: How long to wait, for ``wait`` where it is known; else None.
+        seconds: How long to wait, for ``wait``: what the other side asked for; where it named no
+            time, the pause that the default backoff begins with for whoever is told to slow down.
+            None for every other action.
     """
 
     action: str
@@ -32,6 +40,27 @@ class Hint:
     remedy: str
     queue: str | None = None
     seconds: float | None = None
+
+
+# Where nobody has named a time: a guess, but one that stands in the library only once.
+_A_WHILE = Backoff().throttled_base
+
+_consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "iii_resilience_consuming", default=False
+)
+
+
+@contextmanager
+def consuming() -> Iterator[None]:
+    """While a queue consumer handles a message: what is permanent there belongs with the dead.
+
+    The queue would deliver it again and again whatever it fails with (queue-observed, section 3).
+    """
+    token = _consuming.set(True)
+    try:
+        yield
+    finally:
+        _consuming.reset(token)
 
 
 _BY_CATEGORY = {
@@ -60,12 +89,18 @@ def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
         reason,
         failure.remedy,
         queue=queue if action == "enqueue" else None,
-        seconds=failure.retry_after if action == "wait" else None,
+        seconds=_seconds(failure) if action == "wait" else None,
     )
+
+
+def _seconds(failure: Failure) -> float:
+    return _A_WHILE if failure.retry_after is None else failure.retry_after
 
 
 def _action(failure: Failure, reason: Reason) -> str:
     if reason is Reason.STOPPED:
+        return "dead-letter"
+    if failure.category is Category.PERMANENT and _consuming.get():
         return "dead-letter"
     if failure.category is not Category.TRANSIENT:
         return _BY_CATEGORY[failure.category]

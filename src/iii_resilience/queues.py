@@ -6,6 +6,8 @@ Knows nothing of engines; all times are seconds. The fields are those of ``queue
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from iii_resilience.checks import Choice, Flag, Text, number
@@ -18,9 +20,9 @@ _U32 = 2**32 - 1
 class Queue:
     """The definition of one queue.
 
-    The defaults are the queue worker's own, but for `redeliver_on_engine_restart`: without it a
-    message that was being handled when the engine died is stuck, and holds a place, until `timeout`
-    is over (queue-observed, sections 5 and 8).
+    The defaults are the queue worker's own, but for two: a message that was being handled when the
+    engine died is stuck, and holds a place, until `timeout` is over (half an hour there, five
+    minutes here), unless `redeliver_on_engine_restart` is set (queue-observed, sections 5 and 8).
 
     Args:
         name: The queue's name.
@@ -41,7 +43,7 @@ class Queue:
     name: str = attrs.field(validator=Text("the name of a queue"))
     max_retries: int = attrs.field(default=3, validator=number(least=0, most=_U32, integer=True))
     concurrency: int = attrs.field(default=10, validator=number(least=1, most=_U32, integer=True))
-    timeout: float = attrs.field(default=1800.0, validator=number(above=0, unit="seconds"))
+    timeout: float = attrs.field(default=300.0, validator=number(above=0, unit="seconds"))
     backoff: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
     poll_interval: float = attrs.field(default=0.1, validator=number(above=0, unit="seconds"))
     type: str = attrs.field(default="standard", validator=Choice(TYPES))
@@ -56,3 +58,18 @@ class Queue:
                 "Queue.message_group_field must be given for a queue of type fifo, whose messages "
                 "without a group are never delivered, and for no other"
             )
+
+    def to_wire(self) -> dict[str, Any]:
+        """As ``queue::define`` takes it: whole milliseconds, and no field that is None."""
+        wire: dict[str, Any] = {
+            "max_retries": self.max_retries,
+            "concurrency": self.concurrency,
+            "timeout_ms": round(self.timeout * 1000),
+            "type": self.type,
+            "backoff_ms": round(self.backoff * 1000),
+            "poll_interval_ms": round(self.poll_interval * 1000),
+            "redeliver_on_engine_restart": self.redeliver_on_engine_restart,
+        }
+        if self.message_group_field is not None:
+            wire["message_group_field"] = self.message_group_field
+        return wire

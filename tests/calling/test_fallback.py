@@ -131,7 +131,7 @@ class TestFallback:
             )
         (note,) = caught.value.__notes__
         assert "; the fallback to queue 'undefined' failed too: enqueue_error (" in note
-        assert note.endswith("see iii_resilience.queues.ensure_queue)")
+        assert note.endswith("see iii_resilience.ensure_queue)")
 
     def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient

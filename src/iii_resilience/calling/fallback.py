@@ -112,7 +112,7 @@ class Handover:
         if isinstance(self.fallback, Enqueue):
             where = f"queue {self.fallback.queue!r}"
             if code == "enqueue_error":
-                code += " (a queue must be defined first: see iii_resilience.queues.ensure_queue)"
+                code += " (a queue must be defined first: see iii_resilience.ensure_queue)"
         else:
             where = self.fallback.function_id
         amend(shown, f"the fallback to {where} failed too: {code}")

@@ -83,12 +83,16 @@ def _bridge(failure: Failure, message: str) -> Failure:
     return failure.replace(execution=Execution.NOT_EXECUTED)
 
 
+_DEFINE_IT = "define the queue: ensure_queue(worker, name) does so only where it is not defined yet"
+
+
 def _enqueue(failure: Failure, message: str) -> Failure:
     bare = message.removeprefix("invocation_failed: ").removeprefix("handler error: ")
+    if QUEUE_MISSING.match(bare):
+        return failure.replace(execution=Execution.NOT_EXECUTED, remedy=_DEFINE_IT)
     if not (
         bare.startswith("No queue provider is installed")
         or bare in QUEUE_WORDS
-        or QUEUE_MISSING.match(bare)
         or FIFO_FIELD.match(bare)
     ):
         return failure

@@ -1,0 +1,164 @@
+"""`ensure_queue`: defines what is missing, and never touches what is there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from engine_fixtures import connect, engine
+from iii import InvocationError
+
+from iii_resilience import NotConnectedError, Queue, ensure_queue, resilient
+from iii_resilience.testing import LoopbackEngine
+
+__all__ = ["connect", "engine"]
+
+
+def definition(engine: LoopbackEngine, client: Any, name: str) -> dict[str, Any]:
+    entry = client.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    found: dict[str, Any] = entry["value"]["queue_configs"][name]
+    return found
+
+
+@pytest.mark.parametrize("wrap", [resilient, lambda client: client], ids=["resilient", "plain"])
+def test_a_missing_queue_is_defined_with_an_end_to_every_delivery(
+    engine: LoopbackEngine, connect: Callable[..., Any], wrap: Callable[[Any], Any]
+) -> None:
+    client = connect()
+    worker = wrap(client)
+    assert ensure_queue(worker, "jobs", max_retries=5)
+    defined = definition(engine, client, "jobs")
+    assert defined["timeout_ms"] == 300_000
+    assert defined["redeliver_on_engine_restart"] is True
+    assert defined["max_retries"] == 5
+    assert not ensure_queue(worker, "jobs", max_retries=5)
+
+
+def test_a_queue_that_is_there_is_left_alone_and_its_messages_are_not_delivered_twice(
+    engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect()
+    heard: list[Any] = []
+    go_on = threading.Event()
+
+    def handler(data: Any) -> None:
+        heard.append(data)
+        go_on.wait(10)
+
+    client.register_function("jobs::do", handler)
+    engine.wait_registered("jobs::do")
+    engine.define_queue("jobs", max_retries=1)
+    request = {"function_id": "jobs::do", "payload": {"n": 1}}
+    client.trigger({**request, "action": {"type": "enqueue", "queue": "jobs"}})
+    with caplog.at_level(logging.WARNING, "iii_resilience"):
+        assert not ensure_queue(client, Queue("jobs", max_retries=9))
+    go_on.set()
+    engine.wait_queue_idle("jobs")
+    assert len(heard) == 1
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "queue 'jobs' is defined already, with another max_retries, "
+        "redeliver_on_engine_restart, timeout_ms; it stays as it is"
+    )
+
+
+def test_without_a_queue_worker_the_engines_own_error_comes_through(
+    connect: Callable[..., Any],
+) -> None:
+    with LoopbackEngine(queue_worker=False) as bare:
+        from iii import InitOptions, register_worker
+
+        client = register_worker(bare.url, InitOptions(otel={"enabled": False}))
+        try:
+            with pytest.raises(InvocationError) as caught:
+                ensure_queue(client, "jobs")
+            assert caught.value.code == "function_not_found"
+            bare.stop_listening()
+            until = time.monotonic() + 10
+            while client.get_connection_state() == "connected" and time.monotonic() < until:
+                time.sleep(0.01)
+            with pytest.raises(
+                NotConnectedError, match=r"no connection to the engine within 0\.2 s"
+            ):
+                ensure_queue(client, "jobs", answer_within=0.2)
+        finally:
+            client.shutdown()
+
+
+async def test_on_the_sdks_own_thread_it_refuses_instead_of_hanging(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    seen: list[str] = []
+
+    async def handler(data: Any) -> None:
+        try:
+            ensure_queue(client, "jobs")
+        except RuntimeError as error:
+            seen.append(str(error))
+
+    client.register_function("jobs::do", handler)
+    engine.wait_registered("jobs::do")
+    connect("caller").trigger({"function_id": "jobs::do", "payload": {}})
+    assert seen
+    assert "SDK's own thread" in seen[0]
+
+
+def test_the_settings_travel_in_milliseconds() -> None:
+    queue = Queue(
+        "jobs",
+        max_retries=0,
+        concurrency=1,
+        timeout=1.5,
+        backoff=0.25,
+        type="fifo",
+        message_group_field="order",
+        poll_interval=0.05,
+        redeliver_on_engine_restart=False,
+    )
+    assert queue.to_wire() == {
+        "max_retries": 0,
+        "concurrency": 1,
+        "timeout_ms": 1500,
+        "type": "fifo",
+        "message_group_field": "order",
+        "backoff_ms": 250,
+        "poll_interval_ms": 50,
+        "redeliver_on_engine_restart": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"max_retries": -1}, ValueError),
+        ({"max_retries": 1.5}, ValueError),
+        ({"max_retries": True}, ValueError),
+        ({"concurrency": 0}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"backoff": -1}, ValueError),
+        ({"type": "lifo"}, ValueError),
+        ({"type": "fifo"}, ValueError),
+        ({"message_group_field": ""}, ValueError),
+        ({"redeliver_on_engine_restart": 1}, ValueError),
+        ({"retries": 1}, TypeError),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_asked(
+    settings: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        ensure_queue(object(), "jobs", **settings)
+
+
+def test_a_name_and_one_way_of_giving_settings_are_needed() -> None:
+    with pytest.raises(TypeError, match="a queue's name"):
+        ensure_queue(object(), "")
+    with pytest.raises(TypeError, match="either a Queue or its name and fields"):
+        ensure_queue(object(), Queue("jobs"), max_retries=1)
