@@ -38,6 +38,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("waiters", "flights", "payloads", "sdk"),
     ("link",),
     ("discover", "ensure"),
+    ("stores",),
     ("calling", "handling"),
     ("client", "engine_policies"),
     ("operating",),
@@ -152,7 +153,7 @@ def test_nothing_imports_the_sdk_when_it_is_imported_itself(name: str) -> None:
     assert not tops & {"iii", "iii_helpers"}
 
 
-EXTRAS = ("yaml", "cattrs", "iii", "typer", "rich", "websockets", "jsonschema", "pytest")
+EXTRAS = ("yaml", "cattrs", "iii", "typer", "rich", "websockets", "jsonschema", "pytest", "redis")
 
 
 def test_the_import_loads_none_of_what_is_optional_or_for_files_only() -> None:

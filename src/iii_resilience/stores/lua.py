@@ -1,0 +1,136 @@
+"""The operations of a store as scripts that Redis runs: one script an operation, each atomic.
+
+They say what `rules` says for the other stores; one contract test holds both to it. The time is
+the server's: of several machines' clocks none is right.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_NOW: Final = """
+local time = redis.call('TIME')
+local micros = time[1] * 1000000 + time[2]
+local now = math.floor(micros / 1000)
+local function whole(number) return string.format('%.0f', number) end
+"""
+
+# KEYS: the key's row.
+
+CLAIM: Final = (
+    _NOW
+    + """
+local fingerprint, nonce = ARGV[1], ARGV[2]
+local lease, keep = tonumber(ARGV[3]), tonumber(ARGV[4])
+local row = redis.call('HMGET', KEYS[1],
+    'state', 'fingerprint', 'token', 'until', 'nonce', 'outcome')
+local state = row[1]
+if state then
+    if row[2] ~= fingerprint then return {'other', '0', '0', ''} end
+    if state ~= 'running' then return {state, row[3], '0', row[6]} end
+    local left = row[4] - now
+    if left > 0 then
+        if row[5] == nonce then return {'claimed', row[3], '0', ''} end
+        return {'running', row[3], whole(left), ''}
+    end
+end
+local token = micros
+if row[3] and tonumber(row[3]) >= token then token = row[3] + 1 end
+redis.call('HDEL', KEYS[1], 'outcome')
+redis.call('HSET', KEYS[1], 'state', 'running', 'fingerprint', fingerprint, 'nonce', nonce,
+    'token', whole(token), 'until', whole(now + lease))
+redis.call('PEXPIRE', KEYS[1], whole(lease + keep))
+return {'claimed', whole(token), '0', ''}
+"""
+)
+
+RENEW: Final = (
+    _NOW
+    + """
+local row = redis.call('HMGET', KEYS[1], 'state', 'token')
+if row[1] ~= 'running' or row[2] ~= ARGV[1] then return 0 end
+local lease, keep = tonumber(ARGV[2]), tonumber(ARGV[3])
+redis.call('HSET', KEYS[1], 'until', whole(now + lease))
+redis.call('PEXPIRE', KEYS[1], whole(lease + keep))
+return 1
+"""
+)
+
+FINISH: Final = """
+local token, state, outcome, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local row = redis.call('HMGET', KEYS[1], 'state', 'token')
+if row[2] ~= token then return 0 end
+if row[1] == state then return 1 end
+if row[1] ~= 'running' then return 0 end
+redis.call('HSET', KEYS[1], 'state', state, 'outcome', outcome)
+redis.call('PEXPIRE', KEYS[1], keep)
+return 1
+"""
+
+RELEASE: Final = """
+local row = redis.call('HMGET', KEYS[1], 'state', 'token')
+if row[1] ~= 'running' or row[2] ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+FORGET_FAILURE: Final = """
+if redis.call('HGET', KEYS[1], 'state') ~= 'failed' then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+# KEYS: the message's row, and the set of all messages with the time at which they may go.
+
+DELIVERED: Final = (
+    _NOW
+    + """
+local id, keep = ARGV[1], tonumber(ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
+if redis.call('HEXISTS', KEYS[1], 'parked_at') == 0 then
+    redis.call('ZADD', KEYS[2], whole(now + keep), id)
+    local count = redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
+    redis.call('PEXPIRE', KEYS[1], whole(keep))
+    return count
+end
+return redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
+"""
+)
+
+NOTE: Final = (
+    _NOW
+    + """
+local id, note, parked, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+redis.call('HSET', KEYS[1], 'note', note, 'last_failed_at', whole(now))
+redis.call('HSETNX', KEYS[1], 'first_failed_at', whole(now))
+if parked == '1' then
+    redis.call('HSET', KEYS[1], 'parked_at', whole(now))
+    redis.call('HINCRBY', KEYS[1], 'revision', 1)
+end
+if redis.call('HEXISTS', KEYS[1], 'parked_at') == 1 then
+    redis.call('PERSIST', KEYS[1])
+    redis.call('ZADD', KEYS[2], '+inf', id)
+else
+    redis.call('PEXPIRE', KEYS[1], whole(keep))
+    redis.call('ZADD', KEYS[2], whole(now + keep), id)
+end
+return 1
+"""
+)
+
+SETTLE: Final = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+return redis.call('DEL', KEYS[1])
+"""
+
+PREPARE: Final = """
+local row = redis.call('HMGET', KEYS[1], 'parked_at', 'revision')
+if not row[1] or row[2] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'deliveries', '0')
+return redis.call('HINCRBY', KEYS[1], 'revision', 1)
+"""
+
+REMOVE: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if (redis.call('HGET', KEYS[1], 'revision') or '0') ~= ARGV[2] then return 0 end
+redis.call('ZREM', KEYS[2], ARGV[1])
+return redis.call('DEL', KEYS[1])
+"""

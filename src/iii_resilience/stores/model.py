@@ -1,0 +1,199 @@
+"""What a store is asked and what it answers: keys that run once, and messages that failed.
+
+Knows nothing of handlers, queues or of how anything is kept. Every operation is atomic, and a
+store that cannot be reached refuses: it never answers "nobody has run this" because it cannot look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, Protocol
+
+import attrs
+
+
+class StoreUnavailableError(ConnectionError):
+    """The store cannot be reached, or cannot write; nothing is known and nothing was promised."""
+
+
+class State(StrEnum):
+    """What a claim of a key was answered with."""
+
+    CLAIMED = "claimed"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    OTHER = "other"
+
+
+@attrs.frozen
+class Claim:
+    """The answer to a claim.
+
+    Attributes:
+        state: ``claimed``: run it; ``running``: somebody else runs it; ``done`` and ``failed``:
+            it has run; ``other``: the key belongs to another payload.
+        token: Whose lease it is; a later claim of the key has a greater one.
+        left: Seconds until the lease of who runs it is over, for ``running``.
+        outcome: What was stored, for ``done`` and ``failed``.
+    """
+
+    state: State
+    token: int = 0
+    left: float = 0.0
+    outcome: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class Record:
+    """A message that failed, or is being delivered.
+
+    Attributes:
+        id: Its id in the store.
+        deliveries: How often it was delivered, since it was redriven last.
+        note: What was recorded with its latest failure; empty where it has not failed yet.
+        first_failed_at: Time of its first failure, in seconds since 1970, or None.
+        last_failed_at: Time of its latest failure, in seconds since 1970, or None.
+        parked_at: Since when it is parked, in seconds since 1970; None where it is not.
+        revision: Changes whenever it is parked or prepared to be redriven.
+    """
+
+    id: str
+    deliveries: int = 0
+    note: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    first_failed_at: float | None = None
+    last_failed_at: float | None = None
+    parked_at: float | None = None
+    revision: int = 0
+
+
+class Transaction(Protocol):
+    """Effects that are committed together with a key, or not at all."""
+
+    @property
+    def handle(self) -> Any:
+        """What the handler writes with."""
+
+    def commit(self, outcome: str, *, keep: float) -> bool:
+        """Commit the effects and the key's outcome as one.
+
+        Args:
+            outcome: What a repeat is answered with.
+            keep: Seconds the outcome is kept.
+
+        Returns:
+            False where the lease was lost to somebody else: then nothing was written.
+        """
+        raise NotImplementedError
+
+    def rollback(self) -> None:
+        """Forget the effects. Harmless after the end."""
+
+
+class Keys(Protocol):
+    """Keys that run once."""
+
+    def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
+        """Ask to run a key.
+
+        Args:
+            slot: The key, with its scope (see `digest`).
+            fingerprint: What stands for the payload.
+            nonce: Stands for this claim: repeated with the same one, it gets the same answer.
+            lease: Seconds until the key is free again if nothing more is heard.
+            keep: Seconds its row is kept after that.
+        """
+        raise NotImplementedError
+
+    def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
+        """Extend a lease from now on; False where somebody else has claimed the key since."""
+        raise NotImplementedError
+
+    def finish(
+        self, slot: str, token: int, outcome: str, *, failed: bool = False, keep: float
+    ) -> bool:
+        """Store an outcome for ``keep`` seconds; False where the lease was lost."""
+        raise NotImplementedError
+
+    def release(self, slot: str, token: int) -> bool:
+        """Free a key that has not finished; False where the lease was lost."""
+        raise NotImplementedError
+
+    def forget_failure(self, slot: str) -> bool:
+        """Free a key that has failed, so that it may run again; whether it had."""
+        raise NotImplementedError
+
+    def begin(self, slot: str, token: int) -> Transaction:
+        """Begin effects that are committed together with the key.
+
+        Raises:
+            TypeError: This store has no transactions.
+        """
+        raise NotImplementedError
+
+
+class Messages(Protocol):
+    """Messages that failed: how often they were delivered, and why they are not any longer."""
+
+    def delivered(self, message: str, *, keep: float) -> int:
+        """Count a delivery; how many there were, this one included."""
+        raise NotImplementedError
+
+    def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
+        """Record a failure.
+
+        Args:
+            message: The message's id.
+            note: Anything that JSON carries.
+            parked: Whether the message is parked: then it is kept until somebody removes it.
+            keep: Seconds it is kept where it is not parked.
+        """
+
+    def settle(self, message: str) -> None:
+        """Forget a message: it was handled."""
+
+    def records(self) -> Iterator[Record]:
+        """Every message that is kept, in no order."""
+        raise NotImplementedError
+
+    def prepare(self, message: str, revision: int) -> int | None:
+        """Begin to redrive a parked message: its deliveries count from 0 again.
+
+        Args:
+            message: Its id.
+            revision: As it was when the message was looked at.
+
+        Returns:
+            The new revision; None where the message has changed meanwhile.
+        """
+        raise NotImplementedError
+
+    def remove(self, message: str, revision: int) -> bool:
+        """Remove a message, unless it was parked again meanwhile; whether it was removed."""
+        raise NotImplementedError
+
+
+class Store(Keys, Messages, Protocol):
+    """What `idempotent` and `consumer` keep.
+
+    Attributes:
+        blocking: Whether an operation may wait for a disk or a network.
+    """
+
+    blocking: bool
+
+    def close(self) -> None:
+        """Give back what is open; the store opens it again when it is used."""
+
+
+def digest(*parts: Any) -> str:
+    """One short text for several parts, the same in every process: 64 hexadecimal digits.
+
+    Args:
+        *parts: What JSON carries.
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

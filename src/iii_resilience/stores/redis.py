@@ -1,0 +1,265 @@
+"""`RedisStore`: for the processes of many machines.
+
+Knows nothing of what it keeps. Needs the extra ``redis``, which is loaded when a store is made.
+What it promises is what the server promises: with ``appendonly yes`` and ``appendfsync always``
+nothing that was answered is lost; a server that evicts keys, or a replica that takes over with a
+delay, forgets keys that have run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from iii_resilience.stores import lua
+from iii_resilience.stores.model import Claim, Record, State, StoreUnavailableError
+
+_SCRIPTS = {
+    "claim": lua.CLAIM,
+    "renew": lua.RENEW,
+    "finish": lua.FINISH,
+    "release": lua.RELEASE,
+    "forget_failure": lua.FORGET_FAILURE,
+    "delivered": lua.DELIVERED,
+    "note": lua.NOTE,
+    "settle": lua.SETTLE,
+    "prepare": lua.PREPARE,
+    "remove": lua.REMOVE,
+}
+_PAGE = 200
+_COMMITS_TRIED = 5
+
+
+class RedisStore:
+    """Idempotency keys and parked messages in Redis 5 or later.
+
+    Args:
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
+        prefix: Begins the name of every key.
+        timeout: Seconds for a connection, and for an answer.
+
+    Raises:
+        ImportError: The extra is not installed.
+        ValueError: A URL that redis-py does not take.
+    """
+
+    blocking = True
+
+    def __init__(self, url: str, *, prefix: str = "iii-resilience", timeout: float = 5.0) -> None:
+        try:
+            import redis  # noqa: PLC0415 - an extra
+            from redis.backoff import NoBackoff  # noqa: PLC0415
+            from redis.retry import Retry  # noqa: PLC0415
+        except ImportError:
+            raise ImportError(
+                "a RedisStore needs redis-py: pip install 'iii-resilience[redis]'"
+            ) from None
+        self._prefix = prefix
+        self._redis = redis
+        # One more try, at once: a connection that was idle while the server restarted is dead.
+        self._client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 1),
+            decode_responses=True,
+        )
+        self._scripts: dict[str, Any] = {
+            name: self._client.register_script(text) for name, text in _SCRIPTS.items()
+        }
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"RedisStore(prefix={self._prefix!r})"  # the URL may hold a password
+
+    # Keys.
+
+    def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
+        """See `Keys.claim`."""
+        arguments = (fingerprint, nonce, _ms(lease), _ms(keep))
+        state, token, left, outcome = self._run("claim", self._key(slot), arguments)
+        found = State(state)
+        stored = found in {State.DONE, State.FAILED}
+        return Claim(found, int(token), int(left) / 1000, outcome if stored else None)
+
+    def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
+        """See `Keys.renew`."""
+        return bool(self._run("renew", self._key(slot), (token, _ms(lease), _ms(keep))))
+
+    def finish(
+        self, slot: str, token: int, outcome: str, *, failed: bool = False, keep: float
+    ) -> bool:
+        """See `Keys.finish`."""
+        return bool(self._run("finish", self._key(slot), _finish(token, outcome, failed, keep)))
+
+    def release(self, slot: str, token: int) -> bool:
+        """See `Keys.release`."""
+        return bool(self._run("release", self._key(slot), (token,)))
+
+    def forget_failure(self, slot: str) -> bool:
+        """See `Keys.forget_failure`."""
+        return bool(self._run("forget_failure", self._key(slot), ()))
+
+    def begin(self, slot: str, token: int) -> RedisTransaction:
+        """Queue commands that are committed together with the key (see `Keys.begin`)."""
+        return RedisTransaction(self, self._client.pipeline(transaction=True), slot, token)
+
+    # Messages.
+
+    def delivered(self, message: str, *, keep: float) -> int:
+        """See `Messages.delivered`."""
+        return int(self._run("delivered", self._message(message), (message, _ms(keep))))
+
+    def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
+        """See `Messages.note`."""
+        arguments = (message, json.dumps(dict(note)), int(parked), _ms(keep))
+        self._run("note", self._message(message), arguments)
+
+    def settle(self, message: str) -> None:
+        """See `Messages.settle`."""
+        self._run("settle", self._message(message), (message,))
+
+    def records(self) -> Iterator[Record]:
+        """See `Messages.records`."""
+        (everything,) = self._message()
+        with self._as_unavailable():
+            ids = self._client.zrange(everything, 0, -1)
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            with self._as_unavailable():
+                pipeline = self._client.pipeline(transaction=False)
+                for message in page:
+                    pipeline.hgetall(self._message(message)[0])
+                rows = pipeline.execute()
+            for message, row in zip(page, rows, strict=True):
+                if row:  # the others have gone by themselves
+                    yield _record(message, row)
+
+    def prepare(self, message: str, revision: int) -> int | None:
+        """See `Messages.prepare`."""
+        return int(self._run("prepare", self._message(message), (message, revision))) or None
+
+    def remove(self, message: str, revision: int) -> bool:
+        """See `Messages.remove`."""
+        return bool(self._run("remove", self._message(message), (message, revision)))
+
+    # How it is asked.
+
+    def _key(self, slot: str) -> list[str]:
+        return [f"{self._prefix}:key:{slot}"]
+
+    def _message(self, *message: str) -> list[str]:
+        return [*(f"{self._prefix}:message:{one}" for one in message), f"{self._prefix}:messages"]
+
+    def _run(self, name: str, keys: list[str], arguments: tuple[Any, ...]) -> Any:
+        with self._as_unavailable():
+            return self._scripts[name](keys=keys, args=arguments)
+
+    @contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        try:
+            yield
+        except self._redis.DataError:
+            raise  # a value that redis-py cannot send: nothing is wrong with the store
+        except self._redis.RedisError as error:
+            # The class says what is wrong; the text may hold what was sent.
+            raise StoreUnavailableError(
+                f"the Redis store failed: {type(error).__name__}"
+            ) from error
+
+    def commit(self, commands: Any, slot: str, token: int, outcome: str, keep: float) -> bool:
+        """Run queued commands and finish a key, as one; False where the lease was lost."""
+        (key,) = self._key(slot)
+        finish = _finish(token, outcome, failed=False, keep=keep)
+        for _ in range(_COMMITS_TRIED):
+            with self._as_unavailable(), self._client.pipeline(transaction=True) as pipeline:
+                pipeline.watch(key)
+                state, owner = pipeline.hmget(key, "state", "token")
+                if owner != str(token) or state == State.FAILED.value:
+                    return False
+                if state == State.DONE.value:
+                    return True  # the answer to the first try was lost on its way
+                pipeline.multi()
+                pipeline.command_stack.extend(commands.command_stack)
+                # Not by its hash: in a transaction it is too late to learn that it is unknown.
+                pipeline.eval(lua.FINISH, 1, key, *finish)
+                try:
+                    results = pipeline.execute(raise_on_error=False)
+                except self._redis.WatchError:
+                    continue  # a renewal came in between, or somebody has claimed the key
+            refused = next((one for one in results[:-1] if isinstance(one, Exception)), None)
+            if refused is not None:
+                raise refused
+            return True
+        raise StoreUnavailableError("the Redis store failed: its row changed again and again")
+
+
+class RedisTransaction:
+    """Commands that Redis runs together with the end of a key, or not at all."""
+
+    def __init__(self, store: RedisStore, pipeline: Any, slot: str, token: int) -> None:
+        self._store = store
+        self._pipeline = pipeline
+        self._slot = slot
+        self._token = token
+        # Run by the handler, the effect would stand without its key.
+        pipeline.execute = pipeline.watch = _not_yours
+        pipeline.reset = _keep_the_commands  # at the end of a with statement
+
+    @property
+    def handle(self) -> Any:
+        """A redis-py pipeline: commands are queued, and none is run before the handler's end."""
+        return self._pipeline
+
+    def commit(self, outcome: str, *, keep: float) -> bool:
+        """See `Transaction.commit`.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be reached. Whether it has committed is not known,
+                but it is both or neither.
+            redis.exceptions.ResponseError: Redis refused one of the commands (a key of another
+                type). It does not undo the others: the key has run.
+        """
+        return self._store.commit(self._pipeline, self._slot, self._token, outcome, keep)
+
+    def rollback(self) -> None:
+        """See `Transaction.rollback`."""
+        self._pipeline.command_stack.clear()
+
+
+def _not_yours(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError(
+        "the commands of a handler's transaction run together with its key, when it has ended"
+    )
+
+
+def _keep_the_commands() -> None:
+    pass
+
+
+def _finish(token: int, outcome: str, failed: bool, keep: float) -> tuple[Any, ...]:
+    return token, (State.FAILED if failed else State.DONE).value, outcome, _ms(keep)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _record(message: str, row: Mapping[str, str]) -> Record:
+    def seconds(name: str) -> float | None:
+        return int(row[name]) / 1000 if name in row else None
+
+    return Record(
+        id=message,
+        deliveries=int(row.get("deliveries", 0)),
+        note=json.loads(row.get("note", "{}")),
+        first_failed_at=seconds("first_failed_at"),
+        last_failed_at=seconds("last_failed_at"),
+        parked_at=seconds("parked_at"),
+        revision=int(row.get("revision", 0)),
+    )

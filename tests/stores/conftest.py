@@ -1,0 +1,28 @@
+"""The three stores, each of its own, for one suite of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis_fixtures import needs_redis, redis_server
+
+from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
+
+__all__ = ["redis_server"]
+
+KINDS = ["memory", "sqlite", pytest.param("redis", marks=needs_redis)]
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path / "store.db")
+    else:
+        made = RedisStore(request.getfixturevalue("redis_server").url)
+    yield made
+    made.close()

@@ -1,0 +1,132 @@
+"""Many processes and one store: no key runs twice within its lease, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from redis_fixtures import RedisServer, needs_redis, redis_server
+
+__all__ = ["redis_server"]
+
+CONTENDER = Path(__file__).with_name("contender.py")
+PROCESSES = 8
+KEYS = 1000
+
+
+@attrs.define
+class Contest:
+    """The processes that were started, and what they wrote."""
+
+    folder: Path
+    running: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+
+    def start(self, kind: str, address: str) -> None:
+        for number in range(PROCESSES):
+            log = self.folder / f"{number}.jsonl"
+            arguments = [kind, address, str(log), str(number), str(KEYS)]
+            self.running.append(subprocess.Popen([sys.executable, str(CONTENDER), *arguments]))
+
+    def events(self) -> list[dict[str, Any]]:
+        return [
+            json.loads(line)
+            for log in sorted(self.folder.glob("*.jsonl"))
+            for line in log.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}")
+        ]
+
+    def wait_for(self, share: float) -> None:
+        """Waits until so much of the work is done."""
+        until = time.monotonic() + 100
+        while time.monotonic() < until:
+            done = sum(event["event"] in {"began", "refused"} for event in self.events())
+            if done >= share * PROCESSES * KEYS:
+                return
+            time.sleep(0.05)
+        pytest.fail("the processes do not get on")
+
+    def finish(self) -> None:
+        for process in self.running:
+            assert process.wait(100) == 0
+
+    def end(self) -> None:
+        for process in self.running:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def contest(tmp_path: Path) -> Any:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    made = Contest(folder)
+    yield made
+    made.end()
+
+
+def check(events: list[dict[str, Any]]) -> None:
+    """No key ran while somebody else had it, and every answer was the right one."""
+    runs: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    ended: dict[tuple[str, int], dict[str, Any]] = {}
+    told: dict[tuple[str, int], dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "began":
+            runs[event["key"]].append(event)
+        elif event["event"] == "ended":
+            ended[event["key"], event["token"]] = event
+        elif event["event"] == "told":
+            told[event["key"], event["token"]] = event
+    for key, of_key in runs.items():
+        of_key.sort(key=lambda run: int(run["token"]))
+        for run, following in pairwise(of_key):
+            end = ended.get((key, run["token"]))
+            free = run["asked"] + run["lease"] - 0.005 if end is None else end["at"]
+            assert following["at"] >= free, (run, following)
+            assert end is None or end["how"] == "released", "a key that is done runs no more"
+    done = {
+        event["key"]: json.dumps(run["nonce"])
+        for (key, token), event in ended.items()
+        if event["how"] == "done" and told[key, token]["mine"]
+        for run in runs[key]
+        if run["token"] == token
+    }
+    for event in events:
+        if event["event"] == "refused" and event["state"] == "done":
+            assert event["outcome"] == done[event["key"]]
+    assert all(one["mine"] for one in told.values() if one["how"] == "done")
+
+
+@pytest.mark.timeout(300)
+def test_processes_on_one_file(contest: Contest, tmp_path: Path) -> None:
+    contest.start("sqlite", str(tmp_path / "new" / "store.db"))
+    contest.finish()
+    events = contest.events()
+    check(events)
+    assert sum(event["event"] in {"began", "refused"} for event in events) == PROCESSES * KEYS
+    assert not [event for event in events if event["event"] == "away"]
+
+
+@needs_redis
+@pytest.mark.timeout(300)
+def test_processes_on_one_redis_that_goes_away_in_between(
+    contest: Contest, redis_server: RedisServer
+) -> None:
+    contest.start("redis", redis_server.url)
+    for share in (0.2, 0.5):
+        contest.wait_for(share)
+        redis_server.stop()
+        time.sleep(0.5)
+        redis_server.start()
+    contest.finish()
+    events = contest.events()
+    check(events)
+    assert sum(event["event"] in {"began", "refused"} for event in events) == PROCESSES * KEYS
+    assert [event for event in events if event["event"] == "away"]
