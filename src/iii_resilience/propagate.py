@@ -136,10 +136,12 @@ class Inbound:
     Attributes:
         deadline_at: Monotonic time of its deadline in this process, in seconds, or None.
         carried: What it carried.
+        function_id: The function it called, or None where whoever handles it did not say.
     """
 
     deadline_at: float | None = None
     carried: Carried = attrs.field(factory=Carried)
+    function_id: str | None = None
 
 
 _inbound: contextvars.ContextVar[Inbound | None] = contextvars.ContextVar(

@@ -1,5 +1,27 @@
-"""The handlers' tests run against the loopback engine."""
+"""The handler's tests run against the loopback engine, and against every store."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from engine_fixtures import caller, connect, engine, target
+from redis_fixtures import needs_redis, redis_server
 
-__all__ = ["caller", "connect", "engine", "target"]
+from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
+
+__all__ = ["caller", "connect", "engine", "redis_server", "target"]
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=needs_redis)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore()
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path / "store.db")
+    else:
+        made = RedisStore(request.getfixturevalue("redis_server").url)
+    yield made
+    made.close()

@@ -23,6 +23,7 @@ class MemoryStore(LocalStore):
     """Idempotency keys and parked messages of one process, in its memory."""
 
     blocking = False
+    transactions = False
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

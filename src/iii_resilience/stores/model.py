@@ -71,7 +71,14 @@ class Record:
 
 
 class Transaction(Protocol):
-    """Effects that are committed together with a key, or not at all."""
+    """Effects that are committed together with a key, or not at all.
+
+    Attributes:
+        exclusive: Whether nobody else can claim a key while it is open. It then needs no
+            renewal, and what could not be committed is gone.
+    """
+
+    exclusive: bool
 
     @property
     def handle(self) -> Any:
@@ -181,9 +188,11 @@ class Store(Keys, Messages, Protocol):
 
     Attributes:
         blocking: Whether an operation may wait for a disk or a network.
+        transactions: Whether it has transactions to give to handlers.
     """
 
     blocking: bool
+    transactions: bool
 
     def close(self) -> None:
         """Give back what is open; the store opens it again when it is used."""

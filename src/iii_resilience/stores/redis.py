@@ -46,6 +46,7 @@ class RedisStore:
     """
 
     blocking = True
+    transactions = True
 
     def __init__(self, url: str, *, prefix: str = "iii-resilience", timeout: float = 5.0) -> None:
         try:
@@ -210,6 +211,8 @@ class RedisTransaction:
         # Run by the handler, the effect would stand without its key.
         pipeline.execute = pipeline.watch = _not_yours
         pipeline.reset = _keep_the_commands  # at the end of a with statement
+
+    exclusive = False
 
     @property
     def handle(self) -> Any:

@@ -69,6 +69,7 @@ class SqliteStore(LocalStore):
     """
 
     blocking = True
+    transactions = True
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0) -> None:
         self._path = Path(path)
@@ -221,6 +222,8 @@ class SqliteTransaction:
         self._open = True
         connection.set_authorizer(_no_end_of_transaction)
 
+    exclusive = True
+
     @property
     def handle(self) -> sqlite3.Connection:
         """The connection. It is in a transaction, which it cannot end itself."""
@@ -231,6 +234,8 @@ class SqliteTransaction:
 
         Raises:
             StoreUnavailableError: The commit failed; nothing was written.
+            sqlite3.IntegrityError: A deferred constraint of the handler's tables failed; nothing
+                was written.
         """
         connection = self._connection
         try:
@@ -266,6 +271,8 @@ def _no_end_of_transaction(action: int, *_: Any) -> int:
 def _as_unavailable() -> Iterator[None]:
     try:
         yield
+    except sqlite3.IntegrityError:
+        raise  # a handler's own tables refuse its transaction: nothing is wrong with the store
     except sqlite3.Error as error:
         # SQLite's words name tables and files, never values.
         raise StoreUnavailableError(f"the SQLite store failed: {error}") from error

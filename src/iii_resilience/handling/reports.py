@@ -1,0 +1,136 @@
+"""`@reports_errors`: a handler's exceptions reach the caller with their category, and nothing else.
+
+Without it the SDK sends ``str(exception)`` and the stack trace of whatever was raised (iii-errors,
+section 2). Knows nothing of how handlers are registered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from iii_resilience.classify import classify
+from iii_resilience.codes import find
+from iii_resilience.codes.model import Category
+from iii_resilience.failure import Failure
+from iii_resilience.handling.errors import (
+    AuthError,
+    HandlerError,
+    NotFoundError,
+    PayloadError,
+    PermanentError,
+    TransientError,
+)
+from iii_resilience.handling.steps import Run, Steps
+from iii_resilience.handling.wrapping import Arrived, F, wrap
+from iii_resilience.report import already_retried
+from iii_resilience.telemetry import logger
+
+T = TypeVar("T", bound=HandlerError)
+
+_KINDS: dict[Category, type[HandlerError]] = {
+    Category.TRANSIENT: TransientError,
+    Category.AUTH: AuthError,
+    Category.NOT_FOUND: NotFoundError,
+    Category.PAYLOAD: PayloadError,
+    Category.PERMANENT: PermanentError,
+}
+_DEEP = 8
+
+
+def reports_errors(handler: F) -> F:
+    """Decorate a handler: what it raises becomes one of the five structured errors.
+
+    The five pass as they are. Of everything else the caller learns the category, the code where a
+    table knows it, what that code means, how long to wait, and whether it was retried already;
+    neither message nor stack trace leave the worker. Where in the handler it was raised goes to
+    the log, without what it said.
+
+    Args:
+        handler: A plain or asynchronous handler, or method.
+    """
+
+    def steps(call: Arrived) -> Steps:
+        since = time.monotonic()
+        try:
+            return (yield Run())
+        except Exception as raised:
+            error = raised
+        reported = reported_as(error, since=since)
+        if reported is not error:
+            _log(call.function_id, error)
+            raise reported from None
+        raise reported
+
+    return wrap(handler, steps)
+
+
+def reported_as(error: Exception, *, since: float) -> HandlerError:
+    """The structured error that stands for an exception; itself, if it is one.
+
+    Args:
+        error: What a handler raised.
+        since: Monotonic time at which the handler began, in seconds: what had been given up
+            before was another call's.
+    """
+    retried = already_retried(error, since=since)
+    if isinstance(error, HandlerError):
+        error.already_retried = error.already_retried or retried
+        return error
+    failure = classify(error)
+    known = _known(failure)
+    code, meaning = (None, "") if known is None else (known.code, _meaning(known.code))
+    said = meaning or f"the handler raised {type(error).__name__}"
+    reported = _KINDS[failure.category](said, code=code, retry_after=failure.retry_after)
+    reported.already_retried = retried or failure.already_retried
+    return reported
+
+
+def restored(text: str) -> HandlerError:
+    """The structured error that travelled, or was stored, as this text."""
+    body: dict[str, Any] = json.loads(text)
+    wait = body.get("retry_after_ms")
+    error = _KINDS[Category(body["type"])](
+        body["message"],
+        code=body.get("code"),
+        retry_after=None if wait is None else wait / 1000,
+    )
+    error.already_retried = body.get("already_retried") is True
+    return error
+
+
+def _known(failure: Failure) -> Failure | None:
+    """The outermost cause whose code a table knows and that says the category."""
+    cause: Failure | None = failure
+    for _ in range(_DEEP):
+        if cause is None:
+            return None
+        if cause.known and cause.category is failure.category and find(cause.code) is not None:
+            inner = cause.inner
+            if cause.code != "invocation_failed" or inner is None or not inner.known:
+                return cause
+        cause = cause.inner
+    return None
+
+
+def _meaning(code: str) -> str:
+    row = find(code)
+    return "" if row is None else row.meaning
+
+
+def _log(function_id: str | None, error: Exception) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = "an unknown place"
+    if frames:
+        last = frames[-1]
+        where = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}"
+    logger.error(
+        "%s: the handler raised %s at %s",
+        function_id or "a handler",
+        type(error).__name__,
+        where,
+        extra={"function_id": function_id, "error_type": type(error).__name__},
+    )
