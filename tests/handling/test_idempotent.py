@@ -601,4 +601,4 @@ def test_what_is_no_store_or_no_handler_is_refused() -> None:
     with pytest.raises(TypeError, match="the store must be one, got str"):
         idempotent("store.db")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decorates a handler"):
-        idempotent(MemoryStore(), key="id")(5)  # type: ignore[type-var]
+        idempotent(MemoryStore(), key="id")(5)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iii_resilience.handling.consumer import consumer
 from iii_resilience.handling.errors import (
     AuthError,
     HandlerError,
@@ -29,6 +30,7 @@ __all__ = [
     "Registration",
     "Standing",
     "TransientError",
+    "consumer",
     "idempotent",
     "reports_errors",
 ]

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -25,7 +25,7 @@ from iii_resilience.handling.keys import KeyOf, check_key, fingerprint, key_of, 
 from iii_resilience.handling.renewing import Renewer
 from iii_resilience.handling.reports import reported_as, restored
 from iii_resilience.handling.steps import Ask, Pause, Run, Steps
-from iii_resilience.handling.wrapping import Arrived, F, takes, wrap
+from iii_resilience.handling.wrapping import Arrived, takes, wrap
 from iii_resilience.stores.model import (
     Claim,
     State,
@@ -35,6 +35,8 @@ from iii_resilience.stores.model import (
     digest,
 )
 from iii_resilience.telemetry import logger
+
+R = TypeVar("R")
 
 _TRANSACTION = "transaction"
 _DAY = 86_400.0
@@ -51,7 +53,7 @@ def idempotent(
     lease: float = 30.0,
     wait: float = 10.0,
     function_id: str | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
     A repeat gets the stored result, or the stored failure where it failed for good. A repeat
@@ -89,7 +91,8 @@ def idempotent(
             raise TypeError(f"idempotent: the store must be one, got {type(store).__name__}")
     guard = _Guard(store, key, _Times(ttl=ttl, lease=lease, wait=wait))
 
-    def decorate(handler: F) -> F:
+    # Not the handler's own type: what is given to it is not all that its callers give.
+    def decorate(handler: Callable[..., R]) -> Callable[..., R]:
         if not takes(handler, _TRANSACTION):
             return wrap(handler, guard.steps, function_id=function_id)
         if not store.transactions:
