@@ -18,10 +18,11 @@ _POLL = 0.02
 def ask(
     worker: Any,
     function_id: str,
-    payload: dict[str, Any],
+    payload: Any,
     *,
     timeout: float,
     namespace: str | None = None,
+    action: dict[str, Any] | None = None,
 ) -> Any:
     """Call one of the engine's functions and wait for the answer.
 
@@ -31,6 +32,7 @@ def ask(
         payload: What it is asked.
         timeout: Seconds for the connection and the answer together.
         namespace: Where the function is looked for; None leaves it to the SDK.
+        action: What is done instead of calling it (``{"type": "enqueue", …}``), or None.
 
     Raises:
         NotConnectedError: There was no connection in that time; nothing was sent.
@@ -57,6 +59,8 @@ def ask(
     }
     if namespace is not None:
         request["namespace"] = namespace
+    if action is not None:
+        request["action"] = action
     # SDK 0.26 renames trigger to call.
     call = getattr(worker, "trigger", None) or worker.call
     return call(request)

@@ -24,7 +24,7 @@ from iii_resilience import __version__
 from iii_resilience.codes import ALL
 from iii_resilience.codes.model import Category
 from iii_resilience.config import load_policies
-from iii_resilience.operating import policy_commands
+from iii_resilience.operating import dlq_commands, policy_commands
 from iii_resilience.operating.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.operating.demo.run import Result, run_demo
 from iii_resilience.operating.doctor import Finding, examine
@@ -41,6 +41,7 @@ app = typer.Typer(
 app.command()(policy_commands.check)
 app.command()(policy_commands.show)
 app.command()(policy_commands.init)
+app.add_typer(dlq_commands.app, name="dlq")
 
 
 @app.callback(invoke_without_command=True)
