@@ -237,6 +237,55 @@ def test_a_delivery_in_flight_when_the_engine_restarts(
     assert engine.dead_letters("jobs") == ()
 
 
+def test_a_queue_worker_that_restarts_delivers_again_what_is_in_flight(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs", max_retries=1, backoff_ms=1)
+    worker.register("jobs::do")
+    engine.wait_registered("jobs::do")
+    enqueue(caller, "jobs", {"n": 1})
+    first = worker.hear()
+    engine.restart_queue_worker()
+    second = worker.hear()
+    assert first["data"]["n"] == second["data"]["n"] == 1
+    assert first["data"]["_caller_worker_id"] != second["data"]["_caller_worker_id"]
+    worker.answer(first)
+    assert worker.silent(), "an answer to the delivery of the one that was killed counts nothing"
+    # No attempt was counted: it may fail once more, and be retried.
+    fail(worker, second)
+    worker.answer(worker.hear())
+    engine.wait_queue_idle("jobs")
+    assert engine.dead_letters("jobs") == ()
+
+
+def test_a_retry_that_is_due_outlives_the_queue_worker(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs", max_retries=1, backoff_ms=200)
+    worker.register("jobs::do")
+    engine.wait_registered("jobs::do")
+    enqueue(caller, "jobs", {"n": 1})
+    fail(worker, worker.hear())
+    engine.restart_queue_worker(down_for=0.05)
+    fail(worker, worker.hear())
+    engine.wait_queue_idle("jobs")
+    assert [letter["retries"] for letter in engine.dead_letters("jobs")] == [2]
+
+
+def test_without_its_queue_worker_nothing_can_be_enqueued(
+    engine: LoopbackEngine, caller: Raw
+) -> None:
+    engine.define_queue("jobs")
+    queues = engine._queues()
+    engine._thread.call(queues.kill)
+    code, message = error_of(enqueue(caller, "jobs"))
+    assert code == "enqueue_error"
+    assert "No queue provider is installed" in message
+    engine._thread.call(queues.kill)
+    engine._thread.call(queues.connect)
+    assert "messageReceiptId" in enqueue(caller, "jobs")["result"]
+
+
 def test_messages_survive_a_restart(engine: LoopbackEngine, caller: Raw) -> None:
     engine.define_queue("jobs")
     enqueue(caller, "jobs", {"n": 1})

@@ -80,6 +80,10 @@ class Engine:
         self.registry.claim_name(worker, DEFAULT_NAMESPACE, name)
         return worker
 
+    def leave(self, worker: Worker) -> None:
+        """A worker that lives in the engine itself is gone, with its functions and calls."""
+        self._retire(worker)
+
     def guard(self, connection: Connection) -> None:
         """Puts a new connection under the second listener's rules."""
         self._guarded.add(connection)

@@ -164,6 +164,21 @@ class LoopbackEngine(Questions):
         time.sleep(down_for)
         self.listen()
 
+    def restart_queue_worker(self, down_for: float = 0.0) -> None:
+        """Ends the queue worker, and starts it again after `down_for` seconds.
+
+        Nothing of it is lost. What is in flight is delivered again, beside the handlers that
+        still run. Without it `Enqueue` fails.
+
+        Raises:
+            RuntimeError: The engine has no queue worker.
+        """
+        seconds("down_for", down_for)
+        queues = self._queues()
+        self._thread.call(queues.kill)
+        time.sleep(down_for)
+        self._thread.call(queues.connect)
+
     def stop_listening(self) -> None:
         """The first half of `restart`: the engine is gone."""
         self._thread.call(self._sockets.stop_listening)

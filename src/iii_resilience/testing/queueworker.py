@@ -67,6 +67,26 @@ class QueueWorker:
         """The engine is gone; what was in flight is stuck."""
         self._worker = None
 
+    def kill(self) -> None:
+        """The queue worker's process ends; its file stays.
+
+        What it had in flight is delivered again when it is back, without an attempt counted,
+        beside the handlers that run by then; what waits for a retry goes on waiting, but a fifo
+        queue forgets how often it has tried.
+        """
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        for queue in self._queues.values():
+            for message in queue.messages:
+                if message.standing is Standing.BACKOFF:
+                    message.turn += 1  # the timer is gone; when it is due stays
+                else:
+                    message.move(Standing.READY)
+                if queue.config.type == "fifo":
+                    message.attempts = 0
+        self._engine.leave(worker)
+
     def queue(self, name: str) -> Queue:
         """The queue of this name.
 
