@@ -12,11 +12,11 @@ from iii_resilience.handling.errors import (
     TransientError,
 )
 from iii_resilience.handling.health import Health
+from iii_resilience.handling.idempotent import idempotent
 from iii_resilience.handling.leave import Drained
+from iii_resilience.handling.reports import reports_errors
 from iii_resilience.handling.running import InFlight
 from iii_resilience.handling.served import Registration, Standing
-from iii_resilience.handling.idempotent import idempotent
-from iii_resilience.handling.reports import reports_errors
 
 __all__ = [
     "AuthError",
