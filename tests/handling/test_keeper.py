@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine_fixtures import QUICK
 
-from iii_resilience import resilient
+from iii_resilience import NotConnectedError, resilient
 from iii_resilience.client import Resilient
 from iii_resilience.handling import Registration, Standing
 from iii_resilience.handling.keeper import keeper
@@ -107,6 +107,36 @@ class TestStandby:
         mine = worker("mine", "t::theirs")
         until(lambda: standing(mine, "t::theirs") == ("standby", "target"))
         until(lambda: standing(mine) == ("owner", "mine"))
+
+    def test_a_second_registration_of_an_id_is_refused_by_the_sdk_and_changes_nothing(
+        self, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        with pytest.raises(ValueError, match="already registered"):
+            mine.register_function("t::f", lambda data: 2)
+        with pytest.raises(TypeError):
+            mine.register_function("t::g", "no handler")
+        assert [r.id for r in mine.registrations()] == ["t::f"]
+        with pytest.raises(ValueError, match="validation error"):
+            mine.register_trigger({"nonsense": 1})
+        assert [r.kind for r in mine.registrations()] == ["function"]
+
+    def test_after_shutdown_nothing_is_registered(self, worker: Worker) -> None:
+        mine = worker("mine")
+        mine.shutdown()
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            mine.register_function("t::g", lambda data: 1)
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            mine.register_trigger({"type": "x", "function_id": "t::f", "config": {}})
+
+    def test_two_objects_around_one_client_do_not_get_in_each_other_s_way(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        other = resilient(mine._link.client, keep_registered=True)
+        other.register_function("t::g", lambda data: 1)
+        until(lambda: standing(other, "t::g")[0] == standing(mine)[0] == "owner")
+        other._handlers.stop_keeping()
 
     def test_unregistered_for_good_is_not_registered_again(
         self, engine: LoopbackEngine, worker: Worker

@@ -333,6 +333,13 @@ class TestFork:
                 code = 1
                 try:
                     assert keeper()._thread is None
+                    for use in (parent.registrations, parent.health, parent.drain):
+                        try:
+                            use()
+                        except RuntimeError as error:
+                            assert "belongs to the parent process" in str(error)
+                        else:
+                            raise AssertionError(use)
                     child = connect("child")
                     child.register_function("t::f", lambda data: 2)
                     wait(lambda: child.registrations()[0].state == "standby")

@@ -200,6 +200,28 @@ class TestWhateverAHandlerDoes:
         serve(handler)
         assert failure_of(target).message == "MuteError"
 
+    @pytest.mark.parametrize("words", ["\ud800", "x" * (3 << 20)], ids=["surrogate", "long"])
+    @pytest.mark.parametrize("kind", [ValueError, TransientError])
+    def test_one_whose_words_cannot_be_sent_arrives_all_the_same(
+        self, serve: Serve, target: Any, kind: type[Exception], words: str
+    ) -> None:
+        def handler(data: Any) -> None:
+            raise kind(words)
+
+        serve(handler)
+        assert len(failure_of(target).message) < 200_000
+
+    def test_one_of_ours_with_words_of_its_own_arrives(self, serve: Serve, target: Any) -> None:
+        class OwnWordsError(TransientError):
+            def __str__(self) -> str:
+                return "own words"
+
+        def handler(data: Any) -> None:
+            raise OwnWordsError("m")
+
+        serve(handler)
+        assert failure_of(target).message == "own words"
+
     def test_a_structured_error_keeps_its_category(self, serve: Serve, target: Any) -> None:
         def handler(data: Any) -> None:
             raise PayloadError("no amount", code="NO_AMOUNT")

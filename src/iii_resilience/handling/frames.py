@@ -8,7 +8,6 @@ different nothing is seen. Knows nothing of what is made of it.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,45 +15,36 @@ from typing import Any
 from iii_resilience.telemetry import logger
 
 # A cheap look at the text first: nearly all frames are calls and results.
+_HEAD = 4096
 _OF_INTEREST = ("registrationrejected", "triggerregistrationresult")
 
 
-class Frames:
-    """Watches what comes in on one client's connection.
+def watch(client: Any, rejected: Callable[[dict[str, Any]], None]) -> None:
+    """Watch what comes in on a client's connection.
 
     Args:
         client: The SDK's client.
         rejected: Is called with the frame of a refused registration, on the SDK's thread.
-
-    Attributes:
-        last: Monotonic time of the last frame, in seconds; None before the first.
-        sees: Whether frames can be seen at all.
     """
+    handle: Callable[[Any], Awaitable[Any]] | None = getattr(client, "_handle_message", None)
+    if handle is None:
+        return
 
-    def __init__(self, client: Any, rejected: Callable[[dict[str, Any]], None]) -> None:
-        self.last: float | None = None
-        self._rejected = rejected
-        handle: Callable[[Any], Awaitable[Any]] | None = getattr(client, "_handle_message", None)
-        self.sees = handle is not None
-        if handle is None:
+    async def watched(raw: Any) -> Any:
+        _look(raw, rejected)
+        return await handle(raw)
+
+    with suppress(AttributeError):
+        client._handle_message = watched  # noqa: SLF001 - there is no public way to see it
+
+
+def _look(raw: Any, rejected: Callable[[dict[str, Any]], None]) -> None:
+    try:
+        head = raw[:_HEAD] if isinstance(raw, str) else bytes(raw[:_HEAD]).decode(errors="replace")
+        if not any(kind in head for kind in _OF_INTEREST):
             return
-
-        async def watched(raw: Any) -> Any:
-            self._look(raw)
-            return await handle(raw)
-
-        with suppress(AttributeError):
-            client._handle_message = watched  # noqa: SLF001 - there is no public way to see it
-
-    def _look(self, raw: Any) -> None:
-        self.last = time.monotonic()
-        try:
-            text = raw if isinstance(raw, str) else bytes(raw[:4096]).decode(errors="replace")
-            head = text[:4096]
-            if not any(kind in head for kind in _OF_INTEREST):
-                return
-            frame = json.loads(raw)
-            if isinstance(frame, dict) and frame.get("type") in _OF_INTEREST:
-                self._rejected(frame)
-        except Exception:  # looking must never cost the client a frame
-            logger.debug("a frame could not be looked at")
+        frame = json.loads(raw)
+        if isinstance(frame, dict) and frame.get("type") in _OF_INTEREST:
+            rejected(frame)
+    except Exception:  # looking must never cost the client a frame
+        logger.debug("a frame could not be looked at")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from iii_resilience.handling.frames import Frames
+from iii_resilience.handling.frames import watch
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.keeper import Kept, keeper
 from iii_resilience.handling.leave import Drained, Leave
@@ -47,24 +47,28 @@ class Handlers:
         self._standby = Standby(link, self._served, name, lambda work: keeper().do(work))
         self._kept = Kept(link, self._served, name, self._standby.tell_owners)
         self._leave = Leave(link, self._served, running, self._standby if keep_registered else None)
-        self._frames: Frames | None = None
         self._lock = threading.Lock()
         self._started = False
         self._connected_since = time.time() if link.connected else None
         self._leaving = False
+        self._pid = os.getpid()
         link.on_change(self._connection_changed)
 
     # Registering.
 
     def register_function(self, function_id: Any, handler: Any, options: dict[str, Any]) -> Any:
         """See `iii_resilience.client.Resilient.register_function`."""
+        self._link.check_usable()
+        if not isinstance(function_id, str):  # the SDK says what is wrong with it
+            return self._link.client.register_function(function_id, handler, **options)
         self._start()
-        if callable(handler) and isinstance(function_id, str):
+        if callable(handler):
             handler = self._hardener.harden(function_id, handler)
         return self._served.add_function(function_id, handler, options)
 
     def register_trigger(self, trigger: Any) -> Reference:
         """See `iii_resilience.client.Resilient.register_trigger`."""
+        self._link.check_usable()
         self._start()
         return self._served.add_trigger(trigger)
 
@@ -74,7 +78,7 @@ class Handlers:
             if self._started or self._leaving:
                 return
             self._started = True
-            self._frames = Frames(self._link.client, self._rejected)
+        watch(self._link.client, self._rejected)
         if self._keeps:
             self._standby.register(self._kept)
             keeper().add(self._kept)
@@ -87,10 +91,9 @@ class Handlers:
         """The engine has refused a registration. Runs on the SDK's thread."""
         if frame.get("type") == "triggerregistrationresult":
             error = frame.get("error")
-            code = error.get("code") if isinstance(error, dict) else None
-            for trigger in self._served.triggers():
-                if error and frame.get("id") == trigger.trigger_id:
-                    trigger.stands(Standing.REJECTED, code=str(code))
+            if error:
+                code = error.get("code") if isinstance(error, dict) else None
+                self._served.trigger_refused(str(frame.get("id")), str(code))
             return
         code, function_id = str(frame.get("code")), frame.get("function_id")
         if function_id is None:  # the worker itself
@@ -115,6 +118,7 @@ class Handlers:
 
     def registrations(self) -> tuple[Registration, ...]:
         """See `iii_resilience.client.Resilient.registrations`."""
+        self._check_fork()
         ids = [entry.function_id for entry in self._served.functions()]
         if ids and not self._keeping:
             self._ask(ids)
@@ -151,6 +155,10 @@ class Handlers:
         if silent is not None and silent > after:
             return f"the engine has not answered for {silent:.0f} s"
         return None
+
+    def _check_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._link.check_usable()  # which says what to do
 
     @property
     def _keeping(self) -> bool:
@@ -193,6 +201,7 @@ class Handlers:
                 "drain() was called on the SDK's own thread, where it would wait for itself. Use "
                 "'await worker.drain_async(...)' there"
             )
+        self._check_fork()
         self.stop_keeping()
         if self._link.closed:
             return Drained({}, (), 0.0)

@@ -16,6 +16,8 @@ from iii_resilience.codes.model import Category
 from iii_resilience.handling.errors import HandlerError
 from iii_resilience.report import already_retried
 
+_LONGEST = 100_000  # characters of a message; nobody reads more
+
 
 class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which has its own name
     """The failure of a handler as it is handed to the SDK.
@@ -76,8 +78,9 @@ def _structured(error: BaseException, since: float) -> str | None:
         )
     marked = already_retried(error, since=since)
     if isinstance(error, HandlerError):
-        text = _str(error)
-        return json.dumps({**json.loads(text), "already_retried": True}) if marked else text
+        body = _body(error)
+        if body is not None:
+            return json.dumps({**body, "already_retried": True} if marked else body)
     if not marked:
         return None
     # The mark has no other way over the hop: without it the caller would repeat what was
@@ -87,14 +90,31 @@ def _structured(error: BaseException, since: float) -> str | None:
     return structured(
         failure.category,
         failure.code,
-        failure.message or _str(error),
+        _fit(failure.message) or _str(error),
         retry_after_ms=None if seconds is None else round(seconds * 1000),
         already_retried=True,
     )
 
 
+def _body(error: HandlerError) -> dict[str, Any] | None:
+    """The fields that travel, or None where a subclass has words of its own."""
+    try:
+        body = json.loads(str(error))
+    except Exception:
+        return None
+    if not isinstance(body, dict):
+        return None
+    message = body.get("message")
+    return {**body, "message": _fit(message)} if isinstance(message, str) else body
+
+
 def _str(error: BaseException) -> str:
     try:
-        return str(error)
+        return _fit(str(error))
     except Exception:  # one that cannot say what it is must still reach the caller
         return type(error).__name__
+
+
+def _fit(text: str) -> str:
+    """Only what arrives: the engine drops lone surrogates, and old callers die of a megabyte."""
+    return text[:_LONGEST].encode(errors="replace").decode()

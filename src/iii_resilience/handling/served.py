@@ -17,6 +17,8 @@ import attrs
 from iii_resilience.codes import find
 from iii_resilience.handling import signals
 
+_REFUSED_MOST = 1000  # remembered, of triggers that were not made here
+
 
 class Standing(StrEnum):
     """How a registration stands."""
@@ -151,6 +153,7 @@ class Served:
         self._making = threading.RLock()
         self._functions: dict[str, Entry] = {}
         self._triggers: list[Entry] = []
+        self._refused: dict[str, str] = {}  # codes, by the ids of triggers
 
     def add_function(self, function_id: Any, handler: Any, options: dict[str, Any]) -> Reference:
         """Register a function.
@@ -164,8 +167,17 @@ class Served:
 
         entry = Entry("function", function_id, register)
         with self._making:
-            entry.ref = register()
+            # There before it is sent: the engine may refuse it before the SDK's call returns.
+            before = self._functions.get(function_id)
             self._functions[function_id] = entry
+            try:
+                entry.ref = register()
+            except BaseException:
+                if before is None:
+                    del self._functions[function_id]
+                else:
+                    self._functions[function_id] = before
+                raise
         self._added(entry)
         return Reference(self, entry)
 
@@ -183,8 +195,12 @@ class Served:
             trigger_type=read("type"),
         )
         with self._making:
-            self._make_trigger(entry)
-            self._triggers.append(entry)
+            self._triggers.append(entry)  # there before it is sent, as a function is
+            try:
+                self._make_trigger(entry)
+            except BaseException:
+                self._triggers.remove(entry)
+                raise
         function = self.function(entry.function_id)
         if function is not None:
             self._added(function)
@@ -233,14 +249,31 @@ class Served:
         """The triggers, of one function or of all."""
         return [t for t in tuple(self._triggers) if function_id in {None, t.function_id}]
 
+    def trigger_refused(self, trigger_id: str, code: str) -> None:
+        """The engine has refused a trigger, whose id may not be known yet.
+
+        Args:
+            trigger_id: The id the SDK gave it.
+            code: The engine's code.
+        """
+        if len(self._refused) >= _REFUSED_MOST:
+            self._refused.clear()
+        self._refused[trigger_id] = code
+        for trigger in self.triggers():
+            if trigger.trigger_id == trigger_id:
+                trigger.stands(Standing.REJECTED, code=code)
+
     def _make_trigger(self, entry: Entry) -> None:
         before = set(getattr(self._client, "_triggers", ()))
         entry.ref = entry.register()
         made = set(getattr(self._client, "_triggers", ())) - before
-        entry.trigger_id = made.pop() if len(made) == 1 else None
         entry.at = time.monotonic()
         if entry.state is Standing.REJECTED:
             entry.stands(Standing.UNKNOWN)
+        entry.trigger_id = made.pop() if len(made) == 1 else None
+        code = self._refused.pop(entry.trigger_id or "", None)
+        if code is not None:
+            entry.stands(Standing.REJECTED, code=code)
 
 
 class Reference:

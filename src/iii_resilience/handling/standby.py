@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
+from iii_resilience.errors import NotConnectedError
 from iii_resilience.handling.keeper import Kept
 from iii_resilience.handling.served import Entry, Served, Standing
 from iii_resilience.link import Link
@@ -68,9 +70,10 @@ class Standby:
             kept: What registers functions again.
         """
         self._kept = kept
-        self._link.client.register_function(
-            private_id(self._name), self._asked, metadata={"internal": True}
-        )
+        with suppress(ValueError):  # another object around the same client has it already
+            self._link.client.register_function(
+                private_id(self._name), self._asked, metadata={"internal": True}
+            )
 
     # Standing by.
 
@@ -89,7 +92,8 @@ class Standby:
             again = now + _TELL_AGAIN * random.uniform(0.8, 1.2)
             self._told[owner] = frozenset(functions), again
             payload = {"worker": self._name, "standby": sorted(functions)}
-            self._link.start(self._tell(owner, payload))
+            with suppress(NotConnectedError):  # the client has just ended
+                self._link.start(self._tell(owner, payload))
 
     async def _tell(self, owner: str, payload: dict[str, Any]) -> None:
         try:
