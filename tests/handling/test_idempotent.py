@@ -328,6 +328,17 @@ def test_the_function_is_known_from_the_registration(store: Store) -> None:
         handler({"id": 2})
 
 
+def test_what_a_handler_calls_does_not_share_its_keys(store: Store) -> None:
+    helper = idempotent(store, key="id")(lambda data: "helped")
+
+    @idempotent(store, key="id", function_id=ID)
+    def handler(data: Any) -> Any:
+        return helper(data)
+
+    with pytest.raises(PermanentError, match="FUNCTION_ID_UNKNOWN"):
+        handler({"id": 1})
+
+
 # Leases.
 
 
@@ -336,13 +347,13 @@ def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> 
 
     def slow(data: Any) -> int:
         ran.append(data)
-        time.sleep(2.0)
+        time.sleep(2.5)
         return len(ran)
 
-    handler = made(slow, lease=0.6, wait=30.0)
+    handler = made(slow, lease=1.0, wait=30.0)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, handler, {"order_id": 1})
-        time.sleep(1.2)
+        time.sleep(1.5)
         assert run(handler, {"order_id": 1}) == 1
         assert first.result(30) == 1
     assert len(ran) == 1

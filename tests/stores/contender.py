@@ -19,7 +19,11 @@ SHORT = 0.2
 
 
 def main(kind: str, address: str, log: str, number: int, keys: int) -> None:
-    store: Store = SqliteStore(address) if kind == "sqlite" else RedisStore(address, timeout=2.0)
+    store: Store = (
+        SqliteStore(address, busy_timeout=60.0)
+        if kind == "sqlite"
+        else RedisStore(address, timeout=2.0)
+    )
     dice = random.Random(number)
     with Path(log).open("w", encoding="utf-8") as out:
 

@@ -72,8 +72,9 @@ def idempotent(
         lease: Seconds after which a key is free again when its worker is gone. It is renewed
             while the handler runs, so it may be shorter than that takes.
         wait: Seconds a repeat waits for the one that runs, within the caller's deadline.
-        function_id: The function it serves. None leaves it to the registration through
-            ``resilient(worker)``.
+        function_id: The function it serves, which scopes its keys. None leaves it to the
+            registration through ``resilient(worker)``; a function that is no handler itself
+            needs a name of its own here.
 
     Raises:
         TypeError: No store, no key, or a ``transaction`` from a store that has none.

@@ -22,6 +22,8 @@ from iii_resilience.propagate import Carried, Inbound
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MARK = "_iii_resilience_wrapped"  # functools.wraps hands it on to decorators in between
+
 
 @attrs.frozen
 class Arrived:
@@ -85,13 +87,14 @@ def wrap(
         if len(given) > place:
             given[place], queued = propagate.take_from_payload(given[place])
             carried = queued or carried
-        # Wrappers further in, and the handler's own calls, know what this one knows.
-        inbound = attrs.evolve(
-            inbound, carried=carried, function_id=function_id or inbound.function_id
-        )
+        serves = function_id or inbound.function_id
+        # Wrappers further in know what this one knows. What the handler itself calls does not
+        # serve the function: two helpers with one key would get each other's results.
+        inside = serves if getattr(handler, _MARK, False) else None
+        inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
         stack.enter_context(propagate.handling(inbound))
         payload = given[place] if len(given) > place else None
-        call = Arrived(payload, carried, inbound.function_id)
+        call = Arrived(payload, carried, serves)
         return _Call(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
@@ -114,6 +117,7 @@ def wrap(
 
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
+    setattr(wrapper, _MARK, True)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result
