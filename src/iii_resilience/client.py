@@ -246,7 +246,8 @@ class Resilient:
             return  # the SDK hangs when it is shut down twice
         self._link.close()
         try:
-            self._link.client.shutdown()
+            if not self._link.ended:  # somebody has shut the bare client down already
+                self._link.client.shutdown()
         finally:
             self._link.closed_down()
 

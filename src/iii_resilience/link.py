@@ -141,6 +141,12 @@ class Link:
         return threading.current_thread() is getattr(self.client, "_thread", None)
 
     @property
+    def ended(self) -> bool:
+        """Whether the SDK's own loop has stopped: whatever is asked of it now would hang."""
+        loop = getattr(self.client, "_loop", None)
+        return isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running()
+
+    @property
     def refused(self) -> bool:
         """Whether the engine seems to refuse this worker: every connection ends at once."""
         if self._refusals < _REFUSALS:
@@ -175,9 +181,7 @@ class Link:
                 "this client belongs to the parent process; its connection and thread did not "
                 "survive the fork. Call iii.register_worker() and resilient() in the child"
             )
-        loop = getattr(self.client, "_loop", None)
-        ended = isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running()
-        if self.closed or ended:
+        if self.closed or self.ended:
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"

@@ -557,6 +557,7 @@ class TestEnd:
         client.shutdown()
         with pytest.raises(NotConnectedError, match="was shut down"):
             worker.trigger({"function_id": "t::echo"})
+        worker.shutdown()  # the SDK would hang
 
     def test_shutdown_ends_the_waits_of_other_threads(
         self, engine: LoopbackEngine, connect: Callable[..., Any]

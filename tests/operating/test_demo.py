@@ -47,7 +47,7 @@ class TestVerdict:
     def test_it_fails_when_the_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Readiness, "_may_go", lambda self, key: True)
+        monkeypatch.setattr(Readiness, "may_go", lambda self, key: True)
         assert verdict_of("killed").lost
 
     def test_it_fails_when_the_idempotency_rule_is_broken(

@@ -34,6 +34,7 @@ from iii_resilience.handling.results import (
     result_limit,
 )
 from iii_resilience.handling.running import Running
+from iii_resilience.handling.wrapping import is_wrapped
 from iii_resilience.sdk import installed
 from iii_resilience.telemetry import logger
 
@@ -98,6 +99,9 @@ class Hardener:
             getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
         )
 
+        # Only wrappers around the handler are told: what it calls itself serves no function.
+        serves = function_id if is_wrapped(handler) else None
+
         def call(data: Any, metadata: Any) -> Any:
             if takes == "positional":
                 return handler(data, metadata)
@@ -116,7 +120,7 @@ class Hardener:
                 raise _refused(function_id, arrival.late, attempt)
             over = self._begin(function_id, 1 if is_async else 2)
             try:
-                with propagate.handling(arrival.inbound):
+                with propagate.handling(attrs.evolve(arrival.inbound, function_id=serves)):
                     if is_async:
                         return self._checked(function_id, await call(payload, metadata))
                     return await _on_own_thread(function_id, partial(run, payload, metadata), over)

@@ -25,6 +25,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "_iii_resilience_wrapped"  # functools.wraps hands it on to decorators in between
 
 
+def is_wrapped(handler: object) -> bool:
+    """Whether a handler carries one of the wrappers that know the function it serves."""
+    return getattr(handler, _MARK, False) is True
+
+
 @attrs.frozen
 class Arrived:
     """One call of a wrapped handler.
@@ -90,7 +95,7 @@ def wrap(
         serves = function_id or inbound.function_id
         # Wrappers further in know what this one knows. What the handler itself calls does not
         # serve the function: two helpers with one key would get each other's results.
-        inside = serves if getattr(handler, _MARK, False) else None
+        inside = serves if is_wrapped(handler) else None
         inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
         stack.enter_context(propagate.handling(inbound))
         payload = given[place] if len(given) > place else None
