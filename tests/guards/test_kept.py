@@ -246,6 +246,9 @@ def test_a_state_made_while_the_numbers_change_goes_by_the_new_ones() -> None:
             assert now is None
             made.append(numbers)
 
+        def forget(self) -> None:
+            raise AssertionError("nobody forks here")
+
     kept = Kept[State]((1.0,))
     assert isinstance(kept.add("f", State), State)
     assert made == [(1.0,), (2.0,)]

@@ -236,10 +236,14 @@ class Circuit:
         self._probes = probes
         self._slow_call = math.inf if slow_call is None else slow_call
         self._on_transition = on_transition
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child what was counted, and who holds the lock, is another's."""
         # Reentrant: a coroutine that is thrown away gives its ticket back wherever the garbage
         # collector happens to find it, and that may be in the middle of one of these methods.
         self._lock = threading.RLock()
-        self._phase: _Closed | _Open | _HalfOpen = _Closed(Outcomes(window))
+        self._phase: _Closed | _Open | _HalfOpen = _Closed(Outcomes(self._window))
 
     @property
     def state(self) -> CircuitState:

@@ -50,6 +50,10 @@ class BudgetWindow:
         # One bucket more than the window is long, because the oldest one is only partly in it:
         # retries count while a part of their bucket does, calls only while all of it does, so
         # that never more retries pass than the window allows.
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child what was counted, and who holds the lock, is another's."""
         # Fractions of a call or retry come from `retune` alone.
         self._calls: list[float] = [0] * (_BUCKETS + 1)
         self._retries: list[float] = [0] * (_BUCKETS + 1)

@@ -54,6 +54,10 @@ class Gate:
         self._limit = limit
         self._queue = queue
         self._wait = min(wait, threading.TIMEOUT_MAX)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child who was inside, and who holds the lock, is not there."""
         # By identity, so that the gate itself keeps no permit alive that its holder has lost.
         self._inside: set[int] = set()
         self._queued: OrderedDict[Permit, None] = OrderedDict()

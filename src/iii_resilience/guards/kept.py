@@ -5,7 +5,9 @@ Knows nothing of what is kept.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +17,9 @@ class Tunable(Protocol):
 
     def retune(self, now: float | None, /, *numbers: Any, **more: Any) -> None:
         """Go by other numbers from now on."""
+
+    def forget(self) -> None:
+        """Start anew, with a lock that nobody holds."""
 
 
 S = TypeVar("S", bound=Tunable)
@@ -31,12 +36,13 @@ class Kept(dict[str | None, S]):
         numbers: What the states go by, as their own class takes them.
     """
 
-    __slots__ = ("_lock", "numbers")
+    __slots__ = ("__weakref__", "_lock", "numbers")
 
     def __init__(self, numbers: tuple[float | None, ...]) -> None:
         super().__init__()
         self.numbers = numbers
         self._lock = threading.Lock()
+        _all[id(self)] = self
 
     def add(self, scope: str | None, make: Callable[..., S]) -> S:
         """The state of a scope, made where there is none yet.
@@ -64,3 +70,22 @@ class Kept(dict[str | None, S]):
             self.numbers = numbers
             for state in list(self.values()):
                 state.retune(now, *numbers)
+
+    def forget(self) -> None:
+        """Let every state start anew, wherever it is held."""
+        self._lock = threading.Lock()
+        for state in list(self.values()):
+            state.forget()
+
+
+_all: weakref.WeakValueDictionary[int, Kept[Any]] = weakref.WeakValueDictionary()
+
+
+def _forked() -> None:
+    """In the child of a fork nobody holds a lock, and what its parent has sent is not its own."""
+    for kept in list(_all.values()):
+        kept.forget()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_forked)
