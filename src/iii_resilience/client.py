@@ -244,23 +244,14 @@ class Resilient:
             )
         if self._link.closed:
             return  # the SDK hangs when it is shut down twice
-        self._link.close()
-        try:
-            if not self._link.ended:  # somebody has shut the bare client down already
-                self._link.client.shutdown()
-        finally:
-            self._link.closed_down()
+        self._link.shut_down()
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
         if not self._link.on_loop_thread:
             await in_thread(self.shutdown)
         elif not self._link.closed:
-            self._link.close()
-            try:
-                await self._link.client.shutdown_async()
-            finally:
-                self._link.closed_down()
+            await self._link.shut_down_here()
 
     def __enter__(self) -> Self:
         return self

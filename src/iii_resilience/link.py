@@ -100,6 +100,7 @@ class Link:
         self._since = time.monotonic()
         self._was_connected = self.connected
         self._socket = getattr(client, "_ws", None)
+        self._dead_since: float | None = None
         own = getattr(client, "_worker_namespace", None)
         inherited = own() if callable(own) else None
         self.namespace = inherited if isinstance(inherited, str) else None
@@ -166,6 +167,15 @@ class Link:
             and not self.connected
         )
 
+    @property
+    def stays_dead(self) -> bool:
+        """Whether it has been dead for so long that there is no use in waiting.
+
+        An old SDK whose socket closes under it looks the same for the moment until it notices.
+        """
+        since = self._dead_since
+        return since is not None and time.monotonic() - since >= _SHORT_LIVED and self.dead
+
     def check_usable(self) -> None:
         """Refuse use after the end, or in a forked child.
 
@@ -211,7 +221,7 @@ class Link:
         while not self.connected:
             self.check_usable()
             left = until - time.monotonic()
-            if left <= 0 or self.refused:
+            if left <= 0 or self.refused or self.stays_dead:
                 return False
             future = self.connections.add()
             try:
@@ -231,7 +241,7 @@ class Link:
         while not self.connected:
             self.check_usable()
             left = until - time.monotonic()
-            if left <= 0 or self.refused:
+            if left <= 0 or self.refused or self.stays_dead:
                 return False
             future = self.connections.add()
             try:
@@ -282,9 +292,43 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
 
-    def closed_down(self) -> None:
-        """The SDK has ended: calls that it left without an answer end too."""
-        self.flights.lose()
+    def shut_down(self) -> None:
+        """Shut the SDK's client down, once, from any thread but its own.
+
+        Raises:
+            Exception: What the SDK raised, but for the end of its connection, which older ones
+                raise here. Its thread has ended all the same: the process could not end otherwise.
+        """
+        self.close()
+        try:
+            self.client.shutdown()
+        except Exception as error:
+            self._stop_loop()
+            if not is_connection_closed(error):
+                raise
+        finally:
+            self.flights.lose()  # calls that it left without an answer end too
+
+    async def shut_down_here(self) -> None:
+        """As `shut_down`, on the SDK's own thread."""
+        self.close()
+        try:
+            await self.client.shutdown_async()
+        except Exception as error:
+            self._stop_loop()
+            if not is_connection_closed(error):
+                raise
+        finally:
+            self.flights.lose()
+
+    def _stop_loop(self) -> None:
+        loop = getattr(self.client, "_loop", None)
+        if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+            # A moment later: whoever called this on that loop still has to hear of its end.
+            tell(loop, loop.call_later, 0.01, loop.stop)
+        thread = getattr(self.client, "_thread", None)
+        if isinstance(thread, threading.Thread) and not self.on_loop_thread:
+            thread.join(5)
 
     def _state_changed(self, state: str) -> None:
         # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
@@ -324,6 +368,12 @@ class Link:
         if socket is not before and socket is not None and before is not None:
             self._state_changed("disconnected")  # it went and came between two looks
         self._state_changed("connected" if self.connected else "disconnected")
+        if not self.dead:
+            self._dead_since = None
+        elif self._dead_since is None:
+            self._dead_since = time.monotonic()
+        elif self.stays_dead:
+            self.connections.release()  # they look again, and learn that nothing will come
         self.loop.call_later(_POLL, self._watch)
 
     def _changed(self) -> None:
@@ -435,6 +485,11 @@ class Link:
             return getattr(prepare(request), "local", None) is not None
         except Exception:
             return False  # when in doubt a call is remote
+
+
+def is_connection_closed(error: BaseException) -> bool:
+    """Whether an error is websockets' own word for the end of a connection."""
+    return any(kind.__name__ == "ConnectionClosed" for kind in type(error).__mro__)
 
 
 class _Substitute:

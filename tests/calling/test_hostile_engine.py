@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
-from real_sdk import needs
+from real_sdk import needs, until
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -226,6 +226,20 @@ class TestRefusedHandshake:
         hostile.refuses = False
         self._until(lambda: not worker._link.refused)
         assert worker.trigger({"function_id": "t::any"}) == "done"
+
+    @until((0, 24, 4), "such an end is taken for none, and the client does not come back")
+    def test_a_client_that_does_not_come_back_says_so_at_once_and_can_be_shut_down(
+        self, hostile: HostileEngine, worker: Resilient
+    ) -> None:
+        hostile.refuses = True
+        hostile.cut()
+        self._until(lambda: worker._link.stays_dead)
+        began = time.monotonic()
+        with pytest.raises(NotConnectedError, match="does not open another one|seems to refuse"):
+            worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))
+        assert time.monotonic() - began < 5
+        worker.shutdown()  # the SDK raises here, and leaves its thread behind
+        assert not worker._thread.is_alive()
 
     def test_who_waits_already_learns_of_it_on_every_version(
         self, hostile: HostileEngine, worker: Resilient
