@@ -657,3 +657,9 @@ def test_import_is_cheap() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("error", [3, object(), "TIMEOUT", {"code": "TIMEOUT"}, ValueError("x")])
+def test_a_function_that_is_no_name_is_no_function(error: object) -> None:
+    assert classify(error, function_id=None).function_id is None
+    assert classify(3, function_id=3).function_id is None  # type: ignore[arg-type]

@@ -59,8 +59,10 @@ def test_replace_is_attrs_evolve_with_a_better_error() -> None:
     assert policy.replace(attempts=5) == attrs.evolve(policy, attempts=5)
     assert policy.replace(attempts=5) == RetryPolicy(deadline=None, budget=None, attempts=5)
     assert policy.attempts == 4
-    with pytest.raises(TypeError, match=r"RetryPolicy has no field atempts, x; it has attempt"):
+    with pytest.raises(TypeError) as caught:
         policy.replace(atempts=5, x=1)
+    fields = ", ".join(sorted(field.name for field in attrs.fields(RetryPolicy)))
+    assert str(caught.value) == f"RetryPolicy has no field atempts, x; it has {fields}"
     with pytest.raises(ValueError, match=r"RetryPolicy\.attempts must be a whole number"):
         policy.replace(attempts=0)
 

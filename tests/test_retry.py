@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import logging
 import threading
 import time
 import traceback
@@ -39,6 +40,7 @@ from iii_resilience import (
 from iii_resilience import retry as retry_module
 from iii_resilience.decide import decide
 from iii_resilience.guards.budget import BudgetWindow
+from iii_resilience.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry import _PolicySource
 from iii_resilience.run import CallRun
 from iii_resilience.testing import fake_clock as our_clock
@@ -906,6 +908,20 @@ def test_attempt_timeout_on_a_sync_function_is_refused_with_the_alternatives() -
 # What can be decorated.
 
 
+@pytest.mark.parametrize(
+    "target", [SyncCallable(stopped()), functools.partial(Script(stopped()).play), len]
+)
+def test_the_log_names_whatever_was_decorated(
+    target: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = type(target)
+    names = {SyncCallable: f"{__name__}.SyncCallable", functools.partial: "functools.partial"}
+    with caplog.at_level(logging.INFO, "iii_resilience"), contextlib.suppress(Exception):
+        iii_retry(policy=QUICK)(target)()
+    (record,) = caplog.records
+    assert record.function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
+
+
 def test_methods_of_every_kind_and_in_both_orders() -> None:
     class Service:
         failures = 0
@@ -1059,8 +1075,31 @@ def test_what_cannot_be_called_again_is_refused_with_what_to_do_instead(
 
 @pytest.mark.parametrize("name", ["fallback", "ready_timeout", "max_stops", "retry_unexecuted"])
 def test_options_of_worker_trigger_are_refused_as_arguments(name: str) -> None:
-    with pytest.raises(TypeError, match=rf"^@iii_retry takes no {name}: it only works in worker\."):
+    with pytest.raises(TypeError) as caught:
         iii_retry(**{name: 1})  # type: ignore[call-overload]
+    assert str(caught.value) == (
+        f"@iii_retry takes no {name}: it only works in worker.trigger, where it is known what was "
+        "sent; put it into a policy used there"
+    )
+
+
+def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    with pytest.raises(TypeError) as caught:
+        iii_retry(atempts=3)  # type: ignore[call-overload]
+    allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
+    assert str(caught.value) == (
+        f"@iii_retry takes no atempts (it takes idempotent, policy, {allowed})"
+    )
+
+
+def test_a_generator_function_is_answered_with_what_to_decorate_instead() -> None:
+    with pytest.raises(TypeError) as caught:
+        iii_retry(a_generator)
+    assert str(caught.value) == (
+        f"@iii_retry cannot decorate the generator function {__name__}.a_generator: what it has "
+        "yielded cannot be taken back. Decorate the function that makes one item, or collect the "
+        "items in a list inside a plain function"
+    )
 
 
 def test_options_of_worker_trigger_in_a_policy_are_ignored() -> None:

@@ -352,6 +352,15 @@ def test_wrong_options_are_refused_at_once(
         retrying(**options)
 
 
+def test_an_attempt_timeout_is_answered_with_what_cuts_a_block() -> None:
+    with pytest.raises(ValueError) as caught:
+        retrying(attempt_timeout=1)
+    assert str(caught.value) == (
+        "attempt_timeout cannot be kept here: a block cannot be cut from outside: use "
+        "asyncio.timeout() in it"
+    )
+
+
 @pytest.mark.parametrize("idempotent", [True, False])
 @BOTH
 def test_the_traceback_has_one_frame_of_the_library(how: str, idempotent: bool) -> None:

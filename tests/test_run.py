@@ -130,6 +130,73 @@ def test_an_attempt_that_was_not_sent_gives_its_permit_back_and_is_not_the_one_t
     assert run.execution is Execution.MAYBE_EXECUTED
 
 
+@BOTH
+def test_an_attempt_that_failed_before_it_sent_itself_was_not_sent(how: str) -> None:
+    run = failing(QUICK.replace(attempts=2))
+    go_on(run, Attempts(ConnectionResetError()), how, sends=False)
+    assert [failed.attempt.sent for failed in run.failed] == [True, False]
+
+
+def test_a_permit_is_spent_once_and_given_back_once() -> None:
+    window = BudgetWindow(0.0, 5.0, 10.0)
+    run = failing(window=window)
+    run.sending()  # the first attempt needed none
+    assert (window._reserved, sum(window._retries)) == (0, 0)
+    pauses = Pauses(NotConnectedError("shut down"))
+    run = failing(NONE_OF_THE_CLOCK, window=window, pauses=pauses)
+    with pytest.raises(NotConnectedError):
+        run.go_on(Attempts())
+    run.fails(stopped(), None)
+    assert (window._reserved, sum(window._retries)) == (0, 0)
+
+    def sends_twice() -> str:
+        run.sending()
+        run.sending()
+        return "done"
+
+    run = failing(window=window)
+    assert run.go_on(sends_twice, sends=False).value == "done"
+    assert (window._reserved, sum(window._retries)) == (0, 1)
+
+
+@BOTH
+@pytest.mark.parametrize("allowed", [True, False])
+def test_what_provably_did_not_run_is_retried_where_the_policy_says_so(
+    allowed: bool, how: str
+) -> None:
+    policy = QUICK.replace(retry_unexecuted=allowed)
+    run = failing(policy, NotConnectedError("x"), idempotent=False)
+    assert go_on(run, Attempts(), how).value == ("done" if allowed else None)
+    assert (run.reason is Reason.NOT_IDEMPOTENT) is not allowed
+
+
+def test_one_attempt_that_may_have_run_ends_that() -> None:
+    policy = QUICK.replace(retry_unexecuted=True, attempts=9)
+    run = failing(policy, NotConnectedError("x"), idempotent=False)
+    attempts = Attempts(InvocationError("TIMEOUT", "x"), NotConnectedError("x"))
+    error = go_on(run, attempts, "sync").error
+    assert isinstance(error, InvocationError)
+    assert attempts.calls == 1
+    assert run.reason is Reason.NOT_IDEMPOTENT
+
+
+def test_a_stop_sees_that_no_delay_is_about_to_be_slept() -> None:
+    seen: list[float] = []
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        seen.append(state.upcoming_sleep)
+        return False
+
+    go_on(failing(QUICK.replace(stop=stop, wait=lambda _: 0.0)), Attempts(stopped()), "sync")
+    assert seen == [0.0, 0.0]
+
+
+def test_delays_of_nothing_are_reported_as_nothing() -> None:
+    run = failing(QUICK.replace(attempts=3))
+    go_on(run, Attempts(stopped(), stopped()), "sync")
+    assert [failed.attempt.delay for failed in run.failed] == [0.0, 0.0, 0.0]
+
+
 def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
     last = NotConnectedError("last")
     run = failing(QUICK.replace(attempts=2), NotConnectedError("first"))

@@ -82,6 +82,21 @@ def while_handling(error: Exception, context: BaseException) -> Exception:
     return error
 
 
+def circle() -> Exception:
+    """Two that are each other's cause."""
+    first, second = ConnectionError("one"), Exception("two")
+    return because(first, because(second, first))
+
+
+def chained(between: int, *, context: bool = False) -> Exception:
+    """A transient one, and a denial so many causes, or contexts and causes, behind it."""
+    error: Exception = CodedError("FORBIDDEN", "no")
+    for number in range(between):
+        link = while_handling if context and number == between - 1 else because
+        error = link(ConnectionError("words"), error)
+    return error
+
+
 def body(code: Any, message: Any = "", **more: Any) -> dict[str, Any]:
     return {"code": code, "message": message, **more}
 
@@ -110,6 +125,12 @@ class Unreadable(Exception):  # noqa: N818 - as bad as it gets
         raise RuntimeError("no")
 
     def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Hidden(Exception):  # noqa: N818 - it has no fields to look at
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
         raise RuntimeError("no")
 
 
@@ -188,6 +209,8 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "a number": lambda: 3,
     "an exception that cannot be read": lambda: Unreadable("x"),
+    "an exception without fields": lambda: Hidden("x"),
+    "an exception without fields of a very long name": lambda: type("H" * 200, (Hidden,), {})("x"),
     "a mapping that cannot be read": lambda: Odd(code="TIMEOUT"),
     # What words change in a row.
     "deserialization of an input": lambda: body(
@@ -552,6 +575,11 @@ CASES: dict[str, Callable[[], Any]] = {
     "from None while a denial was handled": lambda: because(
         while_handling(ConnectionError("words"), CodedError("FORBIDDEN", "no")), None
     ),
+    "caused by itself": circle,
+    "caused by a denial behind eight others": lambda: chained(8),
+    "caused by a denial behind nine others": lambda: chained(9),
+    "while a denial behind eight others was handled": lambda: chained(8, context=True),
+    "while a denial behind nine others was handled": lambda: chained(9, context=True),
     "caused by a denial behind two others": lambda: because(
         ConnectionError("words"), because(Exception("two"), CodedError("FORBIDDEN", "no"))
     ),
