@@ -266,11 +266,7 @@ class Resilient:
         await self.shutdown_async()
 
     def __getattr__(self, name: str) -> Any:
-        if name in {
-            "_link",
-            "_caller",
-            "_handlers",
-        }:  # not made yet: copying and pickling look for them
+        if name in {"_link", "_caller", "_handlers"}:  # copying looks for them before they are made
             raise AttributeError(name)
         return getattr(self._link.client, name)
 

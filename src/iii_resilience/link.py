@@ -301,7 +301,8 @@ class Link:
         """
         self.close()
         try:
-            self.client.shutdown()
+            if not self.ended:  # somebody has shut the bare client down: the SDK would hang
+                self.client.shutdown()
         except Exception as error:
             self._stop_loop()
             if not is_connection_closed(error):

@@ -235,7 +235,7 @@ class TestRefusedHandshake:
         hostile.cut()
         self._until(lambda: worker._link.stays_dead)
         began = time.monotonic()
-        with pytest.raises(NotConnectedError, match="does not open another one|seems to refuse"):
+        with pytest.raises(NotConnectedError, match=r"does not open another one|seems to refuse"):
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))
         assert time.monotonic() - began < 5
         worker.shutdown()  # the SDK raises here, and leaves its thread behind
