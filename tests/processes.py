@@ -57,7 +57,7 @@ class Process:
         return line.strip()
 
     def kill(self) -> None:
-        """End it at once (SIGKILL)."""
+        """End it at once (SIGKILL), if it has not ended."""
         self._process.kill()
         self._process.communicate()
 
@@ -104,12 +104,21 @@ class Worker:
         log: Where it writes down what it does.
         home: What the process takes for the home directory.
         python: The interpreter, which has the SDK that the worker uses.
+        prefix: What stands before the ``::`` of its functions' ids.
     """
 
     def __init__(
-        self, url: str, name: str, log: Path, *, home: Path, python: str = sys.executable
+        self,
+        url: str,
+        name: str,
+        log: Path,
+        *,
+        home: Path,
+        python: str = sys.executable,
+        prefix: str = "proof",
     ) -> None:
-        self._process = Process(["worker", url, name, str(log)], home=home, python=python)
+        role = ["worker", url, name, str(log), prefix]
+        self._process = Process(role, home=home, python=python)
 
     def register(self) -> Self:
         """Connect and register the functions; returns when the SDK has been told to."""
@@ -167,7 +176,7 @@ def _engine() -> None:
             print(json.dumps(answer), flush=True)
 
 
-def _worker(url: str, name: str, path: str) -> None:
+def _worker(url: str, name: str, path: str, prefix: str) -> None:
     from iii import InitOptions, register_worker
     from iii.iii_constants import ReconnectionConfig
 
@@ -195,8 +204,8 @@ def _worker(url: str, name: str, path: str) -> None:
         worker_name=name, otel={"enabled": False}, reconnection_config=reconnection
     )
     client: Any = register_worker(url, options)
-    client.register_function(ECHO, echo)
-    client.register_function(PLAIN, plain)
+    client.register_function(f"{prefix}::echo", echo)
+    client.register_function(f"{prefix}::plain", plain)
     print("registered", flush=True)
     sys.stdin.read()
     client.shutdown()

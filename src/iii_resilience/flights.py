@@ -72,6 +72,7 @@ class Flights:
         self._usable = usable
         self._cancellable = dispatch if may_cancel else self._guarded
         self._aboard: dict[_Flight | _AsyncFlight, None] = {}
+        self._left: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._aboard)
@@ -84,6 +85,16 @@ class Flights:
             except KeyError:  # it landed in this very moment
                 return
             flight.lost()
+
+    async def abandon(self) -> None:
+        """The client ends now: cancel what was left to the SDK to end by itself.
+
+        Runs on the SDK's loop; after that loop's end these tasks would be complained of.
+        """
+        left = list(self._left)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def send(
         self,
@@ -189,7 +200,10 @@ class Flights:
         Before 0.24.4 the SDK's part of it is left to end by itself: there a late answer to a
         cancelled call kills the client for good (sdk-matrix, section 0).
         """
-        return await asyncio.shield(self._dispatch(request, local=local, gate=gate))
+        task = asyncio.ensure_future(self._dispatch(request, local=local, gate=gate))
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        return await asyncio.shield(task)
 
 
 class _Flight:

@@ -300,6 +300,8 @@ class Link:
                 raise here. Its thread has ended all the same: the process could not end otherwise.
         """
         self.close()
+        with suppress(Exception):  # a loop that stands still; the SDK says more about it
+            self.flights.run(self.flights.abandon()).result(1.0)
         try:
             if not self.ended:  # somebody has shut the bare client down: the SDK would hang
                 self.client.shutdown()
@@ -313,6 +315,7 @@ class Link:
     async def shut_down_here(self) -> None:
         """As `shut_down`, on the SDK's own thread."""
         self.close()
+        await self.flights.abandon()
         try:
             await self.client.shutdown_async()
         except Exception as error:

@@ -1,4 +1,11 @@
-"""Scenarios that run against a real engine where `III_URL` names one, else the loopback engine."""
+"""Scenarios that run against a real engine where `III_URL` names one, else the loopback engine.
+
+What a scenario needs beside an engine it takes as a fixture, which skips it where it is not there:
+
+- `rbac_url`: a second listener of that engine (`III_RBAC_URL`) that lets everybody in and exposes
+  ``match("conformance-open-*::*")`` and ``engine::functions::info``;
+- `queue`: a queue that is defined and runs (`III_QUEUE` is its name).
+"""
 
 from __future__ import annotations
 
@@ -7,18 +14,48 @@ from collections.abc import Iterator
 
 import pytest
 
-from iii_resilience.testing import LoopbackEngine
+from iii_resilience.testing import LoopbackEngine, Rbac
+
+EXPOSED = ("conformance-open-*::*", "engine::functions::info")
 
 
 @pytest.fixture
-def engine_url() -> Iterator[str]:
-    """Where the engine listens."""
-    url = os.environ.get("III_URL")
-    if url:
-        yield url
+def loopback() -> Iterator[LoopbackEngine | None]:
+    """The loopback engine, or None where a real one is used."""
+    if os.environ.get("III_URL"):
+        yield None
         return
-    with LoopbackEngine() as engine:
-        yield engine.url
+    with LoopbackEngine(rbac=Rbac(expose=EXPOSED)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine_url(loopback: LoopbackEngine | None) -> str:
+    """Where the engine listens."""
+    return os.environ["III_URL"] if loopback is None else loopback.url
+
+
+@pytest.fixture
+def rbac_url(loopback: LoopbackEngine | None) -> str:
+    """Where the engine listens and exposes little."""
+    if loopback is not None:
+        return loopback.rbac_url
+    url = os.environ.get("III_RBAC_URL")
+    if not url:
+        pytest.skip("needs an RBAC listener: III_RBAC_URL")
+    return url
+
+
+@pytest.fixture
+def queue(loopback: LoopbackEngine | None) -> str:
+    """The name of a queue."""
+    if loopback is not None:
+        loopback.define_queue("conformance")
+        return "conformance"
+    name = os.environ.get("III_QUEUE")
+    if not name:
+        pytest.skip("needs a queue that is defined: III_QUEUE")
+    return name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
