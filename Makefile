@@ -16,7 +16,7 @@ comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo test test-long test-matrix bench-kills check coverage mutate format schema clean
+.PHONY: demo test test-long test-matrix bench-kills soak check coverage mutate format schema clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
@@ -36,6 +36,10 @@ test-matrix:
 # A worker that is killed again and again, with and without the library; SECONDS a run.
 bench-kills: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python benchmarks/bench_kills.py $(SECONDS)
+
+# Ten minutes, or SECONDS, of calls under random faults: nothing piles up (docs/soak.md).
+soak: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(SECONDS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

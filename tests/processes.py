@@ -163,12 +163,14 @@ def read_log(log: Path) -> list[Run]:
 
 
 def _engine() -> None:
-    from iii_resilience.testing import LoopbackEngine
+    from iii_resilience import testing
 
-    with LoopbackEngine(keep=1) as engine:
+    with testing.LoopbackEngine(keep=1) as engine:
         print(json.dumps(engine.url), flush=True)
         for line in sys.stdin:
             method, *arguments = json.loads(line)
+            if method == "inject":  # function id, the fault's class, and its arguments
+                arguments[1:] = [getattr(testing, arguments[1])(**arguments[2])]
             try:
                 answer = {"result": getattr(engine, method)(*arguments)}
             except Exception as error:
