@@ -1562,6 +1562,22 @@ class TestBlockingAnEventLoop:
         )
         assert [str(warning.message) for warning in caught] == [message]
 
+    async def test_of_each_function_only_the_first_call_warns(self) -> None:
+        errors: list[Exception] = []
+
+        @iii_retry(idempotent=True, wait=tenacity.wait_fixed(0.001))
+        def fetch() -> str:
+            if errors:
+                raise errors.pop()
+            return "done"
+
+        for warnings in (1, 0, 0):
+            errors.append(ConnectionResetError())
+            with pytest.warns() if warnings else contextlib.nullcontext():
+                assert fetch() == "done"  # an error, where it warns unexpectedly
+        with pytest.warns(RuntimeWarning):
+            self.function()()
+
     async def test_one_that_does_not_wait_does_not_warn(self) -> None:
         assert self.function(wait=0.0)() == "done"
 
