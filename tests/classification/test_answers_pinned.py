@@ -82,10 +82,11 @@ def while_handling(error: Exception, context: BaseException) -> Exception:
     return error
 
 
-def circle() -> Exception:
-    """Two that are each other's cause."""
-    first, second = ConnectionError("one"), Exception("two")
-    return because(first, because(second, first))
+def circle(*, context: bool = False) -> Exception:
+    """Two that are each other's cause, or context."""
+    link = while_handling if context else because
+    first, second = ConnectionError("one"), ConnectionError("two")
+    return link(first, link(second, first))
 
 
 def chained(between: int, *, context: bool = False) -> Exception:
@@ -407,6 +408,21 @@ CASES: dict[str, Callable[[], Any]] = {
     "an exception whose class has the code": lambda: type("Odd", (Exception,), {"code": "TIMEOUT"})(
         "words"
     ),
+    "an exception whose class has everything": lambda: type(
+        "Odd",
+        (Exception,),
+        {"code": "NO_SUCH", "message": "theirs", "stacktrace": "at x", "function_id": "its::own"},
+    )("words"),
+    "an exception whose class has nothing of use": lambda: type(
+        "Odd", (Exception,), {"code": "NO_SUCH", "message": 3, "stacktrace": 3}
+    )("words"),
+    "an exception whose class has the code of a place": lambda: through(
+        "_prepare_json",
+        error=type("Odd", (Exception,), {"code": "payload_too_large"})(GUARD),
+    ),
+    "a coded exception whose text says no category": lambda: of_class(
+        "Odd", '{"code": "MY_OWN", "message": "bad", "retry_after_ms": 250}', code="MY_OWN"
+    ),
     "a handler's exception": lambda: of_class(
         "PayloadError",
         '{"type": "payload", "code": "MY_OWN", "message": "bad", "retry_after_ms": 250}',
@@ -576,6 +592,7 @@ CASES: dict[str, Callable[[], Any]] = {
         while_handling(ConnectionError("words"), CodedError("FORBIDDEN", "no")), None
     ),
     "caused by itself": circle,
+    "while it was handled itself": lambda: circle(context=True),
     "caused by a denial behind eight others": lambda: chained(8),
     "caused by a denial behind nine others": lambda: chained(9),
     "while a denial behind eight others was handled": lambda: chained(8, context=True),
