@@ -45,7 +45,7 @@ class Setting:
 
     def ending(self) -> Setting:
         """For a client that does not come back: there is no use in waiting."""
-        return attrs.evolve(self, deadline=2.0)
+        return attrs.evolve(self, from_threads=64, deadline=2.0)
 
 
 @attrs.frozen

@@ -255,17 +255,19 @@ class TestWorkerGone:
 
     @pytest.mark.skipif(SDK.receive_limit > 1 << 20, reason="this SDK's workers take 5 MB")
     def test_a_payload_that_kills_it_is_sent_once(
-        self, target: Any, caller: Resilient, tag: str
+        self, start: Callable[[], Worker], caller: Resilient, tag: str
     ) -> None:
-        serve(target, f"{tag}::echo")
-        request = {"function_id": f"{tag}::echo", "payload": {"text": "x" * 5_000_000}}
-        error = refused(caller, request, idempotent=True)
+        start().register()
+        payload = {"order": "a", "text": "x" * 5_000_000}
+        error = refused(
+            caller, {"function_id": f"{tag}::echo", "payload": payload}, idempotent=True
+        )
         report = report_for(error)
         assert error.code == "invocation_stopped"
         assert report is not None
         assert [attempt.failure.category for attempt in report.attempts] == ["payload"]
-        again = {"function_id": f"{tag}::echo", "payload": [1]}
-        assert caller.trigger(again, policy=POLICY.replace(ready_timeout=15.0)) == [1]
+        again = {"function_id": f"{tag}::echo", "payload": {"order": "b"}}
+        assert caller.trigger(again, policy=POLICY.replace(ready_timeout=15.0)) == "b"
 
     @pytest.mark.skipif(SDK.receive_limit <= 1 << 20, reason="this SDK's workers die of 5 MB")
     def test_a_payload_of_five_megabytes_goes_through(
