@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import iii_resilience.guards.kept as kept_room
 from iii_resilience import Breaker, Budget, Bulkhead
 from iii_resilience.guards.breaker import CircuitState, Rejection, Ticket
 from iii_resilience.guards.budget import BudgetWindow
@@ -274,3 +275,17 @@ def test_the_states_are_the_same_objects_for_old_and_new_holders(
             gate = before.gate_for("f")
             after.continues(before, 0.0)
             assert after.gate_for("f") is before.gate_for("f") is gate
+
+
+def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
+    budget, breaker = Budget(ratio=0.0, min_per_second=0.1, window=10.0), Breaker(min_calls=1)
+    window, circuit = budget.window_for("f"), breaker.circuit_for("f")
+    assert window.reserve(1.0)
+    ticket = circuit.admit(1.0)
+    assert isinstance(ticket, Ticket)
+    circuit.failed(ticket, 1.0, 0.1)
+    before = budget._windows._lock
+    kept_room._forked()  # what the interpreter calls there
+    assert window.available(1.0) == 1.0
+    assert circuit.state is CircuitState.CLOSED
+    assert budget._windows._lock is not before

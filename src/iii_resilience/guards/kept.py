@@ -87,5 +87,5 @@ def _forked() -> None:
         kept.forget()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=_forked)
+# Windows does not fork and has no such function: there a dict is made, and forgotten.
+getattr(os, "register_at_fork", dict)(after_in_child=_forked)
