@@ -175,12 +175,13 @@ class Calls:
 
 def sample(worker: Any, calls: Calls, began: float) -> Sample:
     """Count everything."""
-    done = sum(calls.codes.values())
+    codes = calls.codes.copy()
+    done = sum(codes.values())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Sample(
         at=time.monotonic() - began,
         calls=done,
-        failed=done - calls.codes["ok"] - calls.codes["cancelled"],
+        failed=done - codes["ok"] - codes["cancelled"],
         threads=threading.active_count(),
         tasks=len(asyncio.all_tasks(worker._loop)),  # noqa: SLF001 - nowhere else to look
         files=sum(1 for _ in Path("/proc/self/fd").iterdir()),
