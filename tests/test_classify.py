@@ -663,3 +663,15 @@ def test_import_is_cheap() -> None:
 def test_a_function_that_is_no_name_is_no_function(error: object) -> None:
     assert classify(error, function_id=None).function_id is None
     assert classify(3, function_id=3).function_id is None  # type: ignore[arg-type]
+
+
+def test_an_engine_that_refuses_the_worker_is_a_transient_failure_caused_by_auth() -> None:
+    error = NotConnectedError("closed at once")
+    assert classify(error).inner is None
+    error.refused = True
+    failure = classify(error)
+    assert (failure.code, failure.category) == ("NOT_CONNECTED", Category.TRANSIENT)
+    assert failure.execution is Execution.NOT_EXECUTED
+    assert failure.inner is not None
+    assert failure.inner.category is Category.AUTH
+    assert failure.remedy == failure.inner.remedy

@@ -187,3 +187,23 @@ def test_messages_never_reach_a_remedy() -> None:
         "TIMEOUT: secret",
     ):
         assert "secret" not in repr(failed(message))
+
+
+@pytest.mark.parametrize(
+    ("body", "execution"),
+    [
+        ({"code": "DEADLINE_PASSED", "function_id": "t::called"}, Execution.NOT_EXECUTED),
+        # Another function was not started: the called one ran, and called it.
+        ({"code": "DEADLINE_PASSED", "function_id": "t::other"}, Execution.EXECUTED),
+        ({"code": "DEADLINE_PASSED"}, Execution.EXECUTED),
+        ({"code": "OTHER", "note": "DEADLINE_PASSED", "function_id": "t::called"}, None),
+        ('{"DEADLINE_PASSED" is no JSON', None),
+    ],
+)
+def test_only_a_handler_that_refuses_the_called_function_proves_that_it_did_not_run(
+    body: dict[str, Any] | str, execution: Execution | None
+) -> None:
+    message = body if isinstance(body, str) else json.dumps({"type": "transient", **body})
+    error = {"code": "invocation_failed", "message": message}
+    assert classify(error, function_id="t::called").execution is (execution or Execution.EXECUTED)
+    assert classify(error).execution is Execution.EXECUTED, "nobody said what was called"

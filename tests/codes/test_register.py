@@ -9,7 +9,15 @@ import pytest
 
 from iii_resilience import codes
 from iii_resilience.classify import classify
-from iii_resilience.codes import Category, Code, Execution, find, register_codes, user_codes
+from iii_resilience.codes import (
+    Category,
+    Code,
+    Execution,
+    change_codes,
+    find,
+    register_codes,
+    user_codes,
+)
 from iii_resilience.errors import ConfigError
 
 
@@ -194,3 +202,16 @@ def test_registering_again_replaces() -> None:
     register_codes({"LEDGER_BUSY": "transient"})
     register_codes({"LEDGER_BUSY": "payload"})
     assert classify("LEDGER_BUSY").category is Category.PAYLOAD
+
+
+def test_the_rows_of_a_changed_file_replace_those_it_had() -> None:
+    register_codes([row("GONE"), row("KEPT"), row("TAKEN")])
+    register_codes([row("TAKEN", Category.TRANSIENT)])  # somebody else, in code
+    change_codes(
+        [row("GONE"), row("KEPT"), row("TAKEN"), row("NEVER_THERE")],
+        [row("KEPT", Category.AUTH), row("NEW")],
+    )
+    assert find("GONE") is None
+    assert find("KEPT") == row("KEPT", Category.AUTH)
+    assert find("NEW") == row("NEW")
+    assert find("TAKEN") == row("TAKEN", Category.TRANSIENT), "its row is not the file's any longer"

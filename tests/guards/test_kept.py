@@ -289,3 +289,18 @@ def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
     assert window.available(1.0) == 1.0
     assert circuit.state is CircuitState.CLOSED
     assert budget._windows._lock is not before
+
+
+def test_an_unused_budget_goes_by_its_new_numbers_at_once() -> None:
+    window = BudgetWindow(0.0, 10.0, 10.0)
+    window.retune(None, 0.0, 30.0, 60.0)
+    assert window.available(1.0) == 30.0
+
+
+def test_an_unused_circuit_goes_by_its_new_numbers_at_once() -> None:
+    circuit = Breaker(min_calls=20).circuit_for("f")
+    circuit.retune(None, 0.5, 60.0, 1, 10.0, 1, None)
+    ticket = circuit.admit(1.0)
+    assert isinstance(ticket, Ticket)
+    circuit.failed(ticket, 1.0, 0.1)
+    assert circuit.state is CircuitState.OPEN, "one call is enough now"
