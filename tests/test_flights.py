@@ -197,13 +197,13 @@ class TestCancelling:
     def test_a_call_lost_in_the_moment_of_its_departure_ends_too(self, client: Any) -> None:
         link = Link(client, sdk_of((0, 25, 0)))
         client.hangs = True
-        submit = link.flights._submit
+        run = link.flights.run
 
-        def lose_first(request: dict[str, Any], **how: Any) -> Any:
+        def lose_first(work: Any) -> Any:
             link.flights.lose()
-            return submit(request, **how)
+            return run(work)
 
-        link.flights._submit = lose_first  # type: ignore[method-assign]
+        link.flights.run = lose_first  # type: ignore[method-assign]
         with pytest.raises(ConnectionLostError):
             link.send(CALL, seconds=30.0)
 

@@ -129,7 +129,7 @@ class Flights:
         if not local:
             self._aboard[flight] = None
         try:
-            task = self._submit(request, local=local, gate=gate)
+            task = self.run(self._cancellable(request, local=local, gate=gate))
             flight.departs(task)
             while True:
                 try:
@@ -170,7 +170,7 @@ class Flights:
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (sdk-matrix, section 3).
-                task = self._submit(request, local=local, gate=gate)
+                task = self.run(self._cancellable(request, local=local, gate=gate))
                 task.add_done_callback(flight.arrived_elsewhere)
             return await answer
         finally:
@@ -190,9 +190,6 @@ class Flights:
         except RuntimeError:  # the loop was closed after the check
             work.close()
             raise NotConnectedError("this client was shut down; nothing was sent") from None
-
-    def _submit(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Future[Any]:
-        return self.run(self._cancellable(request, local=local, gate=gate))
 
     async def _guarded(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
         """The call, in a form that may be cancelled.

@@ -86,7 +86,7 @@ class Link:
         self.answered = False
         self.connections = Waiters()
         self.flights = Flights(
-            lambda: self.loop,
+            self._home,
             self._dispatch,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
@@ -101,6 +101,9 @@ class Link:
         self._was_connected = self.connected
         self._socket = getattr(client, "_ws", None)
         self._dead_since: float | None = None
+        loop = getattr(client, "_loop", None)
+        self._thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
+        self._own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         own = getattr(client, "_worker_namespace", None)
         inherited = own() if callable(own) else None
         self.namespace = inherited if isinstance(inherited, str) else None
@@ -133,19 +136,24 @@ class Link:
         Every SDK so far has a loop of its own, though no public way to it; one that does not show
         it (0.25 works on any loop) is called on a thread of this library.
         """
-        loop = getattr(self.client, "_loop", None)
-        return loop if isinstance(loop, asyncio.AbstractEventLoop) else substitute_loop()
+        return self._home()
+
+    def _home(self) -> asyncio.AbstractEventLoop:
+        return substitute_loop() if self._own_loop is None else self._own_loop
 
     @property
     def on_loop_thread(self) -> bool:
         """Whether this code runs on the SDK's thread, where a sync call would wait for itself."""
+        ident = self._thread_ident
+        if ident is not None and ident != threading.get_ident():
+            return False
+        # The ident of a thread that has ended may be another one's by now.
         return threading.current_thread() is getattr(self.client, "_thread", None)
 
     @property
     def ended(self) -> bool:
         """Whether the SDK's own loop has stopped: whatever is asked of it now would hang."""
-        loop = getattr(self.client, "_loop", None)
-        return isinstance(loop, asyncio.AbstractEventLoop) and not loop.is_running()
+        return not (self._own_loop is None or self._own_loop.is_running())
 
     @property
     def refused(self) -> bool:
@@ -204,6 +212,21 @@ class Link:
                 "the SDK has given up reconnecting to the engine (state: failed); nothing was "
                 "sent. Make a new client with iii.register_worker()"
             )
+
+    def seems_up(self) -> bool:
+        """Whether a call may be made without a wait, by a quick look.
+
+        Where it says no, `check_usable` and the waits say why; where it says yes, the SDK's loop
+        still looks closely at the moment of sending.
+        """
+        loop = self._own_loop
+        return (
+            not self.closed
+            and self._refusals < _REFUSALS
+            and (loop is None or loop.is_running())
+            and os.getpid() == self._pid
+            and self.client.get_connection_state() == "connected"
+        )
 
     def wait_connected(self, seconds: float) -> bool:
         """Wait until the SDK is connected.
@@ -326,8 +349,8 @@ class Link:
             self.flights.lose()
 
     def _stop_loop(self) -> None:
-        loop = getattr(self.client, "_loop", None)
-        if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+        loop = self._own_loop
+        if loop is not None and loop.is_running():
             # A moment later: whoever called this on that loop still has to hear of its end.
             tell(loop, loop.call_later, 0.01, loop.stop)
         thread = getattr(self.client, "_thread", None)

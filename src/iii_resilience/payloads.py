@@ -88,7 +88,7 @@ def check_payload(value: Any, *, what: str = "the payload") -> int:
             surrogate, an integer outside -2**63 … 2**64, nesting deeper than `DEEPEST`. The
             message names the place and no value.
     """
-    most = _flat_size(value)
+    most = flat_size(value)
     if most is not None:
         return most
     try:
@@ -103,7 +103,7 @@ def check_payload(value: Any, *, what: str = "the payload") -> int:
     return len(raw)
 
 
-def _flat_size(value: Any) -> int | None:  # noqa: C901 - one look a value, without calls
+def flat_size(value: Any) -> int | None:  # noqa: C901 - one look a value, without calls
     """An upper bound of the size of a small, flat object that is fine; None for any other value.
 
     Most payloads are such objects, and looking at each value is cheaper than writing them all.

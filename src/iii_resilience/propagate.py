@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -149,9 +149,8 @@ _inbound: contextvars.ContextVar[Inbound | None] = contextvars.ContextVar(
 )
 
 
-def inherited() -> Inbound | None:
-    """The call that the code running now handles, or None outside of handlers."""
-    return _inbound.get()
+inherited: Callable[[], Inbound | None] = _inbound.get
+"""The call that the code running now handles, or None outside of handlers."""
 
 
 @contextmanager

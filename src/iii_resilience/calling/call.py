@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from iii_resilience import propagate
 from iii_resilience.book import Selected
@@ -24,7 +24,7 @@ from iii_resilience.flights import Held
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.link import Link
 from iii_resilience.payloads import size_of
-from iii_resilience.propagate import Carried, outgoing
+from iii_resilience.propagate import METADATA_FIELD, Carried, outgoing
 from iii_resilience.run import CallRun, GiveUp
 from iii_resilience.shielded import Shield, shield_for
 
@@ -54,6 +54,7 @@ class Plan:
         function_id: The function.
 
     Attributes:
+        guarded: Whether there is a `shield`.
         key: What has to be registered for a call, or None where only the connection matters.
         window: The budget's count, or None where the policy has no budget.
         carries: Whether anything can travel beside the payload.
@@ -68,8 +69,11 @@ class Plan:
         own = function_id.startswith(ENGINE_OWN)
         self.key: Key | None = None if own else (link.namespace, function_id)
         self.carries = link.sdk.sends_metadata and not own
+        deadline = policy.deadline
+        # What a first attempt carries, where nothing but the policy bounds the call.
+        self.left_ms = None if deadline is None else int(1000 * deadline)
         self._scope = f"{selected.name}\0{function_id}"
-        self._guarded = policy.breaker is not None or policy.bulkhead is not None
+        self.guarded = policy.breaker is not None or policy.bulkhead is not None
         self.window: BudgetWindow | None = None
         if policy.budget is not None:
             self.window = policy.budget.window_for(self._scope)
@@ -84,9 +88,9 @@ class Plan:
             self.timeout_from = "the SDK's invocation_timeout_ms"
 
     @property
-    def shield(self) -> Shield | None:
-        """The breaker and bulkhead of the function, or None."""
-        return shield_for(self.policy, self.function_id, self._scope) if self._guarded else None
+    def shield(self) -> Shield:
+        """The breaker and bulkhead of the function; only where it is `guarded`."""
+        return cast("Shield", shield_for(self.policy, self.function_id, self._scope))
 
 
 class Call:
@@ -161,6 +165,19 @@ class Call:
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
+        if self._goes_at_once():
+            generation = self.ready.generation
+            fields, seconds = self._first_fields()
+            try:
+                result = self.link.flights.send(fields, seconds=seconds, gate=self)
+            except Held:
+                self._sent = False
+            except Exception as error:
+                self._learn_failure(error)
+                raise
+            else:
+                self._learn_success(generation)
+                return result
         key, generation, local = self._prepare()
         until = 0.0
         while True:
@@ -184,6 +201,19 @@ class Call:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
+        if self._goes_at_once():
+            generation = self.ready.generation
+            fields, seconds = self._first_fields()
+            try:
+                result = await self.link.flights.send_async(fields, seconds=seconds, gate=self)
+            except Held:
+                self._sent = False
+            except Exception as error:
+                self._learn_failure(error)
+                raise
+            else:
+                self._learn_success(generation)
+                return result
         key, generation, local = self._prepare()
         until = 0.0
         while True:
@@ -271,6 +301,43 @@ class Call:
         return f"its timeout was {self._timeout_ms} ms, from {self._timeout_from}"
 
     # The parts of an attempt.
+
+    def _goes_at_once(self) -> bool:
+        """Whether this is a first attempt like most: to a known function, with nothing to wait for.
+
+        The rest of such an attempt costs little beside the call itself.
+        """
+        if self.run is None and not self._local and not self._inherits:
+            key = self._key
+            if (key is None or self.ready.may_go(key)) and self.link.seems_up():
+                self._held_by = key
+                return True
+        return False
+
+    def _first_fields(self) -> tuple[dict[str, Any], float]:
+        """As `_next_fields`, for an attempt that `_goes_at_once`: no time has passed yet."""
+        request, plan = self.request, self.plan
+        if (
+            request.timeout_ms is not None
+            or request.action is not None
+            or "metadata" in request.fields
+            or self.idempotency_key is not None
+        ):
+            return self._next_fields()
+        self._sent = True
+        timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.left_ms
+        if left is not None and left < timeout:
+            timeout, source = left, _DEADLINE
+        milliseconds = self._timeout_ms = max(1, int(timeout))
+        self._timeout_from = source
+        fields = {**request.fields, "timeout_ms": milliseconds}
+        if plan.carries:
+            wire = {"attempt": 1}
+            if left is not None:
+                wire["left_ms"] = left
+                wire["deadline_unix_ms"] = int(1000 * time.time()) + left
+            fields["metadata"] = {METADATA_FIELD: wire}
+        return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""

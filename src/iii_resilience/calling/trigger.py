@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from iii_resilience import telemetry
-from iii_resilience.book import PolicyBook, Selected, default_book
+from iii_resilience.book import Edition, PolicyBook, Selected, default_book
 from iii_resilience.calling.call import Call, Plan
 from iii_resilience.calling.fallback import Handover, handover
 from iii_resilience.calling.ready import Readiness
@@ -40,7 +40,8 @@ class Caller:
     def __init__(self, link: Link, book: PolicyBook | None) -> None:
         self._link = link
         self._book = book
-        self._plans: dict[str, Plan] = {}
+        # One attribute, so that another thread never sees one edition with another one's plans.
+        self._plans: tuple[Edition | None, dict[str, Plan]] = (None, {})
         self.ready = Readiness(link)
 
     def trigger(
@@ -60,8 +61,8 @@ class Caller:
             )
         call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt
-        shield = call.plan.shield
-        if shield is not None:
+        if call.plan.guarded:
+            shield = call.plan.shield
             attempt = partial(shield.attempt, attempt, call.deadline_at)
         try:
             return attempt()
@@ -88,8 +89,8 @@ class Caller:
         """See `iii_resilience.client.Resilient.trigger_async`."""
         call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt_async
-        shield = call.plan.shield
-        if shield is not None:
+        if call.plan.guarded:
+            shield = call.plan.shield
             attempt = partial(shield.attempt_async, attempt, call.deadline_at)
         try:
             return await attempt()
@@ -119,7 +120,11 @@ class Caller:
         try:
             checked = read(request, link.sdk)
             function_id = checked.function_id
-            plan = self._plan(function_id, policy)
+            edition = (self._book if self._book is not None else default_book()).edition
+            of, plans = self._plans
+            plan = plans.get(function_id) if of is edition and policy is None else None
+            if plan is None:
+                plan = self._plan(edition, function_id, policy)
             if key is not None:
                 check_key(key)
                 if checked.action == "enqueue":
@@ -139,25 +144,21 @@ class Caller:
             call.accept_enqueued = True
         return call
 
-    def _plan(self, function_id: str, policy: str | RetryPolicy | None) -> Plan:
-        selected = self._select(function_id, policy)
-        if policy is not None:
-            return Plan(self._link, selected, function_id)
-        plan = self._plans.get(function_id)
-        if plan is None or not (plan.selected is selected or _same(plan.selected, selected)):
-            if len(self._plans) >= _PLANS_MOST:
-                self._plans.clear()
-            plan = self._plans[function_id] = Plan(self._link, selected, function_id)
-        return plan
-
-    def _select(self, function_id: str, policy: str | RetryPolicy | None) -> Selected:
+    def _plan(self, book: Edition, function_id: str, policy: str | RetryPolicy | None) -> Plan:
         if isinstance(policy, RetryPolicy):
-            return Selected("inline", policy)
-        book = (self._book if self._book is not None else default_book()).edition
+            return Plan(self._link, Selected("inline", policy), function_id)
         selected = book.for_function(function_id)
-        if policy is None:
-            return selected
-        return Selected(policy, book.policy(policy), selected.idempotent)
+        if policy is not None:
+            named = Selected(policy, book.policy(policy), selected.idempotent)
+            return Plan(self._link, named, function_id)
+        of, plans = self._plans
+        if of is not book:
+            plans = {}
+            self._plans = (book, plans)
+        if len(plans) >= _PLANS_MOST:
+            plans.clear()
+        plan = plans[function_id] = Plan(self._link, selected, function_id)
+        return plan
 
     # The fallback.
 
@@ -188,13 +189,6 @@ class Caller:
             error = failed
         other.failed(shown, error)
         return False, None
-
-
-def _same(one: Selected, other: Selected) -> bool:
-    """Whether two selections are of the same policy object; comparing its parts takes longer."""
-    return (
-        one.policy is other.policy and one.name == other.name and one.idempotent is other.idempotent
-    )
 
 
 def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:

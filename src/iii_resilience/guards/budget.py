@@ -70,7 +70,11 @@ class BudgetWindow:
             now: Monotonic time in seconds.
         """
         with self._lock:
-            self._calls[self._advance(now)] += 1
+            tick = int(now / self._width)
+            if tick == self._newest:  # as nearly always: nothing has grown old
+                self._calls[tick % (_BUCKETS + 1)] += 1
+            else:
+                self._calls[self._advance(now)] += 1
 
     def reserve(self, now: float) -> bool:
         """Reserve the permit for one retry.
