@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
-from processes import ECHO, Engine, Run, Worker, read_log
+from processes import CLOCK_TOLERANCE, ECHO, Engine, Run, Worker, read_log
 
 from iii_resilience import Backoff, Execution, RetryPolicy, classify, report_for, resilient
 from iii_resilience.client import Resilient
@@ -37,9 +37,9 @@ class Setting:
         timeout_ms: Timeout of each attempt.
     """
 
-    from_threads: int = 160
+    from_threads: int = 120
     from_tasks: int = 40
-    away: float = 2.0
+    away: float = 1.5
     deadline: float = 15.0
     timeout_ms: int = 1500
 
@@ -76,12 +76,14 @@ class Result:
         runs: What the worker did.
         handed: How often the SDK was handed each call.
         back: Whether a call succeeds after it all.
+        hardened: Whether the worker knows how long its callers wait.
     """
 
     told: list[Told]
     runs: list[Run]
     handed: Counter[str]
     back: bool
+    hardened: bool
 
     @property
     def codes(self) -> Counter[str]:
@@ -108,7 +110,8 @@ class Result:
         """Calls that ran although, or after, their caller was told that they had not.
 
         What the SDK was handed before the connection went may run later: an unwrapped worker does
-        not know that nobody waits. Then the caller was told that it may have run.
+        not know that nobody waits. Then the caller was told that it may have run. A hardened one
+        knows how long its caller waits, and starts nothing after that.
         """
         by_order = {told.order: told for told in self.told}
         ghosts = []
@@ -119,6 +122,8 @@ class Result:
             not_run = told.execution is Execution.NOT_EXECUTED
             after = run.at > told.ended + 0.1 and told.code is not None
             if not_run or (after and told.execution is not Execution.MAYBE_EXECUTED):
+                ghosts.append(run.order)
+            elif self.hardened and after and run.at > told.ended + 3 * CLOCK_TOLERANCE:
                 ghosts.append(run.order)
         return ghosts
 
@@ -170,17 +175,20 @@ OUTAGES: dict[str, Callable[[Engine, float], None]] = {
 }
 
 
-def run(outage: Callable[[Engine, float], None], setting: Setting, home: Path) -> Result:
+def run(
+    outage: Callable[[Engine, float], None], setting: Setting, home: Path, *, hardened: bool = False
+) -> Result:
     """One outage.
 
     Args:
         outage: What happens to the engine, once a third of the calls have ended.
         setting: How much is called.
         home: A directory for what the run leaves behind.
+        hardened: Whether the worker is to know how long its callers wait.
     """
     log = home / "runs.log"
     with Engine(home) as engine:
-        worker = Worker(engine.url, "target", log, home=home).register()
+        worker = Worker(engine.url, "target", log, home=home, hardened=hardened).register()
         options = InitOptions(
             worker_name="caller",
             otel={"enabled": False},
@@ -208,6 +216,7 @@ def run(outage: Callable[[Engine, float], None], setting: Setting, home: Path) -
                 read_log(log),
                 client.handed,
                 back.code is None,
+                hardened,
             )
         finally:
             calling.shutdown()

@@ -20,6 +20,8 @@ import attrs
 
 ECHO = "proof::echo"
 """An asynchronous function of every worker here: it writes down that it runs."""
+CLOCK_TOLERANCE = 0.1
+"""Of hardened workers, in seconds: here all processes read one clock."""
 PLAIN = "proof::plain"
 """The same, not asynchronous: it runs on a thread of the worker's."""
 
@@ -105,6 +107,7 @@ class Worker:
         home: What the process takes for the home directory.
         python: The interpreter, which has the SDK that the worker uses.
         prefix: What stands before the ``::`` of its functions' ids.
+        hardened: Whether its functions are registered through `resilient`.
     """
 
     def __init__(
@@ -116,8 +119,9 @@ class Worker:
         home: Path,
         python: str = sys.executable,
         prefix: str = "proof",
+        hardened: bool = False,
     ) -> None:
-        role = ["worker", url, name, str(log), prefix]
+        role = ["worker", url, name, str(log), prefix, "hardened" if hardened else "bare"]
         self._process = Process(role, home=home, python=python)
 
     def register(self) -> Self:
@@ -178,7 +182,7 @@ def _engine() -> None:
             print(json.dumps(answer), flush=True)
 
 
-def _worker(url: str, name: str, path: str, prefix: str) -> None:
+def _worker(url: str, name: str, path: str, prefix: str, how: str) -> None:
     from iii import InitOptions, register_worker
     from iii.iii_constants import ReconnectionConfig
 
@@ -206,6 +210,10 @@ def _worker(url: str, name: str, path: str, prefix: str) -> None:
         worker_name=name, otel={"enabled": False}, reconnection_config=reconnection
     )
     client: Any = register_worker(url, options)
+    if how == "hardened":
+        from iii_resilience import resilient
+
+        client = resilient(client, clock_tolerance=CLOCK_TOLERANCE)
     client.register_function(f"{prefix}::echo", echo)
     client.register_function(f"{prefix}::plain", plain)
     print("registered", flush=True)

@@ -351,6 +351,9 @@ class Link:
     def _stop_loop(self) -> None:
         loop = self._own_loop
         if loop is not None and loop.is_running():
+            transport = getattr(getattr(self.client, "_ws", None), "transport", None)
+            if isinstance(transport, asyncio.Transport):
+                tell(loop, transport.abort)  # it did not come to that itself
             # A moment later: whoever called this on that loop still has to hear of its end.
             tell(loop, loop.call_later, 0.01, loop.stop)
         thread = getattr(self.client, "_thread", None)
