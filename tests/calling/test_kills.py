@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import kills
 
-SHORT = kills.Setting(seconds=6.0)
+SHORT = kills.Setting(seconds=5.0)
 # The benchmark's bound is 1 %; here the machine may be busy with other things, and every call
 # that is on its way when the engine learns of a kill counts.
 MOST = 0.1
@@ -33,7 +33,7 @@ def test_with_a_queue_to_fall_back_to_none_fails_and_none_is_lost(tmp_path: Path
 
 def test_it_is_the_registered_wait_that_does_it(tmp_path: Path) -> None:
     """This is how the first test fails where the wait is missing."""
-    setting = attrs.evolve(SHORT, seconds=4.0)
+    setting = attrs.evolve(SHORT, seconds=3.0)
     result = kills.run(kills.CONTENDERS["resilient, registered wait off"], setting, tmp_path)
     assert result.kills >= 1
     assert result.share > MOST, result.codes

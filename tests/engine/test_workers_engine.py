@@ -265,6 +265,7 @@ class TestRollingDeploy:
             w.removesuffix(f"-{world.tag}") for w in set(world.effects()[0].values())
         }
 
+    @pytest.mark.long
     def test_without_a_keeper_the_function_is_lost_for_good(self, world: World) -> None:
         first = world.start("a", kept=False)
         until(lambda: world.owner() == "a")
@@ -280,6 +281,7 @@ class TestRollingDeploy:
                 {"function_id": world.function_id, "payload": {"key": "k"}}, idempotent=True
             )
 
+    @pytest.mark.long
     def test_with_a_queue_to_fall_back_on_no_call_fails_and_none_is_lost(
         self, world: World
     ) -> None:
@@ -348,8 +350,8 @@ def kill_in_turn(world: World, kills: int, pause: float) -> None:
 
 
 class TestKilledInTurn:
-    def test_four_times(self, world: World) -> None:
-        kill_in_turn(world, kills=4, pause=3.0)
+    def test_twice(self, world: World) -> None:
+        kill_in_turn(world, kills=2, pause=3.0)
 
     @pytest.mark.long
     def test_twenty_times_in_a_minute(self, world: World) -> None:

@@ -25,6 +25,7 @@ def verdict_of(*phases: str) -> Verdict:
 
 
 class TestVerdict:
+    @pytest.mark.long  # `make demo` shows the same, and every run of CI makes it
     @pytest.mark.timeout(240)
     def test_it_holds_for_every_fault(self) -> None:
         result = run_demo(WithLibrary, None, print)
