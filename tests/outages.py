@@ -121,9 +121,7 @@ class Result:
                 continue
             not_run = told.execution is Execution.NOT_EXECUTED
             after = run.at > told.ended + 0.1 and told.code is not None
-            if not_run or (after and told.execution is not Execution.MAYBE_EXECUTED):
-                ghosts.append(run.order)
-            elif self.hardened and after and run.at > told.ended + 3 * CLOCK_TOLERANCE:
+            if not_run or (after and told.execution is not Execution.MAYBE_EXECUTED) or (self.hardened and after and run.at > told.ended + 3 * CLOCK_TOLERANCE):
                 ghosts.append(run.order)
         return ghosts
 
