@@ -120,8 +120,10 @@ class Result:
             if told is None:
                 continue
             not_run = told.execution is Execution.NOT_EXECUTED
-            after = run.at > told.ended + 0.1 and told.code is not None
-            if not_run or (after and told.execution is not Execution.MAYBE_EXECUTED) or (self.hardened and after and run.at > told.ended + 3 * CLOCK_TOLERANCE):
+            after = told.code is not None and run.at > told.ended + 0.1
+            untold = after and told.execution is not Execution.MAYBE_EXECUTED
+            unwaited = self.hardened and after and run.at > told.ended + 3 * CLOCK_TOLERANCE
+            if not_run or untold or unwaited:
                 ghosts.append(run.order)
         return ghosts
 
