@@ -80,10 +80,6 @@ def test_defining_a_queue_over_the_wire(engine: LoopbackEngine, caller: Raw) -> 
     define = {"queue": "jobs", "config": {"max_retries": 1}}
     assert caller.ask("queue::define", define)["result"] == {"queue": "jobs", "changed": True}
     assert caller.ask("queue::define", define)["result"] == {"queue": "jobs", "changed": False}
-    for config in ({"max_retry": 1}, {"max_retries": "1"}, {"max_retries": -1}, {"type": "lifo"}):
-        code, message = error_of(caller.ask("queue::define", {"queue": "jobs", "config": config}))
-        assert code == "invocation_failed"
-        assert message.startswith("handler error: ")
     entry = caller.ask("configuration::get", {"id": "queue"})["result"]["value"]
     assert entry["queue_configs"]["jobs"] == {
         "max_retries": 1,
@@ -94,6 +90,72 @@ def test_defining_a_queue_over_the_wire(engine: LoopbackEngine, caller: Raw) -> 
         "poll_interval_ms": 100,
         "redeliver_on_engine_restart": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"config": {"max_retry": 1}}, "serialization error: unknown field `max_retry`"),
+        ({"config": {"max_retries": "1"}}, "serialization error: "),
+        ({"config": {"max_retries": -1}}, "serialization error: "),
+        ({"retries": 1}, "serialization error: unknown field `retries`, expected one of `queue`"),
+        ({"config": {"type": "lifo"}}, "handler error: queue 'jobs' type must be either "),
+        ({"config": {"type": "fifo"}}, "handler error: queue 'jobs' with type 'fifo' requires "),
+        ({"config": {"timeout_ms": 0}}, "handler error: queue 'jobs' timeout_ms must be greater "),
+        ({"config": {"poll_interval_ms": 0}}, "handler error: queue 'jobs' poll_interval_ms must"),
+        ({"queue": " "}, "handler error: queue name is required"),
+    ],
+)
+def test_a_definition_that_is_wrong_is_refused_in_the_workers_words(
+    engine: LoopbackEngine, caller: Raw, request_: dict[str, Any], message: str
+) -> None:
+    code, said = error_of(caller.ask("queue::define", {"queue": "jobs", **request_}))
+    assert code == "invocation_failed"
+    assert said.startswith(message)
+    assert caller.ask("engine::queue::list_topics", {})["result"] == []
+
+
+def test_a_queues_name_is_trimmed(engine: LoopbackEngine, caller: Raw) -> None:
+    engine.define_queue("jobs")
+    assert caller.ask("queue::define", {"queue": " jobs "})["result"] == {
+        "queue": "jobs",
+        "changed": False,
+    }
+
+
+def test_queues_are_listed_as_topics(engine: LoopbackEngine, caller: Raw) -> None:
+    for name in ("zebra", "ant"):
+        engine.define_queue(name)
+    assert caller.ask("engine::queue::list_topics", {})["result"] == [
+        {"name": name, "broker_type": "builtin", "subscriber_count": 0} for name in ("ant", "zebra")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function_id", "data", "message"),
+    [
+        ("iii::queue::redrive", {"queue": ""}, "handler error: Queue name is required"),
+        ("iii::queue::redrive", {}, "serialization error: missing field `queue`"),
+        (
+            "iii::queue::discard_message",
+            {"queue": "jobs", "message_id": ""},
+            "handler error: Message ID is required",
+        ),
+        ("engine::queue::topic_stats", {}, "serialization error: missing field `topic`"),
+        ("engine::queue::topic_stats", {"topic": ""}, "handler error: topic is required"),
+        (
+            "engine::queue::dlq_messages",
+            {"topic": "jobs", "limit": -1},
+            "serialization error: invalid value",
+        ),
+    ],
+)
+def test_a_question_that_is_wrong_is_refused(
+    engine: LoopbackEngine, caller: Raw, function_id: str, data: dict[str, Any], message: str
+) -> None:
+    code, said = error_of(caller.ask(function_id, data))
+    assert code == "invocation_failed"
+    assert said.startswith(message)
 
 
 def test_a_missing_function_is_waited_for_and_holds_a_slot(
@@ -185,8 +247,8 @@ def test_dead_letters_are_redriven_and_discarded(
     fail(worker, delivery)
     engine.wait_queue_idle("jobs")
     (letter,) = engine.dead_letters("jobs")
-    # Its attempts began anew, under another id.
-    assert (letter["retries"], letter["id"] == third) == (1, False)
+    # Its attempts began anew, under the same id.
+    assert (letter["retries"], letter["id"]) == (1, third)
 
 
 def test_a_target_that_leaves_costs_an_attempt(engine: LoopbackEngine, caller: Raw) -> None:
@@ -315,6 +377,77 @@ def test_redefining_a_queue_delivers_again_what_is_in_flight(
     engine.wait_queue_idle("jobs")
 
 
+def test_defining_a_queue_as_it_is_or_another_one_delivers_nothing_again(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs", max_retries=5)
+    worker.register("jobs::do")
+    engine.wait_registered("jobs::do")
+    enqueue(caller, "jobs", {"n": 1})
+    delivery = worker.hear()
+    engine.define_queue("jobs", max_retries=5)
+    engine.define_queue("other")
+    engine.define_queue("other", max_retries=1)
+    assert worker.silent()
+    worker.answer(delivery)
+    engine.wait_queue_idle("jobs")
+
+
+def test_a_change_of_the_configuration_entry_delivers_again_for_every_queue(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs")
+    engine.define_queue("other")
+    worker.register("jobs::do")
+    engine.wait_registered("jobs::do")
+    enqueue(caller, "jobs", {"n": 1})
+    worker.hear()
+    value = caller.ask("configuration::get", {"id": "queue"})["result"]["value"]
+
+    def change() -> Any:
+        return caller.ask("configuration::set", {"id": "queue", "value": value})
+
+    change()
+    assert worker.silent(), "nothing has changed"
+    value["queue_configs"]["other"]["max_retries"] = 9
+    change()
+    worker.answer(worker.hear())
+    engine.wait_queue_idle("jobs")
+    value["queue_configs"]["other"]["max_retry"] = 9
+    assert error_of(change())[0] == "SCHEMA_INVALID"
+
+
+def test_a_queue_that_is_taken_out_of_the_entry_keeps_what_it_holds(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs")
+    enqueue(caller, "jobs", {"n": 1})
+    value = caller.ask("configuration::get", {"id": "queue"})["result"]["value"]
+    caller.ask("configuration::set", {"id": "queue", "value": {**value, "queue_configs": {}}})
+    assert "is not defined" in error_of(enqueue(caller, "jobs"))[1]
+    assert caller.ask("engine::queue::list_topics", {})["result"] == []
+    worker.register("jobs::do")
+    assert worker.silent()
+    engine.define_queue("jobs")
+    worker.answer(worker.hear())
+    engine.wait_queue_idle("jobs")
+
+
+def test_what_a_message_was_enqueued_with_stands_in_its_dead_letter(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue("jobs", max_retries=0, backoff_ms=7)
+    enqueue(caller, "jobs")
+    engine.define_queue("jobs", max_retries=1, backoff_ms=100_000)
+    worker.register("jobs::do")
+    fail(worker, worker.hear())
+    fail(worker, worker.hear())
+    engine.wait_queue_idle("jobs")
+    (letter,) = engine.dead_letters("jobs")
+    assert letter["retries"] == 2
+    assert (letter["payload"]["max_retries"], letter["payload"]["backoff_ms"]) == (0, 7)
+
+
 def test_a_fifo_queue_is_serial_within_a_group_and_retries_in_place(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
@@ -334,13 +467,28 @@ def test_a_fifo_queue_is_serial_within_a_group_and_retries_in_place(
     assert last["data"]["n"] == 2
     worker.answer(last)
     engine.wait_queue_idle("jobs")
-    # A group may be any value; without one a message is accepted and never delivered.
-    enqueue(caller, "jobs", {"order": ["c"], "n": 4})
-    worker.answer(worker.hear())
+
+
+def test_without_a_group_a_fifo_message_dies_undelivered(
+    engine: LoopbackEngine, caller: Raw, worker: Raw
+) -> None:
+    engine.define_queue(
+        "jobs", type="fifo", message_group_field="order", max_retries=1, backoff_ms=1
+    )
+    worker.register("jobs::do")
+    engine.wait_registered("jobs::do")
+    lost: list[Any] = [{"n": 1}, {"order": ""}, {"order": None}, {"order": True}, {"order": ["c"]}]
+    for data in [*lost, [1]]:
+        enqueue(caller, "jobs", data)
+    for group in ("c", 0, 1.5):
+        enqueue(caller, "jobs", {"order": group})
+    for _ in range(3):
+        worker.answer(worker.hear())
     engine.wait_queue_idle("jobs")
-    enqueue(caller, "jobs", {"n": 5})
     assert worker.silent()
-    assert engine.queue_depth("jobs") == 1
+    letters = engine.dead_letters("jobs")
+    assert [letter["payload"]["data"] for letter in letters] == [*lost, [1]]
+    assert {letter["retries"] for letter in letters} == {2}
 
 
 def test_faults_meet_deliveries_only_when_asked_to(
@@ -371,10 +519,10 @@ def test_waiting_for_a_queue_says_where_its_messages_stand(
 @pytest.mark.parametrize(
     ("settings", "error", "complaint"),
     [
-        ({"retries": 1}, ValueError, "unknown field `retries`, expected one of max_retries"),
+        ({"retries": 1}, ValueError, "unknown field `retries`, expected one of `max_retries`"),
         ({"max_retries": 1.5}, TypeError, "max_retries is a whole number, not 1.5"),
-        ({"concurrency": 0}, ValueError, "concurrency is from 1 on"),
-        ({"type": "fifo"}, ValueError, "a fifo queue needs message_group_field"),
+        ({"concurrency": 0}, ValueError, "concurrency must be greater than zero"),
+        ({"type": "fifo"}, ValueError, "fifo' requires message_group_field"),
         ({"redeliver_on_engine_restart": 1}, TypeError, "is true or false, not 1"),
     ],
 )

@@ -14,9 +14,11 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 import attrs
+from attrs.validators import optional
 
 #: What every dead letter gives as its reason, whatever the handler said.
 DEAD_LETTER_ERROR: Final = "function call failed"
+_U8: Final = 2**8 - 1
 _U32: Final = 2**32 - 1
 _U64: Final = 2**64 - 1
 
@@ -37,13 +39,23 @@ def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
 
 
 def _kind(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is a string, not {value!r}")
     if value not in {"standard", "fifo"}:
-        raise ValueError(f"{attribute.name} is 'standard' or 'fifo', not {value!r}")
+        raise Refusal(f"{attribute.name} must be either 'standard' or 'fifo'")
 
 
 def _text_or_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, str):
+    if value is None:
+        return
+    if not isinstance(value, str):
         raise TypeError(f"{attribute.name} is a string, not {value!r}")
+    if not value.strip():
+        raise Refusal(f"{attribute.name} must not be empty")
+
+
+class Refusal(ValueError):  # noqa: N818 - as the worker refuses it
+    """A setting that can be read, and that the queue worker refuses, in its own words."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +71,8 @@ class QueueConfig:
         backoff_ms: The delay before the first retry, in milliseconds; it doubles each time.
         poll_interval_ms: Taken and kept; retries here are on time to the millisecond.
         redeliver_on_engine_restart: Whether deliveries in flight run again after a restart.
+        max_priority: Taken and kept; only a queue worker on RabbitMQ heeds it.
+        priority_field: Taken and kept, like it.
     """
 
     max_retries: int = attrs.field(default=3, validator=_count(_U32))
@@ -69,12 +83,15 @@ class QueueConfig:
     backoff_ms: int = attrs.field(default=1000, validator=_count(_U64))
     poll_interval_ms: int = attrs.field(default=100, validator=_count(_U64))
     redeliver_on_engine_restart: bool = attrs.field(default=False, validator=_flag)
+    max_priority: int | None = attrs.field(default=None, validator=optional(_count(_U8)))
+    priority_field: str | None = attrs.field(default=None, validator=_text_or_none)
 
     def __attrs_post_init__(self) -> None:
-        if self.type == "fifo" and not self.message_group_field:
-            raise ValueError("a fifo queue needs message_group_field")
-        if self.concurrency < 1:
-            raise ValueError("concurrency is from 1 on")
+        for name in ("concurrency", "timeout_ms", "poll_interval_ms", "max_priority"):
+            if getattr(self, name) == 0:
+                raise Refusal(f"{name} must be greater than zero")
+        if self.type == "fifo" and self.message_group_field is None:
+            raise Refusal("with type 'fifo' requires message_group_field")
 
     @classmethod
     def read(cls, settings: object) -> QueueConfig:
@@ -82,7 +99,8 @@ class QueueConfig:
 
         Raises:
             TypeError: A value of a wrong type, or no mapping.
-            ValueError: An unknown name, or a value that is not allowed.
+            ValueError: An unknown name, or a value that is not allowed; a `Refusal` where the
+                queue worker can read it.
         """
         if settings is None:
             return cls()
@@ -91,7 +109,8 @@ class QueueConfig:
         names = [attribute.name for attribute in attrs.fields(cls)]
         for name in settings:
             if name not in names:
-                raise ValueError(f"unknown field `{name}`, expected one of {', '.join(names)}")
+                expected = ", ".join(f"`{known}`" for known in names)
+                raise ValueError(f"unknown field `{name}`, expected one of {expected}")
         return cls(**settings)
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,6 +138,9 @@ class Message:
         namespace: Where the function is looked for.
         traceparent: The enqueuer's trace, or None.
         baggage: The enqueuer's baggage, with the function's id.
+        max_retries: What the queue's setting was when it was enqueued; its dead letter says so.
+        backoff_ms: The same; this one it is retried by.
+        id: What its dead letter is called, each time it becomes one.
         enqueued_at: When, as `time.time()`.
         attempts: Deliveries that have failed.
         standing: Where it stands.
@@ -132,6 +154,9 @@ class Message:
     namespace: str | None
     traceparent: str | None
     baggage: str | None
+    max_retries: int
+    backoff_ms: int
+    id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
     enqueued_at: float = attrs.field(factory=time.time)
     attempts: int = 0
     standing: Standing = Standing.READY
@@ -155,6 +180,8 @@ class Queue:
         config: Its settings.
         messages: What is in it, oldest first.
         dead: Dead letters by id, oldest first, each with its message.
+        defined: Whether it stands in the configuration. One that was taken out delivers nothing
+            and takes nothing, and goes on with what it holds when it is defined again.
         delivered: How many deliveries succeeded.
         failed: How many messages became dead letters.
     """
@@ -165,6 +192,7 @@ class Queue:
     dead: dict[str, tuple[dict[str, Any], Message]] = attrs.field(factory=dict)
     delivered: int = 0
     failed: int = 0
+    defined: bool = True
 
     @property
     def depth(self) -> int:
@@ -187,16 +215,21 @@ class Queue:
             if self.config.type == "standard":
                 return message
             group = self.group(message)
-            # Without a group a message was accepted and never delivered.
-            if group is not None and group not in taken:
+            if group is None or group not in taken:
                 return message
         return None
 
+    def deliverable(self, message: Message) -> bool:
+        """Whether a message may be given to its function: not without a group in a fifo queue."""
+        return self.config.type == "standard" or self.group(message) is not None
+
     def group(self, message: Message) -> str | None:
-        """The group of a message in a fifo queue, or None where it has none."""
+        """The group of a message in a fifo queue: a text that is not empty, or a number."""
         field = self.config.message_group_field
         value = message.data.get(field) if isinstance(message.data, dict) else None
-        return None if value is None or value == "" else json.dumps(value, sort_keys=True)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return None
+        return str(value) or None
 
     def bury(self, message: Message) -> None:
         """Makes a message a dead letter."""
@@ -206,15 +239,14 @@ class Queue:
             "function_id": message.function_id,
             "data": message.data,
             "message_id": message.receipt,
-            "max_retries": self.config.max_retries,
-            "backoff_ms": self.config.backoff_ms,
+            "max_retries": message.max_retries,
+            "backoff_ms": message.backoff_ms,
             "baggage": message.baggage,
             "priority": None,
             "traceparent": message.traceparent,
         }
-        letter_id = str(uuid.uuid4())
         record = {
-            "id": letter_id,
+            "id": message.id,
             "error": DEAD_LETTER_ERROR,
             # The time of enqueueing, not of failing, in milliseconds.
             "failed_at": int(message.enqueued_at * 1000),
@@ -224,7 +256,7 @@ class Queue:
             ),
             "payload": payload,
         }
-        self.dead[letter_id] = (record, message)
+        self.dead[message.id] = (record, message)
 
     def revive(self, letter_id: str) -> bool:
         """Puts a dead letter back, its attempts forgotten; whether there was one."""

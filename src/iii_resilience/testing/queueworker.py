@@ -1,6 +1,6 @@
 """The queue worker that `Enqueue` needs, built into the engine: delivers, retries, buries.
 
-Knows nothing of connections. It stands for the standalone queue worker as it was seen beside
+Knows nothing of connections. It stands for the standalone queue worker 0.21 as it was seen beside
 engine 0.23: it is a worker of its own, so its messages outlive a restart of the engine, and a
 delivery that was in flight then stays stuck until its timeout.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from iii_resilience.testing.configuration import Configuration
 from iii_resilience.testing.engine import Engine
-from iii_resilience.testing.queues import Message, Queue, QueueConfig, Standing
+from iii_resilience.testing.queues import Message, Queue, QueueConfig, Refusal, Standing
 from iii_resilience.testing.reception import ENQUEUE
 from iii_resilience.testing.records import BuiltinError, Outcome
 from iii_resilience.testing.registry import Builtin, Request, Worker
@@ -101,18 +101,21 @@ class QueueWorker:
     def define(self, name: str, config: QueueConfig) -> bool:
         """Defines a queue or changes it; returns whether that changed anything.
 
-        What a queue has in flight is delivered again at once, beside the handlers that run.
+        What a queue that changes has in flight is delivered again at once, beside the handlers
+        that run; the other queues go on.
         """
+        name = name.strip()
         queue = self._queues.get(name)
-        changed = queue is None or queue.config != config
+        if queue is not None and queue.defined and queue.config == config:
+            return False
         if queue is None:
             self._queues[name] = Queue(name, config)
         else:
-            queue.config = config
+            queue.config, queue.defined = config, True
             self._deliver_again(queue)
         if self._worker is not None:
             self._configuration.provide(ENTRY, "Queue worker", self._settings(), self._reconfigured)
-        return changed
+        return True
 
     def registrations_changed(self) -> None:
         """A function may have come for which a message waits."""
@@ -138,15 +141,15 @@ class QueueWorker:
 
     def _enqueue(self, request: Request) -> dict[str, str]:
         data = request.data
-        name = _named(data, "queue")
+        name = _named(data, "queue").strip()
         if not name:
             raise ValueError("queue is required")
         queue = self._queues.get(name)
-        if queue is None:
+        if queue is None or not queue.defined:
             text = f"queue '{name}' is not defined; call queue::define before enqueueing"
             raise ValueError(text)
         if "data" not in data:
-            raise ValueError("missing field `data`")
+            raise _Unreadable("missing field `data`")
         message = Message(
             receipt=_named(data, "messageReceiptId"),
             function_id=_named(data, "function_id"),
@@ -154,6 +157,8 @@ class QueueWorker:
             namespace=data.get("namespace"),
             traceparent=data.get("traceparent"),
             baggage=data.get("baggage"),
+            max_retries=queue.config.max_retries,
+            backoff_ms=queue.config.backoff_ms,
         )
         queue.messages.append(message)
         # The receipt goes out before the delivery does.
@@ -161,17 +166,24 @@ class QueueWorker:
         return {"messageReceiptId": message.receipt}
 
     def _define(self, request: Request) -> dict[str, Any]:
-        name = _named(request.data, "queue")
-        if not name:
-            raise ValueError("queue is required")
+        known = ("queue", "config", "_caller_worker_id")
         for field in request.data:
-            if field not in {"queue", "config", "_caller_worker_id"}:
-                raise ValueError(f"unknown field `{field}`, expected `queue` or `config`")
-        config = QueueConfig.read(request.data.get("config"))
+            if field not in known:
+                expected = ", ".join(f"`{name}`" for name in known)
+                raise _Unreadable(f"unknown field `{field}`, expected one of {expected}")
+        name = _named(request.data, "queue").strip()
+        try:
+            config = QueueConfig.read(request.data.get("config"))
+        except Refusal as refusal:
+            raise ValueError(f"queue '{name}' {refusal}") from None
+        except (TypeError, ValueError) as error:
+            raise _Unreadable(str(error)) from None
+        if not name:
+            raise ValueError("queue name is required")
         return {"queue": name, "changed": self.define(name, config)}
 
     def _redrive(self, request: Request) -> dict[str, Any]:
-        name = _named(request.data, "queue", "topic")
+        name = _filled(_named(request.data, "queue", "topic"), "Queue name")
         queue = self._queues.get(name)
         letters = [] if queue is None else list(queue.dead)
         redriven = sum(queue.revive(letter) for letter in letters) if queue is not None else 0
@@ -180,7 +192,7 @@ class QueueWorker:
         return {"queue": name, "redriven": redriven}
 
     def _redrive_message(self, request: Request) -> dict[str, Any]:
-        name, letter = _named(request.data, "queue", "topic"), _named(request.data, "message_id")
+        name, letter = _one_letter(request)
         queue = self._queues.get(name)
         redriven = queue is not None and queue.revive(letter)
         if queue is not None:
@@ -188,23 +200,20 @@ class QueueWorker:
         return {"message_id": letter, "queue": name, "redriven": int(redriven)}
 
     def _discard_message(self, request: Request) -> dict[str, Any]:
-        name, letter = _named(request.data, "queue", "topic"), _named(request.data, "message_id")
+        name, letter = _one_letter(request)
         queue = self._queues.get(name)
         gone = queue is not None and queue.dead.pop(letter, None) is not None
         return {"message_id": letter, "queue": name, "redriven": int(gone)}
 
     def _list_topics(self, _: Request) -> list[dict[str, Any]]:
         return [
-            {
-                "name": queue.name,
-                "broker_type": "function_queue",
-                "subscriber_count": queue.config.concurrency,
-            }
-            for queue in self._queues.values()
+            {"name": name, "broker_type": "builtin", "subscriber_count": 0}
+            for name, queue in sorted(self._queues.items())
+            if queue.defined
         ]
 
     def _topic_stats(self, request: Request) -> dict[str, Any]:
-        queue = self._queues.get(_named(request.data, "topic", "queue"))
+        queue = self._queues.get(_filled(_named(request.data, "topic", "queue"), "topic"))
         return {
             "config": None,
             "consumer_count": 0,
@@ -216,13 +225,13 @@ class QueueWorker:
 
     def _dlq_topics(self, _: Request) -> list[dict[str, Any]]:
         return [
-            {"broker_type": "builtin", "message_count": len(queue.dead), "topic": queue.name}
-            for queue in self._queues.values()
-            if queue.dead
+            {"broker_type": "builtin", "message_count": len(queue.dead), "topic": name}
+            for name, queue in sorted(self._queues.items())
+            if queue.defined and queue.dead
         ]
 
     def _dlq_messages(self, request: Request) -> list[dict[str, Any]]:
-        queue = self._queues.get(_named(request.data, "topic", "queue"))
+        queue = self._queues.get(_filled(_named(request.data, "topic", "queue"), "topic"))
         offset = _page_number(request.data, "offset", 0)
         limit = _page_number(request.data, "limit", _PAGE)
         letters = [] if queue is None else [record for record, _ in queue.dead.values()]
@@ -231,22 +240,33 @@ class QueueWorker:
     # Deliveries.
 
     def _settings(self) -> dict[str, Any]:
-        return {"queue_configs": {name: q.config.as_dict() for name, q in self._queues.items()}}
+        configs = {
+            name: queue.config.as_dict()
+            for name, queue in sorted(self._queues.items())
+            if queue.defined
+        }
+        return {"adapter": {"name": "builtin"}, "queue_configs": configs}
 
     def _reconfigured(self, value: Any) -> None:
+        """Takes new settings; where they change anything, every queue delivers again."""
         configs = value.get("queue_configs") if isinstance(value, dict) else None
         try:
             read = {
                 name: QueueConfig.read(settings)
                 for name, settings in (configs if isinstance(configs, dict) else {}).items()
             }
+        except Refusal:
+            return  # its schema lets this through: it says so in its log and goes on as before
         except (TypeError, ValueError) as error:
             message = f"schema validation failed: {error}"
             raise BuiltinError("SCHEMA_INVALID", message) from None
+        if read == {name: q.config for name, q in self._queues.items() if q.defined}:
+            return
         for name, config in read.items():
             queue = self._queues.setdefault(name, Queue(name, config))
             queue.config = config
-        for queue in self._queues.values():
+        for name, queue in self._queues.items():
+            queue.defined = name in read
             self._deliver_again(queue)
 
     def _deliver_again(self, queue: Queue) -> None:
@@ -266,16 +286,19 @@ class QueueWorker:
                 self._later(left, message, lambda: self._fail(queue, message))
 
     def _pump(self, queue: Queue) -> None:
-        while self._worker is not None:
+        while self._worker is not None and queue.defined:
             message = queue.next_ready()
             if message is None:
                 break
+            if not queue.deliverable(message):
+                self._fail(queue, message)
+                continue
             message.move(Standing.WAITING)
             self._start(queue, message)
         self._changed()
 
     def _start(self, queue: Queue, message: Message) -> None:
-        if self._worker is None or not self._present(message):
+        if self._worker is None or not queue.defined or not self._present(message):
             return
         timeout = queue.config.timeout_ms / 1000
         turn = message.move(Standing.RUNNING, timeout)
@@ -313,7 +336,7 @@ class QueueWorker:
             message.turn += 1
             queue.bury(message)
         else:
-            delay = queue.config.backoff_ms * 2 ** (message.attempts - 1) / 1000
+            delay = message.backoff_ms * 2 ** (message.attempts - 1) / 1000
             message.move(Standing.BACKOFF, delay)
             self._later(delay, message, lambda: self._retry(queue, message))
         self._host.later(0, lambda: self._pump(queue))
@@ -341,16 +364,31 @@ def _named(data: Any, *names: str) -> str:
         value = data.get(name) if isinstance(data, dict) else None
         if value is not None:
             if not isinstance(value, str):
-                raise TypeError(f"invalid type in `{name}`, expected a string")
+                raise _Unreadable(f"invalid type in `{name}`, expected a string")
             return value
-    raise ValueError(f"missing field `{names[0]}`")
+    raise _Unreadable(f"missing field `{names[0]}`")
+
+
+def _filled(value: str, what: str) -> str:
+    if not value:
+        raise ValueError(f"{what} is required")
+    return value
+
+
+def _one_letter(request: Request) -> tuple[str, str]:
+    name, letter = _named(request.data, "queue", "topic"), _named(request.data, "message_id")
+    return _filled(name, "Queue name"), _filled(letter, "Message ID")
 
 
 def _page_number(data: dict[str, Any], name: str, default: int) -> int:
     value = data.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"invalid value in `{name}`, expected a number from 0 on")
+        raise _Unreadable(f"invalid value in `{name}`, expected a number from 0 on")
     return value
+
+
+class _Unreadable(Exception):  # noqa: N818 - a request that is not of the function's form
+    pass
 
 
 def _in_its_words(builtin: Builtin) -> Builtin:
@@ -359,7 +397,9 @@ def _in_its_words(builtin: Builtin) -> Builtin:
     def run(request: Request) -> Any:
         try:
             return builtin(request)
-        except (TypeError, ValueError) as error:
+        except _Unreadable as error:
+            raise BuiltinError("invocation_failed", f"serialization error: {error}") from None
+        except ValueError as error:
             raise BuiltinError("invocation_failed", f"handler error: {error}") from None
 
     return run
