@@ -619,12 +619,12 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a queue without time",
         queue("timeout_ms: 0"),
-        ["3:7: queues.q.timeout_ms: must be a whole number of milliseconds above 0, got 0"],
+        ["3:7: queues.q.timeout_ms: must be a whole number of milliseconds at least 1, got 0"],
     ),
     (
         "a queue in seconds",
         queue("timeout_ms: 1.5"),
-        ["3:7: queues.q.timeout_ms: must be a whole number of milliseconds above 0, got 1.5"],
+        ["3:7: queues.q.timeout_ms: must be a whole number of milliseconds at least 1, got 1.5"],
     ),
     (
         "an unknown type of queue",

@@ -74,7 +74,9 @@ def policies(draw: st.DrawFn) -> Policy:
 @st.composite
 def queues(draw: st.DrawFn) -> dict[str, Queue]:
     made = {}
-    for name in draw(st.lists(NAMES, max_size=2, unique=True)):
+    for name in draw(
+        st.lists(NAMES.filter(lambda name: name == name.strip()), max_size=2, unique=True)
+    ):
         group = draw(st.none() | NAMES)
         made[name] = Queue(
             name,

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from engine_fixtures import connect, engine
 from iii import InvocationError
+from real_sdk import needs
 
 from iii_resilience import NotConnectedError, Queue, ensure_queue, resilient
-from iii_resilience.testing import LoopbackEngine
+from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = ["connect", "engine"]
 
@@ -162,3 +163,109 @@ def test_a_name_and_one_way_of_giving_settings_are_needed() -> None:
         ensure_queue(object(), "")
     with pytest.raises(TypeError, match="either a Queue or its name and fields"):
         ensure_queue(object(), Queue("jobs"), max_retries=1)
+
+
+@pytest.mark.parametrize("name", [" jobs", "jobs\n", " "])
+def test_a_name_that_the_queue_worker_would_trim_is_refused(name: str) -> None:
+    # Trimmed, it may be the name of another queue, which would be defined again.
+    with pytest.raises(ValueError, match=r"Queue\.name"):
+        Queue(name)
+    with pytest.raises(ValueError, match=r"Queue\.name"):
+        ensure_queue(object(), name)
+
+
+@pytest.mark.parametrize("field", ["timeout", "poll_interval"])
+def test_a_time_that_is_less_than_a_millisecond_is_refused(field: str) -> None:
+    # The wire has whole milliseconds, and the queue worker refuses 0.
+    with pytest.raises(ValueError, match=rf"Queue\.{field}"):
+        Queue("jobs", **{field: 0.0004})
+    assert Queue("jobs", **{field: 0.001}).to_wire()[f"{field}_ms"] == 1
+
+
+def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
+    engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    # The supervisor names the queue worker's entry (III_CONFIG_NAME): "queue" is not there then.
+    client = connect()
+    engine.define_queue("jobs", max_retries=1)
+    gone = AnswerError("NOT_FOUND", "configuration 'queue' not found")
+    engine.inject("configuration::get", gone, times=None)
+    with caplog.at_level(logging.WARNING, "iii_resilience"):
+        assert not ensure_queue(client, "jobs", max_retries=9)
+    (record,) = caplog.records
+    assert "queue 'jobs' is defined already, how cannot be seen" in record.getMessage()
+    assert ensure_queue(client, "others")
+    engine.clear_faults()
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "queue configuration is still being applied; retry queue::define",
+        "queue configuration changed while defining 'jobs'; retry queue::define",
+    ],
+)
+def test_a_queue_worker_that_is_busy_with_its_configuration_is_asked_again(
+    engine: LoopbackEngine, connect: Callable[..., Any], message: str
+) -> None:
+    client = connect()
+    busy = AnswerError("invocation_failed", f"handler error: {message}")
+    engine.inject("queue::define", busy, times=2)
+    assert ensure_queue(client, "jobs")
+    assert len(engine.calls("queue::define")) == 3
+    engine.inject("queue::define", busy, times=None)
+    with pytest.raises(InvocationError, match="retry queue::define"):
+        ensure_queue(client, "others", answer_within=0.3)
+
+
+def test_whoever_was_faster_meanwhile_is_not_defined_over(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    busy = AnswerError(
+        "invocation_failed",
+        "handler error: queue configuration changed while defining 'jobs'; retry queue::define",
+    )
+    engine.inject("queue::define", busy)
+    timer = threading.Timer(0.02, engine.define_queue, ("jobs",), {"max_retries": 1})
+    timer.start()
+    assert not ensure_queue(client, "jobs", max_retries=9)
+    timer.join()
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+
+
+def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
+    engine: LoopbackEngine, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iii_resilience import ensure
+
+    monkeypatch.setattr(ensure, "_defined", lambda *_: None)  # both have looked already
+    client = connect()
+    assert [ensure_queue(client, "jobs"), ensure_queue(client, "jobs")] == [True, False]
+
+
+def test_a_definition_that_is_refused_for_another_reason_is_not_repeated(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    engine.inject("queue::define", AnswerError("invocation_failed", "handler error: no"))
+    with pytest.raises(InvocationError, match="no"):
+        ensure_queue(client, "jobs")
+    assert len(engine.calls("queue::define")) == 1
+
+
+@needs((0, 23), "sends no namespace")
+def test_from_another_namespace_the_queue_worker_of_the_default_one_is_asked(
+    engine: LoopbackEngine,
+) -> None:
+    from iii import InitOptions, register_worker
+
+    client = register_worker(
+        engine.url, InitOptions(worker_name="shop", namespace="shop", otel={"enabled": False})
+    )
+    try:
+        assert ensure_queue(client, "jobs")
+        assert not ensure_queue(client, "jobs")
+    finally:
+        client.shutdown()

@@ -28,13 +28,16 @@ def test_the_defaults_are_the_queue_workers_own_but_for_redelivery() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": ""}, "Queue.name must be the name of a queue, got ''"),
+        ({"name": ""}, "Queue.name must be the name of a queue, without blanks around it, got ''"),
         ({"max_retries": -1}, "Queue.max_retries must be a whole number at least 0 and at most"),
         ({"max_retries": 2**32}, "Queue.max_retries must be a whole number at least 0 and at most"),
         ({"concurrency": 0}, "Queue.concurrency must be a whole number at least 1"),
-        ({"timeout": 0}, "Queue.timeout must be a finite number of seconds above 0, got 0"),
+        ({"timeout": 0}, "Queue.timeout must be a finite number of seconds at least 0.001, got"),
         ({"backoff": -1}, "Queue.backoff must be a finite number of seconds at least 0, got -1"),
-        ({"poll_interval": 0}, "Queue.poll_interval must be a finite number of seconds above 0"),
+        (
+            {"poll_interval": 0},
+            "Queue.poll_interval must be a finite number of seconds at least 0.001",
+        ),
         ({"type": "lifo"}, "Queue.type must be one of standard, fifo, got 'lifo'"),
         ({"type": "fifo"}, "Queue.message_group_field must be given for a queue of type fifo"),
         ({"message_group_field": "id"}, "Queue.message_group_field must be given for a queue of"),

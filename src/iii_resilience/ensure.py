@@ -8,13 +8,19 @@ worker's configuration entry is read first.
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from iii_resilience.asking import ask
 from iii_resilience.classify import classify
+from iii_resilience.failure import Failure
 from iii_resilience.queues import Queue
 
+_DEFINE = "queue::define"
 _ENTRY = "queue"
+# What it says while its configuration changes; nothing has been defined then.
+_BUSY = f"retry {_DEFINE}"
+_AGAIN = 0.05
 _log = logging.getLogger("iii_resilience")
 
 
@@ -29,12 +35,14 @@ def ensure_queue(
 
     A queue that is defined otherwise stays as it is, with one warning in the log: to define it
     again would deliver its messages in flight twice. Two processes that look in the same moment
-    may both define it; give the task to one of them, or to the deployment.
+    may both define it, which harms nothing where both want the same; else give the task to one of
+    them, or to the deployment. A queue worker that is busy with its configuration is asked again.
 
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
         queue: Its name, or what it is to be like (an entry of ``book.queues``).
-        answer_within: Seconds for each of the two questions to the engine.
+        answer_within: Seconds for each question to the engine, and for a queue worker that is
+            busy.
         **settings: The fields of `Queue`, beside a name.
 
     Returns:
@@ -51,35 +59,85 @@ def ensure_queue(
     if isinstance(queue, Queue):
         if settings:
             raise TypeError("give either a Queue or its name and fields, not both")
-        wanted, name = queue.to_wire(), queue.name
+        wanted = queue
     else:
         given: object = queue
         if not (isinstance(given, str) and given):
             raise TypeError(f"a queue's name is a text that is not empty, got {queue!r}")
-        wanted, name = Queue(queue, **settings).to_wire(), queue
-    defined = _defined(worker, answer_within).get(name)
-    if defined is None:
-        ask(worker, "queue::define", {"queue": name, "config": wanted}, timeout=answer_within)
-        return True
-    if isinstance(defined, dict):
-        other = sorted(field for field, value in wanted.items() if defined.get(field) != value)
-        if other:
-            _log.warning(
-                "queue %r is defined already, with another %s; it stays as it is",
-                name,
-                ", ".join(other),
-            )
+        wanted = Queue(queue, **settings)
+    until = time.monotonic() + answer_within
+    while True:
+        defined = _defined(worker, wanted.name, answer_within)
+        if defined is not None:
+            _compare(wanted, defined)
+            return False
+        try:
+            return _define(worker, wanted, answer_within)
+        except Exception as error:
+            if not _says(classify(error), _BUSY) or time.monotonic() + _AGAIN >= until:
+                raise
+            # Looked at anew, for it may be this queue that somebody else defines.
+            time.sleep(_AGAIN)
+
+
+def _define(worker: Any, queue: Queue, timeout: float) -> bool:
+    payload = {"queue": queue.name, "config": queue.to_wire()}
+    try:
+        answer = ask(worker, _DEFINE, payload, timeout=timeout)
+    except Exception as error:
+        own = getattr(worker, "_worker_namespace", None)
+        namespace = own() if callable(own) else None
+        if namespace in {None, "default"} or classify(error).code != "function_not_found":
+            raise
+        # One queue worker may serve every namespace, from the default one.
+        answer = ask(worker, _DEFINE, payload, timeout=timeout, namespace="default")
+    return not (isinstance(answer, dict) and answer.get("changed") is False)
+
+
+def _says(failure: Failure | None, text: str) -> bool:
+    while failure is not None:
+        if text in failure.message:
+            return True
+        failure = failure.inner
     return False
 
 
-def _defined(worker: Any, timeout: float) -> dict[str, Any]:
-    """The definitions by name, as they stand in the queue worker's configuration entry."""
+def _compare(wanted: Queue, defined: dict[str, Any]) -> None:
+    """Say once where a queue is defined otherwise than it is wanted."""
+    if not defined:
+        _log.warning(
+            "queue %r is defined already, how cannot be seen; it stays as it is", wanted.name
+        )
+        return
+    fields = wanted.to_wire().items()
+    other = sorted(field for field, value in fields if defined.get(field) != value)
+    if other:
+        _log.warning(
+            "queue %r is defined already, with another %s; it stays as it is",
+            wanted.name,
+            ", ".join(other),
+        )
+
+
+def _defined(worker: Any, name: str, timeout: float) -> dict[str, Any] | None:
+    """How a queue is defined, empty where that cannot be seen; None where it is not.
+
+    The definitions stand in the queue worker's configuration entry. It is there from the worker's
+    start on, unless the worker was given another name for it (``III_CONFIG_NAME``).
+    """
     try:
         entry = ask(worker, "configuration::get", {"id": _ENTRY}, timeout=timeout)
     except Exception as error:
-        if classify(error).code == "NOT_FOUND":
-            return {}  # no queue worker has ever kept anything here
-        raise
+        if classify(error).code != "NOT_FOUND":
+            raise
+        # Names alone, and those of topics among them: but to define anew is what does harm.
+        topics = ask(worker, "engine::queue::list_topics", {}, timeout=timeout)
+        there = any(
+            isinstance(topic, dict) and topic.get("name") == name
+            for topic in (topics if isinstance(topics, list) else ())
+        )
+        return {} if there else None
     value = entry.get("value") if isinstance(entry, dict) else None
     queues = value.get("queue_configs") if isinstance(value, dict) else None
-    return queues if isinstance(queues, dict) else {}
+    found = queues.get(name) if isinstance(queues, dict) else None
+    return found if isinstance(found, dict) else None

@@ -14,6 +14,15 @@ from iii_resilience.checks import Choice, Flag, Text, number
 
 TYPES = ("standard", "fifo")
 _U32 = 2**32 - 1
+_LEAST = 0.001  # the wire has whole milliseconds, of which the queue worker takes no 0
+
+
+@attrs.frozen
+class _Name(Text):
+    """A name as the queue worker keeps it: trimmed, it might be another queue's."""
+
+    def allows(self, value: Any) -> bool:
+        return super().allows(value) and value == value.strip()
 
 
 @attrs.frozen
@@ -40,12 +49,12 @@ class Queue:
         ValueError: A value out of range, ``fifo`` without a group field, or the other way round.
     """
 
-    name: str = attrs.field(validator=Text("the name of a queue"))
+    name: str = attrs.field(validator=_Name("the name of a queue, without blanks around it"))
     max_retries: int = attrs.field(default=3, validator=number(least=0, most=_U32, integer=True))
     concurrency: int = attrs.field(default=10, validator=number(least=1, most=_U32, integer=True))
-    timeout: float = attrs.field(default=300.0, validator=number(above=0, unit="seconds"))
+    timeout: float = attrs.field(default=300.0, validator=number(least=_LEAST, unit="seconds"))
     backoff: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
-    poll_interval: float = attrs.field(default=0.1, validator=number(above=0, unit="seconds"))
+    poll_interval: float = attrs.field(default=0.1, validator=number(least=_LEAST, unit="seconds"))
     type: str = attrs.field(default="standard", validator=Choice(TYPES))
     message_group_field: str | None = attrs.field(
         default=None, validator=Text("the name of a field", optional=True)
