@@ -310,4 +310,4 @@ def test_it_is_found_where_users_look_and_loaded_only_then() -> None:
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'policies_from_nowhere'"):
-        iii_resilience.policies_from_nowhere  # noqa: B018
+        iii_resilience.policies_from_nowhere  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

@@ -20,7 +20,7 @@ NAME = "iii_resilience"
 # From the ground up; a room is known by the longest entry that begins its name. Rooms on one
 # floor may know one another as long as there is no circle (which has a test of its own).
 FLOORS: list[tuple[str, ...]] = [
-    ("errors", "checks", "codes", "failure"),
+    ("errors", "checks", "codes", "failure", "lazy"),
     ("classify", "classification", "rpc", "asking"),
     ("backoff",),
     ("guards",),

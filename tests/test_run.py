@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import random
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -448,6 +449,20 @@ def test_a_blocked_event_loop_is_told_of_only_before_a_delay() -> None:
     )
     assert told == [2.0]
     assert pauses.paused == [0.0, 2.0, 60.0]
+
+
+def test_a_process_without_asyncio_has_no_event_loop_to_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[bool] = []
+    policy = QUICK.replace(backoff=Backoff(base=2.0, jitter="none"))
+
+    async def call() -> None:  # were it asked, it would find the loop that this runs in
+        monkeypatch.delitem(sys.modules, "asyncio")
+        failing(policy, on_blocking=lambda: told.append(True), pauses=Pauses()).go_on(Attempts())
+
+    asyncio.run(call())
+    assert not told
 
 
 def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(

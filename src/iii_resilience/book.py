@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import attrs
 
 from iii_resilience.codes import Code, change_codes, read_codes, register_codes
 from iii_resilience.errors import ConfigError
 from iii_resilience.policy import RetryPolicy
-from iii_resilience.provenance import Provenance
-from iii_resilience.queues import Queue
-from iii_resilience.reload import Look, Source
 from iii_resilience.rules import Rule, RuleIndex
-from iii_resilience.watch import Watch, watch_async
+
+if TYPE_CHECKING:  # a book that is made in code and never watched needs none of them
+    from iii_resilience.provenance import Provenance
+    from iii_resilience.queues import Queue
+    from iii_resilience.reload import Source
+    from iii_resilience.watch import Watch
 
 __all__ = [
     "ENVIRONMENT",
@@ -119,6 +121,8 @@ class Edition:
         try:
             return self.policies[name]
         except KeyError:
+            from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes needs it
+
             near = get_close_matches(name, self.policies, n=1)
             also = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
@@ -305,6 +309,9 @@ class PolicyBook:
         Raises:
             ValueError: The book has no files, or `every` is no number above 0.
         """
+        from iii_resilience.reload import Look  # noqa: PLC0415 - see the module's imports
+        from iii_resilience.watch import Watch  # noqa: PLC0415 - ditto
+
         look = Look(self, self._needed_source(), every)
         return Watch(look, every, "iii-resilience-policies")
 
@@ -317,6 +324,9 @@ class PolicyBook:
         Raises:
             ValueError: The book has no files, or `every` is no number above 0.
         """
+        from iii_resilience.reload import Look  # noqa: PLC0415 - see the module's imports
+        from iii_resilience.watch import watch_async  # noqa: PLC0415 - ditto
+
         await watch_async(Look(self, self._needed_source(), every), every)
 
     def turn_to(self, edition: Edition) -> None:

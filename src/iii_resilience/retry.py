@@ -5,14 +5,24 @@ Knows nothing of the engine. The first attempt runs inline; after a failure `run
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import tenacity
 
@@ -22,9 +32,15 @@ from iii_resilience.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget, BudgetWindow
 from iii_resilience.guards.bulkhead import Bulkhead
+from iii_resilience.lazy import later
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.run import CallRun, below, deadline_of
 from iii_resilience.shielded import Visit, shield_for
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # a program without coroutines never needs it
 
 _LOOP = "retrying()"
 _CAUSES_LOOKED_AT = 8

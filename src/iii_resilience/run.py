@@ -6,13 +6,13 @@ callable that makes the next one. The first attempt never comes here, so success
 
 from __future__ import annotations
 
-import asyncio
 import random
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import attrs
 import tenacity
@@ -25,6 +25,7 @@ from iii_resilience.errors import BulkheadFullError, CircuitOpenError, NotConnec
 from iii_resilience.failure import Failure
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.hints import hint
+from iii_resilience.lazy import later
 from iii_resilience.policy import Enqueue, RetryPolicy
 from iii_resilience.report import (
     Attempt,
@@ -34,6 +35,11 @@ from iii_resilience.report import (
     execution_over,
     report_for,
 )
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # a program without coroutines never needs it
 
 T = TypeVar("T")
 
@@ -454,6 +460,8 @@ def _refused(error: Exception) -> bool:
 
 
 def _in_event_loop() -> bool:
+    if "asyncio" not in sys.modules:
+        return False
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -5,11 +5,17 @@ Knows nothing of what is looked at.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+from iii_resilience.lazy import later
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # only who watches in a task needs it
 
 logger = logging.getLogger("iii_resilience")
 

@@ -10,16 +10,21 @@ or freed twice by it. A permit that nobody holds any longer gives itself back.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from iii_resilience.checks import number, seconds
 from iii_resilience.guards.kept import Kept
+from iii_resilience.lazy import later
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # a program without coroutines never needs it
 
 
 @attrs.define(eq=False)

@@ -5,10 +5,15 @@ Importing it loads no database client.
 
 from __future__ import annotations
 
-from iii_resilience.stores.memory import MemoryStore
-from iii_resilience.stores.model import Claim, Record, State, Store, StoreUnavailableError
-from iii_resilience.stores.redis import RedisStore
-from iii_resilience.stores.sqlite import SqliteStore
+from typing import TYPE_CHECKING
+
+from iii_resilience.lazy import lazily
+
+if TYPE_CHECKING:
+    from iii_resilience.stores.memory import MemoryStore
+    from iii_resilience.stores.model import Claim, Record, State, Store, StoreUnavailableError
+    from iii_resilience.stores.redis import RedisStore
+    from iii_resilience.stores.sqlite import SqliteStore
 
 __all__ = [
     "Claim",
@@ -20,3 +25,17 @@ __all__ = [
     "Store",
     "StoreUnavailableError",
 ]
+
+lazily(
+    __name__,
+    {
+        "Claim": "model",
+        "MemoryStore": "memory",
+        "Record": "model",
+        "RedisStore": "redis",
+        "SqliteStore": "sqlite",
+        "State": "model",
+        "Store": "model",
+        "StoreUnavailableError": "model",
+    },
+)
