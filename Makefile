@@ -8,8 +8,10 @@ export OTEL_ENABLED = false
 
 # What the retry core is made of, for `make coverage`; `make mutate` has the same in pyproject.toml.
 CORE := codes/* classify.py classification/* decide.py backoff.py guards/* policy.py \
-	retry.py run.py shielded.py pluggable.py
-CORE_TESTS := tests/classification tests/codes tests/guards $(addprefix tests/test_, \
+	retry.py run.py shielded.py pluggable.py telemetry/*
+CORE_TESTS := tests/classification tests/codes tests/guards tests/telemetry/test_calls.py \
+	tests/telemetry/test_meters.py tests/telemetry/test_records.py \
+	tests/telemetry/test_spans.py $(addprefix tests/test_, \
 	backoff.py cancellation.py classify.py decide.py nesting.py pluggable.py policy.py \
 	report.py retry.py retry_rpc.py retrying.py rpc.py run.py shielded.py)
 comma := ,

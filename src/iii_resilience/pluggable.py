@@ -53,6 +53,7 @@ class _Calls:
                 started=state.start_time,
                 window=self._window,
                 deadline_at=deadline_of(self.policy, state.start_time),
+                tells_its_end=False,  # a user's own `retry` may end a call without asking us
             )
             setattr(state, _RUN, run)
             if self._window is not None:
@@ -74,7 +75,7 @@ class _Calls:
         decision = run.decided(state)
         if decision.retry:
             # Whether it is sent is tenacity's business from here: the permit is not held for it.
-            run.sending()
+            run.spend()
         else:
             run.finish()
         return decision

@@ -10,6 +10,7 @@ import inspect
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -36,6 +37,7 @@ from iii_resilience.lazy import later
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.run import CallRun, below, deadline_of
 from iii_resilience.shielded import Visit, shield_for
+from iii_resilience.telemetry import meters, named
 
 if TYPE_CHECKING:
     import asyncio
@@ -194,14 +196,17 @@ class _PolicySource:
         book = default_book().edition
         resolved = self._resolved
         if resolved is None or resolved[0] is not book:
-            policy = self._policy
+            policy, called = self._policy, "inline"
             if not isinstance(policy, RetryPolicy):
-                policy = book.policy(book.default if policy is None else policy)
+                called = book.default if policy is None else policy
+                policy = book.policy(called)
             # Around a user's own code a failure proves nothing about what ran before it.
             policy = policy.replace(**self._overrides, retry_unexecuted=False)
             if isinstance(self._policy, str):  # the default policy's is not meant for this call
                 self._check_attempt_timeout(policy.attempt_timeout)
             window = policy.budget.window_for() if policy.budget is not None else None
+            if window is not None:
+                named(window, called)
             resolved = self._resolved = (book, policy, window if self.idempotent else None)
         return resolved[1:]
 
@@ -333,10 +338,17 @@ def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[
             attempt = functools.partial(function, *args, **kwargs)
             attempt = functools.partial(shield.attempt, attempt, deadline_of(policy, started))
         try:
-            return function(*args, **kwargs) if attempt is None else attempt()
+            value = function(*args, **kwargs) if attempt is None else attempt()
         except Exception as error:
             run = _begin(source, name, started, policy, window)
             run.fails(error, below(error))
+        except BaseException as error:
+            meters.passed(name, started, error)
+            raise
+        else:
+            if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
+                meters.succeeded(name, started)
+            return value
         outcome = run.go_on(attempt or functools.partial(function, *args, **kwargs))
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
@@ -368,10 +380,17 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
         if shield is not None:
             attempt = functools.partial(shield.attempt_async, attempt, deadline_of(policy, started))
         try:
-            return await attempt()
+            value = await attempt()
         except Exception as error:
             run = _begin(source, name, started, policy, window, cancellations.swallowed)
             run.fails(error, below(error))
+        except BaseException as error:
+            meters.passed(name, started, error)
+            raise
+        else:
+            if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
+                meters.succeeded(name, started)
+            return value
         outcome = await run.go_on_async(attempt)
         del run
         error_to_raise = outcome.error
@@ -412,10 +431,12 @@ class RetryAttempt:
         number: 1 for the first.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, started: float, run: CallRun | None = None) -> None:
         self.number = number
         self.error: Exception | None = None
         self.visit: Visit | None = None
+        self._started = started
+        self._run = run
 
     def __enter__(self) -> Self:
         return self
@@ -426,6 +447,7 @@ class RetryAttempt:
         error: BaseException | None,
         __: TracebackType | None,
     ) -> bool:
+        run, self._run = self._run, None  # the user's variable may outlive the loop
         if self.visit is not None:
             self.visit.leave(error)
         # The loop could not raise these two itself: to an iterator they mean its end.
@@ -433,7 +455,19 @@ class RetryAttempt:
             error, (StopIteration, StopAsyncIteration)
         ):
             self.error = error
+            if run is not None:
+                run.seen.leave()
             return True
+        # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
+        if error is None:
+            if run is None:
+                meters.succeeded(_LOOP, self._started)
+            else:
+                run.seen.succeeded()
+        elif run is None:
+            meters.passed(_LOOP, self._started, error)
+        else:
+            run.passes(error)
         return False
 
     def refused_by(self, enter: Callable[[], Visit]) -> None:
@@ -470,7 +504,7 @@ class RetryLoop:
         """Attempts until the block succeeds or its failure is given up."""
         policy, started, window = self._start()
         shield = shield_for(policy, _LOOP)
-        attempt = RetryAttempt(1)
+        attempt = RetryAttempt(1, started)
         if shield is not None:
             attempt.refused_by(functools.partial(shield.enter, deadline_of(policy, started)))
         if attempt.error is None:
@@ -481,13 +515,14 @@ class RetryLoop:
         managers = iter(tenacity.Retrying(sleep=run.sleep, **run.hooks()))
         for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
-                attempt = RetryAttempt(manager.retry_state.attempt_number)
+                attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
                 attempt.error = run.too_late()
                 if attempt.error is None and shield is not None:
                     attempt.refused_by(functools.partial(shield.enter, run.deadline_at))
                 if attempt.error is None:
                     run.starts(sent=True)
-                    yield attempt
+                    with _unless_left(run, attempt):
+                        yield attempt
                 if attempt.error is not None:
                     run.fails(attempt.error, _own(attempt.error))
             with manager:
@@ -505,7 +540,7 @@ class RetryLoop:
         policy, started, window = self._start()
         cancellations = _Cancellations()
         shield = shield_for(policy, _LOOP)
-        attempt = RetryAttempt(1)
+        attempt = RetryAttempt(1, started)
         if shield is not None:
             await attempt.refused_by_async(
                 functools.partial(shield.enter_async, deadline_of(policy, started))
@@ -518,7 +553,7 @@ class RetryLoop:
         managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **run.hooks())
         async for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
-                attempt = RetryAttempt(manager.retry_state.attempt_number)
+                attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
                 attempt.error = run.too_late()
                 if attempt.error is None and shield is not None:
                     await attempt.refused_by_async(
@@ -526,7 +561,8 @@ class RetryLoop:
                     )
                 if attempt.error is None:
                     run.starts(sent=True)
-                    yield attempt
+                    with _unless_left(run, attempt):
+                        yield attempt
                 if attempt.error is not None:
                     run.fails(attempt.error, _own(attempt.error))
             with manager:
@@ -557,6 +593,18 @@ class RetryLoop:
         run = _begin(self._source, _LOOP, started, policy, window, swallowed)
         run.fails(error, _own(error))
         return run
+
+
+@contextmanager
+def _unless_left(run: CallRun, attempt: RetryAttempt) -> Iterator[None]:
+    """While the user has an attempt: where he leaves the loop instead, the call ends there."""
+    try:
+        yield
+    except GeneratorExit as left:
+        if attempt.error is not None:
+            run.fails(attempt.error, _own(attempt.error))
+        run.passes(left)
+        raise
 
 
 def _own(error: Exception) -> TracebackType | None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import attrs
 import tenacity
 
-from iii_resilience import telemetry
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category, Execution
 from iii_resilience.decide import CallSoFar, Decision, Reason, decide
@@ -35,6 +34,7 @@ from iii_resilience.report import (
     execution_over,
     report_for,
 )
+from iii_resilience.telemetry import FailedCall
 
 if TYPE_CHECKING:
     import asyncio
@@ -99,6 +99,7 @@ class CallRun:
         look: What the caller knows about a failure that the error alone does not say, or None.
         swallowed: Whether the attempt that has just failed with this exception swallowed a
             cancellation; None where there are none.
+        tells_its_end: Whether every call's end is told, so that it can be seen whole.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class CallRun:
         pauses: Pauses | None = None,
         look: Callable[[Failure], Failure] | None = None,
         swallowed: Callable[[Exception], bool] | None = None,
+        tells_its_end: bool = True,
     ) -> None:
         self.policy = policy
         self.idempotent = idempotent
@@ -138,6 +140,8 @@ class CallRun:
         self._look = look
         self._swallowed = swallowed
         self._replay: Exception | None = None
+        self._tells_its_end = tells_its_end
+        self._seen: FailedCall | None = None
 
     # What an attempt reports.
 
@@ -152,8 +156,14 @@ class CallRun:
             self.sending()
 
     def sending(self) -> None:
-        """The attempt leaves this process now: its permit is spent."""
+        """The attempt leaves this process now: its permit is spent, and it can be seen."""
         self._sent = True
+        self.spend()
+        if self._seen is not None:
+            self._seen.sends(self._attempt_started, self._delay)
+
+    def spend(self) -> None:
+        """The permit of the retry is spent, if it has one."""
         if self._permit and self._window is not None:
             self._permit = False
             self._window.spend(time.monotonic())
@@ -177,6 +187,7 @@ class CallRun:
         self._release()
         if isinstance(error, GiveUp):
             self._forced = error.reason
+            self.seen.not_made()
             return
         failure = self._classify(error)
         if self._look is not None:
@@ -191,6 +202,29 @@ class CallRun:
             sent=(self._sent if sent is None else sent) and not _refused(error),
         )
         self.failed.append(_Failed(attempt, error, traceback))
+        self.seen.failed(attempt, self._attempt_started, error)
+
+    def passes(self, error: BaseException) -> None:
+        """Something passes through the call that is no outcome to decide about: it ends.
+
+        Args:
+            error: Cancellation or its like, or what ended a wait.
+        """
+        self._release()
+        self.seen.passed(error)
+
+    @property
+    def seen(self) -> FailedCall:
+        """What the outside can see of the call."""
+        seen = self._seen
+        if seen is None:
+            seen = self._seen = FailedCall(
+                self.name,
+                self.started,
+                remote=self.function_id is not None,
+                whole=self._tells_its_end,
+            )
+        return seen
 
     # The rest of a call after its first failure.
 
@@ -206,14 +240,15 @@ class CallRun:
             self._replay_first()
             try:
                 self._start_in_time(sent=sends)
-                return attempt()
+                value = attempt()
             except Exception as error:
                 self.fails(error, below(error))
                 raise
             except BaseException as error:
-                # Cancellation and its like are no outcome to decide about.
-                self._release()
+                self.passes(error)
                 return _Passed(error)
+            self.seen.succeeded()
+            return value
 
         if self._ends_at_once():
             return Outcome(error=self.finish())
@@ -230,13 +265,15 @@ class CallRun:
             self._replay_first()
             try:
                 self._start_in_time(sent=sends)
-                return await attempt()
+                value = await attempt()
             except Exception as error:
                 self.fails(error, below(error))
                 raise
             except BaseException as error:
-                self._release()
+                self.passes(error)
                 return _Passed(error)
+            self.seen.succeeded()
+            return value
 
         if self._ends_at_once():
             return Outcome(error=self.finish())
@@ -275,7 +312,13 @@ class CallRun:
         for failed in self.failed:
             # Each as it was raised; with the library's frames it would hold this object.
             failed.error.with_traceback(failed.traceback)
+        if fallback is None or self.function_id is None:
+            self.seen.gave_up(failure)
         return error.with_traceback(traceback)
+
+    def not_handed_over(self) -> None:
+        """There was no fallback for this failure, or it failed too: the call ends as it stands."""
+        self.seen.gave_up(self.failure)
 
     @property
     def failure(self) -> Failure:
@@ -355,13 +398,17 @@ class CallRun:
         attempt = (len(self.failed), self._forced)
         if self._decision is None or attempt != self._decided_at:
             self._decided_at = attempt
-            self._decision = self._decide(state)
+            try:
+                self._decision = self._decide(state)
+            except BaseException as error:  # what a user's own wait or stop raises
+                self.passes(error)
+                raise
             last = self.failed[-1].attempt
             if self._decision.retry:
                 self._delay = self._decision.delay or 0.0
             else:
                 self.reason = self._decision.reason
-            telemetry.decided(last.failure, self._decision, attempt=last.number, name=self.name)
+            self.seen.decided(last.failure, self._decision)
         return self._decision
 
     def _decide(self, state: tenacity.RetryCallState | None) -> Decision:
@@ -430,8 +477,8 @@ class CallRun:
                 self._pauses.pause(seconds)
             else:
                 time.sleep(seconds)
-        except BaseException:
-            self._release()
+        except BaseException as error:
+            self.passes(error)
             raise
 
     async def sleep_async(self, seconds: float) -> None:
@@ -441,8 +488,8 @@ class CallRun:
                 await self._pauses.pause_async(seconds)
             else:
                 await asyncio.sleep(seconds)
-        except BaseException:
-            self._release()
+        except BaseException as error:
+            self.passes(error)
             raise
 
     def _release(self) -> None:

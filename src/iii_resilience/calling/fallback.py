@@ -6,11 +6,11 @@ original exception, with one more clause in its note.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 
-from iii_resilience import telemetry
 from iii_resilience.calling.call import PROVIDER, Call
 from iii_resilience.calling.ready import Key
 from iii_resilience.calling.request import Request, carries, carrying, check, for_queue
@@ -50,6 +50,12 @@ class Handover:
     def fallback_answers(self) -> bool:
         """Whether it is sent even where the wait was in vain: the engine then says so itself."""
         return isinstance(self.fallback, Reroute)
+
+    def seen(self) -> AbstractContextManager[None]:
+        """While it is on its way: what it does hangs under a span of its own."""
+        if isinstance(self.fallback, Enqueue):
+            return self.run.seen.fallback("enqueue", self.fallback.queue)
+        return self.run.seen.fallback("reroute", self.fallback.function_id)
 
     def fields(self) -> dict[str, Any]:
         """The request to send.
@@ -93,12 +99,7 @@ class Handover:
             if not isinstance(receipt, str):
                 return False, None  # nothing is reported as queued without a receipt
             result = Enqueued(receipt, self.fallback.queue, failure)
-        telemetry.decided(
-            failure,
-            Decision(Reason.HANDED_OFF),
-            attempt=len(self.run.failed),
-            name=self.call.request.function_id,
-        )
+        self.run.seen.decided(failure, Decision(Reason.HANDED_OFF))
         return True, result
 
     def failed(self, shown: BaseException, error: Exception | None) -> None:
@@ -115,6 +116,7 @@ class Handover:
                 code += " (a queue must be defined first: see iii_resilience.ensure_queue)"
         else:
             where = self.fallback.function_id
+        self.run.not_handed_over()
         amend(shown, f"the fallback to {where} failed too: {code}")
 
 

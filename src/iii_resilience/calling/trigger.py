@@ -11,20 +11,20 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from iii_resilience import telemetry
 from iii_resilience.book import Edition, PolicyBook, Selected, default_book
 from iii_resilience.calling.call import Call, Plan
 from iii_resilience.calling.fallback import Handover, handover
 from iii_resilience.calling.ready import Readiness
 from iii_resilience.calling.request import check, check_key, keyed, read
 from iii_resilience.classify import classify
-from iii_resilience.decide import Decision, Reason
+from iii_resilience.decide import Reason
 from iii_resilience.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.hints import hint
 from iii_resilience.link import Link
 from iii_resilience.policy import RetryPolicy
 from iii_resilience.report import amend, attach_single
 from iii_resilience.run import Outcome
+from iii_resilience.telemetry import meters, refused
 
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
@@ -65,9 +65,15 @@ class Caller:
             shield = call.plan.shield
             attempt = partial(shield.attempt, attempt, call.deadline_at)
         try:
-            return attempt()
+            result = attempt()
         except Exception as error:
             run = call.failed(error, _below(error))
+        except BaseException as error:
+            meters.passed(call.plan.function_id, call.started, error)
+            raise
+        else:
+            meters.succeeded(call.plan.function_id, call.started)
+            return result
         outcome = run.go_on(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
@@ -93,9 +99,15 @@ class Caller:
             shield = call.plan.shield
             attempt = partial(shield.attempt_async, attempt, call.deadline_at)
         try:
-            return await attempt()
+            result = await attempt()
         except Exception as error:
             run = call.failed(error, _below(error))
+        except BaseException as error:
+            meters.passed(call.plan.function_id, call.started, error)
+            raise
+        else:
+            meters.succeeded(call.plan.function_id, call.started)
+            return result
         outcome = await run.go_on_async(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
@@ -165,12 +177,13 @@ class Caller:
     def _hand_over(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
         error: Exception | None = None
         try:
-            there = self.ready.wait(other.key, other.patience)
-            if there or other.fallback_answers:
-                answer = self._link.send(other.fields(), seconds=other.seconds)
-                taken, result = other.arrived(answer)
-                if taken:
-                    return True, result
+            with other.seen():
+                there = self.ready.wait(other.key, other.patience)
+                if there or other.fallback_answers:
+                    answer = self._link.send(other.fields(), seconds=other.seconds)
+                    taken, result = other.arrived(answer)
+                    if taken:
+                        return True, result
         except Exception as failed:
             error = failed
         other.failed(shown, error)
@@ -179,12 +192,13 @@ class Caller:
     async def _hand_over_async(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
         error: Exception | None = None
         try:
-            there = await self.ready.wait_async(other.key, other.patience)
-            if there or other.fallback_answers:
-                answer = await self._link.send_async(other.fields(), seconds=other.seconds)
-                taken, result = other.arrived(answer)
-                if taken:
-                    return True, result
+            with other.seen():
+                there = await self.ready.wait_async(other.key, other.patience)
+                if there or other.fallback_answers:
+                    answer = await self._link.send_async(other.fields(), seconds=other.seconds)
+                    taken, result = other.arrived(answer)
+                    if taken:
+                        return True, result
         except Exception as failed:
             error = failed
         other.failed(shown, error)
@@ -213,16 +227,17 @@ def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str
     failure = classify(error, function_id=function_id)
     advice = hint(failure, Reason.NOT_RETRYABLE)
     attach_single(error, failure, Reason.NOT_RETRYABLE, advice)
-    telemetry.decided(
-        failure, Decision(Reason.NOT_RETRYABLE), attempt=1, name=function_id or "(none)"
-    )
+    refused(function_id or "(none)", failure, error)
 
 
 def _given_up(call: Call, error: BaseException) -> Handover | None:
     run = call.run
     if run is not None and run.failure.code == "TIMEOUT":
         amend(error, call.timeout_note)
-    return handover(call)
+    other = handover(call)
+    if other is None and run is not None:
+        run.not_handed_over()
+    return other
 
 
 def _raise(outcome: Outcome[Any]) -> Any:

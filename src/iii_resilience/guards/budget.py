@@ -33,6 +33,7 @@ class BudgetWindow:
     """
 
     __slots__ = (
+        "__weakref__",
         "_allowance",
         "_calls",
         "_lock",

@@ -81,9 +81,14 @@ class Kept(dict[str | None, S]):
 _all: weakref.WeakValueDictionary[int, Kept[Any]] = weakref.WeakValueDictionary()
 
 
+def everything() -> list[Kept[Any]]:
+    """What every guard of this process keeps."""
+    return list(_all.values())
+
+
 def _forked() -> None:
     """In the child of a fork nobody holds a lock, and what its parent has sent is not its own."""
-    for kept in list(_all.values()):
+    for kept in everything():
         kept.forget()
 
 

@@ -1,4 +1,4 @@
-"""What the outside sees: records and counts, and nothing of what passed through."""
+"""The log: one record for every decision, with the same fields in each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import iii
 import pytest
 import tenacity
+from opentelemetry import trace
+from telemetry_fixtures import Seen, id_of
 
 from iii_resilience import (
     Backoff,
@@ -27,7 +29,7 @@ from iii_resilience import (
     iii_retry,
     report_for,
 )
-from iii_resilience.telemetry import decided
+from iii_resilience.telemetry.records import decided
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=2)
 MARKER = "s3cr3t"
@@ -189,7 +191,7 @@ def test_every_decision_is_counted_in_a_meter_provider_that_is_set_after_the_imp
         fail(Odd("s3cr3t"), True)
         (resource,) = reader.get_metrics_data().resource_metrics
         (scope,) = resource.scope_metrics
-        (metric,) = scope.metrics
+        (metric,) = [m for m in scope.metrics if m.name == "iii.retry.decisions"]
         print(json.dumps([scope.scope.name, metric.name, metric.unit]))
         points = [[dict(p.attributes), p.value] for p in metric.data.data_points]
         print(json.dumps(points))
@@ -215,6 +217,89 @@ def test_every_decision_is_counted_in_a_meter_provider_that_is_set_after_the_imp
     }
     assert all(a["iii.function.id"] == "__main__.fail.<locals>.function" for a, _ in points)
     assert all(len(a) == 4 for a, _ in points)  # no attempt numbers: they would be a series each
+
+
+FIELDS = {
+    "function_id",
+    "code",
+    "category",
+    "reason",
+    "attempt",
+    "delay",
+    "invocation_id",
+    "trace_id",
+    "span_id",
+}
+
+
+def records(log: pytest.LogCaptureFixture) -> list[Any]:
+    return list(log.records)
+
+
+def fail() -> None:
+    raise ConnectionError
+
+
+def test_every_record_has_every_field(log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ConnectionError):
+        iii_retry(idempotent=True, policy=QUICK)(fail)()
+    plain = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+    assert [set(vars(record)) - plain for record in log.records] == [FIELDS, FIELDS]
+    ids = [(r.invocation_id, r.trace_id, r.span_id) for r in records(log)]
+    assert ids == [(None, None, None)] * 2
+
+
+def test_the_ids_are_those_of_the_attempt(log: pytest.LogCaptureFixture, seen: Seen) -> None:
+    with pytest.raises(ConnectionError):
+        iii_retry(idempotent=True, policy=QUICK)(fail)()
+    ((call, attempts),) = seen.calls().values()
+    context: Any = call.get_span_context()
+    assert [(r.trace_id, r.span_id) for r in records(log)] == [
+        (f"{context.trace_id:032x}", f"{id_of(span):016x}") for span in attempts
+    ]
+
+
+def test_without_spans_they_are_those_of_the_span_around(
+    log: pytest.LogCaptureFixture, clean_globals: None
+) -> None:
+    around = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
+    with trace.use_span(around), pytest.raises(ConnectionError):
+        iii_retry(idempotent=True, policy=QUICK)(fail)()
+    assert {(r.trace_id, r.span_id) for r in records(log)} == {("0" * 31 + "7", "0" * 15 + "9")}
+
+
+def with_id(value: Any) -> Exception:
+    error: Exception = iii.InvocationError("TIMEOUT", "m", invocation_id=value)
+    return error
+
+
+class HostileError(ConnectionError):
+    @property
+    def invocation_id(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (iii.InvocationError("TIMEOUT", "m", invocation_id="an-id"), "an-id"),
+        (iii.InvocationError("TIMEOUT", "m"), None),
+        (iii.InvocationError("TIMEOUT", "m", invocation_id="x" * 65), None),
+        (with_id(7), None),
+        (HostileError(), None),
+    ],
+)
+def test_the_invocation_id_is_the_one_of_the_sdks_exception(
+    error: Any, told: str | None, log: pytest.LogCaptureFixture
+) -> None:
+    @iii_retry
+    def function() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        function()
+    (record,) = records(log)
+    assert record.invocation_id == told
 
 
 @pytest.mark.parametrize("level", [logging.CRITICAL, logging.DEBUG])

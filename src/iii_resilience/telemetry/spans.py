@@ -1,0 +1,184 @@
+"""The spans of one call that has failed at least once: one for the call, one for each attempt.
+
+Knows nothing of metrics, or of what is decided. What is over when the first failure is known is
+told after the fact, with its true times; an attempt from the second on has its span while it runs,
+so that whatever it does (the engine's part of it included) hangs under it. Messages, arguments and
+exceptions never come here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from contextvars import Token
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+logger = logging.getLogger("iii_resilience")
+
+SCOPE = "iii_resilience"
+
+Attributes = Mapping[str, str | int | float | bool]
+Ids = tuple[str | None, str | None]
+
+
+class _Tracer:
+    """The tracer, got at first use: it is asked for often, and the API takes its time."""
+
+    tracer: trace.Tracer | None = None
+
+    @classmethod
+    def get(cls) -> trace.Tracer:
+        tracer = cls.tracer
+        if tracer is None:
+            try:
+                tracer = trace.get_tracer(SCOPE)
+            except Exception as error:  # one named in the environment that cannot be made
+                logger.warning("no spans: the tracer provider raised %s", type(error).__name__)
+                tracer = trace.NoOpTracer()
+            cls.tracer = tracer
+        return tracer
+
+
+def forget() -> None:
+    """Get the tracer anew at the next use: for tests, which set more than one provider."""
+    _Tracer.tracer = None
+
+
+def begin(name: str, started: float, *, remote: bool) -> Spans | None:
+    """Start the span of a call that has just failed for the first time.
+
+    Args:
+        name: The function id, or the decorated function's qualified name.
+        started: Monotonic time of the call's start, in seconds.
+        remote: Whether attempts go through the engine.
+
+    Returns:
+        The call's spans, or None where there is no tracer provider: then the spans around the call
+        stay the current ones.
+    """
+    # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
+    # attempt out of its call.
+    offset = time.time_ns() - round(time.monotonic() * 1e9)
+    span = _Tracer.get().start_span(
+        f"retry {name}",
+        attributes={"iii.function.id": name},
+        start_time=round(started * 1e9) + offset,
+    )
+    made = span.get_span_context()
+    if not made.is_valid or made == trace.get_current_span().get_span_context():
+        return None
+    return Spans(name, span, offset, SpanKind.CLIENT if remote else SpanKind.INTERNAL)
+
+
+class Spans:
+    """The spans of one call; see `begin`.
+
+    Args:
+        name: The function id, or the decorated function's qualified name.
+        call: The call's span.
+        offset: Nanoseconds between monotonic time and the time since 1970.
+        kind: The kind of an attempt.
+
+    Attributes:
+        last: Trace and span id of the attempt that ended last.
+    """
+
+    __slots__ = ("_attempt", "_call", "_kind", "_name", "_offset", "_parent", "_token", "last")
+
+    def __init__(self, name: str, call: Span, offset: int, kind: SpanKind) -> None:
+        self._name = name
+        self._call = call
+        self._offset = offset
+        self._kind = kind
+        self._parent = trace.set_span_in_context(call)
+        self._attempt: Span = trace.INVALID_SPAN
+        self._token: Token[context.Context] | None = None
+        self.last = ids(call.get_span_context())
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an attempt has been started and not ended."""
+        return self._attempt is not trace.INVALID_SPAN
+
+    def start(self, what: str, started: float, attributes: Attributes) -> None:
+        """Start the span of an attempt, or of what is made in its place.
+
+        Args:
+            what: ``attempt`` or ``fallback``.
+            started: Monotonic time of its start, in seconds.
+            attributes: What is known of it at its start.
+        """
+        self._attempt = _Tracer.get().start_span(
+            f"{what} {self._name}",
+            context=self._parent,
+            kind=self._kind,
+            attributes={"iii.function.id": self._name, **attributes},
+            start_time=self._unix(started),
+        )
+
+    def enter(self) -> None:
+        """From here on whatever happens hangs under what was started."""
+        if self.under_way and self._token is None:
+            self._token = context.attach(trace.set_span_in_context(self._attempt))
+
+    def leave(self) -> None:
+        """From here on nothing does."""
+        token, self._token = self._token, None
+        if token is not None:
+            context.detach(token)
+
+    def end_attempt(self, ended: float, attributes: Attributes, *, failed: bool) -> None:
+        """End the span that was started last.
+
+        Args:
+            ended: Monotonic time of its end, in seconds.
+            attributes: What is known of it now.
+            failed: Whether it failed.
+        """
+        span, self._attempt = self._attempt, trace.INVALID_SPAN
+        self.last = ids(span.get_span_context())
+        _end(span, self._unix(ended), attributes, failed=failed)
+
+    def drop(self) -> None:
+        """Forget what was started and never made: a span that never ends is not told."""
+        self._attempt = trace.INVALID_SPAN
+
+    def end(self, ended: float, attributes: Attributes, *, failed: bool) -> None:
+        """End the call's span.
+
+        Args:
+            ended: Monotonic time of the call's end, in seconds.
+            attributes: What is known of it now.
+            failed: Whether it failed in the end: errors that were retried away do not count.
+        """
+        _end(self._call, self._unix(ended), attributes, failed=failed)
+
+    def _unix(self, at: float) -> int:
+        return round(at * 1e9) + self._offset
+
+
+def _end(span: Span, at: int, attributes: Attributes, *, failed: bool) -> None:
+    span.set_attributes(attributes)
+    if failed:
+        # Without a description: what an error says may hold a payload.
+        span.set_status(Status(StatusCode.ERROR))
+    span.end(at)
+
+
+def ids(span: trace.SpanContext) -> Ids:
+    """Trace and span id as they are written in logs; None where there is no span.
+
+    Args:
+        span: The span.
+    """
+    if not span.is_valid:
+        return None, None
+    return trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+
+
+def current_ids() -> Ids:
+    """`ids` of the span that the code running now belongs to."""
+    return ids(trace.get_current_span().get_span_context())
