@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from engine_fixtures import caller, connect, engine, target
 from redis_fixtures import needs_redis, redis_server
+from telemetry_fixtures import clean_globals, seen
 
 from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
 
-__all__ = ["caller", "connect", "engine", "redis_server", "target"]
+__all__ = ["caller", "clean_globals", "connect", "engine", "redis_server", "seen", "target"]
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=needs_redis)])

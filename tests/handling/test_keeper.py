@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from engine_fixtures import QUICK
+from telemetry_fixtures import Seen
 
 from iii_resilience import NotConnectedError, resilient
 from iii_resilience.client import Resilient
@@ -315,28 +316,15 @@ class TestEngineThatDoesNotAnswer:
 
 class TestWhatIsSeen:
     def test_each_change_is_logged_and_counted(
-        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture, seen: Seen
     ) -> None:
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
-        from iii_resilience.handling import signals
-
-        reader = InMemoryMetricReader()
-        meter = MeterProvider(metric_readers=[reader]).get_meter("iii_resilience")
         caplog.set_level(logging.INFO, logger="iii_resilience")
-        signals._changes.cache_clear()
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("opentelemetry.metrics.get_meter", lambda name: meter)
-                first = worker("first", keep_registered=False)
-                engine.wait_registered("t::f")
-                second = worker("second")
-                until(lambda: standing(second)[0] == "standby")
-                first.shutdown()
-                until(lambda: standing(second)[0] == "owner")
-        finally:
-            signals._changes.cache_clear()
+        first = worker("first", keep_registered=False)
+        engine.wait_registered("t::f")
+        second = worker("second")
+        until(lambda: standing(second)[0] == "standby")
+        first.shutdown()
+        until(lambda: standing(second)[0] == "owner")
         changes = [
             (r.was, r.state, r.owner)  # type: ignore[attr-defined]
             for r in caplog.records
@@ -347,10 +335,8 @@ class TestWhatIsSeen:
             ("standby", "missing", None),
             ("missing", "owner", "second"),
         ]
-        data: Any = reader.get_metrics_data()
-        (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
-        assert metric.name == "iii.worker.registration.transitions"
-        points = {p.attributes["iii.registration.state"]: p.value for p in metric.data.data_points}
+        metric = seen.metrics()["iii.worker.registration.transitions"]
+        points = {p.attributes["iii.registration.state"]: p.value for p in metric.points}
         assert points == {"standby": 1, "missing": 1, "owner": 1}
 
     def test_since_when_it_stands_so_is_told(self, worker: Worker) -> None:

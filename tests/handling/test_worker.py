@@ -12,10 +12,11 @@ from typing import Any
 
 import attrs
 import pytest
+from telemetry_fixtures import Seen
 
 from iii_resilience import Category, Execution, RetryPolicy, classify, resilient
 from iii_resilience.client import Resilient
-from iii_resilience.handling import PayloadError, TransientError
+from iii_resilience.handling import PayloadError, TransientError, reports_errors
 from iii_resilience.handling.results import result_limit
 from iii_resilience.propagate import METADATA_FIELD, PAYLOAD_FIELD, Carried, inherited
 from iii_resilience.sdk import installed
@@ -639,7 +640,7 @@ class TestSeen:
         assert error in found
 
     def test_a_void_call_that_fails_is_seen(
-        self, serve: Serve, target: Any, log: pytest.LogCaptureFixture
+        self, serve: Serve, target: Any, log: pytest.LogCaptureFixture, seen: Seen
     ) -> None:
         done = threading.Event()
 
@@ -655,35 +656,63 @@ class TestSeen:
             time.sleep(0.01)
         (record,) = self.records(log)
         assert (record.code, record.category) == ("BUSY", "transient")
+        metric = seen.metrics()["iii.handler.failures"]
+        assert metric.total(iii__function__id="t::f", error__type="_OTHER") == 1
 
-    def test_each_failure_counts_once(self, serve: Serve, target: Any) -> None:
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    def test_a_reported_failure_is_one_record_and_one_count(
+        self, serve: Serve, target: Any, log: pytest.LogCaptureFixture, seen: Seen
+    ) -> None:
+        error = PayloadError(self.MARKER)
+        errors = [error, error, ValueError(self.MARKER)]  # one object, raised again
 
-        from iii_resilience.handling import signals
+        @reports_errors
+        def fail(data: Any) -> None:
+            raise errors.pop(0)
 
-        reader = InMemoryMetricReader()
-        meter = MeterProvider(metric_readers=[reader]).get_meter("iii_resilience")
-        signals._failures.cache_clear()
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("opentelemetry.metrics.get_meter", lambda name: meter)
-                serve(lambda data: leave())
-                serve(lambda data: {1}, "t::g")
-                failure_of(target)
-                failure_of(target)
-                failure_of(target, function_id="t::g")
-        finally:
-            signals._failures.cache_clear()
-        data: Any = reader.get_metrics_data()
-        (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
-        assert metric.name == "iii.handler.failures"
+        serve(fail)
+        for number in (1, 2, 3):
+            failure_of(target)
+            assert len(self.records(log)) == number
+            assert seen.metrics()["iii.handler.failures"].total() == number
+        last = self.records(log)[-1]
+        assert "ValueError at test_worker.py:" in last.getMessage()
+        assert "in fail" in last.getMessage()
+        assert "steps.py" not in last.getMessage()
+
+    def test_the_record_names_the_call_and_its_trace(
+        self,
+        serve: Serve,
+        target: Any,
+        engine: LoopbackEngine,
+        log: pytest.LogCaptureFixture,
+        seen: Seen,
+    ) -> None:
+        serve(lambda data: leave())
+        with seen.tracer.start_as_current_span("the caller's"):
+            failure_of(target)
+        (record,) = self.records(log)
+        (made,) = engine.calls("t::f")
+        tells = installed().version >= (0, 25)
+        assert record.invocation_id == (made.invocation_id if tells else None)
+        assert len(record.span_id) == 16
+        (around,) = [s for s in seen.exporter.get_finished_spans() if s.name == "the caller's"]
+        context: Any = around.get_span_context()
+        assert record.trace_id == f"{context.trace_id:032x}"
+        assert (record.reason, record.delay, record.attempt) == (None, None, 1)
+
+    def test_each_failure_counts_once(self, serve: Serve, target: Any, seen: Seen) -> None:
+        serve(lambda data: leave())
+        serve(lambda data: {1}, "t::g")
+        failure_of(target)
+        failure_of(target)
+        failure_of(target, function_id="t::g")
+        metric = seen.metrics()["iii.handler.failures"]
         points = {
             (point.attributes["iii.function.id"], point.attributes["error.type"]): (
                 point.value,
                 point.attributes["iii.error.category"],
             )
-            for point in metric.data.data_points
+            for point in metric.points
         }
         assert points == {
             ("t::f", "HANDLER_EXITED"): (2, "permanent"),

@@ -14,6 +14,7 @@ import attrs
 
 from iii_resilience.checks import number
 from iii_resilience.codes.model import Category
+from iii_resilience.handling import signals
 from iii_resilience.handling.errors import HandlerError, PayloadError, TransientError
 from iii_resilience.handling.keys import KeyOf, check_key, key_of, missing
 from iii_resilience.handling.parking import Message, Told, message_id
@@ -146,17 +147,12 @@ class _Desk:
             yield self._ask(lambda: self._note(message, parked=True))
         except StoreUnavailableError as away:
             raise _not_now(away, "the message is not parked") from None
-        logger.warning(
-            "%s: a message is parked: %s (%s)",
+        signals.parked(
             message.function_id,
             told.code,
-            told.category.value,
-            extra={
-                "function_id": message.function_id,
-                "code": told.code,
-                "category": told.category.value,
-                "parked": message.id,
-            },
+            told.category,
+            message.id,
+            attempt=1 if call.carried is None else call.carried.attempt,
         )
         return {"parked": message.id}
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 from iii_resilience.classify import classify
 from iii_resilience.codes import find
 from iii_resilience.codes.model import Category
 from iii_resilience.failure import Failure
+from iii_resilience.handling import signals
 from iii_resilience.handling.errors import (
     AuthError,
     HandlerError,
@@ -27,7 +26,6 @@ from iii_resilience.handling.errors import (
 from iii_resilience.handling.steps import Run, Steps
 from iii_resilience.handling.wrapping import Arrived, F, wrap
 from iii_resilience.report import already_retried
-from iii_resilience.telemetry import logger
 
 T = TypeVar("T", bound=HandlerError)
 
@@ -60,8 +58,16 @@ def reports_errors(handler: F) -> F:
         except Exception as raised:
             error = raised
         reported = reported_as(error, since=since)
+        if not signals.told(error, since=since):
+            signals.handler_failed(
+                call.function_id,
+                classify({"code": "invocation_failed", "message": str(reported)}),
+                error,
+                seconds=time.monotonic() - since,
+                attempt=1 if call.carried is None else call.carried.attempt,
+            )
+        signals.tell(reported)
         if reported is not error:
-            _log(call.function_id, error)
             raise reported from None
         raise reported
 
@@ -119,18 +125,3 @@ def _known(failure: Failure) -> Failure | None:
 def _meaning(code: str) -> str:
     row = find(code)
     return "" if row is None else row.meaning
-
-
-def _log(function_id: str | None, error: Exception) -> None:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = "an unknown place"
-    if frames:
-        last = frames[-1]
-        where = f"{PurePath(last.filename).name}:{last.lineno} in {last.name}"
-    logger.error(
-        "%s: the handler raised %s at %s",
-        function_id or "a handler",
-        type(error).__name__,
-        where,
-        extra={"function_id": function_id, "error_type": type(error).__name__},
-    )

@@ -6,40 +6,24 @@ Knows nothing of handlers or engines. Payloads, results and messages never come 
 from __future__ import annotations
 
 import logging
+import sys
+import time
 import traceback
-from functools import cache
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from opentelemetry import metrics, trace
-
+from iii_resilience.codes import find
+from iii_resilience.codes.model import Category, Execution
 from iii_resilience.failure import Failure
-from iii_resilience.telemetry import logger
+from iii_resilience.telemetry import logger, meters
+from iii_resilience.telemetry.records import fields
 
-_OURS = str(Path(__file__).with_name("worker.py"))
+_OURS = str(Path(__file__).parent)
 _FRAMES_MOST = 20
 _CODES_DEEP = 4
-
-
-@cache
-def _failures() -> metrics.Counter:
-    # Made at first use: a meter provider that is set after the import is still the one used.
-    meter = metrics.get_meter("iii_resilience")
-    return meter.create_counter(
-        "iii.handler.failures", unit="{failure}", description="Calls whose handler failed"
-    )
-
-
-@cache
-def _changes() -> metrics.Counter:
-    meter = metrics.get_meter("iii_resilience")
-    return meter.create_counter(
-        "iii.worker.registration.transitions",
-        unit="{transition}",
-        description="Changes of how a worker's functions and triggers are registered",
-    )
-
-
+_NOBODY_SAID = "a handler"
+_TOLD = "_iii_resilience_told"
 _WELL = frozenset({"owner", "standby"})
 
 
@@ -64,14 +48,7 @@ def registration_changed(
         owner: Who owns it, where that is known.
         code: Why it does not stand well, where that is known.
     """
-    _changes().add(
-        1,
-        {
-            "iii.function.id": function_id,
-            "iii.registration.kind": kind,
-            "iii.registration.state": after,
-        },
-    )
+    meters.registration_changed(function_id, kind, after)
     logger.log(
         logging.INFO if after in _WELL or after == "unknown" else logging.WARNING,
         "%s: %s %s, was %s%s%s",
@@ -93,7 +70,7 @@ def registration_changed(
 
 
 def handler_failed(
-    function_id: str,
+    function_id: str | None,
     failure: Failure,
     error: BaseException | None,
     *,
@@ -106,46 +83,88 @@ def handler_failed(
     never what the exceptions say: a message may hold a payload.
 
     Args:
-        function_id: The function.
+        function_id: The function, or None where nobody said.
         failure: What the failure is, as its caller will see it.
         error: What the handler raised, or None where it was not started.
         seconds: How long it ran.
         attempt: The caller's attempt, from 1.
     """
-    code = _telling(failure)
-    _failures().add(
-        1,
-        {
-            "iii.function.id": function_id,
-            "error.type": code.code if code.known else "_OTHER",
-            "iii.error.category": failure.category.value,
-        },
-    )
+    telling = _telling(failure).replace(category=failure.category)
+    meters.handler_failed(function_id or _NOBODY_SAID, telling)
     if not logger.isEnabledFor(logging.WARNING):
         return
     types, place, stack = _described(error)
-    span = trace.get_current_span().get_span_context()
-    extra: dict[str, Any] = {
-        "function_id": function_id,
-        "code": code.code,
-        "category": failure.category.value,
-        "attempt": attempt,
-        "duration": seconds,
-        "exception": types,
-    }
-    if span.is_valid:
-        extra["trace_id"] = trace.format_trace_id(span.trace_id)
-        extra["span_id"] = trace.format_span_id(span.span_id)
     logger.warning(
         "%s: the handler failed with %s (%s) after %.3f s%s%s",
-        function_id,
-        code.code,
-        failure.category.value,
+        function_id or _NOBODY_SAID,
+        telling.code,
+        telling.category.value,
         seconds,
         place,
         stack,
-        extra=extra,
+        extra={
+            **_fields(function_id, telling, attempt),
+            "duration": seconds,
+            "exception": types,
+        },
     )
+
+
+def parked(function_id: str, code: str, category: Category, message: str, *, attempt: int) -> None:
+    """Log and count a message that its handler could not handle, and that is parked.
+
+    Args:
+        function_id: The function.
+        code: What its failure is.
+        category: Of what category.
+        message: What it is parked under.
+        attempt: Its sender's attempt, from 1.
+    """
+    known = find(code) is not None
+    failure = Failure(code, category, Execution.EXECUTED, known=known, origin="handler")
+    meters.handler_failed(function_id, failure)
+    logger.warning(
+        "%s: a message is parked: %s (%s)",
+        function_id,
+        code,
+        category.value,
+        extra={**_fields(function_id, failure, attempt), "parked": message},
+    )
+
+
+def tell(error: BaseException) -> None:
+    """Mark the failure that an exception stands for as logged and counted, now."""
+    with suppress(Exception):  # one that refuses is told of twice
+        setattr(error, _TOLD, time.monotonic())
+
+
+def told(error: BaseException, *, since: float) -> bool:
+    """Whether this call's failure has been logged and counted further in.
+
+    Args:
+        error: What the handler raised.
+        since: Monotonic time of the handler's start, in seconds: some programs raise one object
+            again and again.
+    """
+    at = getattr(error, _TOLD, None)
+    return isinstance(at, float) and at >= since
+
+
+def _fields(function_id: str | None, failure: Failure, attempt: int) -> dict[str, Any]:
+    return {
+        **fields(function_id, failure, None, attempt=attempt),
+        "invocation_id": _current_invocation(),
+    }
+
+
+def _current_invocation() -> str | None:
+    """The id of the call that is handled now, where the SDK tells (0.25); or None."""
+    current: Any = getattr(sys.modules.get("iii"), "current_invocation", None)
+    try:
+        found = current().invocation_id
+    except Exception:  # outside of a call, or an SDK that does not tell
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _telling(failure: Failure) -> Failure:
@@ -170,7 +189,7 @@ def _described(error: BaseException | None) -> tuple[str, str, str]:
         cause = cause.__cause__ or cause.__context__
     named = " from ".join(types)
     stack = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in stack if frame.filename != _OURS][-_FRAMES_MOST:]
+    frames = [frame for frame in stack if not frame.filename.startswith(_OURS)][-_FRAMES_MOST:]
     if not frames:
         return named, f": {named}", ""
     last = frames[-1]

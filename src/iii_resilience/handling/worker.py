@@ -168,15 +168,16 @@ class Hardener:
         if isinstance(error, asyncio.CancelledError):
             _let_the_cancellation_go_on()
         failed = leaving(error, since=since)
-        signals.handler_failed(
-            function_id,
-            classify({"code": "invocation_failed", "message": str(failed)})
-            if failed.says_its_category
-            else classify(error),
-            error,
-            seconds=time.monotonic() - since,
-            attempt=attempt,
-        )
+        if not signals.told(error, since=since):
+            signals.handler_failed(
+                function_id,
+                classify({"code": "invocation_failed", "message": str(failed)})
+                if failed.says_its_category
+                else classify(error),
+                error,
+                seconds=time.monotonic() - since,
+                attempt=attempt,
+            )
         if self._how.send_stack_traces:
             if isinstance(error, Exception) and str(failed) == str(error):
                 return error
