@@ -12,8 +12,17 @@ import pytest
 from opentelemetry import trace
 from telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of
 
-from iii_resilience import Attempt, Category, Decision, Execution, Failure, Reason
+from iii_resilience import (
+    Attempt,
+    Category,
+    Decision,
+    Execution,
+    Failure,
+    Reason,
+    RetryPolicy,
+)
 from iii_resilience.guards.breaker import CircuitState
+from iii_resilience.run import CallRun, GiveUp
 from iii_resilience.telemetry import FailedCall, circuit_changed, meters, refused
 
 FAILURE = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED)
@@ -58,6 +67,28 @@ def test_an_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
     ((told, attempts),) = seen.calls().values()
     assert len(attempts) == attributes(told)["iii.call.attempts"] == 1
     assert "iii.client.call.retries" not in seen.metrics()
+
+
+def test_nor_is_one_that_a_run_gives_up_when_it_is_about_to_be_made(seen: Seen) -> None:
+    run = CallRun(
+        RetryPolicy(budget=None),
+        idempotent=True,
+        name="t::f",
+        started=time.monotonic(),
+        window=None,
+        deadline_at=None,
+    )
+    run.fails(ConnectionError(), None)
+    assert run.decided(None).retry
+    run.starts(sent=True)
+    assert current() != 0
+    run.fails(GiveUp(Reason.NOT_READY), None)
+    assert current() == 0
+    assert run.decided(None).reason is Reason.NOT_READY
+    run.finish()
+    ((told, attempts),) = seen.calls().values()
+    assert len(attempts) == 1
+    assert attributes(told)["iii.retry.decision"] == "not_ready"
 
 
 def test_a_call_can_be_left_and_entered_while_an_attempt_is_under_way(seen: Seen) -> None:
