@@ -164,6 +164,14 @@ class Link:
         return not (self.answered or lasts)
 
     @property
+    def turned_away(self) -> bool:
+        """Whether the last connection ended as one that the engine refuses does.
+
+        It takes three of them to be sure of it (`refused`); a client that is `dead` has only one.
+        """
+        return self._refusals > 0 and not self.answered
+
+    @property
     def dead(self) -> bool:
         """Whether the SDK thinks it is connected and its socket is closed, for good.
 

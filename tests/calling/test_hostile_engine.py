@@ -235,9 +235,13 @@ class TestRefusedHandshake:
         hostile.cut()
         self._until(lambda: worker._link.stays_dead)
         began = time.monotonic()
-        with pytest.raises(NotConnectedError, match=r"does not open another one|seems to refuse"):
+        with pytest.raises(NotConnectedError, match=r"does not open another one") as caught:
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))
         assert time.monotonic() - began < 5
+        assert "seems to refuse the worker" in str(caught.value)
+        hint = hint_for(caught.value)
+        assert hint is not None
+        assert hint.action == "fix-access"
         worker.shutdown()  # the SDK raises here, and leaves its thread behind
         assert not worker._thread.is_alive()
 
