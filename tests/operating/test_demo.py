@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import subprocess
 import sys
@@ -49,7 +50,9 @@ class TestVerdict:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Readiness, "may_go", lambda self, key: True)
+        level = logging.getLogger("iii").level
         assert verdict_of("killed").lost
+        assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
 
     def test_it_fails_when_the_idempotency_rule_is_broken(
         self, monkeypatch: pytest.MonkeyPatch

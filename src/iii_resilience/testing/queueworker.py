@@ -167,7 +167,7 @@ class QueueWorker:
 
     def _define(self, request: Request) -> dict[str, Any]:
         known = ("queue", "config", "_caller_worker_id")
-        for field in request.data:
+        for field in request.data if isinstance(request.data, dict) else ():
             if field not in known:
                 expected = ", ".join(f"`{name}`" for name in known)
                 raise _Unreadable(f"unknown field `{field}`, expected one of {expected}")

@@ -198,8 +198,6 @@ def connect(url: str, home: str) -> Any:
         from iii.iii_constants import ReconnectionConfig  # noqa: PLC0415
     except ImportError:
         raise DemoError(NEEDS) from None
-    # Its connection comes and goes on purpose here; what it logs of that would hide the progress.
-    logging.getLogger("iii").setLevel(logging.CRITICAL)
     before = os.environ.get("HOME")
     os.environ["HOME"] = home  # the SDK leaves a marker file in the home directory
     try:
@@ -217,6 +215,18 @@ def connect(url: str, home: str) -> Any:
             del os.environ["HOME"]
         else:
             os.environ["HOME"] = before
+
+
+@contextmanager
+def quiet_sdk() -> Iterator[None]:
+    """While the demo runs: the connection comes and goes on purpose, and the SDK logs all of it."""
+    logger = logging.getLogger("iii")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def check_reachable(url: str) -> None:

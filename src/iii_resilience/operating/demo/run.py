@@ -31,6 +31,7 @@ from iii_resilience.operating.demo.callers import (
     OrderCaller,
     check_reachable,
     connect,
+    quiet_sdk,
 )
 from iii_resilience.operating.demo.log import ExecutionLog, Ledger, Told, Verdict, judge
 from iii_resilience.operating.demo.workers import Workers
@@ -354,7 +355,8 @@ def run_demo(
     """
     if url is not None:
         check_reachable(url)
-        return Run(kind, url, None, say).run(phases)
+        with quiet_sdk():
+            return Run(kind, url, None, say).run(phases)
     from iii_resilience.testing import LoopbackEngine  # noqa: PLC0415 - needs an extra
 
     try:
@@ -362,6 +364,7 @@ def run_demo(
     except ImportError:
         raise DemoError(NEEDS) from None
     try:
-        return Run(kind, engine.url, engine, say).run(phases)
+        with quiet_sdk():
+            return Run(kind, engine.url, engine, say).run(phases)
     finally:
         engine.stop()
