@@ -363,7 +363,7 @@ class PolicyBook:
         )
 
 
-class _Default:
+class Default:
     """The process-wide book: what decorators and clients without a book of their own use."""
 
     book: PolicyBook | None = None
@@ -389,7 +389,7 @@ def use_policies(book: PolicyBook) -> PolicyBook:
     except ConfigError:  # of the environment's files, which this book stands in for
         before = PolicyBook()
     register_codes(book.codes)
-    _Default.book = book
+    Default.book = book
     return before
 
 
@@ -402,28 +402,28 @@ def default_book() -> PolicyBook:
     Raises:
         ConfigError: The files of the environment variable do not validate.
     """
-    book = _Default.book
+    book = Default.book
     return book if book is not None else _first_book()
 
 
 def _first_book() -> PolicyBook:
-    with _Default.lock:
-        if _Default.book is not None:
-            return _Default.book
+    with Default.lock:
+        if Default.book is not None:
+            return Default.book
         files = os.environ.get(ENVIRONMENT, "")
-        if not files or _Default.loading:  # a log handler that is told of the files retries too
+        if not files or Default.loading:  # a log handler that is told of the files retries too
             book = PolicyBook()
         else:
-            _Default.loading = True
+            Default.loading = True
             try:
                 from iii_resilience.config import load_from_environment  # noqa: PLC0415 - a file
 
                 book = load_from_environment(ENVIRONMENT, files)
             finally:
-                _Default.loading = False
+                Default.loading = False
             register_codes(book.codes)
-        if not _Default.loading:
-            _Default.book = book
+        if not Default.loading:
+            Default.book = book
         return book
 
 
@@ -431,8 +431,8 @@ def _forked() -> None:
     """In the child of a fork nobody holds a lock."""
     global _turning  # noqa: PLW0603 - the lock is the module's
     _turning = threading.Lock()
-    _Default.lock = threading.RLock()
-    _Default.loading = False
+    Default.lock = threading.RLock()
+    Default.loading = False
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,10 +26,11 @@ from typing import (
     overload,
 )
 
+import attrs
 import tenacity
 
 from iii_resilience.backoff import Backoff
-from iii_resilience.book import Edition, default_book
+from iii_resilience.book import Default, Edition, default_book
 from iii_resilience.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.guards.breaker import Breaker
 from iii_resilience.guards.budget import Budget, BudgetWindow
@@ -36,7 +38,7 @@ from iii_resilience.guards.bulkhead import Bulkhead
 from iii_resilience.lazy import later
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.run import CallRun, below, deadline_of
-from iii_resilience.shielded import Visit, shield_for
+from iii_resilience.shielded import Shield, Visit, shield_for
 from iii_resilience.telemetry import meters, named
 
 if TYPE_CHECKING:
@@ -161,6 +163,25 @@ def retrying(
     return RetryLoop(source)
 
 
+@attrs.frozen
+class _InForce:
+    """What one decorated function goes by until the default book turns to another edition.
+
+    Attributes:
+        edition: The edition of the default book that it was found in.
+        policy: The policy.
+        window: Its budget's count, or None where there is nothing to count.
+        shield: Its breaker and bulkhead, or None.
+        plain: Whether an attempt is just a call of the function.
+    """
+
+    edition: Edition
+    policy: RetryPolicy
+    window: BudgetWindow | None
+    shield: Shield | None
+    plain: bool
+
+
 class _PolicySource:
     """Where a decorator or loop has its policy from, resolved when it is called."""
 
@@ -209,6 +230,19 @@ class _PolicySource:
                 named(window, called)
             resolved = self._resolved = (book, policy, window if self.idempotent else None)
         return resolved[1:]
+
+    def in_force(self, name: str) -> _InForce:
+        """As `resolve`, and what else a decorated function looks up once an edition.
+
+        Args:
+            name: The function.
+        """
+        # Read first: should the book turn meanwhile, the next call looks again.
+        edition = default_book().edition
+        policy, window = self.resolve()
+        shield = shield_for(policy, name)
+        plain = shield is None and policy.attempt_timeout is None
+        return _InForce(edition, policy, window, shield, plain)
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -267,15 +301,18 @@ def _name(target: Any) -> str:
 class _Cancellations:
     """The cancellations of one async call: whether an attempt swallowed one.
 
+    Args:
+        before: How many its task had been asked for when the call began. A call may clean up for a
+            task that is being cancelled: only what comes later counts.
+
     Attributes:
         timed_out: Whether the last attempt was to end by its timeout and ended otherwise.
     """
 
     __slots__ = ("_before", "timed_out")
 
-    def __init__(self) -> None:
-        # A call may clean up for a task that is being cancelled: only what comes later counts.
-        self._before = _cancellations_asked_for()
+    def __init__(self, before: int) -> None:
+        self._before = before
         self.timed_out = False
 
     def swallowed(self, error: Exception) -> bool:
@@ -323,24 +360,33 @@ def _begin(
     )
 
 
-def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[..., Any]:
+# The first attempt of a decorated function is what every success costs, so it is spelled out twice
+# and calls as little as it can, not even a property; benchmarks/RESULTS.md has the figures.
+
+
+def _wrap_sync(  # noqa: C901 - see above
+    function: Callable[..., Any], source: _PolicySource
+) -> Callable[..., Any]:
     name = _name(function)
+    current: _InForce | None = None
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        policy, window = source.resolve()
+        nonlocal current
+        by, book = current, Default.book
+        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
+            current = by = source.in_force(name)
         started = time.monotonic()
+        window, shield = by.window, by.shield
         if window is not None:
             window.called(started)
-        shield = shield_for(policy, name)
-        attempt: Callable[[], Any] | None = None  # a plain call needs none until it fails
-        if shield is not None:
-            attempt = functools.partial(function, *args, **kwargs)
-            attempt = functools.partial(shield.attempt, attempt, deadline_of(policy, started))
         try:
-            value = function(*args, **kwargs) if attempt is None else attempt()
+            if shield is None:
+                value = function(*args, **kwargs)
+            else:
+                value = shield.first_attempt(function, args, kwargs, started, by.policy.deadline)
         except Exception as error:
-            run = _begin(source, name, started, policy, window)
+            run = _begin(source, name, started, by.policy, window)
             run.fails(error, below(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -349,7 +395,10 @@ def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value
-        outcome = run.go_on(attempt or functools.partial(function, *args, **kwargs))
+        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        if shield is not None:
+            attempt = functools.partial(shield.attempt, attempt, run.deadline_at)
+        outcome = run.go_on(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
         if error_to_raise is None:
@@ -363,26 +412,38 @@ def _wrap_sync(function: Callable[..., Any], source: _PolicySource) -> Callable[
     return call
 
 
-def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable[..., Any]:
+def _wrap_async(  # noqa: C901 - see above
+    function: Callable[..., Any], source: _PolicySource
+) -> Callable[..., Any]:
+    task_of, get_running_loop = _tasks()
     name = _name(function)
+    current: _InForce | None = None
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        policy, window = source.resolve()
+        nonlocal current
+        by, book = current, Default.book
+        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
+            current = by = source.in_force(name)
         started = time.monotonic()
+        window = by.window
         if window is not None:
             window.called(started)
-        cancellations = _Cancellations()
-        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
-        if policy.attempt_timeout is not None:
-            attempt = functools.partial(_timed, attempt, policy, started, cancellations)
-        shield = shield_for(policy, name)
-        if shield is not None:
-            attempt = functools.partial(shield.attempt_async, attempt, deadline_of(policy, started))
         try:
-            value = await attempt()
+            task = task_of(get_running_loop())
+        except RuntimeError:  # a coroutine that is driven by hand
+            task = None
+        cancelled = 0 if task is None else task.cancelling()
+        cancellations: _Cancellations | None = None
+        try:
+            if by.plain:
+                value = await function(*args, **kwargs)
+            else:
+                cancellations = _Cancellations(cancelled)
+                value = await _guarded(by, function, args, kwargs, started, cancellations)
         except Exception as error:
-            run = _begin(source, name, started, policy, window, cancellations.swallowed)
+            cancellations = cancellations or _Cancellations(cancelled)
+            run = _begin(source, name, started, by.policy, window, cancellations.swallowed)
             run.fails(error, below(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -391,6 +452,7 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value
+        attempt = _attempts(by, functools.partial(function, *args, **kwargs), run, cancellations)
         outcome = await run.go_on_async(attempt)
         del run
         error_to_raise = outcome.error
@@ -403,6 +465,50 @@ def _wrap_async(function: Callable[..., Any], source: _PolicySource) -> Callable
             del error_to_raise
 
     return call
+
+
+def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], Any]]:
+    """What finds the running task of an event loop, and what finds the loop, both written in C."""
+    import asyncio  # noqa: PLC0415 - see the module's imports
+
+    if sys.version_info >= (3, 12):
+        return asyncio.current_task, asyncio.get_running_loop
+    # `current_task` is written in Python there: this is what it does, in half the time.
+    tasks: dict[Any, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
+    return tasks.get, asyncio.get_running_loop
+
+
+async def _guarded(
+    by: _InForce,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    started: float,
+    cancellations: _Cancellations,
+) -> Any:
+    """The first attempt of an async function, behind what its policy puts before it."""
+    policy, shield = by.policy, by.shield
+    if policy.attempt_timeout is None and shield is not None:
+        return await shield.first_attempt_async(function, args, kwargs, started, policy.deadline)
+    attempt = functools.partial(function, *args, **kwargs)
+    attempt = functools.partial(_timed, attempt, policy, started, cancellations)
+    if shield is None:
+        return await attempt()
+    return await shield.attempt_async(attempt, deadline_of(policy, started))
+
+
+def _attempts(
+    by: _InForce,
+    attempt: Callable[[], Any],
+    run: CallRun,
+    cancellations: _Cancellations,
+) -> Callable[[], Any]:
+    """What makes the attempts of an async function that follow the first."""
+    if by.policy.attempt_timeout is not None:
+        attempt = functools.partial(_timed, attempt, by.policy, run.started, cancellations)
+    if by.shield is not None:
+        attempt = functools.partial(by.shield.attempt_async, attempt, run.deadline_at)
+    return attempt
 
 
 async def _timed(
@@ -538,7 +644,7 @@ class RetryLoop:
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
         policy, started, window = self._start()
-        cancellations = _Cancellations()
+        cancellations = _Cancellations(_cancellations_asked_for())
         shield = shield_for(policy, _LOOP)
         attempt = RetryAttempt(1, started)
         if shield is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -57,6 +57,65 @@ class Shield:
     name: str
     circuit: Circuit | None
     gate: Gate | None
+
+    def first_attempt(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        started: float,
+        deadline: float | None,
+    ) -> T:
+        """A call's first attempt: as `attempt`, with as little as possible around it.
+
+        Args:
+            function: What is called.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            started: When the call has just started: monotonic time in seconds.
+            deadline: Seconds that the call may take, or None.
+        """
+        circuit = self.circuit
+        if circuit is None or self.gate is not None:
+            attempt = partial(function, *args, **kwargs)
+            return self.attempt(attempt, None if deadline is None else started + deadline)
+        ticket = circuit.admit(started)
+        if isinstance(ticket, Rejection):
+            raise self._open(ticket)
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:
+            Visit(self, ticket, None, started).leave(error)
+            raise
+        now = time.monotonic()
+        circuit.succeeded(ticket, now, now - started)
+        return value
+
+    async def first_attempt_async(
+        self,
+        function: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        started: float,
+        deadline: float | None,
+    ) -> T:
+        """As `first_attempt`, for coroutines."""
+        circuit = self.circuit
+        if circuit is None or self.gate is not None:
+            attempt = partial(function, *args, **kwargs)
+            deadline_at = None if deadline is None else started + deadline
+            return await self.attempt_async(attempt, deadline_at)
+        ticket = circuit.admit(started)
+        if isinstance(ticket, Rejection):
+            raise self._open(ticket)
+        try:
+            value = await function(*args, **kwargs)
+        except BaseException as error:
+            Visit(self, ticket, None, started).leave(error)
+            raise
+        now = time.monotonic()
+        circuit.succeeded(ticket, now, now - started)
+        return value
 
     def attempt(self, attempt: Callable[[], T], deadline_at: float | None) -> T:
         """Make one attempt, if it may be made.
@@ -116,12 +175,15 @@ class Shield:
             return None
         answer = self.circuit.admit(time.monotonic())
         if isinstance(answer, Rejection):
-            raise CircuitOpenError(
-                f"the circuit of {self.name} is {answer.state.value} ({answer.because}); nothing "
-                "was sent",
-                answer.retry_after,
-            )
+            raise self._open(answer)
         return answer
+
+    def _open(self, answer: Rejection) -> CircuitOpenError:
+        return CircuitOpenError(
+            f"the circuit of {self.name} is {answer.state.value} ({answer.because}); nothing was "
+            "sent",
+            answer.retry_after,
+        )
 
     def _ignore(self, ticket: Ticket | None) -> None:
         if self.circuit is not None and ticket is not None:

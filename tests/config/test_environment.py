@@ -20,13 +20,13 @@ from iii_resilience import (
     load_policies,
     use_policies,
 )
-from iii_resilience.book import ENVIRONMENT, _Default, default_book
+from iii_resilience.book import ENVIRONMENT, Default, default_book
 from iii_resilience.config.sources import from_environment
 
 
 @pytest.fixture(autouse=True)
 def nothing_loaded_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Default, "book", None)
+    monkeypatch.setattr(Default, "book", None)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_log_handler_that_retries_does_not_wait_for_the_files_it_is_told_of(pa
 def test_a_child_can_load_and_reload_whatever_the_parent_was_doing(path: Path) -> None:
     code = (
         "import os, threading, iii_resilience.book as b\n"
-        "b._Default.lock.acquire(); b._turning.acquire()\n"
+        "b.Default.lock.acquire(); b._turning.acquire()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    threading.Thread(target=b.default_book).start()\n"

@@ -426,6 +426,15 @@ def test_a_clock_set_back_for_good_neither_keeps_the_past_nor_forgets_to_count()
     assert circuit.state is OPEN
 
 
+def test_a_success_by_a_clock_set_back_for_good_counts_and_what_was_before_does_not() -> None:
+    circuit = a_circuit(min_calls=2, failure_rate=0.5)
+    call(circuit, 1e9, ok=True)
+    call(circuit, 50.0, ok=True)
+    call(circuit, 50.0, ok=False)
+    assert circuit.state is OPEN
+    assert rejected(circuit, 50.0).because.startswith("1 of 2 calls failed")
+
+
 def test_a_clock_set_back_does_not_make_the_open_time_longer() -> None:
     circuit = opened(1e9)
     assert rejected(circuit, 50.0).retry_after == OPEN_FOR

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import sys
 import threading
 from collections import deque
 from typing import Any
@@ -235,6 +236,44 @@ def test_a_clock_that_was_set_back_by_more_than_the_window_starts_anew() -> None
     window.spend(1e9)
     assert not window.reserve(1e9)
     assert window.reserve(50.0)
+
+
+def test_calls_by_a_clock_that_was_set_back_count_at_once() -> None:
+    window = BudgetWindow(ratio=1.0, allowance=0.0, window=10.0)
+    for now in (1e9, 1e9, 50.0):
+        window.called(now)
+    assert window.available(50.0) == 1.0
+
+
+def test_calls_right_after_a_change_of_the_window_are_as_old_as_those_right_before() -> None:
+    window = BudgetWindow(ratio=1.0, allowance=0.0, window=10.0)
+    window.called(100.0)
+    window.retune(100.0, 1.0, 0.0, 5.0)
+    before = sum(window._calls)
+    window.called(100.0)
+    assert sum(window._calls) == before + 1
+    assert window._calls[window._advance(100.0)] == before + 1
+
+
+@pytest.mark.bare  # counts switches between threads in the code as it stands
+def test_no_call_of_many_threads_is_lost() -> None:
+    window = BudgetWindow(ratio=1.0, allowance=0.0, window=1e6)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def calls() -> None:
+        for _ in range(5_000):
+            window.called(1.0)
+
+    try:
+        threads = [threading.Thread(target=calls) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert window.available(1.0) == 40_000
 
 
 def test_a_permit_may_come_back_in_the_middle_of_another_call() -> None:

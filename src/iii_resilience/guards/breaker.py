@@ -50,17 +50,36 @@ class Outcomes:
 
     Args:
         window: Length of the window in seconds.
+
+    Attributes:
+        buckets: Calls by the time in which they ended.
+        place: The newest bucket.
+        since: When its time began: monotonic time in seconds.
+        until: When it will be over.
+        calls: Calls in the window.
+        failures: Those of them that failed.
     """
 
-    __slots__ = ("_calls", "_failures", "_newest", "_width", "calls", "failures")
+    __slots__ = (
+        "_failures",
+        "_newest",
+        "_width",
+        "buckets",
+        "calls",
+        "failures",
+        "place",
+        "since",
+        "until",
+    )
 
     def __init__(self, window: float) -> None:
         self.calls = 0
         self.failures = 0
         self._width = window / _BUCKETS
-        self._calls = [0] * _BUCKETS
+        self.buckets = [0] * _BUCKETS
         self._failures = [0] * _BUCKETS
         self._newest: int | None = None
+        self.place, self.since, self.until = 0, 0.0, 0.0  # no time lies between them
 
     def stretched(self, now: float | None, window: float) -> Outcomes:
         """The same counts in a window of another length; each keeps its relative age.
@@ -77,9 +96,9 @@ class Outcomes:
             newest = int((self._newest + 0.5) * self._width / other._width)
             for age in range(_BUCKETS):
                 here, there = (self._newest - age) % _BUCKETS, (newest - age) % _BUCKETS
-                other._calls[there] = self._calls[here]
+                other.buckets[there] = self.buckets[here]
                 other._failures[there] = self._failures[here]
-            other._newest = newest
+            other._begin(newest)
             other.calls, other.failures = self.calls, self.failures
         return other
 
@@ -94,11 +113,18 @@ class Outcomes:
         if tick != self._newest:
             self._advance(tick)
         place = tick % _BUCKETS
-        self._calls[place] += 1
+        self.buckets[place] += 1
         self.calls += 1
         if failed:
             self._failures[place] += 1
             self.failures += 1
+
+    def _begin(self, tick: int) -> None:
+        self.until = self.since  # no time lies between them until all three are those of the tick
+        self._newest = tick
+        self.place = tick % _BUCKETS
+        self.since = tick * self._width
+        self.until = (tick + 1) * self._width
 
     def _advance(self, tick: int) -> None:
         """Forget what has left the window."""
@@ -111,11 +137,11 @@ class Outcomes:
         # decades, and back. What was counted by the other says nothing about now.
         fresh = newest is None or tick < newest
         for gone in range(_BUCKETS if fresh else min(tick - (newest or 0), _BUCKETS)):
-            self._calls[(tick - gone) % _BUCKETS] = self._failures[(tick - gone) % _BUCKETS] = 0
-        self._newest = tick
+            self.buckets[(tick - gone) % _BUCKETS] = self._failures[(tick - gone) % _BUCKETS] = 0
+        self._begin(tick)
         # Counted anew rather than subtracted, so that an interrupt between two lines of `add`
         # cannot make the sums differ from the buckets for ever.
-        self.calls = sum(self._calls)
+        self.calls = sum(self.buckets)
         self.failures = sum(self._failures)
 
 
@@ -257,7 +283,7 @@ class Circuit:
             now: Monotonic time in seconds.
         """
         phase = self._phase
-        if isinstance(phase, _Closed):
+        if type(phase) is _Closed:
             return phase.ticket  # one read: without the lock it is as true as with it
         with self._lock:
             before = phase = self._phase
@@ -285,8 +311,20 @@ class Circuit:
             now: Monotonic time in seconds.
             duration: Seconds the call took.
         """
-        slow = duration > self._slow_call
-        self._count(ticket, now, "was slow" if slow else None)
+        phase = ticket._phase  # noqa: SLF001 - a ticket is opaque to all but its circuit
+        if (
+            type(phase) is _Closed
+            and not (outcomes := phase.outcomes).failures
+            and outcomes.since <= now < outcomes.until
+            and duration <= self._slow_call
+        ):
+            # A success among successes says nothing new, and most are that: they take no lock. No
+            # thread can come between these two lines where one runs at a time; where several do, a
+            # success may be lost. One of an earlier phase counts there, where nobody looks.
+            outcomes.buckets[outcomes.place] += 1
+            outcomes.calls += 1
+            return
+        self._count(ticket, now, "was slow" if duration > self._slow_call else None)
 
     def failed(self, ticket: Ticket, now: float, duration: float) -> None:  # noqa: ARG002 - below
         """The call was sent and failed in a way that another call might not (transient).

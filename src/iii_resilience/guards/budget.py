@@ -38,9 +38,12 @@ class BudgetWindow:
         "_calls",
         "_lock",
         "_newest",
+        "_place",
         "_ratio",
         "_reserved",
         "_retries",
+        "_since",
+        "_until",
         "_width",
     )
 
@@ -59,6 +62,7 @@ class BudgetWindow:
         self._calls: list[float] = [0] * (_BUCKETS + 1)
         self._retries: list[float] = [0] * (_BUCKETS + 1)
         self._newest: int | None = None
+        self._place, self._since, self._until = 0, 0.0, 0.0  # no time lies between them
         self._reserved = 0
         # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
         # is found, and that may be in the middle of one of these methods.
@@ -70,6 +74,12 @@ class BudgetWindow:
         Args:
             now: Monotonic time in seconds.
         """
+        # Every call comes here, and most find the current bucket: those take no lock. No thread
+        # can come between the next two lines where one runs at a time; where several do, a call
+        # may be lost, which makes the budget smaller and never larger.
+        if self._since <= now < self._until:
+            self._calls[self._place] += 1
+            return
         with self._lock:
             tick = int(now / self._width)
             if tick == self._newest:  # as nearly always: nothing has grown old
@@ -141,6 +151,8 @@ class BudgetWindow:
                 # At the same rate a longer window holds more calls.
                 self._calls = [count * longer for count in self._calls]
             self._ratio, self._allowance, self._width = ratio, allowance, window / _BUCKETS
+            if self._newest is not None:
+                self._turn(self._newest)
             sent = max(0.0, full * self._allowed() - self._reserved)
             before = sum(self._retries)
             if before > 0:
@@ -159,6 +171,13 @@ class BudgetWindow:
         oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
         return self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
 
+    def _turn(self, tick: int) -> None:
+        """From now on calls count in the bucket of this tick, while it lasts."""
+        self._until = self._since  # no time lies between them until all three are those of the tick
+        self._place = tick % (_BUCKETS + 1)
+        self._since = tick * self._width
+        self._until = (tick + 1) * self._width
+
     def _advance(self, now: float) -> int:
         """Forget the buckets that have left the window; the index of the current one."""
         tick = int(now / self._width)
@@ -170,6 +189,7 @@ class BudgetWindow:
             for gone in range(size if newest is None else min(tick - newest, size)):
                 self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0
             self._newest = newest = tick
+            self._turn(tick)
         # A clock read before another thread's later one must not reach back into the past.
         return newest % size
 
