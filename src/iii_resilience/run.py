@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -139,7 +140,6 @@ class CallRun:
         self._pauses = pauses
         self._look = look
         self._swallowed = swallowed
-        self._replay: Exception | None = None
         self._tells_its_end = tells_its_end
         self._seen: FailedCall | None = None
 
@@ -235,51 +235,57 @@ class CallRun:
             attempt: Makes one attempt.
             sends: Whether calling ``attempt`` is sending it (False: it calls `sending` itself).
         """
-
-        def step() -> T | _Passed:
-            self._replay_first()
-            try:
-                self._start_in_time(sent=sends)
-                value = attempt()
-            except Exception as error:
-                self.fails(error, below(error))
-                raise
-            except BaseException as error:
-                self.passes(error)
-                return _Passed(error)
-            self.seen.succeeded()
-            return value
-
         if self._ends_at_once():
             return Outcome(error=self.finish())
-        self._replay = self.failed[-1].error
-        result: Any = tenacity.Retrying(sleep=self.sleep, **self.hooks())(step)
-        return self._outcome(result)
+        state = _CallState(self, attempt)
+        while True:
+            do = state.next_step()
+            if isinstance(do, tenacity.DoSleep):
+                state.prepare_for_next_attempt()
+                self.sleep(do)
+            elif isinstance(do, tenacity.DoAttempt):
+                try:
+                    self._start_in_time(sent=sends)
+                    value = attempt()
+                except Exception as error:
+                    self.fails(error, below(error))
+                    state.failed_with(error)
+                except BaseException as error:
+                    self.passes(error)
+                    return Outcome(error=error.with_traceback(below(error)))
+                else:
+                    self.seen.succeeded()
+                    return Outcome(value=value)
+            else:
+                return Outcome(error=self.finish())
 
     async def go_on_async(
         self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
     ) -> Outcome[T]:
         """As `go_on`, for coroutines."""
-
-        async def step() -> T | _Passed:
-            self._replay_first()
-            try:
-                self._start_in_time(sent=sends)
-                value = await attempt()
-            except Exception as error:
-                self.fails(error, below(error))
-                raise
-            except BaseException as error:
-                self.passes(error)
-                return _Passed(error)
-            self.seen.succeeded()
-            return value
-
         if self._ends_at_once():
             return Outcome(error=self.finish())
-        self._replay = self.failed[-1].error
-        result: Any = await tenacity.AsyncRetrying(sleep=self.sleep_async, **self.hooks())(step)
-        return self._outcome(result)
+        state = _CallState(self, attempt)
+        while True:
+            do = state.next_step()
+            if isinstance(do, tenacity.DoSleep):
+                state.prepare_for_next_attempt()
+                await self.sleep_async(do)
+            elif isinstance(do, tenacity.DoAttempt):
+                try:
+                    self._start_in_time(sent=sends)
+                    value = await attempt()
+                except Exception as error:
+                    self.fails(error, below(error))
+                    state.failed_with(error)
+                except BaseException as error:
+                    self.passes(error)
+                    return Outcome(error=error.with_traceback(below(error)))
+                else:
+                    self.seen.succeeded()
+                    return Outcome(value=value)
+            else:
+                return Outcome(error=self.finish())
 
     def hooks(self) -> dict[str, Any]:
         """Tenacity's keyword arguments for this run (all but ``sleep``)."""
@@ -347,20 +353,7 @@ class CallRun:
             return False
         return not self.decided(None).retry
 
-    def _outcome(self, result: Any) -> Outcome[Any]:
-        if result is self:
-            return Outcome(error=self.finish())
-        if isinstance(result, _Passed):
-            return Outcome(error=result.error.with_traceback(below(result.error)))
-        return Outcome(value=result)
-
     # Tenacity's hooks.
-
-    def _replay_first(self) -> None:
-        """Show tenacity the attempt that was made before it came in."""
-        first, self._replay = self._replay, None
-        if first is not None:
-            raise first
 
     def _start_in_time(self, *, sent: bool) -> None:
         late = self.too_late()
@@ -516,11 +509,66 @@ def _in_event_loop() -> bool:
     return True
 
 
-@attrs.frozen
-class _Passed:
-    """A BaseException that is no Exception, on its way through tenacity untouched."""
+class _CallState(tenacity.RetryCallState):
+    """Tenacity's state of one call, from the outcome of its first attempt on.
 
-    error: BaseException
+    `tenacity.Retrying` would make the first attempt itself, and be made anew for every call. What
+    it decides with has no state but this one, so a few of them serve all calls, each for a step at
+    a time. The loop around the steps is the one of `tenacity.Retrying.__call__`.
+
+    Args:
+        run: The call's attempts and decisions; its first attempt has just failed.
+        attempt: What makes an attempt, for whoever looks at the state.
+    """
+
+    def __init__(self, run: CallRun, attempt: Callable[[], Any]) -> None:
+        super().__init__(_shown_to_users(), attempt, (), {})
+        self.start_time = run.started  # a user's stop_after_delay counts from the call's start
+        self.run = run
+        self.failed_with(run.failed[-1].error)
+
+    def failed_with(self, error: Exception) -> None:
+        """The attempt has failed."""
+        self.set_exception((type(error), error, error.__traceback__))
+
+    def next_step(self) -> Any:
+        """What tenacity says is to be done now: an attempt, a sleep, or neither."""
+        try:
+            retrying = _idle.pop()
+        except IndexError:  # the first one, or another call is in the middle of a step
+            retrying = tenacity.Retrying(
+                retry=_retry, wait=_wait, stop=_stop, retry_error_callback=_given_up
+            )
+        try:
+            retrying.begin()
+            return retrying.iter(self)
+        finally:
+            _idle.append(retrying)
+
+
+_idle: list[tenacity.Retrying] = []
+
+
+@cache
+def _shown_to_users() -> tenacity.Retrying:
+    """The ``retry_object`` that a user's ``wait`` or ``stop`` finds on the state."""
+    return tenacity.Retrying()
+
+
+def _retry(state: Any) -> Any:
+    return state.run._retry(state)  # noqa: SLF001 - a run's hooks are tenacity's to call
+
+
+def _wait(state: Any) -> Any:
+    return state.run._wait(state)  # noqa: SLF001 - ditto
+
+
+def _stop(state: Any) -> Any:
+    return state.run._stop(state)  # noqa: SLF001 - ditto
+
+
+def _given_up(_: Any) -> None:
+    """Whoever made the step ends the call."""
 
 
 _REFUSALS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
