@@ -31,7 +31,7 @@ def test_a_missing_queue_is_defined_with_an_end_to_every_delivery(
 ) -> None:
     client = connect()
     worker = wrap(client)
-    assert ensure_queue(worker, "jobs", max_retries=5)
+    assert ensure_queue(worker, "jobs", max_retries=5, settle=0)
     defined = definition(engine, client, "jobs")
     assert defined["timeout_ms"] == 300_000
     assert defined["redeliver_on_engine_restart"] is True
@@ -178,8 +178,8 @@ def test_a_name_that_the_queue_worker_would_trim_is_refused(name: str) -> None:
 def test_a_time_that_is_less_than_a_millisecond_is_refused(field: str) -> None:
     # The wire has whole milliseconds, and the queue worker refuses 0.
     with pytest.raises(ValueError, match=rf"Queue\.{field}"):
-        Queue("jobs", **{field: 0.0004})
-    assert Queue("jobs", **{field: 0.001}).to_wire()[f"{field}_ms"] == 1
+        Queue("jobs", **dict[str, Any]({field: 0.0004}))
+    assert Queue("jobs", **dict[str, Any]({field: 0.001})).to_wire()[f"{field}_ms"] == 1
 
 
 def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
@@ -194,7 +194,7 @@ def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
         assert not ensure_queue(client, "jobs", max_retries=9)
     (record,) = caplog.records
     assert "queue 'jobs' is defined already, how cannot be seen" in record.getMessage()
-    assert ensure_queue(client, "others")
+    assert ensure_queue(client, "others", settle=0)
     engine.clear_faults()
     assert definition(engine, client, "jobs")["max_retries"] == 1
 
@@ -212,7 +212,7 @@ def test_a_queue_worker_that_is_busy_with_its_configuration_is_asked_again(
     client = connect()
     busy = AnswerError("invocation_failed", f"handler error: {message}")
     engine.inject("queue::define", busy, times=2)
-    assert ensure_queue(client, "jobs")
+    assert ensure_queue(client, "jobs", settle=0)
     assert len(engine.calls("queue::define")) == 3
     engine.inject("queue::define", busy, times=None)
     with pytest.raises(InvocationError, match="retry queue::define"):
@@ -235,6 +235,76 @@ def test_whoever_was_faster_meanwhile_is_not_defined_over(
     assert definition(engine, client, "jobs")["max_retries"] == 1
 
 
+def take_out(client: Any, name: str) -> None:
+    """What an engine does that is just reading its configuration's files."""
+    value = client.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    queues = {**value["value"]["queue_configs"]}
+    queues.pop(name, None)
+    payload = {"id": "queue", "value": {**value["value"], "queue_configs": queues}}
+    client.trigger({"function_id": "configuration::set", "payload": payload})
+
+
+def test_a_definition_that_is_taken_back_is_made_again(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+    timer = threading.Timer(0.1, take_out, (other, "jobs"))
+    timer.start()
+    assert ensure_queue(client, "jobs", max_retries=7, settle=0.3)
+    timer.join()
+    assert definition(engine, client, "jobs")["max_retries"] == 7
+    assert len(engine.calls("queue::define")) == 2
+
+
+def test_one_that_comes_back_by_itself_is_not_made_again(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+
+    def away_and_back() -> None:
+        take_out(other, "jobs")
+        time.sleep(0.15)
+        engine.define_queue("jobs", max_retries=1)
+
+    timer = threading.Timer(0.1, away_and_back)
+    timer.start()
+    assert ensure_queue(client, "jobs", max_retries=7, settle=0.4)
+    timer.join()
+    assert len(engine.calls("queue::define")) == 1
+
+
+def test_one_that_never_lasts_is_an_error_that_says_so(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+    over = threading.Event()
+
+    def keep_taking_out() -> None:
+        while not over.wait(0.01):
+            take_out(other, "jobs")
+
+    thread = threading.Thread(target=keep_taking_out)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="something else keeps changing the configuration"):
+            ensure_queue(client, "jobs", settle=0.1, answer_within=0.5)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_new_definition_is_looked_at_for_longer_than_the_engine_may_take_it_back(
+    connect: Callable[..., Any],
+) -> None:
+    client = connect()
+    began = time.monotonic()
+    assert ensure_queue(client, "jobs")
+    assert time.monotonic() - began >= 0.75
+    began = time.monotonic()
+    assert not ensure_queue(client, "jobs")
+    assert time.monotonic() - began < 0.5, "what is there already is not waited for"
+
+
 def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
     engine: LoopbackEngine, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +312,8 @@ def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
 
     monkeypatch.setattr(ensure, "_defined", lambda *_: None)  # both have looked already
     client = connect()
-    assert [ensure_queue(client, "jobs"), ensure_queue(client, "jobs")] == [True, False]
+    found = [ensure_queue(client, "jobs", settle=0) for _ in range(2)]
+    assert found == [True, False]
 
 
 def test_a_definition_that_is_refused_for_another_reason_is_not_repeated(
@@ -265,7 +336,7 @@ def test_from_another_namespace_the_queue_worker_of_the_default_one_is_asked(
         engine.url, InitOptions(worker_name="shop", namespace="shop", otel={"enabled": False})
     )
     try:
-        assert ensure_queue(client, "jobs")
+        assert ensure_queue(client, "jobs", settle=0)
         assert not ensure_queue(client, "jobs")
     finally:
         client.shutdown()

@@ -21,6 +21,8 @@ _ENTRY = "queue"
 # What it says while its configuration changes; nothing has been defined then.
 _BUSY = f"retry {_DEFINE}"
 _AGAIN = 0.05
+# Longer than the engine waits before it looks at its configuration's files (0.5 s), and reads them.
+_SETTLED = 0.75
 _log = logging.getLogger("iii_resilience")
 
 
@@ -29,6 +31,7 @@ def ensure_queue(
     queue: str | Queue,
     *,
     answer_within: float = 10.0,
+    settle: float = _SETTLED,
     **settings: Any,
 ) -> bool:
     """Define a queue, unless it is defined already.
@@ -38,11 +41,16 @@ def ensure_queue(
     may both define it, which harms nothing where both want the same; else give the task to one of
     them, or to the deployment. A queue worker that is busy with its configuration is asked again.
 
+    An engine that is just reading its configuration's files takes back what is defined meanwhile,
+    for half a second or for good, and whoever defines one queue after the other meets that. So a
+    definition is looked at until it has stood for a while, and made again where it is gone.
+
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
         queue: Its name, or what it is to be like (an entry of ``book.queues``).
         answer_within: Seconds for each question to the engine, and for a queue worker that is
-            busy.
+            busy, or whose definitions do not last.
+        settle: Seconds that a new definition must have stood; 0 does not look at it again.
         **settings: The fields of `Queue`, beside a name.
 
     Returns:
@@ -52,32 +60,57 @@ def ensure_queue(
         TypeError: A `Queue` and settings beside it, an unknown setting, or no name.
         ValueError: A setting that is out of its range.
         NotConnectedError: There was no connection to the engine in that time.
-        RuntimeError: This is the SDK's own thread: ask from another one.
+        RuntimeError: This is the SDK's own thread: ask from another one. Or the definition was
+            taken back again and again.
         Exception: The SDK's own exception: ``function_not_found`` where no standalone queue
             worker is installed, ``FORBIDDEN`` where this worker may not ask.
     """
-    if isinstance(queue, Queue):
-        if settings:
-            raise TypeError("give either a Queue or its name and fields, not both")
-        wanted = queue
-    else:
-        given: object = queue
-        if not (isinstance(given, str) and given):
-            raise TypeError(f"a queue's name is a text that is not empty, got {queue!r}")
-        wanted = Queue(queue, **settings)
+    wanted = _wanted(queue, settings)
     until = time.monotonic() + answer_within
+    made = False
     while True:
         defined = _defined(worker, wanted.name, answer_within)
         if defined is not None:
-            _compare(wanted, defined)
-            return False
+            if not made:
+                _compare(wanted, defined)
+            return made
         try:
-            return _define(worker, wanted, answer_within)
+            made = _define(worker, wanted, answer_within) or made
         except Exception as error:
             if not _says(classify(error), _BUSY) or time.monotonic() + _AGAIN >= until:
                 raise
             # Looked at anew, for it may be this queue that somebody else defines.
             time.sleep(_AGAIN)
+            continue
+        if _lasts(worker, wanted.name, settle, answer_within):
+            return made
+        if time.monotonic() >= until:
+            raise RuntimeError(
+                f"queue {wanted.name!r} was defined, and its definition was taken back each time "
+                f"for {answer_within:g} s: something else keeps changing the configuration entry "
+                f"{_ENTRY!r}; find it, then call ensure_queue again"
+            )
+
+
+def _wanted(queue: object, settings: dict[str, Any]) -> Queue:
+    if isinstance(queue, Queue):
+        if settings:
+            raise TypeError("give either a Queue or its name and fields, not both")
+        return queue
+    if not (isinstance(queue, str) and queue):
+        raise TypeError(f"a queue's name is a text that is not empty, got {queue!r}")
+    return Queue(queue, **settings)
+
+
+def _lasts(worker: Any, name: str, seconds: float, timeout: float) -> bool:
+    """Whether a definition stands for so long; one that is taken back may come again by itself."""
+    there, since = True, time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(min(_AGAIN, seconds))
+        now = _defined(worker, name, timeout) is not None
+        if now is not there:
+            there, since = now, time.monotonic()
+    return there
 
 
 def _define(worker: Any, queue: Queue, timeout: float) -> bool:
