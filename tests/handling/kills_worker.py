@@ -1,6 +1,7 @@
 """The worker of the kill tests: its handlers write effects inside and outside of the transaction.
 
-Run by the tests: ``kills_worker.py URL FOLDER``. Every line of the log is one write, so that a
+Run by the tests: ``kills_worker.py URL FOLDER [PREFIX]``; its functions are PREFIX::inside and so
+on. Every line of the log is one write, so that a
 kill leaves whole lines.
 """
 
@@ -26,7 +27,7 @@ from iii_resilience.stores import SqliteStore
 LEASE = 3.0  # far longer than a busy machine keeps a thread from running
 
 
-def main(url: str, folder: Path) -> None:
+def main(url: str, folder: Path, prefix: str = "jobs") -> None:
     store = SqliteStore(folder / "store.db", busy_timeout=60.0)
     log = os.open(folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -59,7 +60,7 @@ def main(url: str, folder: Path) -> None:
         ),
     )
     for handler in (outside, inside, refused, busy):
-        function_id = f"jobs::{handler.__name__}"
+        function_id = f"{prefix}::{handler.__name__}"
         once = idempotent(store, key="n", function_id=function_id, lease=LEASE, wait=60.0)(handler)
         decorated = consumer(parking=store, key="n", function_id=function_id)(once)
         worker.register_function(function_id, told(decorated, say))
@@ -82,4 +83,4 @@ def told(handler: Callable[..., Any], say: Callable[..., None]) -> Callable[...,
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
