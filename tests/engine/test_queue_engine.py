@@ -544,6 +544,7 @@ class TestDeadLetters:
         eventually(lambda: self.listed(world, file, topic) == [])
 
 
+@pytest.mark.long
 def test_workers_killed_and_a_queue_restarted_lose_nothing(world: World, tmp_path: Path) -> None:
     """The short form of tests/handling/test_consumer_kills.py."""
     file = tmp_path / "store.db"

@@ -33,7 +33,7 @@ class Size:
     restarts: int
 
 
-SHORT = Size(messages=200, kills=4, restarts=2)
+SHORT = Size(messages=60, kills=2, restarts=2)
 LONG = Size(messages=1000, kills=20, restarts=5)
 
 

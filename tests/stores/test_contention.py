@@ -18,8 +18,18 @@ from redis_fixtures import RedisServer, needs_redis, redis_server
 __all__ = ["redis_server"]
 
 CONTENDER = Path(__file__).with_name("contender.py")
-PROCESSES = 8
-KEYS = 1000
+
+
+@attrs.frozen
+class Size:
+    """How many processes, and how many operations each of them."""
+
+    processes: int
+    keys: int
+
+
+SHORT = Size(processes=3, keys=100)
+LONG = Size(processes=8, keys=1000)
 
 
 @attrs.define
@@ -27,12 +37,13 @@ class Contest:
     """The processes that were started, and what they wrote."""
 
     folder: Path
+    size: Size
     running: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
 
     def start(self, kind: str, address: str) -> None:
-        for number in range(PROCESSES):
+        for number in range(self.size.processes):
             log = self.folder / f"{number}.jsonl"
-            arguments = [kind, address, str(log), str(number), str(KEYS)]
+            arguments = [kind, address, str(log), str(number), str(self.size.keys)]
             self.running.append(subprocess.Popen([sys.executable, str(CONTENDER), *arguments]))
 
     def events(self) -> list[dict[str, Any]]:
@@ -47,11 +58,16 @@ class Contest:
         """Waits until so much of the work is done."""
         until = time.monotonic() + 100
         while time.monotonic() < until:
-            done = sum(event["event"] in {"began", "refused"} for event in self.events())
-            if done >= share * PROCESSES * KEYS:
+            if self.done() >= share * self.all():
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
         pytest.fail("the processes do not get on")
+
+    def done(self) -> int:
+        return sum(event["event"] in {"began", "refused"} for event in self.events())
+
+    def all(self) -> int:
+        return self.size.processes * self.size.keys
 
     def finish(self) -> None:
         for process in self.running:
@@ -63,11 +79,11 @@ class Contest:
             process.wait()
 
 
-@pytest.fixture
-def contest(tmp_path: Path) -> Any:
+@pytest.fixture(params=[SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
+def contest(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     folder = tmp_path / "logs"
     folder.mkdir()
-    made = Contest(folder)
+    made = Contest(folder, request.param)
     yield made
     made.end()
 
@@ -110,7 +126,7 @@ def test_processes_on_one_file(contest: Contest, tmp_path: Path) -> None:
     contest.finish()
     events = contest.events()
     check(events)
-    assert sum(event["event"] in {"began", "refused"} for event in events) == PROCESSES * KEYS
+    assert contest.done() == contest.all()
     assert not [event for event in events if event["event"] == "away"]
 
 
@@ -123,10 +139,10 @@ def test_processes_on_one_redis_that_goes_away_in_between(
     for share in (0.2, 0.5):
         contest.wait_for(share)
         redis_server.stop()
-        time.sleep(0.5)
+        time.sleep(0.2)
         redis_server.start()
     contest.finish()
     events = contest.events()
     check(events)
-    assert sum(event["event"] in {"began", "refused"} for event in events) == PROCESSES * KEYS
+    assert contest.done() == contest.all()
     assert [event for event in events if event["event"] == "away"]
