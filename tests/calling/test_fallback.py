@@ -131,7 +131,24 @@ class TestFallback:
             )
         (note,) = caught.value.__notes__
         assert "; the fallback to queue 'undefined' failed too: enqueue_error (" in note
-        assert note.endswith("see iii_resilience.ensure_queue)")
+        assert "define the queue: ensure_queue(worker, name) does so" in note
+
+    def test_what_else_a_queue_fails_with_is_not_called_a_missing_queue(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        echo(target, engine)
+        engine.define_queue("later")
+        engine.inject("t::echo", STOPPED, times=None)
+        gone = AnswerError("enqueue_error", "channel_send_failed: channel closed")
+        engine.inject("engine::queue::enqueue", gone, times=None)
+        policy = RetryPolicy(attempts=2, fallback=Enqueue("later"))
+        with pytest.raises(InvocationError, match="invocation_stopped") as caught:
+            caller.trigger(
+                {"function_id": "t::echo"}, idempotent=True, policy=policy, accept_enqueued=True
+            )
+        (note,) = caught.value.__notes__
+        assert "the fallback to queue 'later' failed too: enqueue_error (" in note
+        assert "ensure_queue" not in note
 
     def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient

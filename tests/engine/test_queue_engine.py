@@ -216,7 +216,7 @@ class TestHandOver:
             world.caller.trigger(request, policy=policy, accept_enqueued=True)
         assert caught.value.code == "function_not_found"
         (note,) = caught.value.__notes__
-        assert "see iii_resilience.ensure_queue" in note
+        assert "ensure_queue(worker, name)" in note
         hint = hint_for(caught.value)
         assert hint is not None
         assert hint.action == "discover"

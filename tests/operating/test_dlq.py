@@ -182,6 +182,19 @@ def test_a_parked_message_stays_until_there_is_a_receipt(world: World) -> None:
     assert world.listed() == []
 
 
+def test_a_queue_that_is_not_defined_any_longer_is_named_with_what_defines_it(
+    world: World,
+) -> None:
+    world.enqueue(11)
+    value = world.caller.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    payload = {"id": "queue", "value": {**value["value"], "queue_configs": {}}}
+    world.caller.trigger({"function_id": "configuration::set", "payload": payload})
+    result = world.dlq("redrive", "--execute")
+    assert "0 redriven, 1 failed, 1 left" in result.stdout
+    assert "ensure_queue(worker, name)" in result.stdout
+    assert len(world.listed()) == 1
+
+
 def test_a_redrive_that_fails_keeps_what_was_recorded(world: World) -> None:
     world.enqueue(1)
     world.engine.inject("iii::queue::redrive_message", AnswerError("X", "no"))

@@ -109,11 +109,12 @@ class Handover:
             shown: That exception.
             error: How the hand-over failed; None where it was not taken over.
         """
-        code = "no receipt" if error is None else classify(error).code
+        failure = None if error is None else classify(error)
+        code = "no receipt" if failure is None else failure.code
         if isinstance(self.fallback, Enqueue):
             where = f"queue {self.fallback.queue!r}"
-            if code == "enqueue_error":
-                code += " (a queue must be defined first: see iii_resilience.ensure_queue)"
+            if failure is not None and code == "enqueue_error":
+                code += f" ({failure.remedy})"
         else:
             where = self.fallback.function_id
         self.run.not_handed_over()

@@ -120,7 +120,10 @@ class Deadletters:
                 yield Dealt(letter, Fate.FAILED, str(refused))
             except Exception as error:
                 # An enqueue that failed may have been stored all the same: the message stays.
-                yield Dealt(letter, Fate.FAILED, classify(error).code)
+                failure = classify(error)
+                told = failure.code == "enqueue_error" and failure.remedy
+                why = f"{failure.code}: {told}" if told else failure.code
+                yield Dealt(letter, Fate.FAILED, why)
             else:
                 yield Dealt(letter, Fate.DONE if done else Fate.GONE)
 
