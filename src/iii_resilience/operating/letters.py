@@ -32,8 +32,9 @@ class Letter:
 
     Attributes:
         id: Names it: the dead letter's id, or the parked message's.
-        source: ``queue``; ``topic``; ``bare``: a queue whose records name neither function nor
-            cause (built-in, up to engine 0.20); or ``parked``.
+        source: ``queue``; ``topic``; ``bare``: a record that names neither function nor cause (a
+            queue's of the engine's own, up to 0.20, or a topic's of the standalone queue worker);
+            or ``parked``.
         function_id: The function it is for, or None where nobody has kept it.
         category: The failure's category; None where it is unknown.
         code: The failure's code; None where it is unknown.
