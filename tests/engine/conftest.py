@@ -142,6 +142,9 @@ def queue(request: pytest.FixtureRequest) -> str:
     if name:
         return name
     queues: Queues = request.getfixturevalue("queues")
+    if queues.loopback is not None:
+        queues.loopback.define_queue("conformance")
+        return "conformance"
     client = register_worker(queues.url, InitOptions(otel={"enabled": False}))
     try:
         ensure_queue(client, "conformance")
