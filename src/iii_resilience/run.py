@@ -53,8 +53,8 @@ class Outcome(Generic[T]):
     frame of the library, the one that the user called.
     """
 
-    value: T | None = None
-    error: BaseException | None = None
+    value: T | None = attrs.field(default=None, repr=False)
+    error: BaseException | None = attrs.field(default=None, repr=False)
 
 
 class GiveUp(Exception):  # noqa: N818 - control flow between an attempt and its run, no error
@@ -80,7 +80,7 @@ class _Failed:
     """One failed attempt and the exception it raised, with the traceback of the user's code."""
 
     attempt: Attempt
-    error: Exception
+    error: Exception = attrs.field(repr=False)
     traceback: TracebackType | None
 
 

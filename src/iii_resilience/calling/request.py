@@ -40,7 +40,7 @@ class Request:
         bytes: Size of the payload as compact JSON, or None where it was not checked.
     """
 
-    fields: dict[str, Any]
+    fields: dict[str, Any] = attrs.field(repr=False)
     function_id: str
     action: str | None
     timeout_ms: float | None

@@ -46,7 +46,7 @@ class Run:
         extra: Keyword arguments beside those of the call.
     """
 
-    extra: dict[str, Any] = attrs.field(factory=dict)
+    extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
 Steps = Generator[Ask | Pause | Run, Any, Any]

@@ -131,7 +131,7 @@ def wrap(
 @attrs.frozen
 class _Call:
     steps: Steps
-    run: Callable[..., Any]
+    run: Callable[..., Any] = attrs.field(repr=False)
 
 
 def is_async(handler: Callable[..., Any]) -> bool:
