@@ -232,6 +232,7 @@ def _subscribe(link: Link, entry: str, watch: Watch) -> None:
                     "config": {"configuration_id": entry},
                 }
             )
-    except Exception:
-        logger.info("no events of %s: it is only looked at from time to time", entry, exc_info=True)
+    except Exception as error:
+        code = classify(error).code
+        logger.info("no events of %s (%s): it is only looked at from time to time", entry, code)
     watch.look_now()  # what changed before the engine knew of the trigger

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from telemetry_fixtures import Seen
 
 from iii_resilience import Category, Reason, classify, iii_retry
 from iii_resilience.handling import (
@@ -133,6 +134,27 @@ def test_a_message_that_succeeds_in_the_end_is_forgotten(
         run(wrapped, {"order_id": 1})
     assert run(wrapped, {"order_id": 1}) == "done"
     assert list(store.records()) == []
+
+
+def test_what_is_parked_is_one_count_and_one_record_like_any_failure(
+    made: Callable[..., Any], seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(data: Any) -> None:
+        raise PermanentError("no", code="CARD_DECLINED")
+
+    run(made(fail), {"order_id": 1})
+    (point,) = seen.metrics()["iii.handler.failures"].points
+    assert point.value == 1
+    assert point.attributes == {
+        "iii.function.id": ID,
+        "error.type": "_OTHER",
+        "iii.error.category": "permanent",
+    }
+    (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
+    told = vars(record)
+    assert (told["code"], told["category"], told["attempt"]) == ("CARD_DECLINED", "permanent", 1)
+    assert told["parked"]
+    assert {"reason", "delay", "invocation_id", "trace_id", "span_id"} <= set(told)
 
 
 def test_after_so_many_deliveries_a_message_is_parked_whatever_it_fails_with(

@@ -11,10 +11,14 @@ import asyncio
 import gc
 import json
 import logging
+import signal
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import attrs
@@ -37,6 +41,7 @@ from iii_resilience import (
     retrying,
 )
 from iii_resilience.client import Resilient
+from iii_resilience.engine_policies import _subscribe
 from iii_resilience.handling import (
     PayloadError,
     PermanentError,
@@ -45,9 +50,14 @@ from iii_resilience.handling import (
     idempotent,
     reports_errors,
 )
+from iii_resilience.handling.keeper import Keeper
+from iii_resilience.handling.leave import drain_at
+from iii_resilience.handling.renewing import Renewer
 from iii_resilience.operating.commands import app
 from iii_resilience.stores import MemoryStore, SqliteStore
+from iii_resilience.telemetry.records import where
 from iii_resilience.testing import AnswerError, CutCaller, CutTarget, LoopbackEngine
+from iii_resilience.watch import Watch
 
 MARKER = "s3cr3t4111"
 SECRET: dict[str, Any] = {"card": MARKER, "n": 1, MARKER: [MARKER]}
@@ -456,6 +466,68 @@ def test_what_a_code_means_is_printed_without_the_token(
     monkeypatch.setenv("III_TOKEN", MARKER)
     for arguments in (["explain", "TIMEOUT"], ["codes"]):
         lookout.text("cli", CliRunner().invoke(app, arguments).output)
+
+
+class BadStore(MemoryStore):
+    """Somebody else's store, which says what it was asked."""
+
+    def renew(self, *args: Any, **more: Any) -> bool:
+        raise LookupError(MARKER)
+
+
+class Deaf:
+    """A client whose engine takes no triggers, and says why at length."""
+
+    def register_function(self, function_id: str, handler: Any) -> None:
+        raise iii.InvocationError("FORBIDDEN", MARKER)
+
+
+def secretly() -> None:
+    raise LookupError(MARKER)
+
+
+class TestInTheBackground:
+    """What goes wrong where nobody waits for it is told by where it was raised."""
+
+    def ours(self, lookout: Lookout) -> list[str]:
+        return [r.getMessage() for r in lookout.log.records if r.name == "iii_resilience"]
+
+    def test_the_keeper(self, lookout: Lookout) -> None:
+        Keeper._safely(lambda now: secretly())
+        (told,) = self.ours(lookout)
+        assert told.startswith("the keeper met LookupError at test_secrets.py:")
+        assert told.endswith("in secretly; it goes on")
+
+    def test_draining(self, lookout: Lookout) -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        try:
+            drain_at(signal.SIGUSR1, secretly)
+            signal.raise_signal(signal.SIGUSR1)
+            while not self.ours(lookout):
+                time.sleep(0.01)
+            (told,) = self.ours(lookout)
+            assert told.startswith("draining met LookupError at test_secrets.py:")
+            for thread in threading.enumerate():
+                if thread.name == "iii-resilience drain":
+                    thread.join()
+        finally:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+    def test_the_renewal_of_leases(self, lookout: Lookout) -> None:
+        with Renewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):
+            while not self.ours(lookout):
+                time.sleep(0.01)
+        told = self.ours(lookout)[0]
+        assert told.startswith("a lease could not be renewed: LookupError at test_secrets.py:")
+
+    def test_following_an_entry_of_the_engine(self, lookout: Lookout) -> None:
+        link: Any = SimpleNamespace(client=Deaf())
+        _subscribe(link, "policies", Watch(lambda: None, 1.0, "test"))
+        (told,) = self.ours(lookout)
+        assert told == "no events of policies (FORBIDDEN): it is only looked at from time to time"
+
+    def test_an_exception_that_was_never_raised_has_no_place(self) -> None:
+        assert where(LookupError(MARKER)) == "LookupError"
 
 
 def test_a_marker_that_is_told_is_found(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:

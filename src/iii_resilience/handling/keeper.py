@@ -24,6 +24,7 @@ from iii_resilience.handling.rounds import Answer, Rounds
 from iii_resilience.handling.served import Entry, Served, Standing
 from iii_resilience.link import QUESTION, Link
 from iii_resilience.telemetry import logger
+from iii_resilience.telemetry.records import where
 
 INTERVAL = 1.0
 """Seconds between two questions; each is up to a fifth earlier or later."""
@@ -279,7 +280,7 @@ class Keeper:
         try:
             work(time.monotonic())
         except Exception as error:  # one client's trouble must not end the keeping of all
-            logger.warning("the keeper met %s; it goes on", type(error).__name__, exc_info=True)
+            logger.warning("the keeper met %s; it goes on", where(error))
 
 
 _keeper = Keeper()

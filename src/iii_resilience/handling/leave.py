@@ -21,6 +21,7 @@ from iii_resilience.handling.served import Entry, Served
 from iii_resilience.handling.standby import Standby
 from iii_resilience.link import QUESTION, Link
 from iii_resilience.telemetry import logger
+from iii_resilience.telemetry.records import where
 
 T = TypeVar("T")
 
@@ -166,7 +167,7 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
         try:
             drain()
         except Exception as error:  # the process ends all the same
-            logger.warning("draining met %s", type(error).__name__, exc_info=True)
+            logger.warning("draining met %s", where(error))
         left.set()
         # Only the main thread can end the process, and it may be asleep: it is told once more.
         signal.pthread_kill(threading.main_thread().ident or 0, number)

@@ -15,6 +15,7 @@ import attrs
 
 from iii_resilience.stores.model import Keys, StoreUnavailableError
 from iii_resilience.telemetry import logger
+from iii_resilience.telemetry.records import where
 
 _IDLE = 5.0  # seconds without a lease, after which the thread ends
 _PARTS = 3  # a lease survives two renewals that fail
@@ -101,8 +102,9 @@ class Renewer:
             mine = self._store.renew(held.slot, held.token, lease=held.lease, keep=held.keep)
         except StoreUnavailableError:
             logger.warning("a lease could not be renewed: the store is away; it is tried again")
-        except Exception:  # a store of somebody else's: the other leases still have to be renewed
-            logger.exception("a lease could not be renewed")
+        except Exception as error:  # somebody else's store: the other leases have to be renewed
+            # Not the traceback: what a store says may name keys.
+            logger.error("a lease could not be renewed: %s", where(error))
         held.due = time.monotonic() + held.lease / _PARTS
         if not mine:
             with self._changed:

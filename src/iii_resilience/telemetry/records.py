@@ -7,6 +7,8 @@ so that a query for one of them finds all; payloads, arguments and remote messag
 from __future__ import annotations
 
 import logging
+import traceback
+from pathlib import PurePath
 from typing import Any
 
 from iii_resilience.decide import Decision
@@ -62,6 +64,19 @@ def invocation_id(error: BaseException | None) -> str | None:
     except Exception:  # an exception whose own attributes raise
         return None
     return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID else None
+
+
+def where(error: BaseException) -> str:
+    """An exception for a log: its type and where it was raised, never what it says.
+
+    Args:
+        error: The exception.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    last = frames[-1]
+    return f"{type(error).__name__} at {PurePath(last.filename).name}:{last.lineno} in {last.name}"
 
 
 def decided(
