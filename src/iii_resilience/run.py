@@ -527,6 +527,9 @@ class _CallState(tenacity.RetryCallState):
         self.run = run
         self.failed_with(run.failed[-1].error)
 
+    def __repr__(self) -> str:  # tenacity's shows what the attempt raised
+        return f"<{type(self).__name__} of {self.run.name}: attempt {self.attempt_number}>"
+
     def failed_with(self, error: Exception) -> None:
         """The attempt has failed."""
         self.set_exception((type(error), error, error.__traceback__))
