@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 
 export OTEL_ENABLED = false
 
@@ -18,7 +20,7 @@ comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo test test-long test-matrix bench-kills soak check coverage mutate format schema clean
+.PHONY: demo test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate format schema clean
 
 demo: $(STAMP)
 	$(BIN)/iii-resilience demo
@@ -35,6 +37,14 @@ test-long: $(STAMP)
 # The wrapper's tests against released versions of iii's SDK: all, or VERSIONS="0.11.6 0.24.6".
 test-matrix:
 	$(PYTHON) tests/matrix/run.py $(VERSIONS)
+
+# Side by side with the peers, in an environment of its own; the tables go into RESULTS.md.
+bench: $(BENCH_STAMP)
+	$(BENCH)/bin/python benchmarks/run.py --write benchmarks/RESULTS.md
+
+# The same in less than a minute, reduced; nothing is written.
+bench-quick: $(BENCH_STAMP)
+	$(BENCH)/bin/python benchmarks/run.py --quick
 
 # A worker that is killed again and again, with and without the library; SECONDS a run.
 bench-kills: $(STAMP)
@@ -75,5 +85,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
+$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r benchmarks/requirements.txt -e '.[iii,testing]'
+	touch $(BENCH_STAMP)
+
 clean:
-	rm -rf $(VENV) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf $(VENV) $(BENCH) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

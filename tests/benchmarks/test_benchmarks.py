@@ -1,0 +1,206 @@
+"""The benchmarks run, with reduced numbers: what they measure is not judged here."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import bench_breaker
+import bench_import
+import bench_overhead
+import bench_scale
+import bench_shapes
+import measure
+import peers
+import pytest
+import run
+import table
+from measure import Effort
+from table import Bound, Section
+
+TINY = Effort(rounds=2, slice=0.0001, scale=0.001)
+ROOT = Path(__file__).parents[2]
+MODULES = {
+    "stamina": "stamina",
+    "backoff": "backoff",
+    "redress": "redress",
+    "google-api-core": "google",
+    "hyx": "hyx",
+    "pybreaker": "pybreaker",
+    "interlock-cb": "interlock",
+}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks turn the library's log off, for good: their processes end with them."""
+    monkeypatch.setattr(peers, "logging_off", lambda: None)
+
+
+# What takes processes of its own has a test of its own below.
+QUICK_PARTS = [
+    *(bench_overhead.success, bench_overhead.success_async),
+    *(bench_overhead.one_failure, bench_overhead.give_up),
+    *(bench_breaker.around_a_success, bench_breaker.rejection),
+    *(bench_shapes.shapes, bench_scale.growth),
+]
+
+
+@pytest.mark.bare  # without the peers' environment only tenacity is beside ours
+@pytest.mark.parametrize("part", QUICK_PARTS, ids=lambda part: part.__name__)
+def test_a_part_runs_and_says_what_it_found(part: object) -> None:
+    section = part(TINY)  # type: ignore[operator]
+    assert isinstance(section, Section)
+    assert section.rows
+    assert {len(row) for row in section.rows} == {len(section.columns)}
+    assert str(section).startswith(f"### {section.title}\n\n{section.text}\n\n| ")
+
+
+def test_ours_and_tenacity_finish_all_the_calls_that_wait() -> None:
+    section = bench_scale.waiting(Effort(rounds=2, slice=0.001, scale=0.001))
+    assert [row[0] for row in section.rows] == [peers.OURS, "tenacity"]
+    assert [row[-2:] for row in section.rows] == [["200", "200"]] * 2
+
+
+def test_the_import_is_measured_in_processes_of_its_own() -> None:
+    (section,) = bench_import.sections(Effort(rounds=2, slice=0.001, scale=0.001))
+    assert section.rows[0][0] == f"`{bench_import.STANDS_ON}`"
+    assert section.rows[0][2] == "1.00"
+    assert section.bounds[0].met
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_peer_that_is_installed_takes_part(name: str) -> None:
+    if find_spec(MODULES[name]) is None:
+        pytest.skip(f"{name} is not installed here: `make bench` has an environment for it")
+    assert name in {
+        **peers.peers(),
+        **peers.peers(asynchronous=True),
+        **bench_breaker.guards(broken=False),
+    }
+
+
+@pytest.mark.parametrize("name", [peers.OURS, peers.BARE, "tenacity", *MODULES])
+def test_a_connection_error_is_repeated_and_a_mistake_is_not(name: str) -> None:
+    decorators = {peers.OURS: peers.ours(wait=False), peers.BARE: peers.bare}
+    decorators |= peers.peers(wait=False)
+    if name not in decorators:
+        pytest.skip(f"{name} is not installed here, or has no decorator for plain functions")
+    repaired = bench_overhead.FailsOnce()
+
+    def function() -> int:
+        return repaired()
+
+    assert decorators[name](function)() == 1
+    assert repaired.calls == 2
+    made = []
+
+    def fails() -> None:
+        made.append(1)
+        raise peers.permanent_for_redress() if name == "redress" else ValueError("x")
+
+    with pytest.raises(Exception, match="x"):
+        decorators[name](fails)()
+    assert len(made) == 1
+
+
+def test_the_pinned_peers_are_those_that_are_measured() -> None:
+    lines = (ROOT / "benchmarks/requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    assert {*peers.PEERS, *peers.BREAKERS} <= pinned
+    constrained = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    # Two pins of one package must agree, or `make bench` cannot be installed.
+    ours = dict(line.split("==") for line in constrained if "==" in line)
+    theirs = dict(line.split("==") for line in lines if "==" in line)
+    assert {name: ours[name] for name in ours.keys() & theirs} == {
+        name: theirs[name] for name in ours.keys() & theirs
+    }
+
+
+# The driver.
+
+
+def test_what_is_asked_for_is_printed_and_put_between_the_marks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = Section("A", "Text.", ["", "µs"], [["x", "1"]], [Bound("b", 2.0, 1.0, "ms")])
+    monkeypatch.setitem(run.PARTS, "overhead", lambda _: iter([section]))
+    results = tmp_path / "RESULTS.md"
+    results.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    for _ in range(2):
+        assert run.main(["--quick", "--write", str(results), "overhead"]) == 0
+    text = results.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{table.BEGIN}\n\n")
+    assert text.endswith(f"\n\n{table.END}\nafter\n")
+    assert (
+        text.count("### A\n\nText.\n\n|  | µs |\n| --- | --- |\n| x | 1 |\n\n- **missed**: b: 2")
+        == 1
+    )
+    assert "old" not in text
+    assert "0 of 1 bounds are met." in text
+    assert "### A" in capsys.readouterr().out
+
+
+def test_a_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["nothing"])
+    assert "no part is named nothing (there are: overhead, " in capsys.readouterr().err
+
+
+def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text("mine", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"RESULTS\.md has no lines"):
+        table.write(results, "x")
+    assert results.read_text(encoding="utf-8") == "mine"
+
+
+def test_the_results_have_the_marks() -> None:
+    text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    assert text.count(table.BEGIN) == text.count(table.END) == 1
+
+
+def test_what_the_trigger_benchmark_prints_is_read_as_tables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = (
+        "| | bare SDK, µs | resilient, µs | ratio |\n| --- | --- | --- | --- |\n"
+        "| `trigger` | 1 | 2 | 2.000 |\n\n"
+        "| payload | json.dumps, ms | check, ms | ratio |\n| --- | --- | --- | --- |\n"
+        "| 5000 records | 1.00 | 1.00 | 1.00 |\n"
+    )
+
+    class Ran:
+        returncode, stdout, stderr = 0, printed, ""
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Ran)
+    calls, payloads = run.trigger(TINY)
+    assert calls.columns == ["", "bare SDK, µs", "resilient, µs", "ratio"]
+    assert calls.rows == [["`trigger`", "1", "2", "2.000"]]
+    assert payloads.rows == [["5000 records", "1.00", "1.00", "1.00"]]
+
+
+def test_the_trigger_benchmark_still_prints_such_tables() -> None:
+    tree = ast.parse((ROOT / "benchmarks/bench_trigger.py").read_text(encoding="utf-8"))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert any(isinstance(t, str) and t.startswith("| | bare SDK, µs |") for t in texts)
+    assert any(isinstance(t, str) and t.startswith("\n| payload |") for t in texts)
+
+
+# The measuring.
+
+
+def test_candidates_take_turns_and_each_round_begins_with_another() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    measure.alternate(calls, Effort(rounds=3, slice=0.0, scale=1.0))
+    assert order[9:] == [*"abc", *"bca", *"cab"]
+
+
+def test_a_ratio_is_the_median_over_the_rounds() -> None:
+    taken = measure.Taken({"x": [2.0, 30.0, 6.0], "y": [1.0, 10.0, 6.0]})
+    assert taken.ratio("x", "y") == 2.0
+    assert taken.us("x") == 6.0
+    assert measure.Taken({"x": [2.0], "y": [1.0], "z": [3.0]}).fastest(["x", "y", "z"]) == "y"
