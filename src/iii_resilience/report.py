@@ -80,6 +80,8 @@ class _Record:
 
 def execution_over(attempts: tuple[Attempt, ...] | list[Attempt]) -> Execution:
     """The strongest execution over attempts: one that may have run outweighs any that did not."""
+    if len(attempts) == 1:
+        return attempts[0].failure.execution
     result = Execution.NOT_EXECUTED
     for attempt in attempts:
         result = strongest(result, attempt.failure.execution)

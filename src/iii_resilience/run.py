@@ -238,26 +238,22 @@ class CallRun:
         if self._ends_at_once():
             return Outcome(error=self.finish())
         state = _CallState(self, attempt)
-        while True:
-            do = state.next_step()
-            if isinstance(do, tenacity.DoSleep):
-                state.prepare_for_next_attempt()
-                self.sleep(do)
-            elif isinstance(do, tenacity.DoAttempt):
-                try:
-                    self._start_in_time(sent=sends)
-                    value = attempt()
-                except Exception as error:
-                    self.fails(error, below(error))
-                    state.failed_with(error)
-                except BaseException as error:
-                    self.passes(error)
-                    return Outcome(error=error.with_traceback(below(error)))
-                else:
-                    self.seen.succeeded()
-                    return Outcome(value=value)
+        while isinstance(do := state.next_step(), tenacity.DoSleep):
+            state.prepare_for_next_attempt()
+            self.sleep(do)
+            try:
+                self._start_in_time(sent=sends)
+                value = attempt()
+            except Exception as error:
+                self.fails(error, below(error))
+                state.failed_with(error)
+            except BaseException as error:
+                self.passes(error)
+                return Outcome(error=error.with_traceback(below(error)))
             else:
-                return Outcome(error=self.finish())
+                self.seen.succeeded()
+                return Outcome(value=value)
+        return Outcome(error=self.finish())
 
     async def go_on_async(
         self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
@@ -266,26 +262,22 @@ class CallRun:
         if self._ends_at_once():
             return Outcome(error=self.finish())
         state = _CallState(self, attempt)
-        while True:
-            do = state.next_step()
-            if isinstance(do, tenacity.DoSleep):
-                state.prepare_for_next_attempt()
-                await self.sleep_async(do)
-            elif isinstance(do, tenacity.DoAttempt):
-                try:
-                    self._start_in_time(sent=sends)
-                    value = await attempt()
-                except Exception as error:
-                    self.fails(error, below(error))
-                    state.failed_with(error)
-                except BaseException as error:
-                    self.passes(error)
-                    return Outcome(error=error.with_traceback(below(error)))
-                else:
-                    self.seen.succeeded()
-                    return Outcome(value=value)
+        while isinstance(do := state.next_step(), tenacity.DoSleep):
+            state.prepare_for_next_attempt()
+            await self.sleep_async(do)
+            try:
+                self._start_in_time(sent=sends)
+                value = await attempt()
+            except Exception as error:
+                self.fails(error, below(error))
+                state.failed_with(error)
+            except BaseException as error:
+                self.passes(error)
+                return Outcome(error=error.with_traceback(below(error)))
             else:
-                return Outcome(error=self.finish())
+                self.seen.succeeded()
+                return Outcome(value=value)
+        return Outcome(error=self.finish())
 
     def hooks(self) -> dict[str, Any]:
         """Tenacity's keyword arguments for this run (all but ``sleep``)."""
@@ -514,7 +506,8 @@ class _CallState(tenacity.RetryCallState):
 
     `tenacity.Retrying` would make the first attempt itself, and be made anew for every call. What
     it decides with has no state but this one, so a few of them serve all calls, each for a step at
-    a time. The loop around the steps is the one of `tenacity.Retrying.__call__`.
+    a time. The loop around the steps is the one of `tenacity.Retrying.__call__`; an attempt follows
+    every sleep there too.
 
     Args:
         run: The call's attempts and decisions; its first attempt has just failed.
@@ -535,7 +528,7 @@ class _CallState(tenacity.RetryCallState):
         self.set_exception((type(error), error, error.__traceback__))
 
     def next_step(self) -> Any:
-        """What tenacity says is to be done now: an attempt, a sleep, or neither."""
+        """What tenacity says about the attempt that has just failed: a sleep, or nothing more."""
         try:
             retrying = _idle.pop()
         except IndexError:  # the first one, or another call is in the middle of a step
@@ -543,7 +536,8 @@ class _CallState(tenacity.RetryCallState):
                 retry=_retry, wait=_wait, stop=_stop, retry_error_callback=_given_up
             )
         try:
-            retrying.begin()
+            if not retrying.statistics:  # each thread has its own
+                retrying.begin()
             return retrying.iter(self)
         finally:
             _idle.append(retrying)
