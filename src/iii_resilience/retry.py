@@ -471,7 +471,7 @@ def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], An
     """What finds the running task of an event loop, and what finds the loop, both written in C."""
     import asyncio  # noqa: PLC0415 - see the module's imports
 
-    if sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12):  # pragma: no cover - coverage is taken on the oldest Python
         return asyncio.current_task, asyncio.get_running_loop
     # `current_task` is written in Python there: this is what it does, in half the time.
     tasks: dict[Any, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]

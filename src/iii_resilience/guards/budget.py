@@ -81,11 +81,7 @@ class BudgetWindow:
             self._calls[self._place] += 1
             return
         with self._lock:
-            tick = int(now / self._width)
-            if tick == self._newest:  # as nearly always: nothing has grown old
-                self._calls[tick % (_BUCKETS + 1)] += 1
-            else:
-                self._calls[self._advance(now)] += 1
+            self._calls[self._advance(now)] += 1
 
     def reserve(self, now: float) -> bool:
         """Reserve the permit for one retry.
