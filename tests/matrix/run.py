@@ -25,6 +25,7 @@ TESTS = (
     "tests/calling",
     "tests/engine/test_calls_engine.py",
     "tests/matrix",
+    "tests/telemetry/test_wire.py",
     "tests/test_client.py",
     "tests/test_link.py",
     "tests/test_propagate.py",

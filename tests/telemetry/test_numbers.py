@@ -172,7 +172,13 @@ def check(call: Call, told: Told) -> str:
     assert [t["iii.attempt.number"] for t in tries] == list(range(1, len(tries) + 1))
     assert about["iii.call.attempts"] == len(tries)
     sent = [t["iii.attempt.sent"] for t in tries]
-    assert sum(sent) + told.requeued(name) == told.handed[name] == told.received(name)
+    left = sum(sent) + told.requeued(name)
+    if any(isinstance(one, CutCaller) for one in call.faults):
+        # What leaves in the moment in which the connection ends may be lost on its way to the
+        # SDK's thread, or in its socket: nobody can tell, so it counts as sent.
+        assert told.received(name) <= told.handed[name] <= left
+    else:
+        assert told.received(name) == told.handed[name] == left
     retries = sum(sent[1:])
     assert told.measured("iii.client.call.retries", name) == (retries, retries > 0)
     assert told.measured("iii.client.call.retry_delay", name)[1] == (retries > 0)

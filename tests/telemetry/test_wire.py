@@ -95,9 +95,10 @@ def test_what_the_worker_does_hangs_under_the_attempt(
     trigger({"function_id": function}, idempotent=True)
     ((_, attempts),) = seen.calls().values()
     (executed,) = [
-        s
-        for s in seen.exporter.get_finished_spans()
-        if "t::f" in s.name.split()[1:] and s not in seen.spans()
+        span
+        for span in seen.exporter.get_finished_spans()
+        if span.instrumentation_scope is not None
+        and span.instrumentation_scope.name == "iii-python-sdk"
     ]
     assert parent_of(executed) == id_of(attempts[1])
 
