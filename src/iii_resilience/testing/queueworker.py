@@ -166,12 +166,12 @@ class QueueWorker:
         return {"messageReceiptId": message.receipt}
 
     def _define(self, request: Request) -> dict[str, Any]:
-        known = ("queue", "config", "_caller_worker_id")
-        for field in request.data if isinstance(request.data, dict) else ():
-            if field not in known:
-                expected = ", ".join(f"`{name}`" for name in known)
-                raise _Unreadable(f"unknown field `{field}`, expected one of {expected}")
         name = _named(request.data, "queue").strip()
+        known = ("queue", "config", "_caller_worker_id")
+        for field in request.data:
+            if field not in known:
+                expected = ", ".join(f"`{one}`" for one in known)
+                raise _Unreadable(f"unknown field `{field}`, expected one of {expected}")
         try:
             config = QueueConfig.read(request.data.get("config"))
         except Refusal as refusal:
@@ -397,7 +397,7 @@ def _in_its_words(builtin: Builtin) -> Builtin:
     def run(request: Request) -> Any:
         try:
             return builtin(request)
-        except _Unreadable as error:
+        except (_Unreadable, TypeError) as error:
             raise BuiltinError("invocation_failed", f"serialization error: {error}") from None
         except ValueError as error:
             raise BuiltinError("invocation_failed", f"handler error: {error}") from None
