@@ -29,7 +29,7 @@ from iii_resilience import (
     iii_retry,
     report_for,
 )
-from iii_resilience.telemetry.records import decided
+from iii_resilience.telemetry.records import decided, where
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=2)
 MARKER = "s3cr3t"
@@ -300,6 +300,15 @@ def test_the_invocation_id_is_the_one_of_the_sdks_exception(
         function()
     (record,) = records(log)
     assert record.invocation_id == told
+
+
+def test_an_exception_is_told_by_its_type_and_place() -> None:
+    assert where(ValueError(MARKER)) == "ValueError"
+    with pytest.raises(ConnectionError) as caught:
+        fail()
+    told = where(caught.value)
+    assert told.startswith("ConnectionError at test_records.py:")
+    assert told.endswith(" in fail")
 
 
 @pytest.mark.parametrize("level", [logging.CRITICAL, logging.DEBUG])

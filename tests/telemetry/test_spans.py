@@ -353,6 +353,24 @@ class TestWithoutSpans:
         assert script.within == [9, 9, 9]
         assert ended(way, Script(ConnectionError())) is None
 
+    def test_a_provider_that_hands_on_the_span_around_makes_none(self, clean_globals: None) -> None:
+        class HandsOn(trace.Tracer):
+            def start_span(self, *_: Any, **__: Any) -> trace.Span:
+                return trace.get_current_span()
+
+            start_as_current_span = None  # type: ignore[assignment]
+
+        class Provider(trace.TracerProvider):
+            def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+                return HandsOn()
+
+        HandsOn.__abstractmethods__ = frozenset()
+        trace.set_tracer_provider(Provider())
+        script = Script(ConnectionError(), ConnectionError())
+        with trace.use_span(NonRecordingSpan(self.FAR)):
+            assert ended(decorated, script) is None
+        assert script.within == [9, 9, 9]
+
     def test_what_is_not_sampled_is_not_recorded_and_says_so_to_what_it_calls(
         self, clean_globals: None
     ) -> None:

@@ -130,6 +130,9 @@ class FailedCall:
 
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
+        if self._unheard:
+            self._ended = True
+            return
         now = time.monotonic()
         self._end_attempt(now, {})
         self._end(now, {}, {})
@@ -140,6 +143,9 @@ class FailedCall:
         Args:
             failure: The failure that its caller sees.
         """
+        if self._unheard:
+            self._ended = True
+            return
         self._end(time.monotonic(), labels(failure), _failure(failure))
 
     def passed(self, error: BaseException) -> None:
@@ -183,6 +189,11 @@ class FailedCall:
                 self._spans.end_attempt(now, more, failed=not taken)
             if taken or passing:
                 self._end(now, more, more)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether nobody looks: then a call that ends has nothing to tell."""
+        return self._spans is None and not meters.heard
 
     def _counts(self, seconds: float, *, sent: bool) -> None:
         self._sending = None

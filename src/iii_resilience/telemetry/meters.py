@@ -123,6 +123,11 @@ class Meters:
         self._of_success: dict[str, dict[str, Any]] = {}
         self._most = LIMIT_DEFAULT
 
+    @property
+    def heard(self) -> bool:
+        """Whether anybody measures."""
+        return self._heard is not None
+
     # What happens.
 
     def succeeded(self, name: str, started: float) -> None:

@@ -59,10 +59,15 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
         The call's spans, or None where there is no tracer provider: then the spans around the call
         stay the current ones.
     """
+    tracer = _Tracer.get()
+    # The API's stand-in has what it passes on to; without a provider that is nothing. Another
+    # tracer, or another API, is asked for a span like any other.
+    if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
+        return None
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
     # attempt out of its call.
     offset = time.time_ns() - round(time.monotonic() * 1e9)
-    span = _Tracer.get().start_span(
+    span = tracer.start_span(
         f"retry {name}",
         attributes={"iii.function.id": name},
         start_time=round(started * 1e9) + offset,
