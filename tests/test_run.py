@@ -475,6 +475,23 @@ def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
     assert pauses.paused == [3.0, 9.0, 27.0]
 
 
+@BOTH
+def test_a_call_in_the_middle_of_another_ones_step_gets_its_own(how: str) -> None:
+    inner: list[object] = []
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        # A user's wait may call what is retried itself, while tenacity is deciding.
+        inner.append(failing(NONE_OF_THE_CLOCK, pauses=Pauses()).go_on(Attempts(stopped())).value)
+        assert "stopped" not in repr(state)
+        assert repr(state).endswith(f"attempt {state.attempt_number}>")
+        return 0.0
+
+    policy = QUICK.replace(wait=wait, attempts=3)
+    outcome = go_on(failing(policy, pauses=Pauses()), Attempts(stopped()), how)
+    assert outcome.value == "done"
+    assert inner == ["done", "done"]
+
+
 # What is noted.
 
 
