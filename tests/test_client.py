@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -85,6 +86,50 @@ class TestPassThrough:
         assert ended.wait(5)
         worker._thread.join(5)  # the SDK stops its loop a moment later
         worker.shutdown()
+
+    def test_threads_that_shut_it_down_at_once_do_it_once_and_wait_for_its_end(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        """The SDK hangs in the second shutdown, also while the first is under way."""
+        client = connect()
+        worker, times, shutdown = resilient(client), 0, client.shutdown
+
+        def slowly() -> None:
+            nonlocal times
+            times += 1
+            time.sleep(0.3)
+            shutdown()
+
+        client.shutdown = slowly
+        running: list[bool] = []
+
+        def end() -> None:
+            worker.shutdown()
+            running.append(client._thread.is_alive())
+
+        threads = [threading.Thread(target=end) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert times == 1
+        assert running == [False] * 4
+
+    def test_a_signal_in_the_middle_of_the_end_does_not_wait_for_itself(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        client = connect()
+        worker, shutdown = resilient(client), client.shutdown
+
+        def interrupted() -> None:
+            began = time.monotonic()
+            worker.shutdown()  # as the handler of a signal would, on this very thread
+            assert time.monotonic() - began < 5
+            shutdown()
+
+        client.shutdown = interrupted
+        worker.shutdown()
+        assert not client._thread.is_alive()
 
 
 class TestPolicies:

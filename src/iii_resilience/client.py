@@ -234,6 +234,8 @@ class Resilient:
     def shutdown(self) -> None:
         """End every wait with `NotConnectedError`, then shut the SDK's client down, once.
 
+        Called again, or by two threads at once, it returns when the client has been shut down.
+
         Raises:
             RuntimeError: On the SDK's own thread, where it would wait for itself.
         """
@@ -242,15 +244,16 @@ class Resilient:
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
             )
-        if self._link.closed:
-            return  # the SDK hangs when it is shut down twice
-        self._link.shut_down()
+        if self._link.first_to_end():
+            self._link.shut_down()
+        else:
+            self._link.wait_for_end()
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
         if not self._link.on_loop_thread:
             await in_thread(self.shutdown)
-        elif not self._link.closed:
+        elif self._link.first_to_end():
             await self._link.shut_down_here()
 
     def __enter__(self) -> Self:

@@ -38,6 +38,8 @@ _ENDED = "the client was shut down while the call waited; nothing more was sent"
 _SHORT_LIVED = 1.0
 _REFUSALS = 3
 
+_ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
+
 
 @attrs.frozen
 class Presence:
@@ -91,6 +93,8 @@ class Link:
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
+        self._ending_in: int | None = None  # the thread that shuts it down
+        self._over = threading.Event()
         self._pauses = Waiters()
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -323,6 +327,22 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
 
+    def first_to_end(self) -> bool:
+        """Whether nobody has begun to shut the client down; whoever asks first has to do it.
+
+        The SDK hangs when it is shut down twice, one after the other or both at once.
+        """
+        with self._lock:
+            first = self._ending_in is None
+            if first:
+                self._ending_in = threading.get_ident()
+        return first
+
+    def wait_for_end(self) -> None:
+        """Wait until whoever shuts the client down is done, but not for oneself."""
+        if self._ending_in != threading.get_ident():  # else a signal has come in the middle of it
+            self._over.wait(_ENDS_WITHIN)
+
     def shut_down(self) -> None:
         """Shut the SDK's client down, once, from any thread but its own.
 
@@ -342,12 +362,13 @@ class Link:
                 raise
         finally:
             self.flights.lose()  # calls that it left without an answer end too
+            self._over.set()
 
     async def shut_down_here(self) -> None:
         """As `shut_down`, on the SDK's own thread."""
         self.close()
-        await self.flights.abandon()
         try:
+            await self.flights.abandon()
             await self.client.shutdown_async()
         except Exception as error:
             self._stop_loop()
@@ -355,6 +376,7 @@ class Link:
                 raise
         finally:
             self.flights.lose()
+            self._over.set()
 
     def _stop_loop(self) -> None:
         loop = self._own_loop
