@@ -7,6 +7,8 @@ import logging
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import iii
@@ -29,7 +31,7 @@ from iii_resilience import (
     iii_retry,
     report_for,
 )
-from iii_resilience.telemetry.records import decided, where
+from iii_resilience.telemetry.records import decided, heard, where
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=2)
 MARKER = "s3cr3t"
@@ -319,3 +321,75 @@ def test_a_record_is_only_made_where_somebody_listens(
     failure = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED)
     decided(failure, Decision(Reason.RETRIED, 1.25), attempt=1, name="f")
     assert len(caplog.records) == (level == logging.DEBUG)
+
+
+@contextmanager
+def unheard() -> Iterator[logging.Logger]:
+    """The library's logger where nobody listens, not even pytest."""
+    logger = logging.getLogger("iii_resilience")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logger, "propagate", False)
+        patch.setattr(logger, "handlers", [logging.NullHandler()])
+        yield logger
+
+
+def test_a_record_that_reaches_nobody_is_not_made() -> None:
+    with unheard() as logger, monitored(logger) as made:
+        assert not heard(logging.WARNING)
+        give_up()
+    assert made == []
+
+
+def test_it_is_made_for_a_handler_of_the_logger() -> None:
+    with unheard() as logger, monitored(logger) as made:
+        logger.handlers.append(logging.Handler(logging.CRITICAL))
+        give_up()
+    assert len(made) == 1
+
+
+def test_it_is_made_for_a_handler_above_the_logger() -> None:
+    with unheard() as logger, monitored(logger) as made:
+        logger.propagate = True  # pytest itself listens up there
+        give_up()
+    assert len(made) == 1
+
+
+def test_it_is_made_for_a_filter_of_the_logger() -> None:
+    seen: list[logging.LogRecord] = []
+
+    class Keeps(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            seen.append(record)
+            return True
+
+    with unheard() as logger:
+        logger.addFilter(keeps := Keeps())
+        try:
+            give_up()
+        finally:
+            logger.removeFilter(keeps)
+    assert len(seen) == 1
+
+
+def give_up() -> None:
+    @iii_retry(idempotent=True)
+    def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fails()
+
+
+@contextmanager
+def monitored(logger: logging.Logger) -> Iterator[list[object]]:
+    """The records that a logger makes."""
+    made: list[object] = []
+    make = logger.makeRecord
+    with pytest.MonkeyPatch.context() as patch:
+
+        def noted(*args: Any, **more: Any) -> logging.LogRecord:
+            made.append(args)
+            return make(*args, **more)
+
+        patch.setattr(logger, "makeRecord", noted)
+        yield made

@@ -79,6 +79,25 @@ def where(error: BaseException) -> str:
     return f"{type(error).__name__} at {PurePath(last.filename).name}:{last.lineno} in {last.name}"
 
 
+def heard(level: int) -> bool:
+    """Whether a record of this level would reach anybody; else there is no use in making it.
+
+    Args:
+        level: The level.
+    """
+    if not logger.isEnabledFor(level):
+        return False
+    at: logging.Logger | None = logger
+    if logger.filters:
+        return True  # whatever they do, they see every record
+    while at is not None:
+        for handler in at.handlers:
+            if not isinstance(handler, logging.NullHandler):
+                return True
+        at = at.parent if at.propagate else None
+    return False
+
+
 def decided(
     failure: Failure,
     decision: Decision,
@@ -99,7 +118,7 @@ def decided(
         ids: Trace and span id of the attempt; None for those of the current span.
     """
     level = logging.INFO if decision.retry else logging.WARNING
-    if not logger.isEnabledFor(level):
+    if not heard(level):
         return
     reason = decision.reason.value
     logger.log(
