@@ -20,7 +20,7 @@ NAME = "iii_resilience"
 # From the ground up; a room is known by the longest entry that begins its name. Rooms on one
 # floor may know one another as long as there is no circle (which has a test of its own).
 FLOORS: list[tuple[str, ...]] = [
-    ("errors", "checks", "codes", "failure", "lazy"),
+    ("errors", "checks", "codes", "failure", "lazy", "cancellations"),
     ("classify", "classification", "rpc", "asking"),
     ("backoff",),
     ("guards",),
@@ -33,7 +33,8 @@ FLOORS: list[tuple[str, ...]] = [
     ("book", "config", "rules", "queues", "provenance", "reload", "watch"),
     ("propagate",),
     ("run", "shielded"),
-    ("pluggable",),
+    ("pluggable", "source"),
+    ("loop",),
     ("retry",),
     ("waiters", "flights", "payloads", "sdk"),
     ("link",),

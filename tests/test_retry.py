@@ -37,12 +37,12 @@ from iii_resilience import (
     report_for,
     use_policies,
 )
-from iii_resilience import retry as retry_module
+from iii_resilience.cancellations import _comes_of_a_cancellation
 from iii_resilience.decide import decide
 from iii_resilience.guards.budget import BudgetWindow
 from iii_resilience.policy import FIELDS, TRIGGER_FIELDS
-from iii_resilience.retry import _PolicySource
 from iii_resilience.run import CallRun
+from iii_resilience.source import PolicySource
 from iii_resilience.testing import fake_clock as our_clock
 
 if TYPE_CHECKING:
@@ -871,10 +871,10 @@ async def test_a_swallowed_cancellation_is_found_behind_other_exceptions(between
 def test_a_circle_of_causes_comes_of_no_cancellation() -> None:
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
-    assert not retry_module._comes_of_a_cancellation(first)
-    assert not retry_module._comes_of_a_cancellation(ValueError())
+    assert not _comes_of_a_cancellation(first)
+    assert not _comes_of_a_cancellation(ValueError())
     second.__context__ = asyncio.CancelledError()
-    assert retry_module._comes_of_a_cancellation(first)
+    assert _comes_of_a_cancellation(first)
 
 
 async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
@@ -1178,7 +1178,7 @@ def test_use_policies_switches_what_has_no_policy_of_its_own() -> None:
 def test_a_switch_in_the_middle_of_another_threads_look_up_is_not_lost() -> None:
     old, new = PolicyBook({"default": RetryPolicy(attempts=2)}), PolicyBook()
 
-    class Interrupted(_PolicySource):
+    class Interrupted(PolicySource):
         """Another thread, with the old book in hand, comes between two assignments."""
 
         armed = False
@@ -1465,7 +1465,7 @@ def test_a_success_touches_nothing_of_tenacity(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(tenacity, "Retrying", refuse)
     monkeypatch.setattr(tenacity, "AsyncRetrying", refuse)
-    monkeypatch.setattr(retry_module, "CallRun", refuse)
+    monkeypatch.setattr("iii_resilience.source.CallRun", refuse)
     for how in ("sync", "async", "for", "async for"):
         assert run_as(how, lambda: "done", idempotent=True) == "done"
 

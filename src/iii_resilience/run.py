@@ -569,7 +569,9 @@ def _given_up(_: Any) -> None:
 
 
 _REFUSALS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
-_MACHINERY = frozenset({__name__, "iii_resilience.retry", "iii_resilience.shielded"})
+_MACHINERY = frozenset(
+    {__name__, "iii_resilience.retry", "iii_resilience.loop", "iii_resilience.shielded"}
+)
 
 
 def deadline_of(policy: RetryPolicy, started: float) -> float | None:
