@@ -12,10 +12,12 @@ import gc
 import json
 import logging
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,12 +89,11 @@ class Lookout:
         self.text("hint", repr(hint_for(error)))
 
     def objects(self, *_: Any) -> None:
-        """The repr of every object of the library that was made since the test began."""
-        for thing in gc.get_objects():
-            kind: Any = type(thing)
-            if is_ours(kind):
-                with suppress(ReferenceError):
-                    self.text("repr", f"{kind.__qualname__}: {thing!r}")
+        """The repr of every object of the library that is alive now."""
+        ours = classes(len(sys.modules))
+        for thing in [thing for thing in gc.get_objects() if type(thing) in ours]:
+            with suppress(ReferenceError):
+                self.text("repr", f"{type(thing).__qualname__}: {thing!r}")
 
     def everything(self) -> None:
         """What was logged, traced and measured."""
@@ -116,13 +117,16 @@ class Lookout:
 
 
 @cache
-def is_ours(kind: Hashable) -> bool:
-    """Whether it is a class of the library; exceptions say what they say, to whoever gets them."""
-    module = str(getattr(kind, "__module__", ""))
-    return (
-        module.startswith("iii_resilience")
-        and not module.startswith("iii_resilience.testing")
-        and not (isinstance(kind, type) and issubclass(kind, BaseException))
+def classes(_: int) -> frozenset[type]:
+    """The library's classes; exceptions say what they say, to whoever gets them."""
+    return frozenset(
+        kind
+        for name, module in list(sys.modules.items())
+        if name.startswith("iii_resilience") and not name.startswith("iii_resilience.testing")
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and kind.__module__.startswith("iii_resilience")
+        and not issubclass(kind, (BaseException, Enum))
     )
 
 
@@ -130,10 +134,8 @@ def is_ours(kind: Hashable) -> bool:
 def lookout(seen: Seen, caplog: pytest.LogCaptureFixture) -> Iterator[Lookout]:
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
     made = Lookout(seen, caplog)
-    gc.freeze()
     yield made
     made.everything()
-    gc.unfreeze()
     assert made.found == []
 
 
@@ -393,7 +395,7 @@ class TestQueue:
         caller: Resilient,
         lookout: Lookout,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+    ) -> Iterator[None]:
         """Dead letters and parked messages, with secrets in all of them."""
         monkeypatch.setenv("III_TOKEN", MARKER)
         store = SqliteStore(parking)
@@ -419,6 +421,8 @@ class TestQueue:
             caller.trigger({"function_id": function_id, "payload": payload, "action": action})
         engine.wait_queue_idle("q")
         assert len(engine.dead_letters("q")) == 2
+        yield
+        store.close()
 
     def invoke(self, lookout: Lookout, *arguments: str) -> str:
         result = CliRunner().invoke(app, arguments, input="y\n")
