@@ -28,8 +28,8 @@ class Change(Generic[T]):
         written: Whether anything has changed.
     """
 
-    row: Row | None
-    answer: T
+    row: Row | None = attrs.field(repr=False)
+    answer: T = attrs.field(repr=False)
     keep_until: float | None = None
     written: bool = True
 
