@@ -103,6 +103,23 @@ class TestFakeClock:
         with fake_clock() as clock, pytest.raises(ValueError, match="forwards"):
             clock.advance(-1)
 
+    def test_no_room_of_the_retry_core_keeps_the_real_time(self) -> None:
+        code = (
+            "import sys, time\n"
+            "from iii_resilience import iii_retry, retrying\n"
+            "list(retrying(idempotent=True))\n"
+            "from iii_resilience.testing.clock import _READ_THE_TIME as faked\n"
+            "print(*sorted(name for name, module in sys.modules.items()\n"
+            "    if name.startswith('iii_resilience') and module not in faked\n"
+            "    and vars(module).get('time') is time))"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert ran.stderr == ""
+        # A book notes when it turned to another edition; a report is handed the time it goes by.
+        assert ran.stdout.split() == ["iii_resilience.book", "iii_resilience.report"]
+
     def test_afterwards_everything_is_as_before(self) -> None:
         with fake_clock():
             pass
