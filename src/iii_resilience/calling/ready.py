@@ -227,20 +227,20 @@ def _left(until: float) -> float:
 
 
 def _not_connected(link: Link, seconds: float) -> NotConnectedError:
-    if link.refused:
-        error = NotConnectedError(
-            "the engine takes this worker's connections and closes each of them within a second, "
-            "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
-            "token (III_TOKEN, headers) and the engine's auth function"
-        )
-        error.refused = True
-        return error
     if link.dead and link.turned_away:
         error = NotConnectedError(
             "the engine took this worker's connection and closed it within a second, unanswered: "
             f"it seems to refuse the worker, and {link.sdk.name} does not open another one. "
             "Nothing was sent. Check the worker's token (III_TOKEN, headers) and the engine's "
             "auth function, then make a new client with iii.register_worker()"
+        )
+        error.refused = True
+        return error
+    if link.refused:
+        error = NotConnectedError(
+            "the engine takes this worker's connections and closes each of them within a second, "
+            "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
+            "token (III_TOKEN, headers) and the engine's auth function"
         )
         error.refused = True
         return error
