@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -176,6 +177,34 @@ class TestCancelling:
 
     async def test_before_0_24_4_the_sdk_s_own_part_is_left_alone(self, client: Any) -> None:
         assert await self.cancel(client, (0, 24, 3)) == 0
+
+    async def test_what_the_part_that_was_left_alone_fails_with_is_not_complained_of(
+        self, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        link = Link(client, sdk_of((0, 24, 3)))
+        fails = threading.Event()
+
+        async def fail_late(_: Any) -> Any:
+            client.requests.append(_)
+            while not fails.is_set():
+                await asyncio.sleep(0.005)
+            raise ValueError("late")
+
+        link._call = fail_late
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        (left,) = link.flights._left
+        fails.set()
+        while not left.done():
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
+        del left
+        gc.collect()
+        assert [r for r in caplog.records if r.name == "asyncio"] == []
 
     async def test_from_then_on_it_is_cancelled_too(self, client: Any) -> None:
         assert await self.cancel(client, (0, 24, 4)) == 1

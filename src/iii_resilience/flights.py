@@ -199,8 +199,13 @@ class Flights:
         """
         task = asyncio.ensure_future(self._dispatch(request, local=local, gate=gate))
         self._left.add(task)
-        task.add_done_callback(self._left.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may wait for it any longer: asyncio need not complain
 
 
 class _Flight:
