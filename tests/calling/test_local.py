@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from real_sdk import needs
 
-from iii_resilience import RetryPolicy
+from iii_resilience import Backoff, RetryPolicy
 from iii_resilience.client import Resilient
-from iii_resilience.testing import LoopbackEngine
+from iii_resilience.testing import AnswerError, LoopbackEngine
 
 pytestmark = needs((0, 25), "no local dispatch")
 
@@ -59,6 +59,26 @@ def test_nothing_is_asked_about_it(
 ) -> None:
     caller.trigger({"function_id": "t::own"})
     assert engine.calls("engine::functions::info") == ()
+
+
+def test_whether_a_retry_stays_here_is_looked_up_again(
+    engine: LoopbackEngine, caller: Resilient, target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.register_function("t::theirs", lambda data: "done")
+    engine.wait_registered("t::theirs")
+    caller.trigger({"function_id": "t::theirs"})  # known from here on
+    looks: list[Any] = []
+    look = caller._link.dispatches_locally
+
+    def noted(fields: dict[str, Any]) -> bool:
+        looks.append(fields)
+        return look(fields)
+
+    monkeypatch.setattr(caller._link, "dispatches_locally", noted)
+    engine.inject("t::theirs", AnswerError("invocation_stopped", "Invocation stopped"))
+    policy = RetryPolicy(backoff=Backoff(base=0.001))
+    assert caller.trigger({"function_id": "t::theirs"}, idempotent=True, policy=policy) == "done"
+    assert len(looks) == 2
 
 
 def test_a_lost_connection_does_not_concern_it(

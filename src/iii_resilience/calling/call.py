@@ -69,9 +69,6 @@ class Plan:
         own = function_id.startswith(ENGINE_OWN)
         self.key: Key | None = None if own else (link.namespace, function_id)
         self.carries = link.sdk.sends_metadata and not own
-        deadline = policy.deadline
-        # What a first attempt carries, where nothing but the policy bounds the call.
-        self.left_ms = None if deadline is None else int(1000 * deadline)
         self._scope = f"{selected.name}\0{function_id}"
         self.guarded = policy.breaker is not None or policy.bulkhead is not None
         self.window: BudgetWindow | None = None
@@ -165,33 +162,25 @@ class Call:
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        if self._goes_at_once():
-            generation = self.ready.generation
-            fields, seconds = self._first_fields()
-            try:
-                result = self.link.flights.send(fields, seconds=seconds, gate=self)
-            except Held:
-                self._sent = False
-            except Exception as error:
-                self._learn_failure(error)
-                raise
-            else:
-                self._learn_success(generation)
-                return result
-        key, generation, local = self._prepare()
+        quick = self._goes_at_once()
+        known = (self._key, self.ready.generation, False) if quick else None
         until = 0.0
         while True:
+            key, generation, local = known = known or self._prepare()
             self._held_by = None if local else key
-            if not (local or self.ready.is_ready(key)):
+            if not (quick or local or self.ready.is_ready(key)):
                 until = until or time.monotonic() + self._patience()
                 if not self.ready.wait(key, max(0.0, until - time.monotonic())):
                     self._stayed_missing()
                 self._waited(until)
-            fields, seconds = self._next_fields()
+            fields, seconds = self._first_fields() if quick else self._next_fields()
+            flights = self.link.flights
             try:
-                result = self.link.send(fields, seconds=seconds, local=local, gate=self)
+                result = flights.send(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
+                if quick:
+                    quick, known = False, None
                 continue
             except Exception as error:
                 self._learn_failure(error)
@@ -201,33 +190,25 @@ class Call:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
-        if self._goes_at_once():
-            generation = self.ready.generation
-            fields, seconds = self._first_fields()
-            try:
-                result = await self.link.flights.send_async(fields, seconds=seconds, gate=self)
-            except Held:
-                self._sent = False
-            except Exception as error:
-                self._learn_failure(error)
-                raise
-            else:
-                self._learn_success(generation)
-                return result
-        key, generation, local = self._prepare()
+        quick = self._goes_at_once()
+        known = (self._key, self.ready.generation, False) if quick else None
         until = 0.0
         while True:
+            key, generation, local = known = known or self._prepare()
             self._held_by = None if local else key
-            if not (local or self.ready.is_ready(key)):
+            if not (quick or local or self.ready.is_ready(key)):
                 until = until or time.monotonic() + self._patience()
                 if not await self.ready.wait_async(key, max(0.0, until - time.monotonic())):
                     self._stayed_missing()
                 self._waited(until)
-            fields, seconds = self._next_fields()
+            fields, seconds = self._first_fields() if quick else self._next_fields()
+            flights = self.link.flights
             try:
-                result = await self.link.send_async(fields, seconds=seconds, local=local, gate=self)
+                result = await flights.send_async(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
+                if quick:
+                    quick, known = False, None
                 continue
             except Exception as error:
                 self._learn_failure(error)
@@ -310,7 +291,7 @@ class Call:
         if self.run is None and not self._local and not self._inherits:
             key = self._key
             if (key is None or self.ready.may_go(key)) and self.link.seems_up():
-                self._held_by = key
+                self._local = None  # a retry looks again
                 return True
         return False
 
@@ -325,18 +306,15 @@ class Call:
         ):
             return self._next_fields()
         self._sent = True
-        timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.left_ms
-        if left is not None and left < timeout:
-            timeout, source = left, _DEADLINE
+        timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.policy.deadline
+        if left is not None and 1000 * left < timeout:
+            timeout, source = 1000 * left, _DEADLINE
         milliseconds = self._timeout_ms = max(1, int(timeout))
         self._timeout_from = source
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
-            wire = {"attempt": 1}
-            if left is not None:
-                wire["left_ms"] = left
-                wire["deadline_unix_ms"] = int(1000 * time.time()) + left
-            fields["metadata"] = {METADATA_FIELD: wire}
+            unix = None if left is None else time.time() + left
+            fields["metadata"] = {METADATA_FIELD: outgoing(left, unix, 1, None)}
         return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
