@@ -1,6 +1,7 @@
 """What `resilient(worker)` adds to a successful call: against the bare SDK, alternating in one run.
 
-The LoopbackEngine and the worker run in processes of their own. Usage:
+The LoopbackEngine and the worker run in processes of their own; with ``III_URL`` the engine that
+listens there takes the LoopbackEngine's place. Usage:
 
     python benchmarks/bench_trigger.py [calls]
 """
@@ -148,9 +149,11 @@ def main() -> None:
         os.environ["HOME"] = home
         context = multiprocessing.get_context("spawn")
         (here, there), (ours, theirs) = context.Pipe(), context.Pipe()
-        first = context.Process(target=engine, args=(there,))
-        first.start()
-        url = here.recv()
+        url, first = os.environ.get("III_URL"), None
+        if url is None:
+            first = context.Process(target=engine, args=(there,))
+            first.start()
+            url = here.recv()
         second = context.Process(target=worker, args=(url, theirs))
         second.start()
         ours.recv()
@@ -159,8 +162,9 @@ def main() -> None:
         finally:
             ours.send(None)
             second.join()
-            here.send(None)
-            first.join()
+            if first is not None:
+                here.send(None)
+                first.join()
     measure_checks()
 
 

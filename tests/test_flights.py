@@ -6,7 +6,8 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from iii_resilience import (
     resilient,
 )
 from iii_resilience.client import Resilient
+from iii_resilience.flights import Flights, Held
 from iii_resilience.link import Link
 from iii_resilience.sdk import sdk_of
 
@@ -223,18 +225,147 @@ class TestCancelling:
             await call
         assert len(link.flights) == 0
 
-    def test_a_call_lost_in_the_moment_of_its_departure_ends_too(self, client: Any) -> None:
-        link = Link(client, sdk_of((0, 25, 0)))
-        client.hangs = True
-        run = link.flights.run
 
-        def lose_first(work: Any) -> Any:
+class Refuses:
+    """A gate that is never asked: what it is given to has not come that far."""
+
+    def may_go(self) -> bool:
+        raise AssertionError("asked about a call that is lost")
+
+    def met(self, error: Exception) -> None:
+        raise AssertionError(f"told of {error!r}")
+
+
+class TestDeparture:
+    """Between being handed over and being sent a call is in nobody's hands but ours."""
+
+    @pytest.fixture
+    def link(self, client: Any) -> Link:
+        return Link(client, sdk_of((0, 25, 0)))
+
+    @pytest.fixture
+    def lost_before(self, client: Any, link: Link) -> Iterator[None]:
+        """The SDK's loop is busy while calls are handed to it, and then loses the connection."""
+        busy = threading.Event()
+
+        def lose() -> None:
+            busy.wait(5)
             link.flights.lose()
-            return run(work)
 
-        link.flights.run = lose_first  # type: ignore[method-assign]
-        with pytest.raises(ConnectionLostError):
+        link.loop.call_soon_threadsafe(lose)
+
+        def handed_over() -> None:
+            while not len(link.flights):
+                time.sleep(0.001)
+            busy.set()
+
+        watcher = threading.Thread(target=handed_over)
+        watcher.start()
+        yield
+        watcher.join()
+
+    @pytest.mark.usefixtures("lost_before")
+    def test_a_call_that_is_lost_before_it_was_sent_is_never_sent_and_says_so(
+        self, client: Any, link: Link
+    ) -> None:
+        with pytest.raises(NotConnectedError, match="lost before the call; nothing was sent"):
             link.send(CALL, seconds=30.0)
+        time.sleep(0.05)
+        assert client.requests == []
+
+    @pytest.mark.usefixtures("lost_before")
+    def test_one_with_a_gate_is_held_back(self, client: Any, link: Link) -> None:
+        with pytest.raises(Held):
+            link.send(CALL, seconds=30.0, gate=Refuses())
+        time.sleep(0.05)
+        assert client.requests == []
+
+    async def test_a_coroutine_that_is_cancelled_first_sends_nothing(
+        self, client: Any, link: Link
+    ) -> None:
+        busy = threading.Event()
+        link.loop.call_soon_threadsafe(busy.wait, 5)
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not len(link.flights):
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        busy.set()
+        await asyncio.sleep(0.05)
+        assert client.requests == []
+
+
+class TestEnd:
+    def flights(self, client: Any, usable: Callable[[], None], **how: Any) -> Flights:
+        async def dispatch(request: dict[str, Any], **_: Any) -> Any:
+            if how:
+                raise how["error"]
+            return await client.answer(request)
+
+        return Flights(client.loop, dispatch, usable, may_cancel=True)
+
+    def test_a_client_that_ends_under_a_call_does_not_say_that_nothing_was_sent(
+        self, client: Any
+    ) -> None:
+        def ended() -> None:
+            raise NotConnectedError("this client was shut down; nothing was sent")
+
+        client.hangs = True
+        with pytest.raises(ConnectionLostError, match="may have run"):
+            self.flights(client, ended).send(CALL, seconds=30.0)
+
+    def test_a_call_that_the_ended_loop_never_took_says_that_nothing_was_sent(
+        self, client: Any
+    ) -> None:
+        def ended() -> None:
+            raise NotConnectedError("this client was shut down; nothing was sent")
+
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        flights = self.flights(client, ended)
+        with pytest.raises(NotConnectedError, match="nothing was sent"):
+            flights.send(CALL, seconds=30.0)
+        assert len(flights) == 0
+        busy.set()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), client.loop).result(5)
+        assert client.requests == []
+
+    def test_an_answer_that_lands_in_the_last_moment_counts(self, client: Any) -> None:
+        flights: Flights
+
+        def looked() -> None:
+            for flight in [*flights._aboard]:
+                del flights._aboard[flight]  # as whoever lands it does first
+                threading.Timer(0.05, flight.land, ["just in time", None]).start()
+
+        client.hangs = True
+        flights = self.flights(client, looked)
+        assert flights.send(CALL, seconds=0.1) == "just in time"
+
+    def test_an_error_is_not_kept_alive_by_the_call_that_met_it(self, client: Any) -> None:
+        class RefusedError(Exception): ...
+
+        flights = self.flights(client, lambda: None, error=RefusedError)
+        gc.collect()
+        gc.disable()
+        try:
+            gone: Callable[[], object] = object
+            try:
+                flights.send(CALL, seconds=5.0)
+            except RefusedError as error:
+                gone = weakref.ref(error)
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), client.loop).result(5)
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    def test_a_thread_s_own_cancellation_of_the_sdk_s_task_is_a_lost_call(
+        self, client: Any
+    ) -> None:
+        flights = self.flights(client, lambda: None, error=asyncio.CancelledError)
+        with pytest.raises(ConnectionLostError, match="its answer will never come"):
+            flights.send(CALL, seconds=5.0)
 
 
 class TestConnection:

@@ -36,7 +36,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("pluggable", "source"),
     ("loop",),
     ("retry",),
-    ("waiters", "flights", "payloads", "sdk"),
+    ("waiters", "eventloops", "flights", "payloads", "sdk"),
     ("link",),
     ("discover", "ensure"),
     ("stores",),

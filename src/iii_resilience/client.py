@@ -12,7 +12,7 @@ from typing import Any, Self
 from iii_resilience.book import PolicyBook
 from iii_resilience.calling.trigger import Caller
 from iii_resilience.codes import register_codes
-from iii_resilience.flights import in_thread
+from iii_resilience.eventloops import in_thread
 from iii_resilience.handling.handlers import Handlers
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.leave import Drained, drain_at

@@ -11,11 +11,11 @@ import asyncio
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from iii_resilience.errors import ConnectionLostError, NotConnectedError
+from iii_resilience.eventloops import settle, substitute_loop, tell
 
 T = TypeVar("T")
 
@@ -23,6 +23,8 @@ LOST = (
     "the connection to the engine was lost while the call was in flight: its answer will never "
     "come, and the function may have run"
 )
+UNSENT = "the connection was lost before the call; nothing was sent"
+_ENDED = "this client was shut down; nothing was sent"
 _STUCK = (
     "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
     "socket), or its event loop stands still; the function may have run"
@@ -31,6 +33,8 @@ _STUCK = (
 _SLACK = 0.25
 # A call that reached the SDK's loop in its last moment is never answered.
 _LOOK_AFTER_THE_LOOP = 1.0
+_MOMENT = 0.001
+_GONE = object()
 
 
 class Gate(Protocol):
@@ -53,7 +57,7 @@ class Flights:
     """The calls of one client that have not ended.
 
     Args:
-        loop: Where the SDK's calls are at home; asked anew for each call.
+        loop: Where the SDK's calls are at home; None for a loop on a thread of this library.
         dispatch: Makes the SDK's own coroutine of a request, on that loop.
         usable: Raises if the client has ended.
         may_cancel: Whether the SDK survives the cancellation of a call.
@@ -61,18 +65,25 @@ class Flights:
 
     def __init__(
         self,
-        loop: Callable[[], asyncio.AbstractEventLoop],
+        loop: asyncio.AbstractEventLoop | None,
         dispatch: Callable[..., Coroutine[Any, Any, Any]],
         usable: Callable[[], None],
         *,
         may_cancel: bool,
     ) -> None:
-        self._loop = loop
-        self._dispatch = dispatch
+        self._own_loop = loop
         self._usable = usable
+        self._dispatch = dispatch
         self._cancellable = dispatch if may_cancel else self._guarded
-        self._aboard: dict[_Flight | _AsyncFlight, None] = {}
+        # Whoever takes a flight out of its list ends it, and nobody else does.
+        self._aboard: dict[_Flight, None] = {}
+        self._inside: dict[_Flight, None] = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[Any]] = set()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop where the SDK's calls are at home."""
+        return self._own_loop or substitute_loop()
 
     def __len__(self) -> int:
         return len(self._aboard)
@@ -84,7 +95,11 @@ class Flights:
                 flight, _ = self._aboard.popitem()
             except KeyError:  # it landed in this very moment
                 return
-            flight.lost()
+            if flight.departed:
+                flight.land(None, ConnectionLostError(LOST))
+                tell(self.loop, flight.cancel)
+            else:  # and it will not
+                flight.land(None, NotConnectedError(UNSENT) if flight.gate is None else Held())
 
     async def abandon(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
@@ -106,8 +121,9 @@ class Flights:
     ) -> Any:
         """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
 
-        This is what the SDK's own sync ``trigger`` does, but for two things: when the connection
-        is lost, or the SDK does not keep the call's timeout, the wait ends.
+        The SDK's own sync ``trigger`` does the same through futures, which cost it one more turn
+        of its loop. This one also ends when the connection is lost, or when the SDK does not keep
+        the call's timeout.
 
         Args:
             request: What the SDK takes.
@@ -122,30 +138,27 @@ class Flights:
                 not send the call in time.
             Exception: Whatever the SDK raises.
         """
-        # Everything is made ready before the SDK's thread wakes: whatever this thread does after
-        # that makes the other one wait for the interpreter.
-        flight = _Flight()
+        flight = _Awaited(gate)
+        crew = self._inside if local else self._aboard
+        crew[flight] = None
         left = seconds + _SLACK
-        if not local:
-            self._aboard[flight] = None
         try:
-            task = self.run(self._cancellable(request, local=local, gate=gate))
-            flight.departs(task)
-            while True:
-                try:
-                    return task.result(min(left, _LOOK_AFTER_THE_LOOP))
-                except TimeoutError:
-                    if task.done():
-                        raise  # it is the answer
-                    self._usable()
-                    left -= _LOOK_AFTER_THE_LOOP
-                    if left <= 0:
-                        task.cancel()
-                        raise ConnectionLostError(_STUCK.format(seconds)) from None
-        except CancelledError:
-            raise ConnectionLostError(LOST) from None
+            self._hand_over(flight, crew, request)
+            while not flight.landed.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
+                self._look_after(flight, crew)
+                left = max(left - _LOOK_AFTER_THE_LOOP, _MOMENT)
+                if left == _MOMENT and crew.pop(flight, _GONE) is None:  # else it lands just now
+                    tell(self.loop, flight.cancel)
+                    raise ConnectionLostError(_STUCK.format(seconds))
         finally:
-            self._aboard.pop(flight, None)
+            crew.pop(flight, None)
+        error, flight.error = flight.error, None  # else they would hold each other
+        if error is None:
+            return flight.answer
+        try:
+            raise error
+        finally:
+            del error
 
     async def send_async(
         self,
@@ -158,26 +171,64 @@ class Flights:
         """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
         here = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = here.create_future()
-        flight = _AsyncFlight(here, answer)
-        if not local:
-            self._aboard[flight] = None
+        flight = _AwaitedAsync(gate, here, answer)
+        crew = self._inside if local else self._aboard
+        crew[flight] = None
         bound = here.call_later(seconds + _SLACK, flight.stuck, seconds)
-        task: Any = None
         try:
-            if here is self._loop():
-                task = here.create_task(self._cancellable(request, local=local, gate=gate))
-                task.add_done_callback(flight.arrived)
+            if here is self.loop:
+                self._depart(flight, crew, request)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (sdk-matrix, section 3).
-                task = self.run(self._cancellable(request, local=local, gate=gate))
-                task.add_done_callback(flight.arrived_elsewhere)
+                self._hand_over(flight, crew, request)
             return await answer
         finally:
             bound.cancel()
-            if task is not None and not task.done():
-                task.cancel()
-            self._aboard.pop(flight, None)
+            if crew.pop(flight, _GONE) is None:  # the caller gave it up
+                tell(self.loop, flight.cancel)
+
+    def _hand_over(
+        self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]
+    ) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._depart, flight, crew, request)
+        except RuntimeError:  # the loop was closed after the check
+            raise NotConnectedError(_ENDED) from None
+
+    def _depart(self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]) -> None:
+        # Runs on the SDK's loop. In this order: `lose` first takes a flight out and then looks
+        # whether it has departed, so that what it says of it is never less than the truth.
+        flight.departed = True
+        if flight in crew:
+            flight.task = asyncio.get_running_loop().create_task(self._fly(flight, crew, request))
+
+    async def _fly(
+        self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]
+    ) -> None:
+        try:
+            answer = await self._cancellable(request, local=crew is self._inside, gate=flight.gate)
+        except asyncio.CancelledError:
+            if crew.pop(flight, _GONE) is None:  # not by us: the SDK's own end
+                flight.land(None, ConnectionLostError(LOST))
+            raise
+        except BaseException as error:
+            if crew.pop(flight, _GONE) is None:
+                flight.land(None, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if crew.pop(flight, _GONE) is None:
+                flight.land(answer, None)
+
+    def _look_after(self, flight: _Flight, crew: dict[_Flight, None]) -> None:
+        try:
+            self._usable()
+        except Exception:
+            crew.pop(flight, None)
+            if flight.departed:  # what is true of the client is not true of this call
+                raise ConnectionLostError(LOST) from None
+            raise
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something on the SDK's loop.
@@ -186,10 +237,10 @@ class Flights:
             NotConnectedError: That loop has ended.
         """
         try:
-            return asyncio.run_coroutine_threadsafe(work, self._loop())
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
         except RuntimeError:  # the loop was closed after the check
             work.close()
-            raise NotConnectedError("this client was shut down; nothing was sent") from None
+            raise NotConnectedError(_ENDED) from None
 
     async def _guarded(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
         """The call, in a form that may be cancelled.
@@ -209,95 +260,66 @@ class Flights:
 
 
 class _Flight:
+    """A call that somebody waits for.
+
+    Attributes:
+        gate: What is asked and told on the SDK's loop, or None.
+        departed: Whether the SDK may have got it.
+        task: The SDK's part of it, or None before.
+    """
+
+    __slots__ = ("departed", "gate", "task")
+
+    def __init__(self, gate: Gate | None) -> None:
+        self.gate = gate
+        self.departed = False
+        self.task: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        """End the wait for it, from any thread; called once."""
+
+    def cancel(self) -> None:
+        """End the SDK's part too; runs on the SDK's loop, after its departure."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+class _Awaited(_Flight):
     """A call that a thread waits for."""
 
-    __slots__ = ("_is_lost", "_task")
+    __slots__ = ("answer", "error", "landed")
 
-    def __init__(self) -> None:
-        self._task: Future[Any] | None = None
-        self._is_lost = False
+    def __init__(self, gate: Gate | None) -> None:
+        super().__init__(gate)
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.landed = threading.Lock()
+        self.landed.acquire()
 
-    def departs(self, task: Future[Any]) -> None:
-        self._task = task
-        if self._is_lost:  # in the moment between being registered and being handed over
-            task.cancel()
-
-    def lost(self) -> None:
-        self._is_lost = True
-        if self._task is not None:
-            self._task.cancel()
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        self.answer = answer
+        self.error = error
+        self.landed.release()
 
 
-class _AsyncFlight:
+class _AwaitedAsync(_Flight):
     """A call that a coroutine waits for."""
 
     __slots__ = ("_answer", "_here")
 
-    def __init__(self, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, gate: Gate | None, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]
+    ) -> None:
+        super().__init__(gate)
         self._here = here
         self._answer = answer
 
-    def lost(self) -> None:
-        tell(self._here, fail, self._answer, ConnectionLostError(LOST))
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
+            settle(self._answer, answer, error)
+        else:
+            tell(self._here, settle, self._answer, answer, error)
 
     def stuck(self, seconds: float) -> None:
-        fail(self._answer, ConnectionLostError(_STUCK.format(seconds)))
-
-    def arrived(self, task: Any) -> None:
-        _copy(task, self._answer)
-
-    def arrived_elsewhere(self, task: Any) -> None:
-        tell(self._here, _copy, task, self._answer)
-
-
-def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
-    """Run something on an event loop, unless that loop has ended: then nobody listens."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(what, *arguments)
-
-
-async def in_thread(work: Callable[[], None]) -> None:
-    """Run what blocks on a thread of our own, and wait for it.
-
-    Not in asyncio's default executor: that belongs to the user, and may be full.
-    """
-    here = asyncio.get_running_loop()
-    done: asyncio.Future[None] = here.create_future()
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except BaseException as raised:  # handed to the waiting coroutine
-            error = raised
-        if error is None:
-            tell(here, _succeed, done)
-        else:
-            tell(here, fail, done, error)
-
-    threading.Thread(target=run, name="iii-resilience", daemon=True).start()
-    await done
-
-
-def _succeed(answer: asyncio.Future[None]) -> None:
-    with suppress(InvalidStateError, asyncio.InvalidStateError):
-        answer.set_result(None)
-
-
-def fail(answer: asyncio.Future[Any], error: BaseException) -> None:
-    """Fail a future that may have its answer already."""
-    if not answer.done():
-        answer.set_exception(error)
-
-
-def _copy(done: Any, answer: asyncio.Future[Any]) -> None:
-    if done.cancelled():
-        fail(answer, ConnectionLostError(LOST))
-        return
-    error = done.exception()
-    if answer.done():
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(done.result())
+        settle(self._answer, None, ConnectionLostError(_STUCK.format(seconds)))

@@ -22,7 +22,8 @@ from typing import Any, cast
 import attrs
 
 from iii_resilience.errors import NotConnectedError
-from iii_resilience.flights import Flights, Gate, Held, tell
+from iii_resilience.eventloops import tell
+from iii_resilience.flights import UNSENT, Flights, Gate, Held
 from iii_resilience.sdk import Sdk, installed
 from iii_resilience.waiters import Waiters
 
@@ -87,8 +88,10 @@ class Link:
         self.epoch = 0
         self.answered = False
         self.connections = Waiters()
+        loop = getattr(client, "_loop", None)
+        self._own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         self.flights = Flights(
-            self._home,
+            self._own_loop,
             self._dispatch,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
@@ -101,13 +104,12 @@ class Link:
         self._on_change: list[Callable[[], None]] = []
         self._tasks: set[Future[None]] = set()
         self._refusals = 0
+        self._open: Any = None
         self._since = time.monotonic()
         self._was_connected = self.connected
         self._socket = getattr(client, "_ws", None)
         self._dead_since: float | None = None
-        loop = getattr(client, "_loop", None)
         self._thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
-        self._own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         own = getattr(client, "_worker_namespace", None)
         inherited = own() if callable(own) else None
         self.namespace = inherited if isinstance(inherited, str) else None
@@ -128,10 +130,16 @@ class Link:
         The state alone is no proof: the SDK learns a moment late that its socket is closing, and
         before 0.24.4 a clean close leaves it "connected" for good (sdk-matrix, section 0).
         """
-        if self.client.get_connection_state() != "connected":
+        client = self.client
+        if client.get_connection_state() != "connected":
             return False
-        socket = getattr(getattr(self.client, "_ws", None), "state", None)
-        return getattr(socket, "name", "OPEN") == "OPEN"
+        socket = getattr(getattr(client, "_ws", None), "state", None)
+        if socket is self._open:
+            return True
+        if getattr(socket, "name", "OPEN") != "OPEN":
+            return False
+        self._open = socket  # a member of an enum: its name, which takes longer, is asked once
+        return True
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -140,10 +148,7 @@ class Link:
         Every SDK so far has a loop of its own, though no public way to it; one that does not show
         it (0.25 works on any loop) is called on a thread of this library.
         """
-        return self._home()
-
-    def _home(self) -> asyncio.AbstractEventLoop:
-        return substitute_loop() if self._own_loop is None else self._own_loop
+        return self.flights.loop
 
     @property
     def on_loop_thread(self) -> bool:
@@ -237,7 +242,7 @@ class Link:
             and self._refusals < _REFUSALS
             and (loop is None or loop.is_running())
             and os.getpid() == self._pid
-            and self.client.get_connection_state() == "connected"
+            and self._was_connected
         )
 
     def wait_connected(self, seconds: float) -> bool:
@@ -470,7 +475,7 @@ class Link:
             if not self.connected:
                 if gate is not None:
                     raise Held
-                raise NotConnectedError("the connection was lost before the call; nothing was sent")
+                raise NotConnectedError(UNSENT)
             if gate is not None and not gate.may_go():
                 raise Held
         try:
@@ -559,22 +564,3 @@ def _harmless_at_the_end(error: Exception) -> bool:
     before (sdk-matrix, section 0).
     """
     return is_connection_closed(error) or isinstance(error, asyncio.InvalidStateError)
-
-
-class _Substitute:
-    """The event loop, on a daemon thread, of clients that have none to be seen."""
-
-    lock = threading.Lock()
-    loop: asyncio.AbstractEventLoop | None = None
-    pid = 0
-
-
-def substitute_loop() -> asyncio.AbstractEventLoop:
-    """An event loop on a daemon thread of this library; one a process."""
-    with _Substitute.lock:
-        loop = _Substitute.loop
-        if loop is None or _Substitute.pid != os.getpid():
-            loop = _Substitute.loop = asyncio.new_event_loop()
-            _Substitute.pid = os.getpid()
-            threading.Thread(target=loop.run_forever, name="iii-resilience", daemon=True).start()
-    return loop

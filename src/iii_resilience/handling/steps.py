@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.flights import in_thread
+from iii_resilience.eventloops import in_thread
 
 
 @attrs.frozen

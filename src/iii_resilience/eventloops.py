@@ -1,0 +1,68 @@
+"""Event loops that run on other threads: telling them something, and one of our own.
+
+Knows nothing of calls or connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+
+def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
+    """Run something on an event loop, unless that loop has ended: then nobody listens."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(what, *arguments)
+
+
+async def in_thread(work: Callable[[], None]) -> None:
+    """Run what blocks on a thread of our own, and wait for it.
+
+    Not in asyncio's default executor: that belongs to the user, and may be full.
+    """
+    here = asyncio.get_running_loop()
+    done: asyncio.Future[None] = here.create_future()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # handed to the waiting coroutine
+            error = raised
+        tell(here, settle, done, None, error)
+
+    threading.Thread(target=run, name="iii-resilience", daemon=True).start()
+    await done
+
+
+def settle(future: asyncio.Future[Any], answer: Any, error: BaseException | None) -> None:
+    """End a future, with an answer or an error, unless it has ended already; on its own loop."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(answer)
+    else:
+        future.set_exception(error)
+
+
+class _Substitute:
+    """The event loop, on a daemon thread, of clients that have none to be seen."""
+
+    lock = threading.Lock()
+    loop: asyncio.AbstractEventLoop | None = None
+    pid = 0
+
+
+def substitute_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on a daemon thread of this library; one a process."""
+    with _Substitute.lock:
+        loop = _Substitute.loop
+        if loop is None or _Substitute.pid != os.getpid():
+            loop = _Substitute.loop = asyncio.new_event_loop()
+            _Substitute.pid = os.getpid()
+            threading.Thread(target=loop.run_forever, name="iii-resilience", daemon=True).start()
+    return loop
