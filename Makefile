@@ -10,7 +10,7 @@ export OTEL_ENABLED = false
 
 # What the retry core is made of, for `make coverage`; `make mutate` has the same in pyproject.toml.
 CORE := codes/* classify.py classification/* decide.py backoff.py guards/* policy.py \
-	retry.py loop.py source.py cancellations.py run.py shielded.py pluggable.py telemetry/*
+	retry.py loop.py source.py cancellations.py run.py stepping.py shielded.py pluggable.py telemetry/*
 CORE_TESTS := tests/classification tests/codes tests/guards tests/telemetry/test_calls.py \
 	tests/telemetry/test_meters.py tests/telemetry/test_records.py \
 	tests/telemetry/test_spans.py $(addprefix tests/test_, \

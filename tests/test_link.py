@@ -56,23 +56,6 @@ class TestLink:
         finally:
             client._ws = socket
 
-    def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
-        self, connect: Callable[..., Any]
-    ) -> None:
-        """Before 0.24.4: over an answer to a question that was given up a moment before."""
-        client = connect()
-        link = Link(client)
-        transport, thread = client._ws.transport, client._thread
-
-        def stumble() -> None:
-            client._running = False
-            raise asyncio.InvalidStateError("invalid state")
-
-        client.shutdown = stumble
-        link.shut_down()
-        assert not thread.is_alive()
-        assert transport.get_extra_info("socket").fileno() == -1
-
     async def test_coroutines_wait_for_the_connection_too(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:

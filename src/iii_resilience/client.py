@@ -12,6 +12,7 @@ from typing import Any, Self
 from iii_resilience.book import PolicyBook
 from iii_resilience.calling.trigger import Caller
 from iii_resilience.codes import register_codes
+from iii_resilience.ending import Ending
 from iii_resilience.eventloops import in_thread
 from iii_resilience.handling.handlers import Handlers
 from iii_resilience.handling.health import Health
@@ -69,6 +70,9 @@ def resilient(
     return Resilient(worker, policies, how, keep_registered=keep_registered)
 
 
+_PARTS = frozenset({"_link", "_ending", "_caller", "_handlers"})
+
+
 class Resilient:
     """An SDK client whose calls wait, retry and give up as their policies say.
 
@@ -85,6 +89,7 @@ class Resilient:
         keep_registered: bool = False,
     ) -> None:
         self._link = Link(worker)
+        self._ending = Ending(self._link)
         self._caller = Caller(self._link, policies)
         self._handlers = Handlers(self._link, how, keep_registered=keep_registered)
 
@@ -244,17 +249,14 @@ class Resilient:
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
             )
-        if self._link.first_to_end():
-            self._link.shut_down()
-        else:
-            self._link.wait_for_end()
+        self._ending.shut_down()
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
-        if not self._link.on_loop_thread:
+        if self._link.on_loop_thread:
+            await self._ending.shut_down_here()
+        else:
             await in_thread(self.shutdown)
-        elif self._link.first_to_end():
-            await self._link.shut_down_here()
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +271,12 @@ class Resilient:
         await self.shutdown_async()
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"_link", "_caller", "_handlers"}:  # copying looks for them before they are made
+        if name in {
+            "_link",
+            "_ending",
+            "_caller",
+            "_handlers",
+        }:  # copying looks for them before they are made
             raise AttributeError(name)
         return getattr(self._link.client, name)
 

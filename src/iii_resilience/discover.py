@@ -16,7 +16,7 @@ from iii_resilience.asking import ask
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category
 from iii_resilience.errors import NotConnectedError
-from iii_resilience.link import QUESTION
+from iii_resilience.question import QUESTION
 
 _LIST = "engine::functions::list"
 _POLL = 0.1  # the question takes about 1 ms (engine-observed, section 3)

@@ -19,16 +19,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, cast
 
-import attrs
-
 from iii_resilience.errors import NotConnectedError
 from iii_resilience.eventloops import tell
 from iii_resilience.flights import UNSENT, Flights, Gate, Held
+from iii_resilience.question import Presence, ask
 from iii_resilience.sdk import Sdk, installed
 from iii_resilience.waiters import Waiters
 
-QUESTION = "engine::functions::info"
-_QUESTION_TIMEOUT_MS = 1000
 _POLL = 0.02
 
 _NO_CLIENT = "resilient() takes what iii.register_worker() returned, got {!r}, which has no {}()"
@@ -38,21 +35,6 @@ _ENDED = "the client was shut down while the call waited; nothing more was sent"
 # again every few hundred ms and never hears why (engine-observed, section 1).
 _SHORT_LIVED = 1.0
 _REFUSALS = 3
-
-_ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
-
-
-@attrs.frozen
-class Presence:
-    """The engine's answer to the question for one function.
-
-    Attributes:
-        there: Whether a call would reach it (or be answered FORBIDDEN).
-        owner: Name of the worker that owns it, or None.
-    """
-
-    there: bool
-    owner: str | None = None
 
 
 class Link:
@@ -67,6 +49,7 @@ class Link:
         closed: Whether the client was shut down through this link.
         answered: Whether the engine has answered anything on this connection.
         flights: The calls that have not ended.
+        own_loop: The SDK's own event loop, or None where it shows none.
         namespace: Where calls go that name none, or None for the engine's default one.
 
     Raises:
@@ -89,15 +72,13 @@ class Link:
         self.answered = False
         self.connections = Waiters()
         loop = getattr(client, "_loop", None)
-        self._own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
+        self.own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         self.flights = Flights(
-            self._own_loop,
+            self.own_loop,
             self._dispatch,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
-        self._ending_in: int | None = None  # the thread that shuts it down
-        self._over = threading.Event()
         self._pauses = Waiters()
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -162,7 +143,7 @@ class Link:
     @property
     def ended(self) -> bool:
         """Whether the SDK's own loop has stopped: whatever is asked of it now would hang."""
-        return not (self._own_loop is None or self._own_loop.is_running())
+        return not (self.own_loop is None or self.own_loop.is_running())
 
     @property
     def refused(self) -> bool:
@@ -236,7 +217,7 @@ class Link:
         Where it says no, `check_usable` and the waits say why; where it says yes, the SDK's loop
         still looks closely at the moment of sending.
         """
-        loop = self._own_loop
+        loop = self.own_loop
         return (
             not self.closed
             and self._refusals < _REFUSALS
@@ -331,69 +312,6 @@ class Link:
         self._changed()
         for task in list(self._tasks):
             task.cancel()
-
-    def first_to_end(self) -> bool:
-        """Whether nobody has begun to shut the client down; whoever asks first has to do it.
-
-        The SDK hangs when it is shut down twice, one after the other or both at once.
-        """
-        with self._lock:
-            first = self._ending_in is None
-            if first:
-                self._ending_in = threading.get_ident()
-        return first
-
-    def wait_for_end(self) -> None:
-        """Wait until whoever shuts the client down is done, but not for oneself."""
-        if self._ending_in != threading.get_ident():  # else a signal has come in the middle of it
-            self._over.wait(_ENDS_WITHIN)
-
-    def shut_down(self) -> None:
-        """Shut the SDK's client down, once, from any thread but its own.
-
-        Raises:
-            Exception: What the SDK raised, but for the end of its connection, which older ones
-                raise here. Its thread has ended all the same: the process could not end otherwise.
-        """
-        self.close()
-        try:
-            if not self.ended:  # else somebody has shut the bare client down: the SDK would hang
-                with suppress(Exception):  # a loop that stands still; the SDK says more about it
-                    self.flights.run(self.flights.abandon()).result(1.0)
-                self.client.shutdown()
-        except Exception as error:
-            self._stop_loop()
-            if not _harmless_at_the_end(error):
-                raise
-        finally:
-            self.flights.lose()  # calls that it left without an answer end too
-            self._over.set()
-
-    async def shut_down_here(self) -> None:
-        """As `shut_down`, on the SDK's own thread."""
-        self.close()
-        try:
-            await self.flights.abandon()
-            await self.client.shutdown_async()
-        except Exception as error:
-            self._stop_loop()
-            if not _harmless_at_the_end(error):
-                raise
-        finally:
-            self.flights.lose()
-            self._over.set()
-
-    def _stop_loop(self) -> None:
-        loop = self._own_loop
-        if loop is not None and loop.is_running():
-            transport = getattr(getattr(self.client, "_ws", None), "transport", None)
-            if isinstance(transport, asyncio.Transport):
-                tell(loop, transport.abort)  # it did not come to that itself
-            # A moment later: whoever called this on that loop still has to hear of its end.
-            tell(loop, loop.call_later, 0.01, loop.stop)
-        thread = getattr(self.client, "_thread", None)
-        if isinstance(thread, threading.Thread) and not self.on_loop_thread:
-            thread.join(5)
 
     def _state_changed(self, state: str) -> None:
         # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
@@ -490,42 +408,11 @@ class Link:
     async def ask(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, Presence] | None:
-        """Ask the engine which functions are registered. Runs on the SDK's loop.
-
-        Args:
-            function_ids: Up to 32 ids.
-            namespace: The namespace the calls go to, or None for the default one.
-
-        Returns:
-            One answer an id; None where the engine forbids, does not know, or does not answer
-            the question within a second.
-        """
-        payload: dict[str, Any] = {"function_ids": function_ids}
-        if namespace is not None:
-            payload["namespace"] = namespace
-        try:
-            result = await self._call(
-                {
-                    "function_id": QUESTION,
-                    "payload": payload,
-                    "timeout_ms": _QUESTION_TIMEOUT_MS,
-                }
-            )
-            items = result["functions"]
+        """Ask the engine which functions are registered: see `question.ask`."""
+        answers = await ask(self._call, function_ids, namespace)
+        if answers is not None:
             self.answered = True
-            wanted = namespace or "default"
-            return {
-                item["function_id"]: Presence(
-                    # A forbidden item counts as there: the call is sent, the engine answers it.
-                    item.get("error") in {None, "forbidden"}
-                    and item.get("namespace", wanted) == wanted,
-                    item.get("worker_name"),
-                )
-                for item in items
-            }
-        except Exception:
-            # Whatever went wrong, the question was not answered, and no call may fail for it.
-            return None
+        return answers
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
@@ -550,17 +437,3 @@ class Link:
             return getattr(prepare(request), "local", None) is not None
         except Exception:
             return False  # when in doubt a call is remote
-
-
-def is_connection_closed(error: BaseException) -> bool:
-    """Whether an error is websockets' own word for the end of a connection."""
-    return any(kind.__name__ == "ConnectionClosed" for kind in type(error).__mro__)
-
-
-def _harmless_at_the_end(error: Exception) -> bool:
-    """Whether older SDKs stumble like this where nothing is lost any longer.
-
-    Over the end of their connection, or over an answer to a question that was given up a moment
-    before (sdk-matrix, section 0).
-    """
-    return is_connection_closed(error) or isinstance(error, asyncio.InvalidStateError)

@@ -22,6 +22,7 @@ from iii_resilience.policy import RetryPolicy
 from iii_resilience.run import CallRun, deadline_of
 from iii_resilience.shielded import Visit, shield_for
 from iii_resilience.source import PolicySource, begin
+from iii_resilience.stepping import hooks
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"
@@ -115,7 +116,7 @@ class RetryLoop:
         if attempt.error is None:
             return
         run = self._run(policy, started, window, attempt.error)
-        managers = iter(tenacity.Retrying(sleep=run.sleep, **run.hooks()))
+        managers = iter(tenacity.Retrying(sleep=run.sleep, **hooks(run)))
         for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
@@ -153,7 +154,7 @@ class RetryLoop:
         if attempt.error is None:
             return
         run = self._run(policy, started, window, attempt.error, cancellations.swallowed)
-        managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **run.hooks())
+        managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **hooks(run))
         async for manager in managers:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)

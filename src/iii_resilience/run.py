@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -35,6 +34,7 @@ from iii_resilience.report import (
     execution_over,
     report_for,
 )
+from iii_resilience.stepping import CallState
 from iii_resilience.telemetry import FailedCall
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class CallRun:
         """
         if self._ends_at_once():
             return Outcome(error=self.finish())
-        state = _CallState(self, attempt)
+        state = CallState(self, self.failed[-1].error, attempt)
         while isinstance(do := state.next_step(), tenacity.DoSleep):
             state.prepare_for_next_attempt()
             self.sleep(do)
@@ -261,7 +261,7 @@ class CallRun:
         """As `go_on`, for coroutines."""
         if self._ends_at_once():
             return Outcome(error=self.finish())
-        state = _CallState(self, attempt)
+        state = CallState(self, self.failed[-1].error, attempt)
         while isinstance(do := state.next_step(), tenacity.DoSleep):
             state.prepare_for_next_attempt()
             await self.sleep_async(do)
@@ -278,16 +278,6 @@ class CallRun:
                 self.seen.succeeded()
                 return Outcome(value=value)
         return Outcome(error=self.finish())
-
-    def hooks(self) -> dict[str, Any]:
-        """Tenacity's keyword arguments for this run (all but ``sleep``)."""
-        return {
-            "before": self._before,
-            "retry": self._retry,
-            "wait": self._wait,
-            "stop": self._stop,
-            "retry_error_callback": self._given_up,
-        }
 
     def finish(self) -> Exception:
         """The exception the caller sees, with its report, hint and note."""
@@ -345,33 +335,11 @@ class CallRun:
             return False
         return not self.decided(None).retry
 
-    # Tenacity's hooks.
-
     def _start_in_time(self, *, sent: bool) -> None:
         late = self.too_late()
         if late is not None:
             raise late
         self.starts(sent=sent)
-
-    def _before(self, state: tenacity.RetryCallState) -> None:
-        # Tenacity came in after the first failure; a user's stop_after_delay counts from the
-        # call's start.
-        state.start_time = self.started
-
-    def _retry(self, state: tenacity.RetryCallState) -> bool:
-        if state.outcome is None or not state.outcome.failed:
-            return False
-        self.decided(state)
-        return True  # whether it is given up is what `_stop` answers
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        return self.decided(state).delay or 0.0
-
-    def _stop(self, state: tenacity.RetryCallState) -> bool:
-        return not self.decided(state).retry
-
-    def _given_up(self, _: tenacity.RetryCallState) -> CallRun:
-        return self
 
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
         """The decision about the attempt that just failed; made for the first that asks.
@@ -499,73 +467,6 @@ def _in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-class _CallState(tenacity.RetryCallState):
-    """Tenacity's state of one call, from the outcome of its first attempt on.
-
-    `tenacity.Retrying` would make the first attempt itself, and be made anew for every call. What
-    it decides with has no state but this one, so a few of them serve all calls, each for a step at
-    a time. The loop around the steps is the one of `tenacity.Retrying.__call__`; an attempt follows
-    every sleep there too.
-
-    Args:
-        run: The call's attempts and decisions; its first attempt has just failed.
-        attempt: What makes an attempt, for whoever looks at the state.
-    """
-
-    def __init__(self, run: CallRun, attempt: Callable[[], Any]) -> None:
-        super().__init__(_shown_to_users(), attempt, (), {})
-        self.start_time = run.started  # a user's stop_after_delay counts from the call's start
-        self.run = run
-        self.failed_with(run.failed[-1].error)
-
-    def __repr__(self) -> str:  # tenacity's shows what the attempt raised
-        return f"<{type(self).__name__} of {self.run.name}: attempt {self.attempt_number}>"
-
-    def failed_with(self, error: Exception) -> None:
-        """The attempt has failed."""
-        self.set_exception((type(error), error, error.__traceback__))
-
-    def next_step(self) -> Any:
-        """What tenacity says about the attempt that has just failed: a sleep, or nothing more."""
-        try:
-            retrying = _idle.pop()
-        except IndexError:  # the first one, or another call is in the middle of a step
-            retrying = tenacity.Retrying(
-                retry=_retry, wait=_wait, stop=_stop, retry_error_callback=_given_up
-            )
-        try:
-            if not retrying.statistics:  # each thread has its own
-                retrying.begin()
-            return retrying.iter(self)
-        finally:
-            _idle.append(retrying)
-
-
-_idle: list[tenacity.Retrying] = []
-
-
-@cache
-def _shown_to_users() -> tenacity.Retrying:
-    """The ``retry_object`` that a user's ``wait`` or ``stop`` finds on the state."""
-    return tenacity.Retrying()
-
-
-def _retry(state: Any) -> Any:
-    return state.run._retry(state)  # noqa: SLF001 - a run's hooks are tenacity's to call
-
-
-def _wait(state: Any) -> Any:
-    return state.run._wait(state)  # noqa: SLF001 - ditto
-
-
-def _stop(state: Any) -> Any:
-    return state.run._stop(state)  # noqa: SLF001 - ditto
-
-
-def _given_up(_: Any) -> None:
-    """Whoever made the step ends the call."""
 
 
 _REFUSALS = (NotConnectedError, CircuitOpenError, BulkheadFullError)

@@ -13,7 +13,8 @@ import time
 from concurrent.futures import Future
 
 from iii_resilience.errors import NotConnectedError
-from iii_resilience.link import Link, Presence
+from iii_resilience.link import Link
+from iii_resilience.question import Presence
 from iii_resilience.waiters import Waiters
 
 Key = tuple[str | None, str]  # namespace (None: the default one), function id

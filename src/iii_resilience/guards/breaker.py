@@ -21,10 +21,9 @@ import attrs
 
 from iii_resilience.checks import number
 from iii_resilience.guards.kept import Kept
+from iii_resilience.guards.outcomes import Outcomes
 
 logger = logging.getLogger("iii_resilience")
-
-_BUCKETS = 10
 
 
 class CircuitState(enum.Enum):
@@ -39,110 +38,6 @@ class CircuitState(enum.Enum):
 
 
 OnTransition = Callable[[CircuitState, CircuitState, float], object]
-
-
-class Outcomes:
-    """How many calls ended in a sliding window, and how many of them failed.
-
-    A call counts for the length of the window, or up to a tenth of it less; never for longer.
-    Ten buckets hold the counts, so that neither memory nor time grows with the calls. Not
-    thread-safe: the circuit's lock is held around it.
-
-    Args:
-        window: Length of the window in seconds.
-
-    Attributes:
-        buckets: Calls by the time in which they ended.
-        place: The newest bucket.
-        since: When its time began: monotonic time in seconds.
-        until: When it will be over.
-        calls: Calls in the window.
-        failures: Those of them that failed.
-    """
-
-    __slots__ = (
-        "_failures",
-        "_newest",
-        "_width",
-        "buckets",
-        "calls",
-        "failures",
-        "place",
-        "since",
-        "until",
-    )
-
-    def __init__(self, window: float) -> None:
-        self.calls = 0
-        self.failures = 0
-        self._width = window / _BUCKETS
-        self.buckets = [0] * _BUCKETS
-        self._failures = [0] * _BUCKETS
-        self._newest: int | None = None
-        self.place, self.since, self.until = 0, 0.0, 0.0  # no time lies between them
-
-    def stretched(self, now: float | None, window: float) -> Outcomes:
-        """The same counts in a window of another length; each keeps its relative age.
-
-        Args:
-            now: Monotonic time in seconds; None where nothing can have grown old yet.
-            window: Length of the window in seconds.
-        """
-        other = Outcomes(window)
-        if now is not None:
-            self._advance(int(now / self._width))
-        if self._newest is not None:
-            # The same moment, counted in ticks of another length.
-            newest = int((self._newest + 0.5) * self._width / other._width)
-            for age in range(_BUCKETS):
-                here, there = (self._newest - age) % _BUCKETS, (newest - age) % _BUCKETS
-                other.buckets[there] = self.buckets[here]
-                other._failures[there] = self._failures[here]
-            other._begin(newest)
-            other.calls, other.failures = self.calls, self.failures
-        return other
-
-    def add(self, now: float, *, failed: bool) -> None:
-        """Count one call.
-
-        Args:
-            now: When it ended: monotonic time in seconds.
-            failed: Whether it counts as a failure.
-        """
-        tick = int(now / self._width)
-        if tick != self._newest:
-            self._advance(tick)
-        place = tick % _BUCKETS
-        self.buckets[place] += 1
-        self.calls += 1
-        if failed:
-            self._failures[place] += 1
-            self.failures += 1
-
-    def _begin(self, tick: int) -> None:
-        self.until = self.since  # no time lies between them until all three are those of the tick
-        self._newest = tick
-        self.place = tick % _BUCKETS
-        self.since = tick * self._width
-        self.until = (tick + 1) * self._width
-
-    def _advance(self, tick: int) -> None:
-        """Forget what has left the window."""
-        newest = self._newest
-        if newest is not None and newest - _BUCKETS < tick < newest:
-            # The clock was read before another thread's later reading, and the bucket of that time
-            # is still there.
-            return
-        # Further back than the window is another clock: freezegun moves the monotonic one by
-        # decades, and back. What was counted by the other says nothing about now.
-        fresh = newest is None or tick < newest
-        for gone in range(_BUCKETS if fresh else min(tick - (newest or 0), _BUCKETS)):
-            self.buckets[(tick - gone) % _BUCKETS] = self._failures[(tick - gone) % _BUCKETS] = 0
-        self._begin(tick)
-        # Counted anew rather than subtracted, so that an interrupt between two lines of `add`
-        # cannot make the sums differ from the buckets for ever.
-        self.calls = sum(self.buckets)
-        self.failures = sum(self._failures)
 
 
 # Each phase is an object of its own, and a ticket knows the phase it was given out in. A result

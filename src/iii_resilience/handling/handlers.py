@@ -23,7 +23,8 @@ from iii_resilience.handling.running import Running
 from iii_resilience.handling.served import Entry, Reference, Registration, Served, Standing
 from iii_resilience.handling.standby import Standby
 from iii_resilience.handling.worker import Hardener, Hardening
-from iii_resilience.link import QUESTION, Link
+from iii_resilience.link import Link
+from iii_resilience.question import QUESTION
 
 _ASK_FOR = 1.5  # seconds
 

@@ -22,7 +22,8 @@ from typing import Any
 from iii_resilience.classify import classify
 from iii_resilience.handling.rounds import Answer, Rounds
 from iii_resilience.handling.served import Entry, Served, Standing
-from iii_resilience.link import QUESTION, Link
+from iii_resilience.link import Link
+from iii_resilience.question import QUESTION
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.records import where
 

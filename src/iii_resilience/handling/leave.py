@@ -19,7 +19,8 @@ import attrs
 from iii_resilience.handling.running import Running
 from iii_resilience.handling.served import Entry, Served
 from iii_resilience.handling.standby import Standby
-from iii_resilience.link import QUESTION, Link
+from iii_resilience.link import Link
+from iii_resilience.question import QUESTION
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.records import where
 

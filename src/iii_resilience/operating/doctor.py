@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import attrs
 
 from iii_resilience.book import PolicyBook
-from iii_resilience.link import QUESTION
 from iii_resilience.operating.examine import Refused, Unanswered, Unreachable, Visit
+from iii_resilience.question import QUESTION
 from iii_resilience.sdk import UNKNOWN, Sdk, installed
 
 _MIB = 1 << 20

@@ -13,7 +13,7 @@ import uuid
 from types import TracebackType
 from typing import Any, Self
 
-from iii_resilience.link import QUESTION
+from iii_resilience.question import QUESTION
 
 
 class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
