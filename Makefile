@@ -7,6 +7,9 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 export OTEL_ENABLED = false
+# Tracebacks without carets: to place them Python parses the source again, in whichever thread logs,
+# and 3.11's parser fails in another thread that parses at that moment (CPython issue 106905).
+export PYTHONNODEBUGRANGES = 1
 
 # What the retry core is made of, for `make coverage`; `make mutate` has the same in pyproject.toml.
 CORE := codes/* classify.py classification/* decide.py backoff.py guards/* policy.py \
