@@ -167,7 +167,7 @@ def test_what_the_trigger_benchmark_prints_is_read_as_tables(
 ) -> None:
     printed = (
         "| | bare SDK, µs | resilient, µs | ratio |\n| --- | --- | --- | --- |\n"
-        "| `trigger` | 1 | 2 | 2.000 |\n\n"
+        "| `trigger`, 200 bytes | 1 | 2 | 2.000 |\n\n"
         "| payload | json.dumps, ms | check, ms | ratio |\n| --- | --- | --- | --- |\n"
         "| 5000 records | 1.00 | 1.00 | 1.00 |\n"
     )
@@ -178,7 +178,11 @@ def test_what_the_trigger_benchmark_prints_is_read_as_tables(
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: Ran)
     calls, payloads = run.trigger(TINY)
     assert calls.columns == ["", "bare SDK, µs", "resilient, µs", "ratio"]
-    assert calls.rows == [["`trigger`", "1", "2", "2.000"]]
+    assert calls.rows == [["`trigger`, 200 bytes", "1", "2", "2.000"]]
+    assert [str(bound) for bound in calls.bounds] == [
+        "**missed**: `trigger`, 200 bytes: 2 (at most 1.03)"
+    ]
+    assert [bound.met for bound in payloads.bounds] == [True]
     assert payloads.rows == [["5000 records", "1.00", "1.00", "1.00"]]
 
 
@@ -187,6 +191,7 @@ def test_the_trigger_benchmark_still_prints_such_tables() -> None:
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert any(isinstance(t, str) and t.startswith("| | bare SDK, µs |") for t in texts)
     assert any(isinstance(t, str) and t.startswith("\n| payload |") for t in texts)
+    assert set(run._TRIGGER_MOST) <= {t for t in texts if isinstance(t, str)}
 
 
 # The measuring.
