@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from engine_fixtures import connect, engine
 
 from iii_resilience.ending import Ending
@@ -30,3 +31,20 @@ def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
     ending.shut_down()
     assert not thread.is_alive()
     assert transport.get_extra_info("socket").fileno() == -1
+
+
+def test_whatever_goes_wrong_before_the_sdk_is_asked_nobody_waits_for_the_end_in_vain(
+    connect: Callable[..., Any],
+) -> None:
+    client = connect()
+    link = Link(client)
+    ending = Ending(link)
+
+    def fail() -> None:
+        raise OSError("of a callback")
+
+    link.on_change(fail)
+    with pytest.raises(OSError, match="of a callback"):
+        ending.shut_down()
+    assert not client._thread.is_alive()
+    ending.shut_down()

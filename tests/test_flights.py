@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from iii_resilience import (
+    Backoff,
     ConnectionLostError,
     Execution,
     NotConnectedError,
@@ -297,75 +299,229 @@ class TestDeparture:
 
 
 class TestEnd:
-    def flights(self, client: Any, usable: Callable[[], None], **how: Any) -> Flights:
+    def flights(
+        self, client: Any, usable: Callable[..., None], *, error: type[BaseException] | None = None
+    ) -> Flights:
         async def dispatch(request: dict[str, Any], **_: Any) -> Any:
-            if how:
-                raise how["error"]
+            if error is not None:
+                raise error
             return await client.answer(request)
 
         return Flights(client.loop, dispatch, usable, may_cancel=True)
 
+    @staticmethod
+    def fine(**_: Any) -> None:
+        """Nothing is wrong with the client."""
+
+    @staticmethod
+    def ended(**_: Any) -> None:
+        raise NotConnectedError("this client was shut down; nothing was sent")
+
+    @staticmethod
+    def turns(client: Any) -> None:
+        """The SDK's loop has done what it had to do."""
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), client.loop).result(5)
+
     def test_a_client_that_ends_under_a_call_does_not_say_that_nothing_was_sent(
         self, client: Any
     ) -> None:
-        def ended() -> None:
-            raise NotConnectedError("this client was shut down; nothing was sent")
-
         client.hangs = True
         with pytest.raises(ConnectionLostError, match="may have run"):
-            self.flights(client, ended).send(CALL, seconds=30.0)
+            self.flights(client, self.ended).send(CALL, seconds=30.0)
 
     def test_a_call_that_the_ended_loop_never_took_says_that_nothing_was_sent(
         self, client: Any
     ) -> None:
-        def ended() -> None:
-            raise NotConnectedError("this client was shut down; nothing was sent")
-
         busy = threading.Event()
         client.loop.call_soon_threadsafe(busy.wait, 5)
-        flights = self.flights(client, ended)
+        flights = self.flights(client, self.ended)
         with pytest.raises(NotConnectedError, match="nothing was sent"):
             flights.send(CALL, seconds=30.0)
         assert len(flights) == 0
         busy.set()
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), client.loop).result(5)
+        self.turns(client)
         assert client.requests == []
+
+    def test_so_does_one_that_a_blocked_loop_did_not_take_in_time(self, client: Any) -> None:
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
+            self.flights(client, self.fine).send(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+
+    async def test_so_does_one_of_a_coroutine(self, client: Any) -> None:
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
+            await self.flights(client, self.fine).send_async(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+
+    @pytest.mark.parametrize("may_cancel", [False, True])
+    def test_nothing_is_sent_after_its_caller_was_told_whichever_turn_that_comes_in(
+        self, client: Any, may_cancel: bool
+    ) -> None:
+        """The loop takes the call, and is blocked until its time is over before it sends it."""
+        flights = self.flights(client, self.fine)
+        flights._may_cancel = may_cancel
+        depart, busy = flights._depart, threading.Event()
+
+        def depart_and_block(*flight: Any) -> None:
+            depart(*flight)
+            client.loop.call_soon(busy.wait, 5)
+            client.loop._ready.rotate(1)  # before the first step of the task that was just made
+
+        flights._depart = depart_and_block  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotConnectedError, match="nothing was sent"):
+            flights.send(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+        assert not flights._left
 
     def test_an_answer_that_lands_in_the_last_moment_counts(self, client: Any) -> None:
         flights: Flights
 
-        def looked() -> None:
-            for flight in [*flights._aboard]:
-                del flights._aboard[flight]  # as whoever lands it does first
-                threading.Timer(0.05, flight.land, ["just in time", None]).start()
+        def looked(**_: Any) -> None:
+            (flight,) = flights._aboard
+            del flights._aboard[flight]  # as whoever lands it does first
+            threading.Timer(0.2, flight.land, ["just in time", None]).start()
+
+        client.hangs = True
+        flights = self.flights(client, looked)  # looks after a second; time is over a little later
+        assert flights.send(CALL, seconds=0.8) == "just in time"
+
+    def test_whoever_is_interrupted_between_taking_and_landing_lets_nobody_wait_for_ever(
+        self, client: Any
+    ) -> None:
+        flights: Flights
+
+        def looked(**_: Any) -> None:
+            flights._aboard.clear()
 
         client.hangs = True
         flights = self.flights(client, looked)
-        assert flights.send(CALL, seconds=0.1) == "just in time"
+        with pytest.raises(ConnectionLostError):
+            flights.send(CALL, seconds=0.8)
+
+    @pytest.mark.parametrize("local", [False, True])
+    async def test_the_end_of_the_client_ends_every_call(self, client: Any, local: bool) -> None:
+        client.hangs = True
+        flights = self.flights(client, self.fine)
+        call = asyncio.ensure_future(flights.send_async(CALL, seconds=30.0, local=local))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        flights.lose()
+        await asyncio.sleep(0.01)
+        assert call.done() is not local
+        flights.end()
+        with pytest.raises(ConnectionLostError, match="was shut down" if local else "was lost"):
+            await call
+        assert len(flights) == 0
+
+    def test_a_call_in_this_process_does_not_need_the_connection(self, client: Any) -> None:
+        def usable(*, local: bool) -> None:
+            if not local:
+                raise NotConnectedError("the SDK has given up reconnecting")
+
+        def slow(_: Any) -> Any:
+            return asyncio.sleep(1.2, "done")
+
+        client.answer = slow
+        assert self.flights(client, usable).send(CALL, seconds=5.0, local=True) == "done"
+
+    def test_an_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
+        client.hangs = True
+        flights = self.flights(client, self.fine)
+
+        def interrupt() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            signal.raise_signal(signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            flights.send(CALL, seconds=30.0)
+        self.turns(client)
+        assert (len(flights), client.cancelled) == (0, 1)
 
     def test_an_error_is_not_kept_alive_by_the_call_that_met_it(self, client: Any) -> None:
-        class RefusedError(Exception): ...
+        flights = self.flights(client, self.fine, error=RefusedError)
 
-        flights = self.flights(client, lambda: None, error=RefusedError)
+        def call() -> None:
+            flights.send(CALL, seconds=5.0)
+
+        assert_freed(call, client)
+
+    def test_nor_by_that_of_a_coroutine(self, client: Any) -> None:
+        flights = self.flights(client, self.fine, error=RefusedError)
+
+        async def call() -> weakref.ref[BaseException]:
+            try:
+                await flights.send_async(CALL, seconds=5.0)
+            except RefusedError as error:
+                return weakref.ref(error)
+            raise AssertionError("it did not fail")
+
         gc.collect()
         gc.disable()
         try:
-            gone: Callable[[], object] = object
-            try:
-                flights.send(CALL, seconds=5.0)
-            except RefusedError as error:
-                gone = weakref.ref(error)
-            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), client.loop).result(5)
-            assert gone() is None
+            error = asyncio.run(call())
+            self.turns(client)
+            assert error() is None
         finally:
             gc.enable()
 
-    def test_a_thread_s_own_cancellation_of_the_sdk_s_task_is_a_lost_call(
+    @pytest.mark.parametrize("fails_again", [False, True])
+    def test_nor_by_what_is_made_of_it_for_its_caller(
+        self, client: Any, worker: Resilient, fails_again: bool
+    ) -> None:
+        async def refuse(request: dict[str, Any]) -> Any:
+            if request["function_id"] == "engine::functions::info":
+                return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+            raise ResetError if fails_again else RefusedError
+
+        client.answer = refuse
+        policy = QUICK.replace(attempts=2, backoff=Backoff(base=0.001))
+
+        def call() -> None:
+            worker.trigger(CALL, idempotent=True, policy=policy)
+
+        assert_freed(call, client)
+
+    def test_a_task_of_the_sdk_that_is_cancelled_from_elsewhere_is_a_lost_call(
         self, client: Any
     ) -> None:
-        flights = self.flights(client, lambda: None, error=asyncio.CancelledError)
+        flights = self.flights(client, self.fine, error=asyncio.CancelledError)
         with pytest.raises(ConnectionLostError, match="its answer will never come"):
             flights.send(CALL, seconds=5.0)
+
+
+class RefusedError(Exception):
+    """What the SDK raises here."""
+
+
+class ResetError(ConnectionResetError):
+    """One that can be referred to weakly."""
+
+
+def assert_freed(call: Callable[[], object], client: Any) -> None:
+    """What the call raises is gone once nobody holds it, without the garbage collector."""
+    gone: Callable[[], object] = object
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            call()
+        except Exception as error:
+            gone = weakref.ref(error)
+        TestEnd.turns(client)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class TestConnection:
@@ -384,6 +540,48 @@ class TestConnection:
         assert link.epoch == epochs + 2
         link.close()
         client.shutdown()
+
+    def test_a_state_that_is_told_late_does_not_hide_the_next_loss(self) -> None:
+        """The SDK tells the state of the moment on the thread that subscribes."""
+
+        class Tells(Usual):
+            tell: Callable[[str], object]
+
+            def add_connection_state_listener(self, tell: Callable[[str], object]) -> None:
+                self.tell = tell
+                before, self.state = "connecting", "connected"  # changed on the SDK's own thread
+                tell(self.state)
+                tell(before)
+
+        client = Tells()
+        client.state = "connecting"
+        link = Link(client, sdk_of((0, 25, 0)))
+        assert link.seems_up()
+        client.hangs = True
+
+        def lose() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            client.state = "reconnecting"
+            client.loop.call_soon_threadsafe(client.tell, client.state)
+
+        threading.Thread(target=lose).start()
+        with pytest.raises(ConnectionLostError, match="was lost"):
+            link.send(CALL, seconds=30.0)
+        link.close()
+        client.shutdown()
+
+    def test_a_refusal_that_is_raised_again_and_again_does_not_grow(self) -> None:
+        client: Any = Usual()
+        worker = resilient(client)
+        client._fatal_error, client.state = RefusedError(), "failed"
+        lengths = set()
+        for _ in range(5):
+            with pytest.raises(RefusedError) as caught:
+                worker.trigger(CALL, policy=QUICK)
+            lengths.add(len(caught.traceback))
+        assert len(lengths) == 1
+        worker.shutdown()
 
     def test_a_new_socket_between_two_looks_is_a_loss(self) -> None:
         client: Any = Usual()

@@ -271,12 +271,7 @@ class Resilient:
         await self.shutdown_async()
 
     def __getattr__(self, name: str) -> Any:
-        if name in {
-            "_link",
-            "_ending",
-            "_caller",
-            "_handlers",
-        }:  # copying looks for them before they are made
+        if name in _PARTS:  # copying looks for them before they are made
             raise AttributeError(name)
         return getattr(self._link.client, name)
 

@@ -40,8 +40,28 @@ class Ending:
             if self._by != threading.get_ident():  # else a signal has come in the middle of it
                 self._over.wait(_ENDS_WITHIN)
             return
+        try:
+            self._link.close()
+        finally:
+            self._shut_down()
+
+    async def shut_down_here(self) -> None:
+        """As `shut_down`, on the SDK's own thread, where nobody can wait for another one."""
+        if self._is_first():
+            try:
+                self._link.close()
+            finally:
+                await self._shut_down_here()
+
+    def _is_first(self) -> bool:
+        with self._lock:
+            first = self._by is None
+            if first:
+                self._by = threading.get_ident()
+        return first
+
+    def _shut_down(self) -> None:
         link = self._link
-        link.close()
         try:
             if not link.ended:  # else somebody has shut the bare client down: the SDK would hang
                 with suppress(Exception):  # a loop that stands still; the SDK says more about it
@@ -52,15 +72,11 @@ class Ending:
             if not _harmless(error):
                 raise
         finally:
-            link.flights.lose()  # calls that it left without an answer end too
+            link.flights.end()  # calls that it left without an answer end too
             self._over.set()
 
-    async def shut_down_here(self) -> None:
-        """As `shut_down`, on the SDK's own thread, where nobody can wait for another one."""
-        if not self._is_first():
-            return
+    async def _shut_down_here(self) -> None:
         link = self._link
-        link.close()
         try:
             await link.flights.abandon()
             await link.client.shutdown_async()
@@ -69,15 +85,8 @@ class Ending:
             if not _harmless(error):
                 raise
         finally:
-            link.flights.lose()
+            link.flights.end()
             self._over.set()
-
-    def _is_first(self) -> bool:
-        with self._lock:
-            first = self._by is None
-            if first:
-                self._by = threading.get_ident()
-        return first
 
     def _stop_loop(self) -> None:
         client = self._link.client

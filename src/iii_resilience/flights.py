@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -23,17 +23,25 @@ LOST = (
     "the connection to the engine was lost while the call was in flight: its answer will never "
     "come, and the function may have run"
 )
-UNSENT = "the connection was lost before the call; nothing was sent"
-_ENDED = "this client was shut down; nothing was sent"
+_SHUT_DOWN = (
+    "the client was shut down while the call was in flight: its answer will never come, and the "
+    "function may have run"
+)
 _STUCK = (
     "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
     "socket), or its event loop stands still; the function may have run"
 )
+UNSENT = "the connection was lost before the call; nothing was sent"
+_ENDED = "this client was shut down; nothing was sent"
+_STANDS_STILL = (
+    "the SDK's event loop did not take the call within its timeout of {:.3g} s: something blocks "
+    "it; nothing was sent"
+)
 # The SDK's own TIMEOUT says more than this file could: it gets the first word.
 _SLACK = 0.25
-# A call that reached the SDK's loop in its last moment is never answered.
+# A thread learns nothing of an SDK's loop that ends without a word: it looks now and then. A
+# coroutine is told by its own loop when the time is over.
 _LOOK_AFTER_THE_LOOP = 1.0
-_MOMENT = 0.001
 _GONE = object()
 
 
@@ -56,10 +64,13 @@ class Held(Exception):  # noqa: N818 - control flow between a call and its gate,
 class Flights:
     """The calls of one client that have not ended.
 
+    Whoever takes a flight out of its crew ends it, and nobody else does: so each ends once.
+
     Args:
         loop: Where the SDK's calls are at home; None for a loop on a thread of this library.
         dispatch: Makes the SDK's own coroutine of a request, on that loop.
-        usable: Raises if the client has ended.
+        usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
+            has no connection any longer.
         may_cancel: Whether the SDK survives the cancellation of a call.
     """
 
@@ -67,18 +78,17 @@ class Flights:
         self,
         loop: asyncio.AbstractEventLoop | None,
         dispatch: Callable[..., Coroutine[Any, Any, Any]],
-        usable: Callable[[], None],
+        usable: Callable[..., None],
         *,
         may_cancel: bool,
     ) -> None:
         self._own_loop = loop
         self._usable = usable
         self._dispatch = dispatch
-        self._cancellable = dispatch if may_cancel else self._guarded
-        # Whoever takes a flight out of its list ends it, and nobody else does.
-        self._aboard: dict[_Flight, None] = {}
-        self._inside: dict[_Flight, None] = {}  # what runs in this process needs no connection
-        self._left: set[asyncio.Task[Any]] = set()
+        self._may_cancel = may_cancel
+        self._aboard: _Crew = {}
+        self._inside: _Crew = {}  # what runs in this process needs no connection
+        self._left: set[asyncio.Task[None]] = set()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -86,20 +96,16 @@ class Flights:
         return self._own_loop or substitute_loop()
 
     def __len__(self) -> int:
-        return len(self._aboard)
+        return len(self._aboard) + len(self._inside)
 
     def lose(self) -> None:
-        """The connection is gone: every call that is under way ends now."""
-        while self._aboard:
-            try:
-                flight, _ = self._aboard.popitem()
-            except KeyError:  # it landed in this very moment
-                return
-            if flight.departed:
-                flight.land(None, ConnectionLostError(LOST))
-                tell(self.loop, flight.cancel)
-            else:  # and it will not
-                flight.land(None, NotConnectedError(UNSENT) if flight.gate is None else Held())
+        """The connection is gone: every call that needs it ends now."""
+        self._end(self._aboard, LOST)
+
+    def end(self) -> None:
+        """The client is gone: every call ends now."""
+        self._end(self._aboard, _SHUT_DOWN)
+        self._end(self._inside, _SHUT_DOWN)
 
     async def abandon(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
@@ -132,26 +138,29 @@ class Flights:
             gate: What is asked and told on the SDK's loop, or None.
 
         Raises:
-            Held: The gate did not let it go, or the connection went before; nothing was sent.
-            NotConnectedError: The connection went before the call, which has no gate.
-            ConnectionLostError: The connection was lost before the answer came, or the SDK could
-                not send the call in time.
+            Held: Something has changed since the call was let go (its gate, or the connection), and
+                it was not sent.
+            NotConnectedError: It was not sent: the client has ended, the SDK's loop did not take
+                it, or, where there is no gate, the connection went before.
+            ConnectionLostError: The connection or the client went before the answer came, or the
+                SDK could not send the call in time.
             Exception: Whatever the SDK raises.
         """
         flight = _Awaited(gate)
         crew = self._inside if local else self._aboard
-        crew[flight] = None
         left = seconds + _SLACK
+        crew[flight] = None
         try:
             self._hand_over(flight, crew, request)
             while not flight.landed.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
+                left -= _LOOK_AFTER_THE_LOOP
+                if left <= 0:
+                    self._give_up(flight, crew, seconds)
+                    break
                 self._look_after(flight, crew)
-                left = max(left - _LOOK_AFTER_THE_LOOP, _MOMENT)
-                if left == _MOMENT and crew.pop(flight, _GONE) is None:  # else it lands just now
-                    tell(self.loop, flight.cancel)
-                    raise ConnectionLostError(_STUCK.format(seconds))
         finally:
-            crew.pop(flight, None)
+            if crew.pop(flight, _GONE) is None:  # the thread was interrupted
+                tell(self.loop, self._drop, flight)
         error, flight.error = flight.error, None  # else they would hold each other
         if error is None:
             return flight.answer
@@ -173,8 +182,8 @@ class Flights:
         answer: asyncio.Future[Any] = here.create_future()
         flight = _AwaitedAsync(gate, here, answer)
         crew = self._inside if local else self._aboard
+        bound = here.call_later(seconds + _SLACK, self._out_of_time, flight, crew, seconds)
         crew[flight] = None
-        bound = here.call_later(seconds + _SLACK, flight.stuck, seconds)
         try:
             if here is self.loop:
                 self._depart(flight, crew, request)
@@ -186,49 +195,8 @@ class Flights:
         finally:
             bound.cancel()
             if crew.pop(flight, _GONE) is None:  # the caller gave it up
-                tell(self.loop, flight.cancel)
-
-    def _hand_over(
-        self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]
-    ) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._depart, flight, crew, request)
-        except RuntimeError:  # the loop was closed after the check
-            raise NotConnectedError(_ENDED) from None
-
-    def _depart(self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]) -> None:
-        # Runs on the SDK's loop. In this order: `lose` first takes a flight out and then looks
-        # whether it has departed, so that what it says of it is never less than the truth.
-        flight.departed = True
-        if flight in crew:
-            flight.task = asyncio.get_running_loop().create_task(self._fly(flight, crew, request))
-
-    async def _fly(
-        self, flight: _Flight, crew: dict[_Flight, None], request: dict[str, Any]
-    ) -> None:
-        try:
-            answer = await self._cancellable(request, local=crew is self._inside, gate=flight.gate)
-        except asyncio.CancelledError:
-            if crew.pop(flight, _GONE) is None:  # not by us: the SDK's own end
-                flight.land(None, ConnectionLostError(LOST))
-            raise
-        except BaseException as error:
-            if crew.pop(flight, _GONE) is None:
-                flight.land(None, error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if crew.pop(flight, _GONE) is None:
-                flight.land(answer, None)
-
-    def _look_after(self, flight: _Flight, crew: dict[_Flight, None]) -> None:
-        try:
-            self._usable()
-        except Exception:
-            crew.pop(flight, None)
-            if flight.departed:  # what is true of the client is not true of this call
-                raise ConnectionLostError(LOST) from None
-            raise
+                tell(self.loop, self._drop, flight)
+            del answer  # it holds the error that it ended in, and that one this frame
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run something on the SDK's loop.
@@ -242,24 +210,110 @@ class Flights:
             work.close()
             raise NotConnectedError(_ENDED) from None
 
-    async def _guarded(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
-        """The call, in a form that may be cancelled.
+    def _hand_over(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._depart, flight, crew, request)
+        except RuntimeError:  # the loop was closed after the check
+            raise NotConnectedError(_ENDED) from None
 
-        Before 0.24.4 the SDK's part of it is left to end by itself: there a late answer to a
-        cancelled call kills the client for good (sdk-matrix, section 0).
+    # On the SDK's loop.
+
+    def _depart(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        if flight not in crew:
+            return
+        task = flight.task = asyncio.get_running_loop().create_task(
+            self._fly(flight, crew, request)
+        )
+        if not self._may_cancel:
+            self._left.add(task)
+            task.add_done_callback(self._left.discard)
+
+    async def _fly(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        # In this order, and in the same step as the sending: whoever takes a flight out looks at
+        # `departed` afterwards, so that what he says of it is never less than the truth.
+        flight.departed = True
+        if flight not in crew:
+            return
+        try:
+            local = crew is self._inside
+            answer = await self._dispatch(request, local=local, gate=flight.gate)
+        except asyncio.CancelledError:
+            if crew.pop(flight, _GONE) is None:  # not by us: the SDK's own end
+                flight.land(None, ConnectionLostError(LOST))
+            raise
+        except BaseException as error:
+            if crew.pop(flight, _GONE) is None:
+                flight.land(None, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if crew.pop(flight, _GONE) is None:
+                flight.land(answer, None)
+
+    def _drop(self, flight: _Flight) -> None:
+        """Nobody waits for it any longer: end the SDK's part of it too.
+
+        Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
+        the client for good (sdk-matrix, section 0).
         """
-        task = asyncio.ensure_future(self._dispatch(request, local=local, gate=gate))
-        self._left.add(task)
-        task.add_done_callback(self._ended)
-        return await asyncio.shield(task)
+        if flight.task is not None and self._may_cancel:
+            flight.task.cancel()
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._left.discard(task)
-        if not task.cancelled():
-            task.exception()  # nobody may wait for it any longer: asyncio need not complain
+    # Before its answer.
+
+    def _end(self, crew: _Crew, why: str) -> None:
+        while crew:
+            try:
+                flight, _ = crew.popitem()
+            except KeyError:  # it landed in this very moment
+                return
+            unsent = Held() if flight.gate is not None else NotConnectedError(UNSENT)
+            flight.land(None, self._end_of(flight, ConnectionLostError(why), unsent))
+
+    def _out_of_time(self, flight: _Flight, crew: _Crew, seconds: float) -> None:
+        error = self._taken(flight, crew, *_stuck(seconds))
+        if error is not None:
+            flight.land(None, error)
+
+    def _give_up(self, flight: _Awaited, crew: _Crew, seconds: float) -> None:
+        error = self._taken(flight, crew, *_stuck(seconds))
+        if error is not None:
+            raise error
+        # It is landing, unless whoever took it out was interrupted before.
+        if not flight.landed.acquire(timeout=_SLACK):
+            raise ConnectionLostError(LOST)
+
+    def _look_after(self, flight: _Flight, crew: _Crew) -> None:
+        try:
+            self._usable(local=crew is self._inside)
+        except Exception as unusable:
+            # What is true of the client need not be true of this call.
+            error = self._taken(flight, crew, ConnectionLostError(LOST), unusable)
+            if error is not None:
+                raise error from None
+
+    def _taken(
+        self, flight: _Flight, crew: _Crew, sent: Exception, unsent: Exception
+    ) -> Exception | None:
+        """Take a flight out; what it ends in, or None where somebody else has taken it."""
+        if crew.pop(flight, _GONE) is not None:
+            return None
+        return self._end_of(flight, sent, unsent)
+
+    def _end_of(self, flight: _Flight, sent: Exception, unsent: Exception) -> Exception:
+        """What a flight that was taken out ends in."""
+        if not flight.departed:  # and it never will
+            return unsent
+        tell(self.loop, self._drop, flight)
+        return sent
 
 
-class _Flight:
+def _stuck(seconds: float) -> tuple[Exception, Exception]:
+    sent = ConnectionLostError(_STUCK.format(seconds))
+    return sent, NotConnectedError(_STANDS_STILL.format(seconds))
+
+
+class _Flight(ABC):
     """A call that somebody waits for.
 
     Attributes:
@@ -277,12 +331,10 @@ class _Flight:
 
     @abstractmethod
     def land(self, answer: Any, error: BaseException | None) -> None:
-        """End the wait for it, from any thread; called once."""
+        """End the wait for it, from any thread; called by who took it out of its crew."""
 
-    def cancel(self) -> None:
-        """End the SDK's part too; runs on the SDK's loop, after its departure."""
-        if self.task is not None:
-            self.task.cancel()
+
+_Crew = dict[_Flight, None]
 
 
 class _Awaited(_Flight):
@@ -306,20 +358,21 @@ class _Awaited(_Flight):
 class _AwaitedAsync(_Flight):
     """A call that a coroutine waits for."""
 
-    __slots__ = ("_answer", "_here")
+    __slots__ = ("_future", "_here")
 
     def __init__(
         self, gate: Gate | None, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]
     ) -> None:
         super().__init__(gate)
         self._here = here
-        self._answer = answer
+        self._future: asyncio.Future[Any] | None = answer
 
     def land(self, answer: Any, error: BaseException | None) -> None:
+        # The error's traceback holds frames that hold this object, which must not hold the error.
+        future, self._future = self._future, None
+        if future is None:
+            return
         if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
-            settle(self._answer, answer, error)
+            settle(future, answer, error)
         else:
-            tell(self._here, settle, self._answer, answer, error)
-
-    def stuck(self, seconds: float) -> None:
-        settle(self._answer, None, ConnectionLostError(_STUCK.format(seconds)))
+            tell(self._here, settle, future, answer, error)

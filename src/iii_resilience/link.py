@@ -97,7 +97,7 @@ class Link:
         subscribe = getattr(client, "add_connection_state_listener", None)
         self._listens = callable(subscribe)
         if callable(subscribe):
-            subscribe(self._state_changed)
+            subscribe(self._told)
         if not (self._listens and self.sdk.survives_clean_close):
             # Nobody tells of the loss, or not of every one: look again and again.
             tell(self.loop, self._watch)
@@ -182,8 +182,11 @@ class Link:
         since = self._dead_since
         return since is not None and time.monotonic() - since >= _SHORT_LIVED and self.dead
 
-    def check_usable(self) -> None:
+    def check_usable(self, *, local: bool = False) -> None:
         """Refuse use after the end, or in a forked child.
+
+        Args:
+            local: Whether the SDK runs the call in this process, which needs no connection.
 
         Raises:
             NotConnectedError: The client was shut down (the SDK would hang), or the SDK has given
@@ -202,10 +205,11 @@ class Link:
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
             )
-        if self.client.get_connection_state() == "failed":
+        if not local and self.client.get_connection_state() == "failed":
             refused = getattr(self.client, "_fatal_error", None)
             if isinstance(refused, Exception):
-                raise refused
+                # One object for all: without the frames of those that it was raised to before.
+                raise refused.with_traceback(None)
             raise NotConnectedError(
                 "the SDK has given up reconnecting to the engine (state: failed); nothing was "
                 "sent. Make a new client with iii.register_worker()"
@@ -313,31 +317,40 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
 
-    def _state_changed(self, state: str) -> None:
+    def _told(self, _: str) -> None:
+        # The SDK tells the state of the moment on the thread that subscribes, and changes on its
+        # own: what it says on the one may be older than what it has said on the other.
+        self._state_changed(None)
+
+    def _state_changed(self, state: str | None) -> None:
         # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
-        connected = state == "connected"
-        if state == "failed":
-            self.connections.release()  # they look again, and learn that nothing will come
         with self._lock:
-            if connected == self._was_connected:
-                return
-            self._was_connected = connected
-            self.epoch += 1
-            now = time.monotonic()
-            if connected:
-                self.answered = False
-            elif self.answered or now - self._since >= _SHORT_LIVED:
-                self._refusals = 0
-            else:
-                self._refusals += 1
-            self._since = now
-        self._changed()
+            if state is None:
+                state = self.client.get_connection_state()
+            connected = state == "connected"
+            changed = connected != self._was_connected
+            if changed:
+                self._count_change(connected)
+        try:
+            if changed:
+                self._changed()
+        finally:
+            if changed and not connected:
+                self.flights.lose()
+            if state == "failed" or (changed and (connected or self.refused)):
+                self.connections.release()  # they look again, and learn what it is
+
+    def _count_change(self, connected: bool) -> None:
+        self._was_connected = connected
+        self.epoch += 1
+        now = time.monotonic()
         if connected:
-            self.connections.release()
+            self.answered = False
+        elif self.answered or now - self._since >= _SHORT_LIVED:
+            self._refusals = 0
         else:
-            self.flights.lose()
-        if self.refused:
-            self.connections.release()  # they look again, and learn why
+            self._refusals += 1
+        self._since = now
 
     def _watch(self) -> None:
         """Look at the connection of an SDK that does not tell; runs on the SDK's loop.
@@ -388,14 +401,13 @@ class Link:
         return await self.flights.send_async(request, seconds=seconds, local=local, gate=gate)
 
     async def _dispatch(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
-        """The call on the SDK's loop, where nothing can change between look and send."""
-        if not local:
-            if not self.connected:
-                if gate is not None:
-                    raise Held
-                raise NotConnectedError(UNSENT)
-            if gate is not None and not gate.may_go():
-                raise Held
+        """The call, looked at once more in the step of the SDK's loop in which it is sent."""
+        if not (local and self.dispatches_locally(request)):
+            if gate is None:
+                if not self.connected:
+                    raise NotConnectedError(UNSENT)
+            elif local or not self.connected or not gate.may_go():
+                raise Held  # of one that was local nobody has looked whether it can be sent
         try:
             return await self._call(request)
         except Exception as error:

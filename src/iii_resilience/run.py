@@ -238,22 +238,26 @@ class CallRun:
         if self._ends_at_once():
             return Outcome(error=self.finish())
         state = CallState(self, self.failed[-1].error, attempt)
-        while isinstance(do := state.next_step(), tenacity.DoSleep):
-            state.prepare_for_next_attempt()
-            self.sleep(do)
-            try:
-                self._start_in_time(sent=sends)
-                value = attempt()
-            except Exception as error:
-                self.fails(error, below(error))
-                state.failed_with(error)
-            except BaseException as error:
-                self.passes(error)
-                return Outcome(error=error.with_traceback(below(error)))
-            else:
-                self.seen.succeeded()
-                return Outcome(value=value)
-        return Outcome(error=self.finish())
+        try:
+            while isinstance(do := state.next_step(), tenacity.DoSleep):
+                state.prepare_for_next_attempt()
+                self.sleep(do)
+                try:
+                    self._start_in_time(sent=sends)
+                    value = attempt()
+                except Exception as error:
+                    self.fails(error, below(error))
+                    state.failed_with(error)
+                except BaseException as error:
+                    self.passes(error)
+                    return Outcome(error=error.with_traceback(below(error)))
+                else:
+                    self.seen.succeeded()
+                    return Outcome(value=value)
+            return Outcome(error=self.finish())
+        finally:
+            # The frames of what an attempt raised lead here: none of these may hold the exception.
+            del self, state
 
     async def go_on_async(
         self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
@@ -262,22 +266,26 @@ class CallRun:
         if self._ends_at_once():
             return Outcome(error=self.finish())
         state = CallState(self, self.failed[-1].error, attempt)
-        while isinstance(do := state.next_step(), tenacity.DoSleep):
-            state.prepare_for_next_attempt()
-            await self.sleep_async(do)
-            try:
-                self._start_in_time(sent=sends)
-                value = await attempt()
-            except Exception as error:
-                self.fails(error, below(error))
-                state.failed_with(error)
-            except BaseException as error:
-                self.passes(error)
-                return Outcome(error=error.with_traceback(below(error)))
-            else:
-                self.seen.succeeded()
-                return Outcome(value=value)
-        return Outcome(error=self.finish())
+        try:
+            while isinstance(do := state.next_step(), tenacity.DoSleep):
+                state.prepare_for_next_attempt()
+                await self.sleep_async(do)
+                try:
+                    self._start_in_time(sent=sends)
+                    value = await attempt()
+                except Exception as error:
+                    self.fails(error, below(error))
+                    state.failed_with(error)
+                except BaseException as error:
+                    self.passes(error)
+                    return Outcome(error=error.with_traceback(below(error)))
+                else:
+                    self.seen.succeeded()
+                    return Outcome(value=value)
+            return Outcome(error=self.finish())
+        finally:
+            # The frames of what an attempt raised lead here: none of these may hold the exception.
+            del self, state
 
     def finish(self) -> Exception:
         """The exception the caller sees, with its report, hint and note."""

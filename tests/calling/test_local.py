@@ -5,6 +5,7 @@ Engines confirm local dispatch from 0.25 on; here the SDK's own switch for it is
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from real_sdk import needs
 
-from iii_resilience import Backoff, RetryPolicy
+from iii_resilience import Backoff, InvalidPayloadError, NotConnectedError, RetryPolicy
 from iii_resilience.client import Resilient
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
@@ -105,3 +106,51 @@ async def test_nor_one_called_from_a_coroutine(
     assert await caller.trigger_async({"function_id": "t::own"}) == "done"
     timer.join()
     assert len(runs) == 1
+
+
+@pytest.fixture
+def moved(
+    engine: LoopbackEngine, caller: Resilient, target: Any, monkeypatch: pytest.MonkeyPatch
+) -> list[Any]:
+    """A function that leaves this process in the moment before it would run here."""
+    seen: list[Any] = []
+    reference = caller.register_function("t::moved", lambda data: "here")
+    engine.wait_registered("t::moved")
+    look = caller._link.dispatches_locally
+
+    def moves(fields: dict[str, Any]) -> bool:
+        was_here = look(fields)
+        if was_here and caller._link.on_loop_thread:
+            seen.append("moved")
+            reference.unregister()
+            return look(fields)
+        return was_here
+
+    monkeypatch.setattr(caller._link, "dispatches_locally", moves)
+    return seen
+
+
+def test_one_that_has_left_is_not_queued_while_disconnected(
+    engine: LoopbackEngine, caller: Resilient, moved: list[Any]
+) -> None:
+    engine.stop_listening()
+    engine.disconnect()
+    while caller._link.connected:
+        time.sleep(0.005)
+    policy = RetryPolicy(ready_timeout=0.1)
+    with pytest.raises(NotConnectedError, match="nothing was sent"):
+        caller.trigger({"function_id": "t::moved"}, policy=policy)
+    assert moved == ["moved"]
+    engine.listen()
+    while not caller._link.connected:
+        time.sleep(0.005)
+    time.sleep(0.1)  # in which a call that the SDK had queued would have come
+    assert engine.calls("t::moved") == ()
+
+
+async def test_one_that_has_left_is_checked_before_it_is_sent(
+    caller: Resilient, moved: list[Any]
+) -> None:
+    with pytest.raises(InvalidPayloadError, match="NaN"):
+        await caller.trigger_async({"function_id": "t::moved", "payload": {"n": math.nan}})
+    assert moved == ["moved"]

@@ -14,7 +14,7 @@ from typing import Any, cast
 from iii_resilience import propagate
 from iii_resilience.book import Selected
 from iii_resilience.calling.ready import DOUBTFUL, Key, Readiness
-from iii_resilience.calling.request import ENGINE_OWN, Request, carries, carrying
+from iii_resilience.calling.request import ENGINE_OWN, Request, carries, carrying, check
 from iii_resilience.classify import classify
 from iii_resilience.codes.model import Category
 from iii_resilience.decide import Reason
@@ -98,7 +98,8 @@ class Call:
     Args:
         link: The client's connection.
         ready: What is known of the functions that are registered.
-        request: What is asked for; its payload has been checked unless it is dispatched locally.
+        request: What is asked for; its payload has been checked unless it is dispatched locally
+            (should it not be any longer when it is sent, it is checked then).
         plan: What it has in common with others.
         local: Whether the SDK runs it in this process.
         idempotent: Whether calling twice does what calling once does.
@@ -179,8 +180,7 @@ class Call:
                 result = flights.send(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
-                if quick:
-                    quick, known = False, None
+                quick, known = False, None
                 continue
             except Exception as error:
                 self._learn_failure(error)
@@ -207,8 +207,7 @@ class Call:
                 result = await flights.send_async(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
-                if quick:
-                    quick, known = False, None
+                quick, known = False, None
                 continue
             except Exception as error:
                 self._learn_failure(error)
@@ -329,6 +328,9 @@ class Call:
             )
         if local is None:
             local = self.link.dispatches_locally(self.request.fields)
+        if not local and self.request.bytes is None:  # it was to run in this process a moment ago
+            most = self.policy.max_payload_bytes
+            check(self.request, self.link.sdk, most, self.idempotency_key)
         key = self._key
         if self.run is not None and self.request.action == "enqueue":
             key = PROVIDER

@@ -82,7 +82,11 @@ class Caller:
             taken, result = self._hand_over(other, outcome.error)
             if taken:
                 return result
-        return _raise(outcome)
+        try:
+            return _raise(outcome)
+        finally:  # its traceback holds this frame and the attempt's: neither may hold it
+            call.run = None
+            del run, outcome, other
 
     async def trigger_async(
         self,
@@ -116,7 +120,11 @@ class Caller:
             taken, result = await self._hand_over_async(other, outcome.error)
             if taken:
                 return result
-        return _raise(outcome)
+        try:
+            return _raise(outcome)
+        finally:  # its traceback holds this frame and the attempt's: neither may hold it
+            call.run = None
+            del run, outcome, other
 
     def _call(
         self,
