@@ -6,6 +6,7 @@ call, and puts it where tenacity looks for it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ class Run(Protocol):
     name: str
     started: float
 
+    @abstractmethod
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
         """The decision about the attempt that just failed; made for the first that asks."""
 
