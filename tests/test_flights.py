@@ -194,7 +194,7 @@ class TestCancelling:
                 await asyncio.sleep(0.005)
             raise ValueError("late")
 
-        link._call = fail_late
+        link.flights._call = fail_late
         call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
@@ -298,19 +298,79 @@ class TestDeparture:
         assert client.requests == []
 
 
+class MissingError(Exception):
+    """As the SDK raises what the engine answers."""
+
+    code = "function_not_found"
+
+
+class TestPace:
+    """Many that are let go at once do not all leave before the first of them is answered."""
+
+    CALLS = 50
+
+    async def test_the_first_answer_holds_back_the_rest(
+        self, client: Any, worker: Resilient
+    ) -> None:
+        await worker.trigger_async(CALL)
+        client.requests.clear()
+        sent_before_the_news: list[int] = []
+
+        async def answer(request: dict[str, Any]) -> Any:
+            if request["function_id"] == "engine::functions::info":
+                sent_before_the_news.append(len(client.requests))
+                return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+            client.requests.append(request)
+            first = len(client.requests) == 1
+            await asyncio.sleep(0)
+            if first:
+                raise MissingError
+            return request["payload"]
+
+        client.answer = answer
+        busy = threading.Event()
+        worker._link.loop.call_soon_threadsafe(busy.wait, 5)  # so that they come all at once
+        calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(self.CALLS)]
+        while len(worker._link.flights) < self.CALLS:
+            await asyncio.sleep(0.001)
+        busy.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(result, MissingError) for result in results) == 1
+        assert results.count({"n": 1}) == self.CALLS - 1
+        assert sent_before_the_news[0] < 10
+
+    def test_they_leave_in_order(self, client: Any) -> None:
+        link = Link(client, sdk_of((0, 25, 0)))
+        busy = threading.Event()
+        link.loop.call_soon_threadsafe(busy.wait, 5)
+        threads = []
+        for number in range(20):
+            request = {**CALL, "payload": {"n": number}}
+            thread = threading.Thread(target=link.send, args=[request], kwargs={"seconds": 5.0})
+            thread.start()
+            threads.append(thread)
+            while len(link.flights) <= number:
+                time.sleep(0.001)
+            time.sleep(0.002)  # from being counted to being handed over
+        busy.set()
+        for thread in threads:
+            thread.join(5)
+        assert [request["payload"]["n"] for request in client.requests] == list(range(20))
+
+
 class TestEnd:
     def flights(
         self, client: Any, usable: Callable[..., None], *, error: type[BaseException] | None = None
     ) -> Flights:
-        async def dispatch(request: dict[str, Any], **_: Any) -> Any:
+        async def call(request: dict[str, Any]) -> Any:
             if error is not None:
                 raise error
             return await client.answer(request)
 
-        return Flights(client.loop, dispatch, usable, may_cancel=True)
+        return Flights(client.loop, self.fine, call, usable, may_cancel=True)
 
     @staticmethod
-    def fine(**_: Any) -> None:
+    def fine(*_: Any, **__: Any) -> None:
         """Nothing is wrong with the client."""
 
     @staticmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
@@ -68,7 +69,9 @@ class Flights:
 
     Args:
         loop: Where the SDK's calls are at home; None for a loop on a thread of this library.
-        dispatch: Makes the SDK's own coroutine of a request, on that loop.
+        look: Raises `Held` or NotConnectedError where a call must not be sent now; asked on that
+            loop, in the step that sends it.
+        call: The SDK's own ``trigger_async``.
         usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
             has no connection any longer.
         may_cancel: Whether the SDK survives the cancellation of a call.
@@ -77,18 +80,22 @@ class Flights:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop | None,
-        dispatch: Callable[..., Coroutine[Any, Any, Any]],
+        look: Callable[..., None],
+        call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
         usable: Callable[..., None],
         *,
         may_cancel: bool,
     ) -> None:
         self._own_loop = loop
         self._usable = usable
-        self._dispatch = dispatch
+        self._look = look
+        self._call = call
         self._may_cancel = may_cancel
         self._aboard: _Crew = {}
         self._inside: _Crew = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[_Flight, _Crew, dict[str, Any]]] = deque()
+        self._turn_is_taken = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -219,14 +226,28 @@ class Flights:
     # On the SDK's loop.
 
     def _depart(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
-        if flight not in crew:
-            return
-        task = flight.task = asyncio.get_running_loop().create_task(
-            self._fly(flight, crew, request)
-        )
-        if not self._may_cancel:
-            self._left.add(task)
-            task.add_done_callback(self._left.discard)
+        # All at once they would be sent before the loop looks for answers again. One a turn, the
+        # first answer to many (that their worker is gone) holds back the rest.
+        if self._turn_is_taken:
+            self._waiting.append((flight, crew, request))
+        else:
+            self._take_off(flight, crew, request)
+
+    def _take_off(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        if flight in crew:
+            task = flight.task = loop.create_task(self._fly(flight, crew, request))
+            if not self._may_cancel:
+                self._left.add(task)
+                task.add_done_callback(self._left.discard)
+        self._turn_is_taken = True
+        loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self._waiting:
+            self._take_off(*self._waiting.popleft())
+        else:
+            self._turn_is_taken = False
 
     async def _fly(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
         # In this order, and in the same step as the sending: whoever takes a flight out looks at
@@ -234,16 +255,20 @@ class Flights:
         flight.departed = True
         if flight not in crew:
             return
+        gate = flight.gate
         try:
-            local = crew is self._inside
-            answer = await self._dispatch(request, local=local, gate=flight.gate)
-        except asyncio.CancelledError:
-            if crew.pop(flight, _GONE) is None:  # not by us: the SDK's own end
-                flight.land(None, ConnectionLostError(LOST))
-            raise
+            self._look(request, local=crew is self._inside, gate=gate)
+            try:
+                answer = await self._call(request)
+            except Exception as error:
+                if gate is not None:
+                    gate.met(error)
+                raise
         except BaseException as error:
+            # A cancellation that is not ours is the SDK's own end.
+            lost = isinstance(error, asyncio.CancelledError)
             if crew.pop(flight, _GONE) is None:
-                flight.land(None, error)
+                flight.land(None, ConnectionLostError(LOST) if lost else error)
             if not isinstance(error, Exception):
                 raise
         else:

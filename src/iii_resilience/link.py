@@ -75,7 +75,8 @@ class Link:
         self.own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         self.flights = Flights(
             self.own_loop,
-            self._dispatch,
+            self._look,
+            self._call,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
@@ -400,20 +401,20 @@ class Link:
         """As `send`, for coroutines on any event loop."""
         return await self.flights.send_async(request, seconds=seconds, local=local, gate=gate)
 
-    async def _dispatch(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> Any:
-        """The call, looked at once more in the step of the SDK's loop in which it is sent."""
-        if not (local and self.dispatches_locally(request)):
-            if gate is None:
-                if not self.connected:
-                    raise NotConnectedError(UNSENT)
-            elif local or not self.connected or not gate.may_go():
-                raise Held  # of one that was local nobody has looked whether it can be sent
-        try:
-            return await self._call(request)
-        except Exception as error:
-            if gate is not None:
-                gate.met(error)
-            raise
+    def _look(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> None:
+        """One more look at a call, in the step of the SDK's loop in which it is sent.
+
+        Raises:
+            Held: It must not be sent now.
+            NotConnectedError: Nor must one that has no gate.
+        """
+        if local and self.dispatches_locally(request):
+            return
+        if gate is None:
+            if not self.connected:
+                raise NotConnectedError(UNSENT)
+        elif local or not self.connected or not gate.may_go():
+            raise Held  # of one that was local nobody has looked whether it can be sent
 
     # The question.
 
