@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import signal
 import threading
@@ -338,6 +339,32 @@ class TestPace:
         assert sum(isinstance(result, MissingError) for result in results) == 1
         assert results.count({"n": 1}) == self.CALLS - 1
         assert sent_before_the_news[0] < 10
+
+    async def test_each_leaves_in_the_context_of_its_caller(
+        self, client: Any, worker: Resilient
+    ) -> None:
+        """What the SDK sends of it (the trace, the call that is being handled) is the caller's."""
+        who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
+        seen: list[tuple[int, int]] = []
+
+        async def answer(request: dict[str, Any]) -> Any:
+            seen.append((request["payload"]["n"], who.get()))
+            return request["payload"]
+
+        async def call(number: int) -> None:
+            who.set(number)
+            await worker.trigger_async({**CALL, "payload": {"n": number}})
+
+        await worker.trigger_async(CALL)
+        client.answer = answer
+        busy = threading.Event()
+        worker._link.loop.call_soon_threadsafe(busy.wait, 5)
+        calls = [asyncio.ensure_future(call(number)) for number in range(5)]
+        while len(worker._link.flights) < len(calls):
+            await asyncio.sleep(0.001)
+        busy.set()
+        await asyncio.gather(*calls)
+        assert seen == [(number, number) for number in range(5)]
 
     def test_they_leave_in_order(self, client: Any) -> None:
         link = Link(client, sdk_of((0, 25, 0)))

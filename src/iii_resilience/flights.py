@@ -8,6 +8,7 @@ policies, of what is called, or of how a connection is watched.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -35,8 +36,8 @@ _STUCK = (
 UNSENT = "the connection was lost before the call; nothing was sent"
 _ENDED = "this client was shut down; nothing was sent"
 _STANDS_STILL = (
-    "the SDK's event loop did not take the call within its timeout of {:.3g} s: something blocks "
-    "it; nothing was sent"
+    "the SDK's event loop did not take the call within its timeout of {:.3g} s: it is blocked "
+    "or overloaded; nothing was sent"
 )
 # The SDK's own TIMEOUT says more than this file could: it gets the first word.
 _SLACK = 0.25
@@ -94,7 +95,8 @@ class Flights:
         self._aboard: _Crew = {}
         self._inside: _Crew = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[_Flight, _Crew, dict[str, Any]]] = deque()
+        # With the context of the caller, in which the SDK finds the trace that a call belongs to.
+        self._waiting: deque[tuple[_Flight, _Crew, dict[str, Any], contextvars.Context]] = deque()
         self._turn_is_taken = False
 
     @property
@@ -229,14 +231,21 @@ class Flights:
         # All at once they would be sent before the loop looks for answers again. One a turn, the
         # first answer to many (that their worker is gone) holds back the rest.
         if self._turn_is_taken:
-            self._waiting.append((flight, crew, request))
+            self._waiting.append((flight, crew, request, contextvars.copy_context()))
         else:
             self._take_off(flight, crew, request)
 
-    def _take_off(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+    def _take_off(
+        self,
+        flight: _Flight,
+        crew: _Crew,
+        request: dict[str, Any],
+        context: contextvars.Context | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         if flight in crew:
-            task = flight.task = loop.create_task(self._fly(flight, crew, request))
+            flying = self._fly(flight, crew, request)
+            task = flight.task = loop.create_task(flying, context=context)
             if not self._may_cancel:
                 self._left.add(task)
                 task.add_done_callback(self._left.discard)
