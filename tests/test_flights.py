@@ -386,6 +386,10 @@ class TestPace:
 
 
 class TestEnd:
+    @pytest.fixture(autouse=True)
+    def looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("iii_resilience.flights._LOOK_AFTER_THE_LOOP", 0.1)
+
     def flights(
         self, client: Any, usable: Callable[..., None], *, error: type[BaseException] | None = None
     ) -> Flights:
@@ -473,13 +477,13 @@ class TestEnd:
         flights: Flights
 
         def looked(**_: Any) -> None:
-            (flight,) = flights._aboard
-            del flights._aboard[flight]  # as whoever lands it does first
-            threading.Timer(0.2, flight.land, ["just in time", None]).start()
+            for flight in [*flights._aboard]:
+                del flights._aboard[flight]  # as whoever lands it does first
+                threading.Timer(0.3, flight.land, ["just in time", None]).start()
 
         client.hangs = True
-        flights = self.flights(client, looked)  # looks after a second; time is over a little later
-        assert flights.send(CALL, seconds=0.8) == "just in time"
+        flights = self.flights(client, looked)  # looks after 0.1 s; its time is over after 0.3
+        assert flights.send(CALL, seconds=0.05) == "just in time"
 
     def test_whoever_is_interrupted_between_taking_and_landing_lets_nobody_wait_for_ever(
         self, client: Any
@@ -492,7 +496,7 @@ class TestEnd:
         client.hangs = True
         flights = self.flights(client, looked)
         with pytest.raises(ConnectionLostError):
-            flights.send(CALL, seconds=0.8)
+            flights.send(CALL, seconds=0.05)
 
     @pytest.mark.parametrize("local", [False, True])
     async def test_the_end_of_the_client_ends_every_call(self, client: Any, local: bool) -> None:
@@ -515,7 +519,7 @@ class TestEnd:
                 raise NotConnectedError("the SDK has given up reconnecting")
 
         def slow(_: Any) -> Any:
-            return asyncio.sleep(1.2, "done")
+            return asyncio.sleep(0.3, "done")
 
         client.answer = slow
         assert self.flights(client, usable).send(CALL, seconds=5.0, local=True) == "done"
