@@ -93,6 +93,7 @@ class TestStandby:
         engine.wait_registered("t::f")
         second = worker("second")
         until(lambda: standing(second) == ("standby", "first"))
+        until(lambda: second.registrations()[0].code is not None)  # the rejection comes by itself
         (told,) = second.registrations()
         assert (told.code, told.remedy) == ("FUNCTION_NAMESPACE_CONFLICT", None)
         before = len(registrations_of(engine, "second", "t::f"))
@@ -325,11 +326,16 @@ class TestWhatIsSeen:
         until(lambda: standing(second)[0] == "standby")
         first.shutdown()
         until(lambda: standing(second)[0] == "owner")
-        changes = [
-            (r.was, r.state, r.owner)  # type: ignore[attr-defined]
-            for r in caplog.records
-            if hasattr(r, "was") and r.function_id == "t::f"  # type: ignore[attr-defined]
-        ]
+
+        def told() -> list[tuple[Any, Any, Any]]:
+            return [
+                (r.was, r.state, r.owner)  # type: ignore[attr-defined]
+                for r in caplog.records
+                if hasattr(r, "was") and r.function_id == "t::f"  # type: ignore[attr-defined]
+            ]
+
+        until(lambda: len(told()) >= 3)  # a change is told after it can be seen
+        changes = told()
         assert changes == [
             ("unknown", "standby", changes[0][2]),
             ("standby", "missing", None),
