@@ -33,7 +33,7 @@ _STUCK = (
     "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
     "socket), or its event loop stands still; the function may have run"
 )
-UNSENT = "the connection was lost before the call; nothing was sent"
+_UNSENT = "the connection was lost before the call; nothing was sent"
 _ENDED = "this client was shut down; nothing was sent"
 _STANDS_STILL = (
     "the SDK's event loop did not take the call within its timeout of {:.3g} s: it is blocked "
@@ -61,6 +61,11 @@ class Gate(Protocol):
 
 class Held(Exception):  # noqa: N818 - control flow between a call and its gate, no error
     """Raised for a call that was not sent, because something has changed since it was let go."""
+
+
+def unsent(gate: Gate | None) -> Held | NotConnectedError:
+    """What a call that was let go, and cannot be sent now, ends in; one with a gate goes again."""
+    return NotConnectedError(_UNSENT) if gate is None else Held()
 
 
 class Flights:
@@ -301,8 +306,8 @@ class Flights:
                 flight, _ = crew.popitem()
             except KeyError:  # it landed in this very moment
                 return
-            unsent = Held() if flight.gate is not None else NotConnectedError(UNSENT)
-            flight.land(None, self._end_of(flight, ConnectionLostError(why), unsent))
+            error = self._end_of(flight, ConnectionLostError(why), unsent(flight.gate))
+            flight.land(None, error)
 
     def _out_of_time(self, flight: _Flight, crew: _Crew, seconds: float) -> None:
         error = self._taken(flight, crew, *_stuck(seconds))
@@ -327,17 +332,17 @@ class Flights:
                 raise error from None
 
     def _taken(
-        self, flight: _Flight, crew: _Crew, sent: Exception, unsent: Exception
+        self, flight: _Flight, crew: _Crew, sent: Exception, never_sent: Exception
     ) -> Exception | None:
         """Take a flight out; what it ends in, or None where somebody else has taken it."""
         if crew.pop(flight, _GONE) is not None:
             return None
-        return self._end_of(flight, sent, unsent)
+        return self._end_of(flight, sent, never_sent)
 
-    def _end_of(self, flight: _Flight, sent: Exception, unsent: Exception) -> Exception:
+    def _end_of(self, flight: _Flight, sent: Exception, never_sent: Exception) -> Exception:
         """What a flight that was taken out ends in."""
         if not flight.departed:  # and it never will
-            return unsent
+            return never_sent
         tell(self.loop, self._drop, flight)
         return sent
 

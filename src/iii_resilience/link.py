@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from iii_resilience.errors import NotConnectedError
 from iii_resilience.eventloops import tell
-from iii_resilience.flights import UNSENT, Flights, Gate, Held
+from iii_resilience.flights import Flights, Gate, unsent
 from iii_resilience.question import Presence, ask
 from iii_resilience.sdk import Sdk, installed
 from iii_resilience.waiters import Waiters
@@ -410,11 +410,9 @@ class Link:
         """
         if local and self.dispatches_locally(request):
             return
-        if gate is None:
-            if not self.connected:
-                raise NotConnectedError(UNSENT)
-        elif local or not self.connected or not gate.may_go():
-            raise Held  # of one that was local nobody has looked whether it can be sent
+        # Of one that was local nobody has looked whether it can be sent.
+        if not self.connected or (gate is not None and (local or not gate.may_go())):
+            raise unsent(gate)
 
     # The question.
 

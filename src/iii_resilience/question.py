@@ -27,6 +27,19 @@ class Presence:
     owner: str | None = None
 
 
+def request(function_ids: list[str], namespace: str | None) -> dict[str, Any]:
+    """The question, as the SDK takes it.
+
+    Args:
+        function_ids: Up to 32 ids.
+        namespace: The namespace they are looked for in, or None for the default one.
+    """
+    payload: dict[str, Any] = {"function_ids": function_ids}
+    if namespace is not None:
+        payload["namespace"] = namespace
+    return {"function_id": QUESTION, "payload": payload, "timeout_ms": _TIMEOUT_MS}
+
+
 async def ask(
     call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
     function_ids: list[str],
@@ -43,13 +56,8 @@ async def ask(
         One answer an id; None where the engine forbids, does not know, or does not answer
         the question within a second.
     """
-    payload: dict[str, Any] = {"function_ids": function_ids}
-    if namespace is not None:
-        payload["namespace"] = namespace
     try:
-        result = await call(
-            {"function_id": QUESTION, "payload": payload, "timeout_ms": _TIMEOUT_MS}
-        )
+        result = await call(request(function_ids, namespace))
         wanted = namespace or "default"
         return {
             item["function_id"]: Presence(

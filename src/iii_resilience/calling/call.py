@@ -164,10 +164,12 @@ class Call:
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
         quick = self._goes_at_once()
-        known = (self._key, self.ready.generation, False) if quick else None
         until = 0.0
         while True:
-            key, generation, local = known = known or self._prepare()
+            if quick:
+                key, generation, local = self._key, self.ready.generation, False
+            else:
+                key, generation, local = self._prepare()
             self._held_by = None if local else key
             if not (quick or local or self.ready.is_ready(key)):
                 until = until or time.monotonic() + self._patience()
@@ -180,7 +182,7 @@ class Call:
                 result = flights.send(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
-                quick, known = False, None
+                quick = False
                 continue
             except Exception as error:
                 self._learn_failure(error)
@@ -191,10 +193,12 @@ class Call:
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
         quick = self._goes_at_once()
-        known = (self._key, self.ready.generation, False) if quick else None
         until = 0.0
         while True:
-            key, generation, local = known = known or self._prepare()
+            if quick:
+                key, generation, local = self._key, self.ready.generation, False
+            else:
+                key, generation, local = self._prepare()
             self._held_by = None if local else key
             if not (quick or local or self.ready.is_ready(key)):
                 until = until or time.monotonic() + self._patience()
@@ -207,7 +211,7 @@ class Call:
                 result = await flights.send_async(fields, seconds=seconds, local=local, gate=self)
             except Held:
                 self._sent = False
-                quick, known = False, None
+                quick = False
                 continue
             except Exception as error:
                 self._learn_failure(error)

@@ -23,7 +23,7 @@ from iii_resilience.classify import classify
 from iii_resilience.handling.rounds import Answer, Rounds
 from iii_resilience.handling.served import Entry, Served, Standing
 from iii_resilience.link import Link
-from iii_resilience.question import QUESTION
+from iii_resilience.question import QUESTION, request
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.records import where
 
@@ -31,7 +31,6 @@ INTERVAL = 1.0
 """Seconds between two questions; each is up to a fifth earlier or later."""
 
 _JITTER = 0.2
-_QUESTION_TIMEOUT_MS = 1000
 # A loop that has not run our question by then does not run at all.
 _GIVE_UP_ON_LOOP = 3.0
 _RECONNECTED_LOOK = 0.05  # without a listener the connection is looked at this often, in seconds
@@ -116,12 +115,7 @@ class Kept:
             LookupError: The answer is not in a form that is known.
         """
         namespace = self.link.namespace_of({})
-        payload: dict[str, Any] = {"function_ids": ids}
-        if namespace is not None:
-            payload["namespace"] = namespace
-        result = await self.link.client.trigger_async(
-            {"function_id": QUESTION, "payload": payload, "timeout_ms": _QUESTION_TIMEOUT_MS}
-        )
+        result = await self.link.client.trigger_async(request(ids, namespace))
         try:
             return {
                 item["function_id"]: Answer.read(item, namespace or "default")
