@@ -16,7 +16,7 @@ from peers import OURS
 from table import Bound, Section, figure
 
 from iii_resilience import Breaker, RetryPolicy
-from iii_resilience.shielded import shield_for
+from iii_resilience.retry.admission import shield_for
 
 Guard = Callable[[Callable[[], Any]], Any]
 

@@ -11,7 +11,7 @@ import timeit
 from collections.abc import Callable
 from functools import partial
 
-from iii_resilience.classify import classify
+from iii_resilience.core.classify import classify
 
 
 class InvocationError(Exception):

@@ -10,10 +10,10 @@ import asyncio
 import timeit
 from collections.abc import Callable
 
-from iii_resilience.errors import CircuitOpenError
-from iii_resilience.guards.breaker import Breaker, Rejection, Ticket
-from iii_resilience.guards.budget import Budget
-from iii_resilience.guards.bulkhead import Bulkhead
+from iii_resilience.core.errors import CircuitOpenError
+from iii_resilience.core.guards.breaker import Breaker, Rejection, Ticket
+from iii_resilience.core.guards.budget import Budget
+from iii_resilience.core.guards.bulkhead import Bulkhead
 
 
 def nanoseconds(call: Callable[[], object]) -> float:

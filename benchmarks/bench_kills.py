@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kills import CONTENDERS, Setting, run
+from support.kills import CONTENDERS, Setting, run
 
 
 def main() -> None:

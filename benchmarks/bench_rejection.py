@@ -14,7 +14,7 @@ from typing import Any
 from iii import InitOptions, register_worker
 
 from iii_resilience import Breaker, CircuitOpenError, RetryPolicy, resilient
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 CALLS = 500

@@ -11,7 +11,7 @@ import timeit
 from collections.abc import Callable
 
 from iii_resilience import PolicyBook, RetryPolicy
-from iii_resilience.book import Rule
+from iii_resilience.config.rules import Rule
 
 RULES = 10_000
 

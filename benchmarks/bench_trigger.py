@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from iii_resilience import RetryPolicy, resilient
-from iii_resilience.payloads import check_payload
+from iii_resilience.sdk.payload_check import check_payload
 
 SMALL = {"order": "o-1", "note": "x" * 160}  # about 200 bytes on the wire
 POLICY = RetryPolicy()

@@ -26,10 +26,10 @@ from typing import Any
 import attrs
 from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
-from processes import ECHO, Engine, Worker
+from support.processes import ECHO, Engine, Worker
 
 from iii_resilience import Backoff, RetryPolicy, classify, report_for, resilient
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 
 THREADS, TASKS = 8, 30
 POLICY = RetryPolicy(

@@ -13,9 +13,9 @@ import attrs
 import pytest
 from hypothesis import Phase, settings
 
-import iii_resilience.codes
+import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
-from iii_resilience.book import default_book
+from iii_resilience.config.default_book import default_book
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("house", deadline=None)
@@ -35,11 +35,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def same_policies_after() -> Iterator[None]:
-    before, codes = default_book(), dict(iii_resilience.codes._user)
+    before, codes = default_book(), dict(iii_resilience.core.codes.lookup._user)
     yield
     use_policies(before)
-    iii_resilience.codes._user.clear()
-    iii_resilience.codes._user.update(codes)
+    iii_resilience.core.codes.lookup._user.clear()
+    iii_resilience.core.codes.lookup._user.update(codes)
 
 
 @attrs.define

@@ -18,10 +18,10 @@ import pytest
 import run
 import table
 from measure import Effort
+from support.paths import ROOT
 from table import Bound, Section
 
 TINY = Effort(rounds=2, slice=0.0001, scale=0.001)
-ROOT = Path(__file__).parents[2]
 MODULES = {
     "stamina": "stamina",
     "backoff": "backoff",

@@ -8,7 +8,8 @@ import timeit
 import bench_rules
 
 from iii_resilience import PolicyBook, RetryPolicy
-from iii_resilience.book import _REMEMBERED, Rule
+from iii_resilience.config.policy_set import _REMEMBERED
+from iii_resilience.config.rules import Rule
 
 
 def test_a_known_function_costs_at_most_two_microseconds_among_ten_thousand_rules() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, TriggerAction, register_worker
-from processes import Worker, read_log
-from real_sdk import SDK, InvocationError, needs
+from support.processes import Worker, read_log
+from support.real_sdk import SDK, InvocationError, needs
 
 from iii_resilience import (
     Backoff,
@@ -33,7 +33,7 @@ from iii_resilience import (
     report_for,
     resilient,
 )
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 
 pytestmark = pytest.mark.engine
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, register_worker
-from real_sdk import InvocationError, needs
+from support.paths import ROOT
+from support.real_sdk import InvocationError, needs
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -36,9 +37,9 @@ from iii_resilience import (
     hint_for,
     resilient,
 )
+from iii_resilience.cli.app import app
 from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
-from iii_resilience.operating.commands import app
-from iii_resilience.propagate import PAYLOAD_FIELD
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD
 from iii_resilience.stores import MemoryStore, SqliteStore
 
 pytestmark = pytest.mark.engine
@@ -49,7 +50,7 @@ POLICY = RetryPolicy(
     deadline=20.0,
     ready_timeout=5.0,
 )
-KILLS_WORKER = Path(__file__).parent.parent / "handling" / "kills_worker.py"
+KILLS_WORKER = ROOT / "tests" / "handling" / "decorators" / "kills_worker.py"
 
 
 def eventually(true: Callable[[], object], seconds: float = 20.0) -> None:
@@ -546,7 +547,7 @@ class TestDeadLetters:
 
 @pytest.mark.long
 def test_workers_killed_and_a_queue_restarted_lose_nothing(world: World, tmp_path: Path) -> None:
-    """The short form of tests/handling/test_consumer_kills.py."""
+    """The short form of tests/handling/decorators/test_consumer_kills.py."""
     file = tmp_path / "store.db"
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE effects (n INTEGER)")

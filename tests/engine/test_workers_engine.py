@@ -29,7 +29,7 @@ from engine.worker_program import SCHEMA
 from iii import InitOptions, register_worker
 
 from iii_resilience import Enqueue, Enqueued, RetryPolicy, classify, report_for, resilient
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_fixtures import caller, connect, engine, target
-from redis_fixtures import needs_redis, redis_server
-from telemetry_fixtures import clean_globals, seen
+from support.engine_fixtures import caller, connect, engine, target
+from support.redis_fixtures import needs_redis, redis_server
+from support.telemetry_fixtures import clean_globals, seen
 
 from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
 

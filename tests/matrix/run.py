@@ -22,14 +22,13 @@ from pathlib import Path
 VERSIONS = ("0.11.6", "0.19.7", "0.20.0", "0.22.1", "0.23.0", "0.24.3", "0.24.6", "0.25.0")
 """Each is the last or the first of its kind: sdk-matrix.md, section 8."""
 TESTS = (
-    "tests/calling",
+    "tests/client",
     "tests/engine/test_calls_engine.py",
     "tests/matrix",
     "tests/telemetry/test_wire.py",
-    "tests/test_client.py",
-    "tests/test_link.py",
-    "tests/test_propagate.py",
-    "tests/test_waiters.py",
+    "tests/sdk/test_connection.py",
+    "tests/sdk/test_propagation.py",
+    "tests/sdk/test_wait_queue.py",
 )
 NEEDED = ("freezegun", "hypothesis", "pytest", "pytest-asyncio", "pytest-timeout")
 

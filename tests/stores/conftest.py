@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis_fixtures import needs_redis, redis_server
+from support.redis_fixtures import needs_redis, redis_server
 
 from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import RedisServer, needs_redis, redis_server
 
 __all__ = ["redis_server"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iii_resilience.stores import Claim, Record, State, Store
-from iii_resilience.stores.model import digest
+from iii_resilience.stores.protocol import digest
 
 SLOT = digest("orders::save", "o-1")
 FOREVER = 3600.0

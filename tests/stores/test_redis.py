@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import RedisServer, needs_redis, redis_server
 
 from iii_resilience.stores import RedisStore, State, StoreUnavailableError
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import yaml
-from engine_fixtures import QUICK
-from telemetry_fixtures import Seen, attributes
+from support.engine_fixtures import QUICK
+from support.paths import DOCS
+from support.telemetry_fixtures import Seen, attributes
 
 from iii_resilience import (
     Breaker,
@@ -28,13 +28,12 @@ from iii_resilience import (
     iii_retry,
     resilient,
 )
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 from iii_resilience.handling import consumer
 from iii_resilience.stores import MemoryStore
-from iii_resilience.telemetry.meters import LIMIT, LIMIT_DEFAULT
+from iii_resilience.telemetry.metrics import LIMIT, LIMIT_DEFAULT
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
-DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "telemetry.md").read_text(encoding="utf-8")
 STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
 

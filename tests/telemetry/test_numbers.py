@@ -16,12 +16,12 @@ from typing import Any
 
 import attrs
 import pytest
-from engine_fixtures import QUICK
 from opentelemetry.sdk.trace import ReadableSpan
-from telemetry_fixtures import Metric, Seen, attributes
+from support.engine_fixtures import QUICK
+from support.telemetry_fixtures import Metric, Seen, attributes
 
 from iii_resilience import Breaker, Enqueue, Reroute, RetryPolicy, report_for, resilient
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 from iii_resilience.testing import AnswerError, CutCaller, CutTarget, Delay, Fault, LoopbackEngine
 
 OTHER = "t::other"

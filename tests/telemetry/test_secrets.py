@@ -27,8 +27,8 @@ import attrs
 import iii
 import pytest
 import tenacity
-from engine_fixtures import QUICK
-from telemetry_fixtures import Seen, attributes
+from support.engine_fixtures import QUICK
+from support.telemetry_fixtures import Seen, attributes
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -42,8 +42,10 @@ from iii_resilience import (
     resilient,
     retrying,
 )
-from iii_resilience.client import Resilient
-from iii_resilience.engine_policies import _subscribe
+from iii_resilience.cli.app import app
+from iii_resilience.client.resilient import Resilient
+from iii_resilience.config.engine_source import _subscribe
+from iii_resilience.config.watch import Watch
 from iii_resilience.handling import (
     PayloadError,
     PermanentError,
@@ -52,14 +54,12 @@ from iii_resilience.handling import (
     idempotent,
     reports_errors,
 )
-from iii_resilience.handling.keeper import Keeper
-from iii_resilience.handling.leave import drain_at
-from iii_resilience.handling.renewing import Renewer
-from iii_resilience.operating.commands import app
+from iii_resilience.handling.decorators.lease_renewal import Renewer
+from iii_resilience.handling.registration.drain import drain_at
+from iii_resilience.handling.registration.keeper import Keeper
 from iii_resilience.stores import MemoryStore, SqliteStore
-from iii_resilience.telemetry.records import where
+from iii_resilience.telemetry.logs import where
 from iii_resilience.testing import AnswerError, CutCaller, CutTarget, LoopbackEngine
-from iii_resilience.watch import Watch
 
 MARKER = "s3cr3t4111"
 SECRET: dict[str, Any] = {"card": MARKER, "n": 1, MARKER: [MARKER]}

@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-from telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of, provide
+from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of, provide
 
 from iii_resilience import Backoff, Breaker, CircuitOpenError, RetryPolicy, iii_retry, retrying
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from engine_fixtures import QUICK
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
-from telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of
+from support.engine_fixtures import QUICK
+from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of
 
 from iii_resilience import Breaker, Enqueue, Enqueued, NotConnectedError, Reroute, report_for
-from iii_resilience.client import Resilient
+from iii_resilience.client.resilient import Resilient
 from iii_resilience.testing import AnswerError, Delay, LoopbackEngine
 
 STOPPED = AnswerError("invocation_stopped", "Invocation stopped")

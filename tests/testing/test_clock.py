@@ -118,7 +118,7 @@ class TestFakeClock:
         )
         assert ran.stderr == ""
         # A book notes when it turned to another edition; a report is handed the time it goes by.
-        assert ran.stdout.split() == ["iii_resilience.book", "iii_resilience.report"]
+        assert ran.stdout.split() == ["iii_resilience.config.book", "iii_resilience.core.report"]
 
     def test_afterwards_everything_is_as_before(self) -> None:
         with fake_clock():

@@ -1,6 +1,6 @@
-"""The answer to "why does this function have that policy?", value by value.
+"""Why a function has the policy it has: each value with its file, line and column.
 
-Knows nothing of how policies are chosen or read: it looks at what an edition has kept of that.
+Knows nothing of how policies are chosen or read: it reads what a policy set recorded of that.
 """
 
 from __future__ import annotations
@@ -8,12 +8,67 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from iii_resilience.book import Edition
-from iii_resilience.config.check import Origins
-from iii_resilience.config.convert import unstructure
-from iii_resilience.config.fields import CODE_ONLY
-from iii_resilience.config.nodes import Node
-from iii_resilience.provenance import BUILT_IN, Provenance, Value
+import attrs
+
+from iii_resilience.config.files.convert import unstructure
+from iii_resilience.config.files.fields import CODE_ONLY
+from iii_resilience.config.files.nodes import Node, shown
+from iii_resilience.config.files.validate import Origins
+from iii_resilience.config.policy_set import Edition
+
+BUILT_IN = "built-in default"
+
+
+@attrs.frozen
+class Value:
+    """One value that is in force for a function, and where it comes from.
+
+    Attributes:
+        path: What files call it (``backoff.base_ms``).
+        value: The value in the units of files.
+        origin: ``policies.yaml:4``, ``built-in default``, or ``set in code``.
+    """
+
+    path: str
+    value: Any
+    origin: str
+
+
+@attrs.frozen
+class Provenance:
+    """The policy that is in force for a function, value by value.
+
+    Attributes:
+        function_id: The function.
+        policy: Name of its policy.
+        rule: The pattern or id of the rule that covers it, or None.
+        rule_origin: Where the rule stands, or where it is said which policy is the default one.
+        idempotent: What the rule says of repeating its calls, or None.
+        values: Every value of the policy.
+    """
+
+    function_id: str
+    policy: str
+    rule: str | None
+    rule_origin: str
+    idempotent: bool | None
+    values: tuple[Value, ...]
+
+    def __getitem__(self, path: str) -> Value:
+        """The value of a path; KeyError where there is none."""
+        for value in self.values:
+            if value.path == path:
+                return value
+        raise KeyError(path)
+
+    def __str__(self) -> str:
+        by = "no rule covers it" if self.rule is None else f"rule {self.rule!r}"
+        lines = [f"{self.function_id}: policy {self.policy} ({by}: {self.rule_origin})"]
+        if self.idempotent is not None:
+            lines.append(f"  idempotent: {str(self.idempotent).lower()} ({self.rule_origin})")
+        lines += [f"  {one.path}: {shown(one.value)} ({one.origin})" for one in self.values]
+        return "\n".join(lines)
+
 
 _IN_CODE = "set in code"
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import attrs
 
-from iii_resilience.handling.running import InFlight
-from iii_resilience.handling.served import Registration
+from iii_resilience.handling.hardening.running_handlers import InFlight
+from iii_resilience.handling.registration.registrations import Registration
 
 
 @attrs.frozen

@@ -1,307 +1,224 @@
-"""Hardened handlers: whatever a handler does, its caller gets an answer and its worker lives.
+"""The handler's door of one client: what `resilient(worker)` does for functions it serves.
 
-Knows nothing of how functions are kept registered. The SDK answers a call with what its handler
-returns or raises, but not when that is `SystemExit` (before 0.25 the worker's loop dies of it),
-a cancellation, or a result that cannot be sent (engine-observed, sections 1 and 2).
+Knows nothing of calls that go out. Each part is done in a room of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import inspect
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
-import attrs
-
-from iii_resilience import propagate
-from iii_resilience.checks import number
-from iii_resilience.classify import classify
-from iii_resilience.codes.model import Category
-from iii_resilience.errors import InvalidPayloadError, PayloadTooLargeError
-from iii_resilience.handling import signals
-from iii_resilience.handling.deadlines import Clocks
-from iii_resilience.handling.errors import PayloadError
-from iii_resilience.handling.leaving import HandlerFailed, leaving, structured
-from iii_resilience.handling.results import (
-    OLD_RECEIVE_LIMIT,
-    check_result,
-    result_limit,
+from iii_resilience.handling.hardening.harden import Hardener, Hardening
+from iii_resilience.handling.hardening.running_handlers import Running
+from iii_resilience.handling.health import Health
+from iii_resilience.handling.registration.drain import Drained, Leave
+from iii_resilience.handling.registration.keeper import Kept, keeper
+from iii_resilience.handling.registration.ownership import MOST
+from iii_resilience.handling.registration.registrations import (
+    Entry,
+    Reference,
+    Registration,
+    Served,
+    Standing,
 )
-from iii_resilience.handling.running import Running
-from iii_resilience.handling.wrapping import is_wrapped
-from iii_resilience.sdk import installed
-from iii_resilience.telemetry import logger
+from iii_resilience.handling.registration.standby import Standby
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
+from iii_resilience.sdk.frame_tap import watch
 
-Handler = Callable[..., Any]
-
-# The engine adds it to payloads that are objects (engine-observed, section 7).
-_SENDER = "_caller_worker_id"
-# A handler's task that is cancelled from outside may still send its answer, but not for ever.
-_ANSWER_WITHIN = 1.0
+_ASK_FOR = 1.5  # seconds
 
 
-@attrs.frozen
-class Hardening:
-    """How handlers are hardened.
-
-    Attributes:
-        max_result_bytes: How large a result may be, with the message around it, in bytes; None
-            for what the SDK can send.
-        clock_tolerance: How far the caller's clock may be apart from ours, in seconds.
-        send_stack_traces: Whether a failed handler's stack trace leaves the process.
-    """
-
-    max_result_bytes: int | None = attrs.field(
-        default=None, validator=number(least=1, optional=True, integer=True, unit="bytes")
-    )
-    clock_tolerance: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
-    send_stack_traces: bool = attrs.field(
-        default=False, validator=attrs.validators.instance_of(bool)
-    )
-
-
-class Hardener:
-    """Hardens the handlers of one worker.
+class Handlers:
+    """The functions that one client serves.
 
     Args:
-        how: How.
-        running: Where the calls under way are counted.
+        link: The client's connection.
+        how: How handlers are hardened.
+        keep_registered: Whether functions that nobody owns are registered again.
     """
 
-    def __init__(self, how: Hardening, running: Running) -> None:
-        self._how = how
+    def __init__(self, link: Link, how: Hardening, *, keep_registered: bool) -> None:
+        self._link = link
+        self._keeps = keep_registered
+        self._hardener = Hardener(how, running := Running())
         self._running = running
-        self._clocks = Clocks(how.clock_tolerance)
-        self._sdk = sdk = installed()
-        limit = how.max_result_bytes
-        self._limit = sdk.send_limit if limit is None else min(sdk.send_limit, limit)
-        self._warns_of_size = limit is None
+        self._served = Served(link.client, self._added)
+        name = _own_name(link.client)
+        self._standby = Standby(link, self._served, name, lambda work: keeper().do(work))
+        self._kept = Kept(link, self._served, name, self._standby.tell_owners)
+        self._leave = Leave(link, self._served, running, self._standby if keep_registered else None)
+        self._lock = threading.Lock()
+        self._started = False
+        self._connected_since = time.time() if link.connected else None
+        self._leaving = False
+        self._pid = os.getpid()
+        link.on_change(self._connection_changed)
 
-    def harden(self, function_id: str, handler: Handler) -> Handler:
-        """A handler that the SDK can be given in place of a user's.
+    # Registering.
 
-        It is asynchronous whatever the user's is, so that it sees a cancellation from outside
-        too; a plain handler still runs on a thread of its own. What the SDK reads off a handler's
-        signature (the formats of request and response) it reads off this one alike.
+    def register_function(self, function_id: Any, handler: Any, options: dict[str, Any]) -> Any:
+        """See `iii_resilience.client.resilient.Resilient.register_function`."""
+        self._link.check_usable()
+        if not isinstance(function_id, str):  # the SDK says what is wrong with it
+            return self._link.client.register_function(function_id, handler, **options)
+        self._start()
+        if callable(handler):
+            handler = self._hardener.harden(function_id, handler)
+        return self._served.add_function(function_id, handler, options)
 
-        Args:
-            function_id: The function it serves.
-            handler: The user's handler, plain or asynchronous.
-        """
-        takes = _takes_metadata(handler)
-        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
+    def register_trigger(self, trigger: Any) -> Reference:
+        """See `iii_resilience.client.resilient.Resilient.register_trigger`."""
+        self._link.check_usable()
+        self._start()
+        return self._served.add_trigger(trigger)
+
+    def _start(self) -> None:
+        """With the first registration: a client that serves nothing needs none of this."""
+        with self._lock:
+            if self._started or self._leaving:
+                return
+            self._started = True
+        watch(self._link.client, self._rejected)
+        if self._keeps:
+            self._standby.register(self._kept)
+            keeper().add(self._kept)
+
+    def _added(self, entry: Entry) -> None:
+        if self._keeps:
+            keeper().do(lambda _: self._kept.added(entry))
+
+    def _rejected(self, frame: dict[str, Any]) -> None:
+        """The engine has refused a registration. Runs on the SDK's thread."""
+        if frame.get("type") == "triggerregistrationresult":
+            error = frame.get("error")
+            if error:
+                code = error.get("code") if isinstance(error, dict) else None
+                self._served.trigger_refused(str(frame.get("id")), str(code))
+            return
+        code, function_id = str(frame.get("code")), frame.get("function_id")
+        if function_id is None:  # the worker itself
+            for entry in (*self._served.functions(), *self._served.triggers()):
+                entry.stands(Standing.REJECTED, code=code)
+            return
+        refused = self._served.function(function_id) if isinstance(function_id, str) else None
+        if refused is not None:
+            owned = bool(frame.get("owner_worker_id"))
+            state = Standing.STANDBY if owned else Standing.REJECTED
+            refused.stands(state, owner=refused.owner if owned else None, code=code)
+
+    def _connection_changed(self) -> None:
+        """Runs on the SDK's thread."""
+        if self._link.closed:
+            self.stop_keeping()
+        self._connected_since = time.time() if self._link.connected else None
+        if self._keeps and self._started:
+            keeper().do(self._kept.connection_changed)
+
+    # How it stands.
+
+    def registrations(self) -> tuple[Registration, ...]:
+        """See `iii_resilience.client.resilient.Resilient.registrations`."""
+        self._check_fork()
+        ids = [entry.function_id for entry in self._served.functions()]
+        if ids and not self._keeping:
+            self._ask(ids)
+        entries = (*self._served.functions(), *self._served.triggers())
+        return tuple(entry.described() for entry in entries)
+
+    def health(self, zombie_after: float) -> Health:
+        """See `iii_resilience.client.resilient.Resilient.health`."""
+        registrations = self.registrations()
+        if not (registrations or self._keeping):
+            self._ask([FUNCTIONS_INFO])
+        running = self._running.now()
+        asked_at = self._kept.asked_at
+        silent = None if asked_at is None else time.monotonic() - asked_at
+        return Health(
+            connected=self._link.connected,
+            connected_since=self._connected_since if self._link.connected else None,
+            registrations=registrations,
+            in_flight=len(running),
+            oldest=running[0] if running else None,
+            silent_for=silent,
+            zombie=self._zombie(silent, zombie_after),
         )
 
-        # Only wrappers around the handler are told: what it calls itself serves no function.
-        serves = function_id if is_wrapped(handler) else None
+    def _zombie(self, silent: float | None, after: float) -> str | None:
+        link = self._link
+        if link.closed or link.client.get_connection_state() != "connected":
+            return None
+        if not link.loop.is_running():
+            return "the SDK's loop has ended under a connection that is open"
+        receiver = getattr(link.client, "_receiver_task", None)
+        if receiver is not None and receiver.done():
+            return "nobody reads from the connection any longer"
+        if silent is not None and silent > after:
+            return f"the engine has not answered for {silent:.0f} s"
+        return None
 
-        def call(data: Any, metadata: Any) -> Any:
-            if takes == "positional":
-                return handler(data, metadata)
-            return handler(data, metadata=metadata) if takes == "keyword" else handler(data)
+    def _check_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._link.check_usable()  # which says what to do
 
-        def run(payload: Any, metadata: Any) -> Any:
-            return self._checked(function_id, call(payload, metadata))
+    @property
+    def _keeping(self) -> bool:
+        return self._keeps and self._started and not self._leaving
 
-        async def hardened(data: Any, metadata: Any = None) -> Any:
-            since = time.monotonic()
-            payload, carried = _carried(data, metadata)
-            sender = payload.get(_SENDER) if isinstance(payload, dict) else None
-            arrival = self._clocks.arrival(carried, sender, now=since, now_unix=time.time())
-            attempt = 1 if carried is None else carried.attempt
-            if arrival.late is not None:
-                raise _refused(function_id, arrival.late, attempt)
-            over = self._begin(function_id, 1 if is_async else 2)
+    def _ask(self, ids: list[str]) -> None:
+        """Without a keeper: ask now, so that what is told is true now."""
+        link, kept = self._link, self._kept
+        if link.closed or link.on_loop_thread or not link.loop.is_running():
+            return
+        if not link.connected:
+            kept.connection_changed(time.monotonic())
+            return
+        until = time.monotonic() + _ASK_FOR
+        for start in range(0, len(ids), MOST):
+            asked = ids[start : start + MOST]
+            kept.asked_at = kept.asked_at or time.monotonic()
+            future = asyncio.run_coroutine_threadsafe(kept.ask(asked), link.loop)
             try:
-                with propagate.handling(attrs.evolve(arrival.inbound, function_id=serves)):
-                    if is_async:
-                        return self._checked(function_id, await call(payload, metadata))
-                    return await _on_own_thread(function_id, partial(run, payload, metadata), over)
-            except GeneratorExit:  # the loop ended under the handler: nobody can be answered
-                raise
-            except BaseException as error:
-                shown = self._failed(function_id, error, since, attempt)
-            raise shown
+                answers = future.result(max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                return
+            except Exception as error:
+                kept.not_answered(error)
+                return
+            kept.asked_at = None
+            kept.rounds.learn(asked, answers)
 
-        return _disguised(hardened, handler)
+    # Leaving.
 
-    def _begin(self, function_id: str, parts: int) -> Callable[[], None]:
-        """Count a call until the SDK's task has ended: by then its answer has been sent."""
-        over = partial(self._running.end, self._running.begin(function_id, parts))
-        task = asyncio.current_task()
-        if task is None:  # no loop of asyncio's own
-            over()
-        else:
-            task.add_done_callback(lambda _: over())
-        return over
+    def stop_keeping(self) -> None:
+        """Nothing is registered again from now on."""
+        self._leaving = True
+        keeper().remove(self._kept)
 
-    def _checked(self, function_id: str, result: Any) -> Any:
-        try:
-            size = check_result(
-                result, self._sdk, limit_bytes=result_limit(self._limit, function_id)
+    def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
+        """See `iii_resilience.client.resilient.Resilient.drain`."""
+        if self._link.on_loop_thread:
+            raise RuntimeError(
+                "drain() was called on the SDK's own thread, where it would wait for itself. Use "
+                "'await worker.drain_async(...)' there"
             )
-        except (InvalidPayloadError, PayloadTooLargeError) as error:
-            raise PayloadError(_words(error), code=error.code) from None
-        if self._warns_of_size and size > result_limit(OLD_RECEIVE_LIMIT, function_id):
-            self._warns_of_size = False
-            logger.warning(
-                "%s: a result of %d bytes ends the connection of a caller on SDK 0.24.4 or older; "
-                "while you have any, pass max_result_bytes=%d to resilient()",
-                function_id,
-                size,
-                OLD_RECEIVE_LIMIT,
-                extra={"function_id": function_id, "payload_bytes": size},
-            )
-        return result
-
-    def _failed(
-        self, function_id: str, error: BaseException, since: float, attempt: int
-    ) -> BaseException:
-        """Log and count what a handler raised; what is to be raised in its place."""
-        if isinstance(error, asyncio.CancelledError):
-            _let_the_cancellation_go_on()
-        failed = leaving(error, since=since)
-        if not signals.told(error, since=since):
-            signals.handler_failed(
-                function_id,
-                classify({"code": "invocation_failed", "message": str(failed)})
-                if failed.says_its_category
-                else classify(error),
-                error,
-                seconds=time.monotonic() - since,
-                attempt=attempt,
-            )
-        if self._how.send_stack_traces:
-            if isinstance(error, Exception) and str(failed) == str(error):
-                return error
-            failed.__cause__ = error
-        return failed
+        self._check_fork()
+        self.stop_keeping()
+        if self._link.closed:
+            return Drained({}, (), 0.0)
+        return self._leave.drain(timeout, shutdown)
 
 
-def _words(error: Exception) -> str:
-    large = isinstance(error, PayloadTooLargeError)
-    return f"the result is too large: {error}" if large else str(error)
-
-
-def _refused(function_id: str, late: float, attempt: int) -> HandlerFailed:
-    """The error of a call that came too late to be started."""
-    text = structured(
-        Category.TRANSIENT,
-        "DEADLINE_PASSED",
-        f"Function {function_id} was not started: its caller's deadline had passed",
-        function_id=function_id,
-        late_ms=round(late * 1000),
-    )
-    failure = classify({"code": "invocation_failed", "message": text}, function_id=function_id)
-    signals.handler_failed(function_id, failure, None, seconds=0.0, attempt=attempt)
-    return HandlerFailed(text)
-
-
-def _carried(data: Any, metadata: Any) -> tuple[Any, propagate.Carried | None]:
-    """The payload as the handler sees it, and what came with it."""
-    payload, queued = propagate.take_from_payload(data)
-    if queued is None:
-        return payload, propagate.from_metadata(metadata)
-    # A queue delivers when it can: the deadline of the call that was handed to it is over and
-    # done with.
-    return payload, attrs.evolve(queued, left=None, deadline_unix=None)
-
-
-async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], None]) -> Any:
-    """Run a plain handler as the SDK does: on a daemon thread, in a copy of this context.
-
-    Args:
-        name: What the thread is called after.
-        work: The handler's call.
-        over: Is called when it has ended, whether or not anybody still waits for it.
-
-    Raises:
-        BaseException: Whatever the handler raised.
-    """
-    loop = asyncio.get_running_loop()
-    # The outcome is always a result: a future refuses to be given a StopIteration.
-    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        value: Any = None
-        error: BaseException | None = None
-        try:
-            value = context.run(work)
-        except BaseException as raised:  # it is the waiting coroutine's
-            error = raised
-        over()
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            loop.call_soon_threadsafe(_settle, done, (value, error))
-
-    try:
-        threading.Thread(target=run, name=f"iii-resilience {name}", daemon=True).start()
-    except BaseException:
-        over()
-        raise
-    value, error = await done
-    if error is not None:
-        raise error
-    return value
-
-
-def _settle(done: asyncio.Future[Any], outcome: Any) -> None:
-    if not done.done():
-        done.set_result(outcome)
-
-
-def _let_the_cancellation_go_on() -> None:
-    """Where the handler's own task is cancelled from outside, its answer must not take long.
-
-    The task ends as soon as the SDK has sent the answer; if that takes too long, it is cancelled
-    once more.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        task.get_loop().call_later(_ANSWER_WITHIN, task.cancel)
-
-
-def _takes_metadata(handler: Handler) -> str:
-    """How the SDK (0.21.3 and later) would pass metadata: ``positional``, ``keyword`` or not.
-
-    Only a parameter that is named so is given any.
-    """
-    parameters = _parameters(handler)
-    names = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    if any(p.name == "metadata" and p.kind is p.KEYWORD_ONLY for p in parameters):
-        return "keyword"
-    return "positional" if names[1:2] == ["metadata"] else ""
-
-
-def _parameters(handler: Handler) -> list[inspect.Parameter]:
-    try:
-        return [
-            parameter
-            for parameter in inspect.signature(handler).parameters.values()
-            if parameter.kind
-            not in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-        ]
-    except (TypeError, ValueError):  # some callables of C have none
-        return []
-
-
-def _disguised(hardened: Handler, handler: Handler) -> Handler:
-    """Lets the SDK read the handler's name and type hints off the wrapper."""
-    first = next((p.name for p in _parameters(handler) if p.name != "metadata"), "data")
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        with suppress(AttributeError):
-            setattr(hardened, name, getattr(handler, name))
-    hardened.__annotations__ = dict(getattr(handler, "__annotations__", {}))
-    hardened.__wrapped__ = handler  # type: ignore[attr-defined]  # where hints find their globals
-    hardened.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(first, kind), inspect.Parameter("metadata", kind, default=None)]
-    )
-    return hardened
+def _own_name(client: Any) -> str:
+    """The name this client registers under, as its SDK works it out."""
+    with suppress(Exception):
+        name = client._get_worker_metadata()["name"]  # noqa: SLF001 - there is no public way
+        if isinstance(name, str) and name:
+            return name
+    return f"{platform.node()}:{os.getpid()}"

@@ -7,35 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iii_resilience.lazy import lazily
-
 if TYPE_CHECKING:
-    from iii_resilience.stores.memory import MemoryStore
-    from iii_resilience.stores.model import Claim, Record, State, Store, StoreUnavailableError
-    from iii_resilience.stores.redis import RedisStore
-    from iii_resilience.stores.sqlite import SqliteStore
+    from iii_resilience.stores.memory import MemoryStore as MemoryStore
+    from iii_resilience.stores.protocol import Claim as Claim
+    from iii_resilience.stores.protocol import Record as Record
+    from iii_resilience.stores.protocol import State as State
+    from iii_resilience.stores.protocol import Store as Store
+    from iii_resilience.stores.protocol import StoreUnavailableError as StoreUnavailableError
+    from iii_resilience.stores.redis import RedisStore as RedisStore
+    from iii_resilience.stores.sqlite import SqliteStore as SqliteStore
+else:
+    from iii_resilience.core.lazy_imports import lazy_exports
 
-__all__ = [
-    "Claim",
-    "MemoryStore",
-    "Record",
-    "RedisStore",
-    "SqliteStore",
-    "State",
-    "Store",
-    "StoreUnavailableError",
-]
-
-lazily(
-    __name__,
-    {
-        "Claim": "model",
-        "MemoryStore": "memory",
-        "Record": "model",
-        "RedisStore": "redis",
-        "SqliteStore": "sqlite",
-        "State": "model",
-        "Store": "model",
-        "StoreUnavailableError": "model",
-    },
-)
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "memory": "MemoryStore",
+            "protocol": "Claim Record State Store StoreUnavailableError",
+            "redis": "RedisStore",
+            "sqlite": "SqliteStore",
+        },
+    )

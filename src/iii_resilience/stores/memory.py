@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable
 from typing import NoReturn, TypeVar
 
-from iii_resilience.stores.local import LocalStore
-from iii_resilience.stores.rules import Row, Rule
+from iii_resilience.stores.base import LocalStore
+from iii_resilience.stores.transitions import Row, Rule
 
 T = TypeVar("T")
 

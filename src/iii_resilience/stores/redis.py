@@ -13,20 +13,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from iii_resilience.stores import lua
-from iii_resilience.stores.model import Claim, Record, State, StoreUnavailableError
+from iii_resilience.stores import redis_scripts
+from iii_resilience.stores.protocol import Claim, Record, State, StoreUnavailableError
 
 _SCRIPTS = {
-    "claim": lua.CLAIM,
-    "renew": lua.RENEW,
-    "finish": lua.FINISH,
-    "release": lua.RELEASE,
-    "forget_failure": lua.FORGET_FAILURE,
-    "delivered": lua.DELIVERED,
-    "note": lua.NOTE,
-    "settle": lua.SETTLE,
-    "prepare": lua.PREPARE,
-    "remove": lua.REMOVE,
+    "claim": redis_scripts.CLAIM,
+    "renew": redis_scripts.RENEW,
+    "finish": redis_scripts.FINISH,
+    "release": redis_scripts.RELEASE,
+    "forget_failure": redis_scripts.FORGET_FAILURE,
+    "delivered": redis_scripts.DELIVERED,
+    "note": redis_scripts.NOTE,
+    "settle": redis_scripts.SETTLE,
+    "prepare": redis_scripts.PREPARE,
+    "remove": redis_scripts.REMOVE,
 }
 _PAGE = 200
 _COMMITS_TRIED = 5
@@ -188,7 +188,7 @@ class RedisStore:
                 pipeline.multi()
                 pipeline.command_stack.extend(commands.command_stack)
                 # Not by its hash: in a transaction it is too late to learn that it is unknown.
-                pipeline.eval(lua.FINISH, 1, key, *finish)
+                pipeline.eval(redis_scripts.FINISH, 1, key, *finish)
                 try:
                     results = pipeline.execute(raise_on_error=False)
                 except self._redis.WatchError:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from iii_resilience.stores import rules
-from iii_resilience.stores.local import KEY, LocalStore
-from iii_resilience.stores.model import StoreUnavailableError
-from iii_resilience.stores.rules import Change, Row, Rule
+from iii_resilience.stores import transitions
+from iii_resilience.stores.base import KEY, LocalStore
+from iii_resilience.stores.protocol import StoreUnavailableError
+from iii_resilience.stores.transitions import Change, Row, Rule
 
 T = TypeVar("T")
 
@@ -241,7 +241,7 @@ class SqliteTransaction:
         try:
             with _as_unavailable():
                 connection.set_authorizer(None)
-                rule = rules.finish(self._token, outcome, keep, failed=False)
+                rule = transitions.finish(self._token, outcome, keep, failed=False)
                 # Nobody else could claim the key while this connection held the lock; but before
                 # it did, somebody could.
                 mine = self._store._apply(connection, KEY, self._slot, rule)  # noqa: SLF001 - its own store

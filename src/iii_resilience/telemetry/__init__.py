@@ -7,12 +7,11 @@ Knows nothing of how calls are made. Payloads, arguments, keys and remote messag
 
 from __future__ import annotations
 
-from iii_resilience.guards.breaker import CircuitState
-from iii_resilience.telemetry import records
-from iii_resilience.telemetry.budgets import named
-from iii_resilience.telemetry.calls import FailedCall, refused
-from iii_resilience.telemetry.meters import meters
-from iii_resilience.telemetry.records import logger
+from iii_resilience.core.guards.breaker import CircuitState
+from iii_resilience.telemetry import logs
+from iii_resilience.telemetry.call_events import FailedCall, refused
+from iii_resilience.telemetry.logs import logger
+from iii_resilience.telemetry.metrics import meters, named
 
 __all__ = ["FailedCall", "circuit_changed", "logger", "meters", "named", "refused"]
 
@@ -26,4 +25,4 @@ def circuit_changed(name: str, before: CircuitState, after: CircuitState, _: flo
         after: What it is.
     """
     meters.circuit_changed(name, after)
-    records.circuit_changed(name, before, after)
+    logs.circuit_changed(name, before, after)

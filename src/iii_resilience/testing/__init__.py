@@ -1,70 +1,44 @@
-"""What a user's tests need: an engine for the real iii-sdk, without the engine.
+"""For users' tests: an engine for the real iii-sdk without the engine, and a clock that tests move.
 
-Imports nothing heavy until a name is used: pytest loads this package in every project that has
+Loads nothing heavy before a name is used: pytest imports this package in every project that has
 the library installed. Never imports ``iii``; ``websockets`` only when an engine is started.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iii_resilience.testing.clock import FakeClock, fake_clock, no_sleep, retries_off
-    from iii_resilience.testing.faults import (
-        AnswerError,
-        AnswerResult,
-        CutCaller,
-        CutTarget,
-        Delay,
-        Drop,
-        DropAnswer,
-        Fault,
-        RestartEngine,
+    from iii_resilience.testing.clock import FakeClock as FakeClock
+    from iii_resilience.testing.clock import fake_clock as fake_clock
+    from iii_resilience.testing.clock import no_sleep as no_sleep
+    from iii_resilience.testing.clock import retries_off as retries_off
+    from iii_resilience.testing.faults import AnswerError as AnswerError
+    from iii_resilience.testing.faults import AnswerResult as AnswerResult
+    from iii_resilience.testing.faults import CutCaller as CutCaller
+    from iii_resilience.testing.faults import CutTarget as CutTarget
+    from iii_resilience.testing.faults import Delay as Delay
+    from iii_resilience.testing.faults import Drop as Drop
+    from iii_resilience.testing.faults import DropAnswer as DropAnswer
+    from iii_resilience.testing.faults import Fault as Fault
+    from iii_resilience.testing.faults import RestartEngine as RestartEngine
+    from iii_resilience.testing.loopback.engine import LoopbackEngine as LoopbackEngine
+    from iii_resilience.testing.loopback.history import Call as Call
+    from iii_resilience.testing.loopback.history import Frame as Frame
+    from iii_resilience.testing.loopback.rbac import Rbac as Rbac
+else:
+    from iii_resilience.core.lazy_imports import lazy_exports
+
+    __getattr__, __dir__, __all__ = lazy_exports(
+        __name__,
+        {
+            "clock": "FakeClock fake_clock no_sleep retries_off",
+            "faults": (
+                "AnswerError AnswerResult CutCaller CutTarget Delay Drop DropAnswer Fault "
+                "RestartEngine"
+            ),
+            "loopback.engine": "LoopbackEngine",
+            "loopback.history": "Call Frame",
+            "loopback.rbac": "Rbac",
+        },
     )
-    from iii_resilience.testing.loopback import LoopbackEngine
-    from iii_resilience.testing.records import Call, Frame
-    from iii_resilience.testing.sessions import Rbac
-
-__all__ = [
-    "AnswerError",
-    "AnswerResult",
-    "Call",
-    "CutCaller",
-    "CutTarget",
-    "Delay",
-    "Drop",
-    "DropAnswer",
-    "FakeClock",
-    "Fault",
-    "Frame",
-    "LoopbackEngine",
-    "Rbac",
-    "RestartEngine",
-    "fake_clock",
-    "no_sleep",
-    "retries_off",
-]
-
-_ROOMS = {
-    "Call": "records",
-    "FakeClock": "clock",
-    "Frame": "records",
-    "LoopbackEngine": "loopback",
-    "Rbac": "sessions",
-    "fake_clock": "clock",
-    "no_sleep": "clock",
-    "retries_off": "clock",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'faults')}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

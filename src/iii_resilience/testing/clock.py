@@ -16,20 +16,20 @@ from unittest.mock import patch
 
 import attrs
 
-from iii_resilience import loop, pluggable, retry, run, shielded
-from iii_resilience.decide import Decision, Reason
-from iii_resilience.decide import decide as really_decide
-from iii_resilience.telemetry import calls, spans
+from iii_resilience.core.decide import Decision, Reason
+from iii_resilience.core.decide import decide as really_decide
+from iii_resilience.retry import admission, decorator, loop, run, tenacity_adapter
+from iii_resilience.telemetry import call_events, spans
 
 # Calls through the engine keep the real time: the engine and the SDK live in it.
 _READ_THE_TIME: tuple[ModuleType, ...] = (
-    calls,
-    import_module("iii_resilience.telemetry.meters"),  # the package shows its `meters` there
+    call_events,
+    import_module("iii_resilience.telemetry.metrics"),  # the package shows its `meters` there
     loop,
-    pluggable,
-    retry,
+    tenacity_adapter,
+    decorator,
     run,
-    shielded,
+    admission,
     spans,
 )
 

@@ -13,13 +13,13 @@ import pytest
 
 if TYPE_CHECKING:
     from iii_resilience.testing.clock import FakeClock
-    from iii_resilience.testing.loopback import LoopbackEngine
+    from iii_resilience.testing.loopback.engine import LoopbackEngine
 
 
 @pytest.fixture
 def loopback_engine() -> Iterator[LoopbackEngine]:
     """An engine on 127.0.0.1 for this test: `iii_resilience.testing.LoopbackEngine`."""
-    from iii_resilience.testing.loopback import LoopbackEngine  # noqa: PLC0415 - see above
+    from iii_resilience.testing.loopback.engine import LoopbackEngine  # noqa: PLC0415 - see above
 
     with LoopbackEngine() as engine:
         yield engine

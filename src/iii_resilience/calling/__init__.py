@@ -1,1 +1,0 @@
-"""The caller's door: real engine calls, made safe to retry."""

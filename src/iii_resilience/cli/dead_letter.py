@@ -1,0 +1,171 @@
+"""Messages that are dead or parked, in one shape whatever kept them.
+
+Reads the three shapes of iii's dead letters (queue-observed, section 8) and the parked messages of
+a store. Knows nothing of how they are fetched, shown or sent again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.failure import Failure
+from iii_resilience.handling.decorators.idempotency_key import fingerprint
+from iii_resilience.handling.decorators.parked_message import Message
+from iii_resilience.sdk.propagation import take_from_payload
+
+# What the queues put into every dead letter, whatever the handler said.
+_NO_CAUSE = "function call failed"
+# Fields that a queue puts around a message's data; a topic's record holds the bare data.
+_AROUND = frozenset({"function_id", "data", "message_id"})
+_MILLISECONDS = 1e11  # as seconds it would be the year 5138
+
+
+@attrs.frozen(kw_only=True)
+class Letter:
+    """One message that nobody delivers any longer.
+
+    Attributes:
+        id: Names it: the dead letter's id, or the parked message's.
+        source: ``queue``; ``topic``; ``bare``: a record that names neither function nor cause (a
+            queue's of the engine's own, up to 0.20, or a topic's of the standalone queue worker);
+            or ``parked``.
+        function_id: The function it is for, or None where nobody has kept it.
+        category: The failure's category; None where it is unknown.
+        code: The failure's code; None where it is unknown.
+        remedy: What the code's table advises.
+        message: What the failure said.
+        deliveries: How often it was delivered, or None.
+        since: When it was enqueued (a queue's record), or failed first, in seconds since 1970.
+        data: The payload.
+        recorded: What a consumer recorded of it, or None.
+    """
+
+    id: str
+    source: str
+    function_id: str | None
+    category: Category | None
+    code: str | None
+    remedy: str = ""
+    message: str = attrs.field(default="", repr=False)
+    deliveries: int | None = None
+    since: float | None = None
+    data: Any = attrs.field(default=None, repr=False)
+    recorded: Message | None = None
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is in a store of ours, and not with the queue."""
+        return self.source == "parked"
+
+
+class Recorded:
+    """What consumers recorded, to be found by the message itself.
+
+    Args:
+        messages: All of it.
+    """
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        self.messages = tuple(messages)
+        self._by_key: dict[tuple[str | None, str], Message] = {}
+        self._by_payload: dict[tuple[str | None, str], Message] = {}
+        for one in sorted(self.messages, key=lambda one: one.last_failed_at or 0.0):
+            # Also without its function: the oldest shape of dead letters does not name it.
+            for function_id in (one.function_id, None):
+                if one.key is not None:
+                    self._by_key[function_id, one.key] = one
+                self._by_payload[function_id, one.fingerprint] = one
+
+    def find(self, function_id: str | None, data: Any) -> Message | None:
+        """What was recorded of a message, or None.
+
+        By the idempotency key that travels in its data; where none does, by the data itself, in
+        which a key of the payload stands too.
+        """
+        _, carried = take_from_payload(data)
+        if carried is not None and carried.idempotency_key is not None:
+            key = json.dumps(carried.idempotency_key)
+            return self._by_key.get((function_id, key))
+        return self._by_payload.get((function_id, fingerprint(data)))
+
+
+def from_dead_letter(record: Mapping[str, Any], recorded: Recorded) -> Letter:
+    """A dead letter of a queue or topic, joined with what a consumer recorded of it.
+
+    Args:
+        record: One item of ``engine::queue::dlq_messages``.
+        recorded: What consumers recorded.
+    """
+    payload, error = record.get("payload"), record.get("error")
+    source, function_id, data = "bare", None, payload
+    if isinstance(payload, Mapping) and payload.keys() >= _AROUND:
+        source, function_id, data = "queue", payload["function_id"], payload["data"]
+    elif error != _NO_CAUSE:
+        source = "topic"
+    function_id = function_id if isinstance(function_id, str) else None
+    known = recorded.find(function_id, data)
+    letter = Letter(
+        id=str(record.get("id")),
+        source=source,
+        function_id=function_id or (None if known is None else known.function_id),
+        category=None,
+        code=None,
+        deliveries=_whole(record.get("retries")),
+        since=_seconds(record.get("failed_at")),
+        data=data,
+        recorded=known,
+    )
+    if source == "topic" and isinstance(error, str):
+        failure = _inside(classify(error))
+        if failure.known or failure.message:
+            return _told(letter, failure.category, failure.code, failure.remedy, failure.message)
+    if known is not None:
+        told = known.told
+        return _told(letter, told.category, told.code, told.remedy, told.message)
+    return letter
+
+
+def from_parked(message: Message) -> Letter:
+    """A message that a consumer parked."""
+    told = message.told
+    return Letter(
+        id=message.id,
+        source="parked",
+        function_id=message.function_id,
+        category=told.category,
+        code=told.code,
+        remedy=told.remedy,
+        message=told.message,
+        deliveries=message.deliveries,
+        since=message.first_failed_at,
+        data=json.loads(message.payload),
+        recorded=message,
+    )
+
+
+def _told(letter: Letter, category: Category, code: str, remedy: str, message: str) -> Letter:
+    return attrs.evolve(letter, category=category, code=code, remedy=remedy, message=message)
+
+
+def _inside(failure: Failure) -> Failure:
+    """The cause, where the code itself says no more than that there is one."""
+    while failure.code == "invocation_failed" and failure.inner is not None:
+        failure = failure.inner
+    return failure
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(value: object) -> float | None:
+    """A time in seconds, or in milliseconds as some records have it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value / 1000 if value > _MILLISECONDS else float(value)

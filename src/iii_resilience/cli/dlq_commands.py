@@ -1,0 +1,331 @@
+"""``iii-resilience dlq``: dead letters and parked messages of a queue, at the terminal.
+
+Knows nothing but what to ask and what to print. Imported only where typer and rich are installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+from urllib.parse import urlsplit
+
+import attrs
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from iii_resilience.cli.dead_letter import Letter
+from iii_resilience.cli.dead_letter_queue import Deadletters, Dealt, Fate, triage
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.stores import RedisStore, SqliteStore, Store, StoreUnavailableError
+
+app = typer.Typer(
+    help="Look at a queue's dead letters and parked messages, send them again, throw them away.",
+    no_args_is_help=True,
+)
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNKNOWN = "unknown"
+
+Queue = Annotated[str, typer.Argument(help="The queue, or topic.")]
+EngineUrl = Annotated[
+    str, typer.Option("--engine", envvar="III_URL", help="The engine's address (ws://...).")
+]
+Parking = Annotated[
+    str | None,
+    typer.Option(help="Where consumers park messages: a SQLite file, or a redis:// URL."),
+]
+Categories = Annotated[
+    list[str] | None,
+    typer.Option("--category", help="Only this category; `unknown` too. May be repeated."),
+]
+Ids = Annotated[
+    list[str] | None, typer.Option("--id", help="Only this message, or those that begin so.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_ENGINE = "ws://127.0.0.1:49134"
+
+
+@app.command("list")
+def list_(
+    queue: Queue,
+    engine: EngineUrl = _ENGINE,
+    parking: Parking = None,
+    category: Categories = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """List what is dead or parked, oldest first; without payloads."""
+    with _opened(engine, queue, parking) as dead:
+        letters = _chosen(dead.letters(), category, None)
+    if as_json:
+        typer.echo(json.dumps([_summary(letter) for letter in letters], indent=2))
+        return
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("id", "source", "function", "category", "code", "deliveries", "since"):
+        table.add_column(heading, overflow="fold")
+    for letter in letters:
+        row = _summary(letter)
+        cells = (row[name] for name in ("source", "function_id", "category", "code"))
+        table.add_row(
+            row["id"][:12], *map(_cell, cells), _cell(row["deliveries"]), _cell(row["since"])
+        )
+    _console().print(table)
+    _console().print(f"{len(letters)} message(s)")
+
+
+@app.command()
+def show(
+    queue: Queue,
+    message: Annotated[str, typer.Argument(help="The message's id, or how it begins.")],
+    engine: EngineUrl = _ENGINE,
+    parking: Parking = None,
+    *,
+    payload: Annotated[
+        bool, typer.Option("--payload", help="Print the payload and the error's message, too.")
+    ] = False,
+) -> None:
+    """Show one message; its payload only when asked for."""
+    with _opened(engine, queue, parking) as dead:
+        found = _chosen(dead.letters(), None, [message])
+    if len(found) != 1:
+        _fail(f"{len(found)} messages have an id that begins with {message!r}")
+    (letter,) = found
+    facts: dict[str, Any] = _summary(letter)
+    recorded = letter.recorded
+    if recorded is not None:
+        facts["trace"] = recorded.trace_id
+        facts["span"] = recorded.span_id
+        facts["last failed"] = _time(recorded.last_failed_at)
+    facts["remedy"] = letter.remedy or None
+    if payload:
+        facts["message"] = letter.message or None
+        facts["payload"] = json.dumps(letter.data, indent=2)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, _cell(value))
+    _console().print(table)
+
+
+@app.command(name="triage")
+def triage_(
+    queue: Queue, engine: EngineUrl = _ENGINE, parking: Parking = None, *, as_json: AsJson = False
+) -> None:
+    """Group what is dead or parked by how it failed, and say what to do about it."""
+    with _opened(engine, queue, parking) as dead:
+        groups = triage(dead.letters())
+    if as_json:
+        typer.echo(json.dumps([attrs.asdict(group) for group in groups], indent=2))
+        return
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("category", "code", "function", "count", "oldest", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for group in groups:
+        table.add_row(
+            group.category or _UNKNOWN,
+            _cell(group.code),
+            _cell(group.function_id),
+            str(group.count),
+            _cell(_time(group.oldest)),
+            group.advice,
+        )
+    _console().print(table)
+
+
+@app.command()
+def redrive(
+    queue: Queue,
+    engine: EngineUrl = _ENGINE,
+    parking: Parking = None,
+    category: Categories = None,
+    ids: Ids = None,
+    rate: Annotated[str, typer.Option(help="At most so many: 10/s, 100/m, 50/h.")] = "10/s",
+    *,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Do it; without this it is only said.")
+    ] = False,
+) -> None:
+    """Send messages again. A dry run, unless --execute is given."""
+    pause = _pause(rate)
+    with _opened(engine, queue, parking) as dead:
+        everything = dead.letters()
+        letters = _chosen(everything, category, ids)
+        if not execute:
+            _console().print(
+                f"Dry run: {len(letters)} of {len(everything)} message(s) would be redriven "
+                f"({_by_category(letters)}). Give --execute to do it."
+            )
+            return
+        _report("redriven", letters, len(everything), dead.redrive(letters, pause=pause))
+
+
+@app.command()
+def discard(
+    queue: Queue,
+    engine: EngineUrl = _ENGINE,
+    parking: Parking = None,
+    category: Categories = None,
+    ids: Ids = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Throw messages away, for good. Asks first, unless --yes is given."""
+    with _opened(engine, queue, parking) as dead:
+        everything = dead.letters()
+        letters = _chosen(everything, category, ids)
+        if letters and not yes:
+            typer.confirm(
+                f"Throw {len(letters)} of {len(everything)} message(s) away, for good "
+                f"({_by_category(letters)})?",
+                abort=True,
+            )
+        _report("discarded", letters, len(everything), dead.discard(letters))
+
+
+def _report(what: str, letters: list[Letter], total: int, dealt: Iterable[Dealt]) -> None:
+    """A bar while it goes on, the counts at its end; fails where a message did."""
+    counts: Counter[Fate] = Counter()
+    reasons: Counter[str] = Counter()
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=len(letters))
+        for one in dealt:
+            counts[one.fate] += 1
+            if one.fate is Fate.FAILED:
+                reasons[one.why] += 1
+            progress.advance(bar)
+    done, gone = counts[Fate.DONE], counts[Fate.GONE]
+    line = f"{done} {what}, {counts[Fate.FAILED]} failed, {total - done - gone} left"
+    _console().print(line + (f" ({gone} were gone already)" if gone else ""))
+    for why, count in reasons.most_common():
+        _console().print(f"  {count} failed: {escape(why)}")
+    if counts[Fate.FAILED]:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(engine: str, queue: str, parking: str | None) -> Iterator[Deadletters]:
+    """A client and a store, for as long as they are needed."""
+    store = _store(parking)
+    try:
+        from iii import InitOptions, register_worker  # noqa: PLC0415 - an extra
+    except ImportError:
+        _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
+    _check_reachable(engine)
+    client = register_worker(
+        engine,
+        InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
+    )
+    try:
+        yield Deadletters(client, queue, store)
+    except (typer.Exit, typer.Abort):
+        raise
+    except StoreUnavailableError as error:
+        _fail(str(error))
+    except Exception as error:
+        failure = classify(error)
+        _fail(f"{failure.code} from {engine}: {failure.remedy}")
+    finally:
+        client.shutdown()
+        if store is not None:
+            store.close()
+
+
+def _check_reachable(engine: str) -> None:
+    """Find out at once whether anybody listens, instead of after the SDK's 30 s."""
+    try:
+        address = urlsplit(engine)
+        port = address.port or (443 if address.scheme == "wss" else 80)
+        if not address.hostname:
+            raise ValueError("there is no host in it")
+        socket.create_connection((address.hostname, port), 3.0).close()
+    except (OSError, ValueError) as error:
+        _fail(f"no engine listens at {engine} ({error})")
+
+
+def _store(parking: str | None) -> Store | None:
+    if parking is None:
+        return None
+    if re.match(r"(rediss?|unix)://", parking):
+        try:
+            return RedisStore(parking)
+        except (ImportError, ValueError) as error:
+            _fail(str(error))
+    if not Path(parking).is_file():
+        _fail(f"--parking: there is no file {parking!r}")
+    return SqliteStore(parking)
+
+
+def _chosen(
+    letters: list[Letter], categories: list[str] | None, ids: list[str] | None
+) -> list[Letter]:
+    allowed = [*(category.value for category in Category), _UNKNOWN]
+    for name in categories or ():
+        if name not in allowed:
+            _fail(f"--category {name!r} is none of {', '.join(allowed)}")
+    return [
+        letter
+        for letter in letters
+        if (not categories or (letter.category or _UNKNOWN) in categories)
+        and (not ids or letter.id.startswith(tuple(ids)))
+    ]
+
+
+def _pause(rate: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
+    if found is None or float(found[1]) == 0:
+        _fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
+    return _SECONDS[found[2]] / float(found[1])
+
+
+def _summary(letter: Letter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "source": letter.source,
+        "function_id": letter.function_id,
+        "category": letter.category.value if letter.category is not None else _UNKNOWN,
+        "code": letter.code,
+        "deliveries": letter.deliveries,
+        "since": _time(letter.since),
+    }
+
+
+def _by_category(letters: list[Letter]) -> str:
+    counts = Counter(letter.category or _UNKNOWN for letter in letters)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else escape(str(value))
+
+
+def _console() -> Console:
+    """The terminal's own width; where there is no terminal, wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]iii-resilience:[/red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(2)

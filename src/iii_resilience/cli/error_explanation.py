@@ -1,0 +1,179 @@
+"""What a pasted error means, and what the default policy would do about it.
+
+Knows nothing of terminals: text in, an `Explanation` out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from iii_resilience.config.default_book import default_book
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.lookup import ALL, find, user_codes
+from iii_resilience.core.codes.model import Code, Execution
+from iii_resilience.core.decide import CallSoFar, Decision, decide
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.hints import hint
+from iii_resilience.core.policy import RetryPolicy
+
+# How an exception of the SDK prints itself: "CODE: message".
+_PRINTED = re.compile(r"\A([A-Za-z][\w./-]{0,127}): (.*)\Z", re.DOTALL)
+
+
+@attrs.frozen
+class Outlook:
+    """What a policy would do about the first failure of a call.
+
+    Attributes:
+        idempotent: Whether the call is declared idempotent.
+        decision: What would be decided.
+        action: The hint's action where it is given up, else None.
+        most: Largest delay before the first retry in seconds, or None.
+        attempts: Attempts in all.
+    """
+
+    idempotent: bool
+    decision: Decision
+    action: str | None
+    most: float | None
+    attempts: int
+
+
+@attrs.frozen
+class Explanation:
+    """What is known of a pasted error.
+
+    Attributes:
+        failure: The classified error.
+        why: Sentences that say how it was recognised.
+        outlooks: Without and with idempotency.
+        nearest: Known codes that are spelt alike, where the code itself is unknown.
+    """
+
+    failure: Failure
+    why: tuple[str, ...]
+    outlooks: tuple[Outlook, Outlook]
+    nearest: tuple[str, ...]
+
+
+def explain(text: str, function_id: str | None = None) -> Explanation:
+    """Explain a code, a wire error body, an RPC response, or a printed exception.
+
+    Args:
+        text: What was pasted.
+        function_id: The function that was called, where it is known.
+
+    Raises:
+        ValueError: There is nothing to explain: no text, JSON that is no error, or a response
+            that is none.
+    """
+    error = _read(text.strip())
+    failure = classify(error, function_id=function_id)
+    known = [row.code for row in (*ALL, *user_codes())]
+    return Explanation(
+        failure,
+        tuple(_why(failure)),
+        (_outlook(failure, idempotent=False), _outlook(failure, idempotent=True)),
+        () if failure.known else tuple(_nearest(failure.code, known)),
+    )
+
+
+def _read(text: str) -> object:
+    if not text:
+        raise ValueError("there is nothing to explain: give a code, or paste an error")
+    if text[0] in "{[":
+        return _error_in(_json(text))
+    printed = _PRINTED.match(text)
+    if printed is not None and find(printed[1]) is not None:
+        return {"code": printed[1], "message": printed[2]}
+    return text
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this looks like JSON and is none: {error}") from None
+
+
+def _error_in(data: Any) -> Mapping[str, Any]:
+    """The error in a JSON text: itself, or what a frame or response holds under ``error``."""
+    if not isinstance(data, Mapping):
+        # Not a TypeError: for whoever pasted it, it is one more text that is no error.
+        raise ValueError("this JSON is no error: it is not an object")  # noqa: TRY004
+    if data.get("status") == "ok":
+        raise ValueError("this response is no error: its status is ok")
+    if "status" in data or "code" in data or isinstance(data.get("error"), Mapping):
+        return data  # an error body, a response, or a frame of iii's wire protocol
+    raise ValueError("this JSON is no error: it has neither code, nor error, nor status")
+
+
+def _nearest(code: str, known: list[str]) -> list[str]:
+    """Codes spelt alike, whatever their case: the commonest mistake is the case."""
+    folded: dict[str, list[str]] = {}
+    for one in known:
+        folded.setdefault(one.lower(), []).append(one)
+    near = get_close_matches(code.lower(), folded, n=3, cutoff=0.6)
+    return [one for match in near for one in folded[match]]
+
+
+def _why(failure: Failure) -> list[str]:
+    row = find(failure.code)
+    lines = []
+    if row is None or not failure.known:
+        lines.append(
+            f"{failure.code} stands in no table; what is unknown is permanent and may have run"
+        )
+    else:
+        lines.append(f"{failure.code} ({row.source}): {row.meaning}")
+        if row.category is not failure.category:
+            lines.append(f"its table says {row.category}, its message says {failure.category}")
+        if row.execution is not failure.execution:
+            lines.append(_execution(row, failure))
+    inner = failure.inner
+    while inner is not None:
+        about = find(inner.code)
+        meaning = f": {about.meaning}" if about is not None else ""
+        lines.append(f"inside: {inner.code} ({inner.category}){meaning}")
+        inner = inner.inner
+    if failure.throttled:
+        lines.append("it asks to slow down, so delays start from throttled_base")
+    if failure.retry_after is not None:
+        lines.append(f"it asks to wait {failure.retry_after:g} s")
+    return lines
+
+
+def _execution(row: Code, failure: Failure) -> str:
+    if row.execution is Execution.NOT_EXECUTED:
+        return (
+            f"its table says {row.execution}, but the message does not prove that of the function "
+            f"that was called: {failure.execution}"
+        )
+    return f"its table says {row.execution}, its message says {failure.execution}"
+
+
+def _outlook(failure: Failure, *, idempotent: bool) -> Outlook:
+    book = default_book()
+    policy: RetryPolicy = book.policy(book.default)
+    call = CallSoFar(
+        attempts=1,
+        idempotent=idempotent,
+        deadline_at=policy.deadline,
+        unexecuted=failure.execution is Execution.NOT_EXECUTED,
+        already_retried=failure.already_retried,
+    )
+    # The largest delay the schedule allows: what is shown must hold for every call.
+    decision = decide(failure, policy, call, now=0.0, random=lambda: 1.0)
+    return Outlook(
+        idempotent,
+        decision,
+        None if decision.retry else hint(failure, decision.reason).action,
+        decision.delay,
+        policy.attempts,
+    )

@@ -1,0 +1,1 @@
+"""The caller's side: calls through `resilient(worker).trigger`, made safe to retry. Private."""

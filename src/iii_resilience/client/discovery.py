@@ -1,0 +1,125 @@
+"""`discover`: wait until a function is registered, without calling it.
+
+What a failure with the hint ``discover`` is answered with. Knows nothing of retries or policies:
+it asks ``engine::functions::info``, and asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from difflib import get_close_matches
+from typing import Any
+
+import attrs
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, call_engine
+
+_LIST = "engine::functions::list"
+_POLL = 0.1  # the question takes about 1 ms (engine-observed, section 3)
+_ANSWER_WITHIN = 1.0
+_NEAR = 5
+
+
+@attrs.frozen
+class Discovery:
+    """Whether a function is there; true if it is.
+
+    Attributes:
+        function_id: The function that was asked about.
+        there: Whether a call would reach it (or be answered ``FORBIDDEN``).
+        owner: Name of the worker that registered it, or None where it is not known.
+        near: Where it is missing and this was asked for: registered ids that are spelt alike,
+            best first.
+    """
+
+    function_id: str
+    there: bool
+    owner: str | None = None
+    near: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.there
+
+
+def discover(
+    worker: Any,
+    function_id: str,
+    timeout: float = 5.0,
+    *,
+    namespace: str | None = None,
+    near: bool = False,
+) -> Discovery:
+    """Wait until a function is registered; it is not called.
+
+    Args:
+        worker: What ``iii.register_worker()`` or `resilient` returned.
+        function_id: The function.
+        timeout: Seconds to wait at most; 0 asks once.
+        namespace: Where it is looked for; None is the namespace that this worker's calls go to.
+        near: Whether to look for ids that are spelt alike where it stays missing.
+
+    Returns:
+        What was found.
+
+    Raises:
+        NotConnectedError: There was no connection to the engine in that time.
+        RuntimeError: This is the SDK's own thread: ask from another one.
+        Exception: The engine refused the question (``FORBIDDEN``), or does not know it.
+    """
+    if namespace is None:
+        own = getattr(worker, "_worker_namespace", None)
+        inherited = own() if callable(own) else None
+        namespace = inherited if isinstance(inherited, str) else None
+    until = time.monotonic() + timeout
+    while True:
+        left = until - time.monotonic()
+        found = _look(worker, function_id, namespace, max(left, _ANSWER_WITHIN))
+        if found.there or left <= 0:
+            break
+        time.sleep(max(0.0, min(_POLL, until - time.monotonic())))
+    if found.there or not near:
+        return found
+    return attrs.evolve(found, near=_alike(worker, function_id))
+
+
+def _look(worker: Any, function_id: str, namespace: str | None, timeout: float) -> Discovery:
+    payload: dict[str, Any] = {"function_ids": [function_id]}
+    if namespace is not None:
+        payload["namespace"] = namespace
+    try:
+        answer = call_engine(worker, FUNCTIONS_INFO, payload, timeout=timeout)
+    except NotConnectedError:
+        raise
+    except Exception as error:
+        if classify(error, function_id=FUNCTIONS_INFO).category is Category.TRANSIENT:
+            return Discovery(function_id, there=False)  # it is asked again while there is time
+        raise
+    items = answer.get("functions") if isinstance(answer, dict) else None
+    wanted = namespace or "default"
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and item.get("function_id") == function_id:
+            # What is forbidden is there: the engine answers a call of it.
+            there = item.get("error") in {None, "forbidden"}
+            owner = item.get("worker_name")
+            return Discovery(
+                function_id,
+                there and item.get("namespace", wanted) == wanted,
+                owner if isinstance(owner, str) else None,
+            )
+    return Discovery(function_id, there=False)
+
+
+def _alike(worker: Any, function_id: str) -> tuple[str, ...]:
+    answer = call_engine(worker, _LIST, {}, timeout=_ANSWER_WITHIN)
+    items = answer.get("functions") if isinstance(answer, dict) else None
+    ids = {
+        item["function_id"]
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict) and isinstance(item.get("function_id"), str)
+    }
+    folded = {one.lower(): one for one in sorted(ids)}
+    matches = get_close_matches(function_id.lower(), folded, n=_NEAR, cutoff=0.6)
+    return tuple(folded[match] for match in matches)

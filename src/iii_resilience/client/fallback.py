@@ -1,0 +1,162 @@
+"""What becomes of a call that was given up: another function, or a queue.
+
+Knows nothing of attempts and waits but that they have ended. A fallback that fails leaves the
+original exception, with one more clause in its note.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import attrs
+
+from iii_resilience.client.call import PROVIDER, Call
+from iii_resilience.client.readiness import Key
+from iii_resilience.client.request import Request, carries, carrying, check, for_queue
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category, Execution
+from iii_resilience.core.decide import Decision, Reason
+from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
+from iii_resilience.core.report import amend
+from iii_resilience.retry.run import CallRun
+
+# A call that used its deadline up must still be able to reach its fallback queue; the enqueue
+# itself takes milliseconds.
+_HAND_OVER_AT_LEAST = 1.0
+
+
+@attrs.frozen
+class Handover:
+    """One call to somewhere else, to be made now.
+
+    Attributes:
+        call: The call that was given up.
+        run: Its run.
+        fallback: Where it goes.
+        key: What has to be registered for it, or None where only the connection matters.
+        patience: Seconds to wait for that.
+        seconds: The timeout of the call itself.
+    """
+
+    call: Call
+    run: CallRun
+    fallback: Enqueue | Reroute
+    key: Key | None
+    patience: float
+    seconds: float
+
+    @property
+    def fallback_answers(self) -> bool:
+        """Whether it is sent even where the wait was in vain: the engine then says so itself."""
+        return isinstance(self.fallback, Reroute)
+
+    def seen(self) -> AbstractContextManager[None]:
+        """While it is on its way: what it does hangs under a span of its own."""
+        if isinstance(self.fallback, Enqueue):
+            return self.run.seen.fallback("enqueue", self.fallback.queue)
+        return self.run.seen.fallback("reroute", self.fallback.function_id)
+
+    def fields(self) -> dict[str, Any]:
+        """The request to send.
+
+        Raises:
+            InvalidPayloadError: With what travels along, the message cannot be sent.
+            PayloadTooLargeError: The same.
+        """
+        request, sdk = self.call.request, self.call.link.sdk
+        fields = {**request.fields, "timeout_ms": max(1, int(1000 * self.seconds))}
+        carried = self.call.carried(len(self.run.failed) + 1, given_up=True)
+        if isinstance(self.fallback, Reroute):
+            fields["function_id"] = self.fallback.function_id
+            if self.fallback.namespace is not None:
+                fields["namespace"] = self.fallback.namespace
+            again = Request(fields, self.fallback.function_id, None, None)
+            if sdk.sends_metadata and carries(again):
+                fields["metadata"] = carrying(again, carried.to_wire())
+            return fields
+        carried = attrs.evolve(
+            carried,
+            left=None,  # queued work has time: what its caller had left is not its concern
+            deadline_unix=None,
+            function_id=request.function_id,
+            code=self.run.failed[0].attempt.failure.code,
+        )
+        fields["payload"] = for_queue(fields["payload"], carried)
+        fields["action"] = {"type": "enqueue", "queue": self.fallback.queue}
+        queued = Request(fields, request.function_id, "enqueue", None)
+        return check(queued, sdk, self.call.policy.max_payload_bytes).fields
+
+    def arrived(self, answer: Any) -> tuple[bool, Any]:
+        """Whether the call was taken over, and what its caller gets.
+
+        Args:
+            answer: What the SDK returned.
+        """
+        failure, result = self.run.failure, answer
+        if isinstance(self.fallback, Enqueue):
+            receipt = answer.get("messageReceiptId") if isinstance(answer, dict) else None
+            if not isinstance(receipt, str):
+                return False, None  # nothing is reported as queued without a receipt
+            result = Enqueued(receipt, self.fallback.queue, failure)
+        self.run.seen.decided(failure, Decision(Reason.HANDED_OFF))
+        return True, result
+
+    def failed(self, shown: BaseException, error: Exception | None) -> None:
+        """It failed too: say so in the note of the exception that the caller sees.
+
+        Args:
+            shown: That exception.
+            error: How the hand-over failed; None where it was not taken over.
+        """
+        failure = None if error is None else classify(error)
+        code = "no receipt" if failure is None else failure.code
+        if isinstance(self.fallback, Enqueue):
+            where = f"queue {self.fallback.queue!r}"
+            if failure is not None and code == "enqueue_error":
+                code += f" ({failure.remedy})"
+        else:
+            where = self.fallback.function_id
+        self.run.not_handed_over()
+        amend(shown, f"the fallback to {where} failed too: {code}")
+
+
+def handover(call: Call) -> Handover | None:
+    """Where a call goes now that it is given up, or None.
+
+    Never after auth, payload and permanent failures, and never for what may have run and is not
+    idempotent.
+    """
+    run, fallback = call.run, call.policy.fallback
+    if run is None or fallback is None or call.request.action is not None:
+        return None
+    if not (call.idempotent or run.execution is Execution.NOT_EXECUTED):
+        return None
+    failure = run.failure
+    if isinstance(fallback, Reroute):
+        left = call.left()
+        if failure.category not in {Category.TRANSIENT, Category.NOT_FOUND} or (
+            left is not None and left <= 0
+        ):
+            return None
+        namespace = fallback.namespace or call.link.namespace_of(call.request.fields)
+        return Handover(
+            call,
+            run,
+            fallback,
+            (namespace, fallback.function_id),
+            min(call.policy.ready_timeout, call.patience()),
+            call.timeout_left(),
+        )
+    missing = failure.code == "function_not_found"
+    if (
+        not call.accept_enqueued
+        or not isinstance(call.request.fields["payload"], dict)
+        or not (failure.category is Category.TRANSIENT or missing)
+    ):
+        return None
+    # The standalone queue worker waits for a missing function; the built-in queue of older
+    # engines uses its retries up.
+    key = PROVIDER if missing else None
+    patience = call.patience()
+    return Handover(call, run, fallback, key, patience, max(_HAND_OVER_AT_LEAST, patience))

@@ -1,0 +1,265 @@
+"""`trigger` and `trigger_async` with policies: the SDK's calls, made safe to retry.
+
+Knows nothing of handlers. Checks what is asked for, makes the first attempt inline, and leaves the
+rest to those who know: `call` (one attempt), `run` (what follows a failure), `fallback`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from iii_resilience.client.call import Call
+from iii_resilience.client.fallback import Handover, handover
+from iii_resilience.client.plan import Plan
+from iii_resilience.client.readiness import Readiness
+from iii_resilience.client.request import check, check_key, keyed, read
+from iii_resilience.config.book import PolicyBook
+from iii_resilience.config.default_book import default_book
+from iii_resilience.config.policy_set import Edition, Selected
+from iii_resilience.core.classify import classify
+from iii_resilience.core.decide import Reason
+from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
+from iii_resilience.core.hints import hint
+from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.core.report import amend, attach_single
+from iii_resilience.retry.run import Outcome
+from iii_resilience.sdk.connection import Link
+from iii_resilience.telemetry import meters, refused
+
+_PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
+
+
+class Caller:
+    """The caller's door of one client.
+
+    Args:
+        link: The client's connection.
+        book: Its policies, or None for the process-wide default book.
+    """
+
+    def __init__(self, link: Link, book: PolicyBook | None) -> None:
+        self._link = link
+        self._book = book
+        # One attribute, so that another thread never sees one edition with another one's plans.
+        self._plans: tuple[Edition | None, dict[str, Plan]] = (None, {})
+        self.ready = Readiness(link)
+
+    def trigger(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Any:
+        """See `iii_resilience.client.resilient.Resilient.trigger`."""
+        if self._link.on_loop_thread:
+            raise RuntimeError(
+                "trigger() was called on the SDK's own thread (an async handler, or a connection "
+                "listener), where it would wait for itself; nothing was sent. Use 'await "
+                "worker.trigger_async(...)' there"
+            )
+        call = self._call(request, idempotent, policy, key, accept_enqueued)
+        attempt: Callable[[], Any] = call.attempt
+        if call.plan.guarded:
+            shield = call.plan.shield
+            attempt = partial(shield.attempt, attempt, call.deadline_at)
+        try:
+            result = attempt()
+        except Exception as error:
+            run = call.failed(error, _below(error))
+        except BaseException as error:
+            meters.passed(call.plan.function_id, call.started, error)
+            raise
+        else:
+            meters.succeeded(call.plan.function_id, call.started)
+            return result
+        outcome = run.go_on(attempt, sends=False)
+        if outcome.error is None:
+            return outcome.value
+        other = _given_up(call, outcome.error)
+        if other is not None:
+            taken, result = self._hand_over(other, outcome.error)
+            if taken:
+                return result
+        try:
+            return _raise(outcome)
+        finally:  # its traceback holds this frame and the attempt's: neither may hold it
+            call.run = None
+            del run, outcome, other
+
+    async def trigger_async(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Any:
+        """See `iii_resilience.client.resilient.Resilient.trigger_async`."""
+        call = self._call(request, idempotent, policy, key, accept_enqueued)
+        attempt: Callable[[], Any] = call.attempt_async
+        if call.plan.guarded:
+            shield = call.plan.shield
+            attempt = partial(shield.attempt_async, attempt, call.deadline_at)
+        try:
+            result = await attempt()
+        except Exception as error:
+            run = call.failed(error, _below(error))
+        except BaseException as error:
+            meters.passed(call.plan.function_id, call.started, error)
+            raise
+        else:
+            meters.succeeded(call.plan.function_id, call.started)
+            return result
+        outcome = await run.go_on_async(attempt, sends=False)
+        if outcome.error is None:
+            return outcome.value
+        other = _given_up(call, outcome.error)
+        if other is not None:
+            taken, result = await self._hand_over_async(other, outcome.error)
+            if taken:
+                return result
+        try:
+            return _raise(outcome)
+        finally:  # its traceback holds this frame and the attempt's: neither may hold it
+            call.run = None
+            del run, outcome, other
+
+    def _call(
+        self,
+        request: Any,
+        idempotent: bool | None,
+        policy: str | RetryPolicy | None,
+        key: str | None,
+        accept_enqueued: bool,
+    ) -> Call:
+        if idempotent is not True or policy is not None or accept_enqueued is not False:
+            _check_options(idempotent, policy, accept_enqueued)
+        function_id, link = None, self._link
+        try:
+            checked = read(request, link.sdk)
+            function_id = checked.function_id
+            edition = (self._book if self._book is not None else default_book()).edition
+            of, plans = self._plans
+            plan = plans.get(function_id) if of is edition and policy is None else None
+            if plan is None:
+                plan = self._plan(edition, function_id, policy)
+            if key is not None:
+                check_key(key)
+                if checked.action == "enqueue":
+                    checked = keyed(checked, key)
+            local = link.dispatches_locally(checked.fields)
+            if not local:
+                check(checked, link.sdk, plan.policy.max_payload_bytes, key)
+        except (InvalidPayloadError, PayloadTooLargeError) as error:
+            _refused(error, function_id)
+            raise
+        if idempotent is None:  # code wins over a rule in a file
+            idempotent = plan.selected.idempotent is True
+        call = Call(link, self.ready, checked, plan, local=local, idempotent=idempotent)
+        if key is not None:
+            call.idempotency_key = key
+        if accept_enqueued:
+            call.accept_enqueued = True
+        return call
+
+    def _plan(self, book: Edition, function_id: str, policy: str | RetryPolicy | None) -> Plan:
+        if isinstance(policy, RetryPolicy):
+            return Plan(self._link, Selected("inline", policy), function_id)
+        selected = book.for_function(function_id)
+        if policy is not None:
+            named = Selected(policy, book.policy(policy), selected.idempotent)
+            return Plan(self._link, named, function_id)
+        of, plans = self._plans
+        if of is not book:
+            plans = {}
+            self._plans = (book, plans)
+        if len(plans) >= _PLANS_MOST:
+            plans.clear()
+        plan = plans[function_id] = Plan(self._link, selected, function_id)
+        return plan
+
+    # The fallback.
+
+    def _hand_over(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
+        error: Exception | None = None
+        try:
+            with other.seen():
+                there = self.ready.wait(other.key, other.patience)
+                if there or other.fallback_answers:
+                    answer = self._link.send(other.fields(), seconds=other.seconds)
+                    taken, result = other.arrived(answer)
+                    if taken:
+                        return True, result
+        except Exception as failed:
+            error = failed
+        other.failed(shown, error)
+        return False, None
+
+    async def _hand_over_async(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
+        error: Exception | None = None
+        try:
+            with other.seen():
+                there = await self.ready.wait_async(other.key, other.patience)
+                if there or other.fallback_answers:
+                    answer = await self._link.send_async(other.fields(), seconds=other.seconds)
+                    taken, result = other.arrived(answer)
+                    if taken:
+                        return True, result
+        except Exception as failed:
+            error = failed
+        other.failed(shown, error)
+        return False, None
+
+
+def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
+    if not (idempotent is None or isinstance(idempotent, bool)):
+        # "false" is true in Python, and would repeat what must not be repeated.
+        raise TypeError(
+            f"idempotent must be True, False or None, got {idempotent!r}. Nothing was sent"
+        )
+    if not isinstance(accept_enqueued, bool):
+        raise TypeError(
+            f"accept_enqueued must be True or False, got {accept_enqueued!r}. Nothing was sent"
+        )
+    if not (policy is None or isinstance(policy, str | RetryPolicy)):
+        raise TypeError(
+            f"policy must be a RetryPolicy, the name of one, or None, got {policy!r}. Nothing "
+            "was sent"
+        )
+
+
+def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str | None) -> None:
+    """Report a request that was refused here as any other failure that is given up."""
+    failure = classify(error, function_id=function_id)
+    advice = hint(failure, Reason.NOT_RETRYABLE)
+    attach_single(error, failure, Reason.NOT_RETRYABLE, advice)
+    refused(function_id or "(none)", failure, error)
+
+
+def _given_up(call: Call, error: BaseException) -> Handover | None:
+    run = call.run
+    if run is not None and run.failure.code == "TIMEOUT":
+        amend(error, call.timeout_note)
+    other = handover(call)
+    if other is None and run is not None:
+        run.not_handed_over()
+    return other
+
+
+def _raise(outcome: Outcome[Any]) -> Any:
+    error = outcome.error
+    if error is None:
+        return outcome.value
+    try:
+        raise error
+    finally:
+        del error, outcome
+
+
+def _below(error: BaseException) -> TracebackType | None:
+    return None if error.__traceback__ is None else error.__traceback__.tb_next

@@ -1,0 +1,233 @@
+"""Which policy a call runs under: named policies, rules by function id, and the default book.
+
+Knows nothing of files: `config` makes books from them, and `reload` follows them. What a book says
+is an `Edition`, which never changes; a book turns to another edition in one step, so that whoever
+takes the edition once sees policies, rules and default of one and the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from iii_resilience.config.policy_set import (
+    Edition,
+    Selected,
+)
+from iii_resilience.config.rules import Rule
+from iii_resilience.core.codes.lookup import Code, change_codes
+from iii_resilience.core.policy import RetryPolicy
+
+if TYPE_CHECKING:  # a book that is made in code and never watched needs none of them
+    from iii_resilience.config.explain import Provenance
+    from iii_resilience.config.policy_set import Source
+    from iii_resilience.config.queue_definition import Queue
+    from iii_resilience.config.watch import Watch
+
+
+_turning = threading.Lock()
+
+
+@attrs.frozen(init=False, eq=False, repr=False)
+class PolicyBook:
+    """Named policies, and rules that choose one by function id.
+
+    A book never changes under a call: it turns to other policies as a whole, when it is watched or
+    reloaded, and calls in flight keep the policy they started with.
+
+    Args:
+        policies: Name to policy. ``default`` is added where it is missing.
+        rules: The rules; the most specific one wins, then the first.
+        default: Name of the policy of functions that no rule covers.
+        codes: Rows for codes of the user's own services, as `register_codes` takes them. They are
+            known to the whole process once the book is used.
+        queues: The queues that fallbacks name, by name.
+
+    Raises:
+        ConfigError: A row that is malformed, or redefines a built-in code.
+        ValueError: A rule, or ``default``, names a policy that is not in the book.
+    """
+
+    _edition: Edition = attrs.field()
+    _source: Source | None = attrs.field()
+
+    def __init__(
+        self,
+        policies: Mapping[str, RetryPolicy] | None = None,
+        rules: Iterable[Rule] = (),
+        default: str = "default",
+        *,
+        codes: Mapping[str, object] | Iterable[Code] = (),
+        queues: Mapping[str, Queue] | None = None,
+    ) -> None:
+        edition = Edition(policies or {}, rules, default, codes, queues or {})
+        object.__setattr__(self, "_edition", edition)
+        object.__setattr__(self, "_source", None)
+
+    @classmethod
+    def of(cls, edition: Edition, source: Source | None = None) -> PolicyBook:
+        """A book that says what an edition says.
+
+        Args:
+            edition: What it says.
+            source: Where that comes from, for `reload` and `watch`.
+        """
+        book = cls.__new__(cls)
+        object.__setattr__(book, "_edition", edition)
+        object.__setattr__(book, "_source", source)
+        return book
+
+    @property
+    def edition(self) -> Edition:
+        """What the book says now. Take it once where several things of it must fit together."""
+        return self._edition
+
+    @property
+    def policies(self) -> Mapping[str, RetryPolicy]:
+        """Every policy by name."""
+        return self._edition.policies
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules; of two alike the first one wins."""
+        return self._edition.rules
+
+    @property
+    def default(self) -> str:
+        """Name of the policy of functions that no rule covers."""
+        return self._edition.default
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Rows for codes of the user's own services."""
+        return self._edition.codes
+
+    @property
+    def queues(self) -> Mapping[str, Queue]:
+        """The queues that fallbacks name, by name."""
+        return self._edition.queues
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed in the book's files and seldom meant, each with its place."""
+        return self._edition.warnings
+
+    def policy(self, name: str) -> RetryPolicy:
+        """The policy of a name.
+
+        Raises:
+            ValueError: No policy has that name; the message lists the nearest ones.
+        """
+        return self._edition.policy(name)
+
+    def for_function(self, function_id: str) -> Selected:
+        """The policy for a function: exact rule, then longest prefix, then order, then default."""
+        return self._edition.for_function(function_id)
+
+    def explain(self, function_id: str) -> Provenance:
+        """The policy for a function, and the file and line that each of its values comes from.
+
+        Args:
+            function_id: The function.
+        """
+        from iii_resilience.config.explain import explain  # noqa: PLC0415 - what files call things
+
+        return explain(self._edition, function_id)
+
+    def reload(self) -> bool:
+        """Read the book's files anew, if they have changed.
+
+        Returns:
+            Whether they had.
+
+        Raises:
+            ConfigError: They do not validate; the book stays as it is.
+            ValueError: The book has no files.
+        """
+        snapshot = self._needed_source().read()
+        if snapshot.digest == self._edition.digest:
+            return False
+        self.turn_to(snapshot.edition())
+        return True
+
+    def watch(self, every: float = 1.0) -> Watch:
+        """Follow the book's files from now on, in a daemon thread.
+
+        A file that does not validate is refused with one error record, and the policies before it
+        stay in force until it does. Calls in flight keep their policy, budgets how full they are,
+        and breakers their state.
+
+        Args:
+            every: Seconds between two looks at the files.
+
+        Returns:
+            The watch, to be closed; it is a context manager too.
+
+        Raises:
+            ValueError: The book has no files, or `every` is no number above 0.
+        """
+        from iii_resilience.config.watch import SourceCheck, Watch  # noqa: PLC0415 - see the imports
+
+        look = SourceCheck(self, self._needed_source(), every)
+        return Watch(look, every, "iii-resilience-policies")
+
+    async def watch_async(self, every: float = 1.0) -> None:
+        """As `watch`, in a task, until it is cancelled: ``create_task(book.watch_async())``.
+
+        Args:
+            every: As for `watch`.
+
+        Raises:
+            ValueError: The book has no files, or `every` is no number above 0.
+        """
+        from iii_resilience.config.watch import SourceCheck, watch_async  # noqa: PLC0415 - as above
+
+        await watch_async(SourceCheck(self, self._needed_source(), every), every)
+
+    def turn_to(self, edition: Edition) -> None:
+        """Say what an edition says from now on; counts and states of the guards go on.
+
+        Args:
+            edition: An edition that no other book has.
+        """
+        with _turning:
+            before = self._edition
+            edition.continues(before, time.monotonic())
+            change_codes(before.codes, edition.codes)
+            object.__setattr__(self, "_edition", edition)
+
+    def _needed_source(self) -> Source:
+        if self._source is None:
+            raise ValueError(
+                "this book was made in code, not from files: there is nothing to reload or watch"
+            )
+        return self._source
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PolicyBook):
+            return NotImplemented
+        return self._edition == other._edition
+
+    __hash__ = None  # type: ignore[assignment]  # what it says may change
+
+    def __repr__(self) -> str:
+        edition = self._edition
+        return (
+            f"PolicyBook(policies={edition.policies!r}, rules={edition.rules!r}, "
+            f"default={edition.default!r})"
+        )
+
+
+def _new_lock_after_fork() -> None:
+    """In the child of a fork nobody holds a lock."""
+    global _turning  # noqa: PLW0603 - the lock is the module's
+    _turning = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_new_lock_after_fork)

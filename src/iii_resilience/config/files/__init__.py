@@ -1,0 +1,1 @@
+"""Policy files: finding, reading, merging, validating and writing them. Private."""

@@ -1,0 +1,96 @@
+"""A book as a policy file: what `load_policies` makes the same book from.
+
+Knows nothing of where its policies came from: what is written out says everything, defaults too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from iii_resilience.config.files.convert import unstructure
+from iii_resilience.config.files.fields import CODE_ONLY
+from iii_resilience.config.policy_set import Book, Edition
+
+if TYPE_CHECKING:
+    import yaml
+
+# What no reader of YAML, of whatever version, takes for anything but this text.
+_PLAIN = re.compile(r"(?!(?:y|n|yes|no|on|off|true|false|null)\Z)[a-z][a-z0-9_-]*", re.IGNORECASE)
+
+
+def dump_policies(book: Book) -> str:
+    """The YAML text of a policy file that says what a book says now.
+
+    Args:
+        book: The book.
+
+    Returns:
+        The text; ``load_policies`` makes an equal book from it.
+
+    Raises:
+        ValueError: A policy has what no file can hold: an object of tenacity (``wait``, ``stop``),
+            or a time that is no whole number of milliseconds.
+    """
+    import yaml  # noqa: PLC0415 - not loaded until a file is
+
+    class Dumper(yaml.SafeDumper):
+        """Quotes every text that could be taken for something else."""
+
+        def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+            super().increase_indent(flow, indentless=False)
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = None if _PLAIN.fullmatch(value) else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    data = as_data(book.edition)
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def as_data(edition: Edition) -> dict[str, Any]:
+    """The plain data of a policy file that says what an edition says.
+
+    Args:
+        edition: What a book says.
+
+    Raises:
+        ValueError: As for `dump_policies`.
+    """
+    policies = {}
+    for name, policy in edition.policies.items():
+        for field in CODE_ONLY:
+            if getattr(policy, field) is not None:
+                raise ValueError(
+                    f"policies.{name}.{field}: an object of tenacity cannot be written to a file"
+                )
+        policies[name] = _whole(unstructure(policy), f"policies.{name}")
+    data: dict[str, Any] = {"version": 1, "policies": policies}
+    if edition.rules:
+        data["rules"] = [_given(unstructure(rule)) for rule in edition.rules]
+    data["default"] = edition.default
+    if edition.queues:
+        data["queues"] = {
+            name: _given(_whole(unstructure(queue), f"queues.{name}"))
+            for name, queue in edition.queues.items()
+        }
+    if edition.codes:
+        data["codes"] = {row.code: _given(unstructure(row)) for row in edition.codes}
+    return data
+
+
+def _given(data: dict[str, Any]) -> dict[str, Any]:
+    """Without what says nothing."""
+    return {key: value for key, value in data.items() if value not in {None, ""}}
+
+
+def _whole(data: dict[str, Any], path: str) -> dict[str, Any]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            _whole(value, f"{path}.{key}")
+        elif key.endswith("_ms") and isinstance(value, float):
+            raise ValueError(
+                f"{path}.{key}: {value!r} is no whole number of milliseconds, and files hold those"
+            )
+    return data

@@ -1,0 +1,192 @@
+"""Where policy files are: paths, the ready-made ones, mappings; and what was in them at one moment.
+
+Knows nothing of what they mean: `check` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from iii_resilience.config.files.nodes import Mark, Problem, allowed, of_mapping
+from iii_resilience.config.files.validate import Document, Verdict, examine
+from iii_resilience.config.files.yaml_reader import read_yaml
+from iii_resilience.config.policy_set import Edition
+from iii_resilience.core.errors import ConfigError
+
+logger = logging.getLogger("iii_resilience")
+
+BUILT_IN = "builtin:"
+MAPPING = "<mapping>"
+_LARGEST_FILE = 1_000_000  # bytes; a book of ten thousand rules is smaller
+
+One = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def ready_made() -> dict[str, Traversable]:
+    """The ready-made policy files by name."""
+    folder: Traversable = files("iii_resilience") / "policies"
+    if not folder.is_dir():
+        # Installed for editing: the files are where they are edited.
+        folder = Path(__file__).parents[4] / "policies"
+    return {
+        path.name.removesuffix(".yaml"): path
+        for path in sorted(folder.iterdir(), key=lambda path: path.name)
+        if path.name.endswith(".yaml")
+    }
+
+
+@attrs.frozen
+class Contents:
+    """What the files of a book held at one moment (a `reload.Snapshot`).
+
+    Attributes:
+        parts: Name of each, and its bytes, what kept it from being read, or the mapping it is.
+        also: What counts for the digest beside the files: mappings are what they were.
+    """
+
+    parts: tuple[tuple[str, bytes | Problem | Mapping[str, Any]], ...]
+    also: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """Equal for equal content."""
+        digest = hashlib.blake2b(self.also, digest_size=16)
+        for name, content in self.parts:
+            if isinstance(content, Mapping):
+                continue
+            text = str(content).encode() if isinstance(content, Problem) else content
+            digest.update(f"{name}\0{len(text)}\0".encode())
+            digest.update(text)
+        return digest.digest()
+
+    def verdict(self) -> Verdict:
+        """What is wrong with it, or what it says."""
+        return examine([_document(*part) for part in self.parts], self.digest)
+
+    def edition(self) -> Edition:
+        """What it says; warnings are logged.
+
+        Raises:
+            ConfigError: It does not validate.
+        """
+        verdict = self.verdict()
+        if verdict.edition is None:
+            raise ConfigError([str(problem) for problem in verdict.problems])
+        for warning in verdict.edition.warnings:
+            logger.warning("%s", warning)
+        return verdict.edition
+
+
+@attrs.frozen
+class Files:
+    """The files of a book (a `reload.Source`).
+
+    Attributes:
+        parts: Paths, names of ready-made files, and mappings.
+    """
+
+    parts: tuple[str | Mapping[str, Any], ...]
+
+    @classmethod
+    def of(cls, source: One | Iterable[One]) -> Files:
+        """The files that a user named.
+
+        Raises:
+            ConfigError: He named none.
+            TypeError: It is no name.
+        """
+        several: Any = source
+        if isinstance(source, (str, bytes, os.PathLike, Mapping)):
+            several = [source]
+        elif not isinstance(source, Iterable):
+            raise _no_source(source)
+        parts = tuple(_part(one) for one in several)
+        if not parts:
+            raise ConfigError(["no policy file was named (a path, or builtin:default)"])
+        return cls(parts)
+
+    @property
+    def name(self) -> str:
+        """The names of all of them."""
+        return ", ".join(MAPPING if isinstance(one, Mapping) else one for one in self.parts)
+
+    @property
+    def can_change(self) -> bool:
+        """Whether there is a file among them: a mapping is what it is."""
+        return any(isinstance(one, str) for one in self.parts)
+
+    def read(self) -> Contents:
+        """What they hold now."""
+        return Contents(
+            tuple(
+                (MAPPING, one) if isinstance(one, Mapping) else (one, _content(one))
+                for one in self.parts
+            )
+        )
+
+
+def from_environment(text: str) -> list[str]:
+    """The names in an environment variable, separated as in ``PATH``.
+
+    Args:
+        text: Its value. The colon of ``builtin:payments`` separates nothing.
+    """
+    names: list[str] = []
+    for part in text.split(os.pathsep):
+        if names and names[-1] == BUILT_IN[:-1]:
+            names[-1] = f"{BUILT_IN}{part}"
+        elif part:
+            names.append(part)
+    return names
+
+
+def _part(one: Any) -> str | Mapping[str, Any]:
+    if isinstance(one, Mapping):
+        return one
+    if isinstance(one, (str, bytes, os.PathLike)):
+        return os.fsdecode(one)
+    raise _no_source(one)
+
+
+def _no_source(what: object) -> TypeError:
+    return TypeError(f"policies are loaded from a path, several paths, or a mapping, got {what!r}")
+
+
+def _content(name: str) -> bytes | Problem:
+    try:
+        path: Traversable
+        if name.startswith(BUILT_IN):
+            known = ready_made()
+            wanted = name.removeprefix(BUILT_IN)
+            if wanted not in known:
+                what = f"is no ready-made policy file {allowed(list(known), wanted)}"
+                return Problem(Mark(name), "", what)
+            path = known[wanted]
+        else:
+            path = Path(name)
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1)  # not all of it: a device has no end
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        what = getattr(error, "strerror", None) or str(error)
+        return Problem(Mark(name), "", f"cannot be read: {what}")
+    if len(text) > _LARGEST_FILE:
+        return Problem(Mark(name), "", f"is too long (at most {_LARGEST_FILE} bytes)")
+    return text
+
+
+def _document(name: str, content: bytes | Problem | Mapping[str, Any]) -> Document:
+    if isinstance(content, Problem):
+        return Document(name, None, (content,))
+    node, problems = (
+        read_yaml(name, content) if isinstance(content, bytes) else of_mapping(name, content)
+    )
+    return Document(name, node, tuple(problems))

@@ -1,0 +1,4 @@
+"""The parts of `classify`: exceptions, wire errors, messages, and what they prove.
+
+Knows nothing of retrying.
+"""

@@ -1,0 +1,272 @@
+"""An exception of any SDK version, of this library or of a user's code becomes a Failure.
+
+Recognised by attributes and class names, never by an import of the SDK (sdk-matrix, sections 1
+and 3; iii-errors, section 1.2). Knows nothing of mappings or bare codes.
+"""
+
+from __future__ import annotations
+
+from iii_resilience.core.classifiers import rpc_response
+from iii_resilience.core.classifiers.builtin_exceptions import (
+    BUGS,
+    attribute,
+    before_sending,
+    by_class,
+    closed,
+    frames,
+    standard,
+    text_of,
+)
+from iii_resilience.core.classifiers.message_cause import (
+    from_row,
+    guard,
+    structured,
+    too_large,
+    worded,
+)
+from iii_resilience.core.classifiers.text_patterns import LIMIT, legacy
+from iii_resilience.core.classifiers.wire_error import PLAIN, READY, from_code
+from iii_resilience.core.codes.lookup import III, LOCAL, find
+from iii_resilience.core.codes.model import Category, Execution, strongest
+from iii_resilience.core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    ConnectionLostError,
+    DeadlinePassedError,
+    InvalidPayloadError,
+    NotConnectedError,
+    PayloadTooLargeError,
+    RpcError,
+)
+from iii_resilience.core.failure import Failure
+
+_CHAIN = 8  # causes of causes that are looked at; it also ends every cycle
+
+_OWN = (
+    NotConnectedError,
+    ConnectionLostError,
+    DeadlinePassedError,
+    CircuitOpenError,
+    BulkheadFullError,
+    PayloadTooLargeError,
+    InvalidPayloadError,
+)
+
+# Class names that say their code where the attribute is missing (SDK 0.11.3 to 0.18).
+_NAMED = {"IIIForbiddenError": "FORBIDDEN", "IIITimeoutError": "TIMEOUT"}
+
+
+def from_exception(error: BaseException, function_id: str | None, depth: int = 0) -> Failure:
+    """The failure an exception says.
+
+    Args:
+        error: The exception.
+        function_id: The function that was called; where it is None, the exception's own.
+        depth: How many causes lie above it.
+    """
+    fields = error.__dict__
+    code = fields.get("code")
+    if isinstance(code, str) and code and not isinstance(error, RpcError):
+        message, stacktrace = fields.get("message"), fields.get("stacktrace")
+        namespace = fields.get("namespace")
+        if function_id is None:
+            function_id = fields.get("function_id")
+        failure = from_code(
+            code,
+            message if isinstance(message, str) else text_of(error),
+            function_id=function_id if isinstance(function_id, str) else None,
+            stacktrace=stacktrace if isinstance(stacktrace, str) else None,
+            namespace=namespace if isinstance(namespace, str) else None,
+        )
+        return failure if code in _PLAINLY else _coded(failure, error)
+    return _uncommon(error, function_id, depth)
+
+
+def _coded(failure: Failure, error: BaseException) -> Failure:
+    if failure.known:
+        return _placed(failure, error) if failure.code in _BY_PLACE else failure
+    # An exception of our own handlers: its code is the user's, its text says the category.
+    cause = structured(text_of(error)[: LIMIT + 1], typed=True)
+    if cause is None or cause.code != failure.code:
+        return failure
+    return cause.replace(function_id=failure.function_id, stacktrace=failure.stacktrace)
+
+
+# Two codes stand for a call that was never sent and for one that was; the frames an exception
+# came through tell which (Python SDK: `_prepare_call` and `_prepare_json` stand before the send).
+_BY_PLACE = frozenset({"WORKER_NAMESPACE_CONFLICT", "payload_too_large"})
+_PLAINLY = frozenset(III) - _BY_PLACE
+AT_ONCE = {code: READY[code] for code in PLAIN - _BY_PLACE}
+"""The fields of failures that neither a message nor the exception's frames change."""
+_BEFORE_SEND = frozenset({"_prepare_call", "_prepare_json"})
+
+
+def _placed(failure: Failure, error: BaseException) -> Failure:
+    traceback = error.__traceback__
+    if traceback is None:  # built by hand: the row stands
+        return failure
+    before = any(name in _BEFORE_SEND for name in frames(traceback))
+    execution = Execution.NOT_EXECUTED if before else Execution.MAYBE_EXECUTED
+    return failure.replace(execution=execution)
+
+
+def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Failure:
+    if not isinstance(error, Exception):  # cancellation and the like; SystemExit has a code
+        return by_class(
+            error,
+            Category.PERMANENT,
+            Execution.MAYBE_EXECUTED,
+            "let it pass: it is no failure of a call",
+            known=False,
+        ).replace(function_id=function_id)
+    names = [kind.__name__ for kind in type(error).__mro__]
+    if "ConnectionClosed" in names:  # before anything asks for its code, which warns
+        return closed(error).replace(function_id=function_id)
+    if function_id is None and isinstance(given := attribute(error, "function_id"), str):
+        function_id = given
+    if isinstance(error, RpcError):
+        return rpc_response.from_error(error, function_id)
+    if isinstance(error, _OWN):
+        return _own(error, function_id)
+    code = attribute(error, "code")
+    if not isinstance(code, str) or not code:
+        code = next((_NAMED[name] for name in names if name in _NAMED), "")
+    message = attribute(error, "message")
+    message = message if isinstance(message, str) else text_of(error)
+    stacktrace = attribute(error, "stacktrace")
+    stacktrace = stacktrace if isinstance(stacktrace, str) else None
+    if code:
+        failure = from_code(code, message, function_id=function_id, stacktrace=stacktrace)
+        return _coded(failure, error)
+    if "IIIPayloadTooLarge" in names:
+        return _guard(error, message).replace(function_id=function_id)
+    failure = _codeless(error, names, message, function_id)
+    if function_id is not None:
+        failure = failure.replace(function_id=function_id)
+    return _with_chain(failure, error, function_id, depth)
+
+
+def _own(error: BaseException, function_id: str | None) -> Failure:
+    row = LOCAL[getattr(type(error), "code")]  # noqa: B009 - each of the classes has one
+    pushback = error.retry_after if isinstance(error, CircuitOpenError) else None
+    failure = from_row(row, text_of(error), function_id=function_id, retry_after=pushback)
+    if isinstance(error, NotConnectedError) and error.refused:
+        refused = from_row(III["AUTH_ERROR"])
+        return failure.replace(remedy=refused.remedy, inner=refused)
+    if isinstance(error, PayloadTooLargeError):
+        return failure.replace(payload_bytes=error.payload_bytes, limit_bytes=error.limit_bytes)
+    return failure
+
+
+def _guard(error: BaseException, message: str) -> Failure:
+    """The documented producer-side guard: raised before anything is sent (seed 000)."""
+    actual, limit = attribute(error, "payload_bytes"), attribute(error, "limit_bytes")
+    found = worded(message)
+    if isinstance(actual, int) and isinstance(limit, int):
+        found = too_large(actual, limit, message)
+    if found is None or found.code != "payload_too_large":
+        found = from_row(III["payload_too_large"], message)
+    return found.replace(execution=Execution.NOT_EXECUTED, origin="sdk")
+
+
+def _codeless(
+    error: BaseException, names: list[str], message: str, function_id: str | None
+) -> Failure:
+    if (failure := _legacy(error, message, function_id)) is not None:
+        return failure
+    for known in (standard, before_sending):
+        if (failure := known(error, names, message)) is not None:
+            return failure
+    # Of a text only our handlers' own form and the guards' wording count: any other JSON or word
+    # may come from anywhere.
+    found = structured(text_of(error)[: LIMIT + 1], typed=True) or guard(message)
+    if found is not None and not isinstance(error, BUGS):
+        own = by_class(error, found.category, Execution.MAYBE_EXECUTED, found.remedy, known=False)
+        return own.replace(
+            throttled=found.throttled,
+            retry_after=found.retry_after,
+            inner=found,
+            already_retried=found.already_retried,
+            payload_bytes=found.payload_bytes,
+            limit_bytes=found.limit_bytes,
+        )
+    return by_class(
+        error,
+        Category.PERMANENT,
+        Execution.MAYBE_EXECUTED,
+        "fix the program: this exception is a mistake in it"
+        if isinstance(error, BUGS)
+        else "look at the exception: it is not one of the engine's",
+        known=False,
+    )
+
+
+def _legacy(error: BaseException, message: str, function_id: str | None) -> Failure | None:
+    """SDK ≤ 0.11.2: plain exceptions whose text is all there is."""
+    if isinstance(error, TimeoutError):
+        found = worded(message)
+        return found if found is not None and found.code == "TIMEOUT" else None
+    if type(error) is not Exception:
+        return None
+    if message == "iii is shutting down":
+        return from_row(III["SHUTDOWN"], message)
+    pair = legacy(message)
+    return from_code(*pair, function_id=function_id) if pair is not None else None
+
+
+def _with_chain(
+    failure: Failure, error: BaseException, function_id: str | None, depth: int
+) -> Failure:
+    if depth >= _CHAIN:
+        return failure
+    if isinstance(cause := error.__cause__, Exception):
+        return _caused(failure, error, from_exception(cause, function_id, depth + 1))
+    context = error.__context__
+    if (
+        failure.category is Category.TRANSIENT
+        and error.__cause__ is None
+        and not error.__suppress_context__
+        and isinstance(context, Exception)
+    ):
+        return _forbidden(failure, from_exception(context, function_id, depth + 1))
+    return failure
+
+
+def _caused(failure: Failure, error: BaseException, cause: Failure) -> Failure:
+    failure = failure.replace(
+        inner=failure.inner or cause,
+        execution=strongest(failure.execution, cause.execution),
+        already_retried=failure.already_retried or cause.already_retried,
+    )
+    if failure.category is Category.TRANSIENT:
+        return _forbidden(failure, cause)
+    if failure.category is not Category.PERMANENT or failure.known:
+        return failure
+    if cause.category is Category.TRANSIENT and (
+        isinstance(error, BUGS) or type(error) is ValueError
+    ):
+        return failure
+    return failure.replace(
+        category=cause.category,
+        throttled=cause.throttled,
+        retry_after=cause.retry_after,
+        remedy=cause.remedy or failure.remedy,
+        payload_bytes=cause.payload_bytes,
+        limit_bytes=cause.limit_bytes,
+    )
+
+
+def _forbidden(failure: Failure, other: Failure) -> Failure:
+    """A transient failure that another one, with a code of the tables, forbids to retry."""
+    deepest = other
+    while not deepest.known and deepest.inner is not None:
+        deepest = deepest.inner
+    if deepest.category is Category.TRANSIENT or find(deepest.code) is None:
+        return failure
+    return failure.replace(
+        category=deepest.category,
+        throttled=False,
+        retry_after=None,
+        remedy=deepest.remedy,
+        inner=other,
+    )

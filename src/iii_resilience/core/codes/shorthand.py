@@ -1,0 +1,19 @@
+"""One-letter names for categories and executions, so that a row of a table fits the eye.
+
+Knows nothing of any code. ``T`` transient, ``A`` auth, ``N`` not-found, ``P`` payload,
+``X`` permanent; ``NE`` not, ``ME`` maybe, ``EX`` executed.
+"""
+
+from __future__ import annotations
+
+from iii_resilience.core.codes.model import Category, Execution
+
+T = Category.TRANSIENT
+A = Category.AUTH
+N = Category.NOT_FOUND
+P = Category.PAYLOAD
+X = Category.PERMANENT
+
+NE = Execution.NOT_EXECUTED
+ME = Execution.MAYBE_EXECUTED
+EX = Execution.EXECUTED

@@ -1,0 +1,134 @@
+"""What a wrapper does around a handler, told once and carried out twice: plainly or in a coroutine.
+
+A wrapper is a generator of steps: ask a store, pause, run the handler. Knows nothing of stores or
+handlers, only how each kind of step is made without holding up an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
+
+import attrs
+
+InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+"""Runs what blocks on a thread, and waits for it without blocking the event loop."""
+
+
+@attrs.frozen
+class Ask:
+    """Something that may wait for a disk or a network.
+
+    Attributes:
+        work: What is done.
+        undo: Takes the work's result where nobody is there any more to take it.
+        blocking: Whether it may wait.
+    """
+
+    work: Callable[[], Any]
+    undo: Callable[[Any], object] | None = None
+    blocking: bool = True
+
+
+@attrs.frozen
+class Pause:
+    """Time to pass, in seconds."""
+
+    seconds: float
+
+
+@attrs.frozen
+class Run:
+    """The handler runs.
+
+    Attributes:
+        extra: Keyword arguments beside those of the call.
+    """
+
+    extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
+
+
+Steps = Generator[Ask | Pause | Run, Any, Any]
+
+
+def drive(steps: Steps, run: Callable[..., Any]) -> Any:
+    """Carry steps out on this thread; returns what they return.
+
+    Args:
+        steps: The steps.
+        run: Calls the handler.
+    """
+
+    def make(step: Ask | Pause | Run) -> Any:
+        if isinstance(step, Run):
+            return run(**step.extra)
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        return step.work()
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = make(step)
+            except BaseException as error:  # it is for the steps to say what becomes of it
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value
+
+
+async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread) -> Any:
+    """As `drive`, for coroutines: whatever blocks is done on a thread of its own.
+
+    Args:
+        steps: The steps.
+        run: Calls the handler.
+        in_thread: Runs a blocking step on another thread.
+    """
+
+    async def make(step: Ask | Pause | Run) -> Any:
+        if isinstance(step, Run):
+            return await run(**step.extra)
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        return await _aside(step, in_thread) if step.blocking else step.work()
+
+    try:
+        step = next(steps)
+        while True:
+            try:
+                value = await make(step)
+            except GeneratorExit:  # the loop has ended under the handler: nothing can be awaited
+                steps.close()
+                raise
+            except BaseException as error:  # it is for the steps to say what becomes of it
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        return end.value
+
+
+async def _aside(step: Ask, in_thread: InThread) -> Any:
+    """Done to its end even if the coroutine is cancelled meanwhile: half an operation is none."""
+    answer: list[Any] = []
+    task = asyncio.ensure_future(in_thread(lambda: answer.append(step.work())))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None and step.undo is not None:
+            await in_thread(_call(step.undo, answer[0]))
+        raise
+    return answer[0]
+
+
+def _call(undo: Callable[[Any], object], result: Any) -> Callable[[], None]:
+    def work() -> None:
+        undo(result)
+
+    return work

@@ -1,0 +1,252 @@
+"""Retry budgets: retries may add only so much load to the calls that are made anyway.
+
+Knows nothing of failures or policies, and has no clock: every method takes the time.
+
+A permit is reserved *before* the delay of a retry, not after it: retries that are still waiting
+count, so that a thousand of them cannot all pass at once when their delays end (Envoy #30205).
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from iii_resilience.core.guards.scopes import Kept
+from iii_resilience.core.validators import number
+
+_BUCKETS = 10
+_SCOPES_MOST = 10_000  # counts kept; beyond it the oldest ones start anew
+
+
+class BudgetWindow:
+    """What one budget has seen in its sliding window: calls, retries sent, permits reserved.
+
+    Thread-safe, and safe to share between event loops: nothing in it waits.
+
+    Args:
+        ratio: Retries allowed for each call in the window.
+        allowance: Retries allowed in the window whatever the number of calls.
+        window: Length of the window in seconds.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_allowance",
+        "_calls",
+        "_lock",
+        "_newest",
+        "_place",
+        "_ratio",
+        "_reserved",
+        "_retries",
+        "_since",
+        "_until",
+        "_width",
+    )
+
+    def __init__(self, ratio: float, allowance: float, window: float) -> None:
+        self._ratio = ratio
+        self._allowance = allowance
+        self._width = window / _BUCKETS
+        # One bucket more than the window is long, because the oldest one is only partly in it:
+        # retries count while a part of their bucket does, calls only while all of it does, so
+        # that never more retries pass than the window allows.
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child what was counted, and who holds the lock, is another's."""
+        # Fractions of a call or retry come from `retune` alone.
+        self._calls: list[float] = [0] * (_BUCKETS + 1)
+        self._retries: list[float] = [0] * (_BUCKETS + 1)
+        self._newest: int | None = None
+        self._place, self._since, self._until = 0, 0.0, 0.0  # no time lies between them
+        self._reserved = 0
+        # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
+        # is found, and that may be in the middle of one of these methods.
+        self._lock = threading.RLock()
+
+    def called(self, now: float) -> None:
+        """Count one call (its first attempt).
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        # Every call comes here, and most find the current bucket: those take no lock. No thread
+        # can come between the next two lines where one runs at a time; where several do, a call
+        # may be lost, which makes the budget smaller and never larger.
+        if self._since <= now < self._until:
+            self._calls[self._place] += 1
+            return
+        with self._lock:
+            self._calls[self._advance(now)] += 1
+
+    def reserve(self, now: float) -> bool:
+        """Reserve the permit for one retry.
+
+        Args:
+            now: Monotonic time in seconds.
+
+        Returns:
+            Whether the budget allows it. If so, exactly one of `spend` or `release` must follow.
+        """
+        with self._lock:
+            self._advance(now)
+            if self._free() < 1.0:
+                return False
+            self._reserved += 1
+            return True
+
+    def spend(self, now: float) -> None:
+        """The retry is being sent: the permit becomes a retry in the window."""
+        with self._lock:
+            self._retries[self._advance(now)] += 1
+            self._reserved -= 1
+
+    def release(self) -> None:
+        """The retry will not be sent: the permit is given back."""
+        with self._lock:
+            self._reserved -= 1
+
+    def available(self, now: float) -> float:
+        """Permits left at this moment (never negative)."""
+        with self._lock:
+            self._advance(now)
+            return max(0.0, self._free())
+
+    def retune(self, now: float | None, ratio: float, allowance: float, window: float) -> None:
+        """Go by other numbers from now on, as full as before.
+
+        A budget that was three quarters used is three quarters used afterwards, so that a change
+        of its numbers neither lets a storm of retries loose nor forbids them all. What was counted
+        keeps its relative age; permits that are reserved stay reserved.
+
+        Args:
+            now: Monotonic time in seconds; None where nothing can have grown old yet.
+            ratio: As for the class.
+            allowance: As for the class.
+            window: As for the class.
+        """
+        with self._lock:
+            if now is not None:
+                self._advance(now)
+            allowed, used = self._allowed(), sum(self._retries) + self._reserved
+            full = used / allowed if allowed > 0 else float(used > 0)
+            longer = window / (self._width * _BUCKETS)
+            if self._newest is not None and longer != 1:
+                # The same moment, counted in ticks of another length.
+                newest = int((self._newest + 0.5) / longer)
+                size = _BUCKETS + 1
+                for counts in (self._calls, self._retries):
+                    old = [counts[(self._newest - age) % size] for age in range(size)]
+                    for age, count in enumerate(old):
+                        counts[(newest - age) % size] = count
+                self._newest = newest
+                # At the same rate a longer window holds more calls.
+                self._calls = [count * longer for count in self._calls]
+            self._ratio, self._allowance, self._width = ratio, allowance, window / _BUCKETS
+            if self._newest is not None:
+                self._turn(self._newest)
+            sent = max(0.0, full * self._allowed() - self._reserved)
+            before = sum(self._retries)
+            if before > 0:
+                self._retries = [count * sent / before for count in self._retries]
+            elif self._newest is not None:
+                self._retries[self._newest % (_BUCKETS + 1)] = sent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or the one in another process, counts for itself: locks and permits stay here.
+        return type(self), (self._ratio, self._allowance, self._width * _BUCKETS)
+
+    def _free(self) -> float:
+        return self._allowed() - sum(self._retries) - self._reserved
+
+    def _allowed(self) -> float:
+        oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
+        return self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
+
+    def _turn(self, tick: int) -> None:
+        """From now on calls count in the bucket of this tick, while it lasts."""
+        self._until = self._since  # no time lies between them until all three are those of the tick
+        self._place = tick % (_BUCKETS + 1)
+        self._since = tick * self._width
+        self._until = (tick + 1) * self._width
+
+    def _advance(self, now: float) -> int:
+        """Forget the buckets that have left the window; the index of the current one."""
+        tick = int(now / self._width)
+        newest = self._newest
+        size = _BUCKETS + 1
+        if newest is not None and tick < newest - size:
+            newest = None  # another clock than before (freezegun's ended): nothing is known of it
+        if newest is None or tick > newest:
+            for gone in range(size if newest is None else min(tick - newest, size)):
+                self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0
+            self._newest = newest = tick
+            self._turn(tick)
+        # A clock read before another thread's later one must not reach back into the past.
+        return newest % size
+
+
+@attrs.frozen
+class Budget:
+    """How many retries may be sent beside the calls: a ratio of them, plus a minimum.
+
+    In any window the retries sent stay at or below ``ratio * calls + min_per_second * window``.
+    20 % and 10 a second over 10 s are Finagle's numbers (peers, section 3.3): at total failure
+    the load is 1.2 times the calls, and a program that calls seldom still gets its retries.
+
+    The object keeps its own count, so policies that hold the same object share it.
+
+    Args:
+        ratio: Retries allowed for each call.
+        min_per_second: Retries a second allowed whatever the number of calls.
+        window: Length of the sliding window in seconds.
+
+    Raises:
+        ValueError: A number out of range.
+    """
+
+    ratio: float = attrs.field(default=0.2, validator=number(least=0))
+    min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
+    window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
+    _windows: Kept[BudgetWindow] = attrs.field(
+        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+        hash=False,
+    )
+
+    def window_for(self, scope: str | None = None) -> BudgetWindow:
+        """The count kept for a scope, made at its first use.
+
+        Args:
+            scope: A function id in `worker.trigger`; None for everything under one policy.
+        """
+        window = self._windows.get(scope)
+        if window is None:
+            while len(self._windows) >= _SCOPES_MOST:
+                with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
+                    del self._windows[next(iter(self._windows))]
+            window = self._windows.add(scope, BudgetWindow)
+        return window
+
+    def continues(self, before: Budget, now: float) -> None:
+        """Take another budget's place: its counts go on here, by this one's numbers.
+
+        Args:
+            before: The budget that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._windows.retune(now, self._numbers())
+        object.__setattr__(self, "_windows", before._windows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the counts: a copy, or the one in another process, counts for itself.
+        return type(self), (self.ratio, self.min_per_second, self.window)
+
+    def _numbers(self) -> tuple[float, float, float]:
+        return self.ratio, self.min_per_second * self.window, self.window

@@ -1,0 +1,304 @@
+"""Bulkheads: only so many calls of a function run at once, and only so many wait for their turn.
+
+Knows nothing of failures or policies, and has no clock: its callers say how long they can wait.
+
+One gate serves threads and coroutines of any number of event loops together, first come, first
+served. What a caller holds is an object known by name, never a unit of a counter: whatever
+interrupts the taking or giving back can be followed by giving back once more, and nothing is lost
+or freed twice by it. A permit that nobody holds any longer gives itself back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from iii_resilience.core.guards.scopes import Kept
+from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.validators import number, seconds
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # a program without coroutines never needs it
+
+
+@attrs.define(eq=False)
+class Permit:
+    """One caller's place in a gate; given back with `Gate.leave`."""
+
+    _gate: Gate = attrs.field(repr=False)
+    _wake: Callable[[], object] | None = attrs.field(default=None, repr=False)
+
+    def __del__(self) -> None:
+        # Ctrl-C may strike in the first moment of `leave`, or between `enter` and the caller's
+        # ``try``; a coroutine may be thrown away. The place then comes back with the permit.
+        self._gate._lost(self)  # noqa: SLF001 - a gate and its permits are one
+
+
+class Gate:
+    """At most `limit` callers inside at once, at most `queue` of them waiting in front.
+
+    Nobody overtakes: who comes while others wait goes to the end of the queue. A caller that is
+    cancelled or interrupted while it waits leaves the queue, and a permit that had just been handed
+    to it goes to the next one.
+
+    Args:
+        limit: Callers inside at once.
+        queue: Callers that may wait.
+        wait: Seconds each of them may wait.
+    """
+
+    __slots__ = ("_inside", "_limit", "_lock", "_queue", "_queued", "_wait")
+
+    def __init__(self, limit: int, queue: int, wait: float) -> None:
+        self._limit = limit
+        self._queue = queue
+        self._wait = min(wait, threading.TIMEOUT_MAX)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: in a forked child who was inside, and who holds the lock, is not there."""
+        # By identity, so that the gate itself keeps no permit alive that its holder has lost.
+        self._inside: set[int] = set()
+        self._queued: OrderedDict[Permit, None] = OrderedDict()
+        # Reentrant: a lost permit gives itself back wherever the garbage collector happens to find
+        # it, and that may be in the middle of one of these methods.
+        self._lock = threading.RLock()
+
+    @property
+    def inside(self) -> int:
+        """How many callers are inside."""
+        return len(self._inside)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait."""
+        return len(self._queued)
+
+    def enter(self, timeout: float | None = None) -> Permit | None:
+        """Go in, waiting for a place if need be. Blocks the thread while it waits.
+
+        Args:
+            timeout: Seconds the caller has left, None for no bound of its own. The shorter of it
+                and the gate's `wait` applies.
+
+        Returns:
+            The permit, for which exactly one `leave` must follow; None if there was no place in
+            the queue, or none came free in time.
+        """
+        permit = Permit(self)
+        try:
+            seconds = self._longest(timeout)
+            if self._step_in(permit):
+                return permit
+            if not self._may_wait(seconds):
+                return None
+            turn = threading.Event()
+            if not self._line_up(permit, turn.set):
+                return None
+            # It may have been let in as it lined up, and woken before it slept.
+            turn.wait(seconds)
+            return permit if self._was_let_in(permit) else None
+        except BaseException:
+            self.leave(permit)
+            raise
+
+    async def enter_async(self, timeout: float | None = None) -> Permit | None:  # noqa: ASYNC109
+        """`enter` for coroutines: other tasks of the loop go on while it waits.
+
+        The arguments and the result are those of `enter`.
+        """
+        # A timeout around this coroutine would be a cancellation: who was let in at that very
+        # moment would be sent away. Ours looks once more.
+        permit = Permit(self)
+        try:
+            seconds = self._longest(timeout)
+            if self._step_in(permit):
+                return permit
+            if not self._may_wait(seconds):
+                return None
+            loop = asyncio.get_running_loop()
+            turn: asyncio.Future[None] = loop.create_future()
+            if not self._line_up(permit, _Wake(loop, turn)):
+                return None
+            alarm = loop.call_later(seconds, _settle, turn)
+            try:
+                await turn
+            finally:
+                alarm.cancel()
+            return permit if self._was_let_in(permit) else None
+        except BaseException:
+            self.leave(permit)
+            raise
+
+    def leave(self, permit: Permit) -> None:
+        """Give a permit back; the first in the queue gets the place.
+
+        Args:
+            permit: What `enter` returned. Giving it back twice does no harm.
+        """
+        try:
+            self._let_go(permit)
+        except BaseException:  # Ctrl-C in the middle of it: once more, and then on with it
+            self._let_go(permit)
+            raise
+
+    def retune(self, _: float | None, limit: int, queue: int, wait: float) -> None:
+        """Go by other numbers from now on; who is inside or in the queue stays.
+
+        Args:
+            limit: As for the class.
+            queue: As for the class.
+            wait: As for the class; who waits already waits as long as he was to.
+        """
+        with self._lock:
+            self._limit, self._queue = limit, queue
+            self._wait = min(wait, threading.TIMEOUT_MAX)
+            self._let_in()
+
+    def _longest(self, timeout: float | None) -> float:
+        return self._wait if timeout is None else min(self._wait, timeout)
+
+    def _step_in(self, permit: Permit) -> bool:
+        with self._lock:
+            # Enough for nobody to overtake: while somebody waits, `_let_in` leaves no place free.
+            if len(self._inside) >= self._limit:
+                return False
+            self._inside.add(id(permit))
+            return True
+
+    def _may_wait(self, seconds: float) -> bool:
+        # Looked at before anything is made to wait on, which costs more than all the rest.
+        return seconds > 0 and len(self._queued) < self._queue
+
+    def _line_up(self, permit: Permit, wake: Callable[[], object]) -> bool:
+        with self._lock:
+            if len(self._queued) >= self._queue:
+                return self._step_in(permit)  # a place may have come free since the first look
+            permit._wake = wake  # noqa: SLF001 - a permit is opaque to all but its gate
+            self._queued[permit] = None
+            self._let_in()
+            return True
+
+    def _was_let_in(self, permit: Permit) -> bool:
+        with self._lock:
+            self._queued.pop(permit, None)
+            return id(permit) in self._inside
+
+    def _let_go(self, permit: Permit) -> None:
+        with self._lock:
+            self._queued.pop(permit, None)
+            self._inside.discard(id(permit))
+            self._let_in()
+
+    def _lost(self, permit: Permit) -> None:
+        if id(permit) in self._inside:  # nobody else can change that: nobody else has it
+            self.leave(permit)
+
+    def _let_in(self) -> None:
+        # In an order in which each step may be interrupted and done again: who is inside and still
+        # in the queue may not have been woken yet, and waking twice does no harm.
+        while self._queued:
+            permit = next(iter(self._queued))
+            if id(permit) not in self._inside:
+                if len(self._inside) >= self._limit:
+                    return
+                self._inside.add(id(permit))
+            wake = permit._wake  # noqa: SLF001 - a permit is opaque to all but its gate
+            try:
+                if wake is not None:
+                    wake()
+            except RuntimeError:  # its event loop is closed: nobody is left to take the place
+                self._inside.discard(id(permit))
+            self._queued.pop(permit, None)
+
+
+@attrs.frozen
+class Bulkhead:
+    """How many calls of a function may run at once, and how many may wait for how long.
+
+    There are no default numbers, because there is no limit that fits two functions: it is what
+    the function at the other end can do at once.
+
+    The object keeps its own gates, so policies that hold the same object share them.
+
+    Args:
+        limit: Calls at once.
+        queue: Calls that may wait for a place.
+        wait: Seconds each of them may wait; the deadline of a call bounds it too.
+
+    Raises:
+        ValueError: A number out of range, or only one of `queue` and `wait` given: nobody could
+            ever wait.
+    """
+
+    limit: int = attrs.field(validator=number(least=1, integer=True))
+    queue: int = attrs.field(default=0, validator=number(least=0, integer=True))
+    wait: float = attrs.field(default=0.0, validator=number(least=0, unit="seconds"))
+    _gates: Kept[Gate] = attrs.field(
+        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+        init=False,
+        repr=False,
+        eq=False,
+        hash=False,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if bool(self.queue) != bool(self.wait):
+            raise ValueError(
+                f"Bulkhead.queue ({self.queue}) and Bulkhead.wait ({seconds(self.wait)}) must be "
+                "given together, or neither: with one of them alone no call could ever wait"
+            )
+
+    def gate_for(self, scope: str | None = None) -> Gate:
+        """The gate of a scope, made at its first use.
+
+        Args:
+            scope: A function id in `worker.trigger`; None for everything under one policy.
+        """
+        gate = self._gates.get(scope)
+        if gate is None:
+            gate = self._gates.add(scope, Gate)
+        return gate
+
+    def continues(self, before: Bulkhead, now: float) -> None:
+        """Take another bulkhead's place: who is inside its gates counts here too.
+
+        Args:
+            before: The bulkhead that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._gates.retune(now, self._numbers())
+        object.__setattr__(self, "_gates", before._gates)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the gates: a copy, or the one in another process, has its own places.
+        return type(self), self._numbers()
+
+    def _numbers(self) -> tuple[int, int, float]:
+        return self.limit, self.queue, self.wait
+
+
+@attrs.frozen(eq=False)
+class _Wake:
+    """Wakes a coroutine from any thread.
+
+    Not `asyncio.wrap_future`: that says nothing when the loop is closed, and a permit handed to a
+    coroutine of a closed loop would never come back.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    turn: asyncio.Future[None]
+
+    def __call__(self) -> None:
+        self.loop.call_soon_threadsafe(_settle, self.turn)
+
+
+def _settle(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

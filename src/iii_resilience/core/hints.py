@@ -1,0 +1,117 @@
+"""What to do instead of retrying: one hint for every failure that is given up.
+
+Knows nothing of how hints reach the caller, and does nothing of what they advise. The table is
+written out in docs/hints.md.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from iii_resilience.core.backoff import Backoff
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decide import Reason
+from iii_resilience.core.failure import Failure
+
+ACTIONS = ("enqueue", "dead-letter", "discover", "fix-payload", "fix-access", "wait", "investigate")
+
+
+@attrs.frozen
+class Hint:
+    """What to do about a failure that was given up.
+
+    Attributes:
+        action: ``enqueue``, ``dead-letter``, ``discover``, ``fix-payload``, ``fix-access``,
+            ``wait`` or ``investigate``.
+        reason: Why the call was given up.
+        remedy: What the code's table advises, in one clause.
+        queue: The queue the policy names, for ``enqueue``; else None.
+        seconds: How long to wait, for ``wait``: what the other side asked for; where it named no
+            time, the pause that the default backoff begins with for whoever is told to slow down.
+            None for every other action.
+    """
+
+    action: str
+    reason: Reason
+    remedy: str
+    queue: str | None = None
+    seconds: float | None = None
+
+
+# Where nobody has named a time: a guess, but one that stands in the library only once.
+_A_WHILE = Backoff().throttled_base
+
+_consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "iii_resilience_consuming", default=False
+)
+
+
+@contextmanager
+def consuming() -> Iterator[None]:
+    """While a queue consumer handles a message: what is permanent there belongs with the dead.
+
+    The queue would deliver it again and again whatever it fails with (queue-observed, section 3).
+    """
+    token = _consuming.set(True)
+    try:
+        yield
+    finally:
+        _consuming.reset(token)
+
+
+_BY_CATEGORY = {
+    Category.AUTH: "fix-access",
+    Category.NOT_FOUND: "discover",
+    Category.PAYLOAD: "fix-payload",
+    Category.PERMANENT: "investigate",
+}
+
+
+def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
+    """The hint for a failure that was given up.
+
+    Args:
+        failure: The failure the caller sees.
+        reason: Why it was given up.
+        queue: The queue of the policy's fallback, if it names one.
+
+    Returns:
+        Exactly one action: the category decides for everything that is not transient; for
+        transient failures, what the other side asked for comes before what the caller could do.
+    """
+    action = _action(failure, reason)
+    return Hint(
+        action,
+        reason,
+        failure.remedy,
+        queue=queue if action == "enqueue" else None,
+        seconds=_seconds(failure) if action == "wait" else None,
+    )
+
+
+def _seconds(failure: Failure) -> float:
+    return _A_WHILE if failure.retry_after is None else failure.retry_after
+
+
+def _action(failure: Failure, reason: Reason) -> str:
+    if reason is Reason.STOPPED:
+        return "dead-letter"
+    if failure.category is Category.PERMANENT and _consuming.get():
+        return "dead-letter"
+    if failure.category is not Category.TRANSIENT:
+        return _BY_CATEGORY[failure.category]
+    if failure.system == "local" and failure.inner and failure.inner.category is Category.AUTH:
+        return "fix-access"  # the engine takes this worker's connections and closes them at once
+    if reason in {Reason.PUSHBACK, Reason.CIRCUIT_OPEN, Reason.BULKHEAD_FULL}:
+        return "wait"
+    if failure.throttled or failure.retry_after is not None:
+        return "wait"
+    if reason is Reason.EXHAUSTED and failure.code == "channel_send_failed":
+        return "wait"
+    if reason is Reason.EXHAUSTED and failure.code == "invocation_error":
+        return "investigate"
+    return "enqueue"

@@ -1,0 +1,74 @@
+"""Modules and public names that are loaded on first use.
+
+Knows nothing of what is loaded. A process pays for what it uses: a program that decorates plain
+functions loads neither the worker's side nor asyncio.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+def lazy_exports(
+    package: str, modules: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Export names from a package, each loaded on first use (PEP 562).
+
+    Type checkers do not run this: the package imports the same names under ``TYPE_CHECKING``.
+
+    Args:
+        package: The package's ``__name__``.
+        modules: Module below the package, to the names it defines, separated by blanks.
+
+    Returns:
+        The package's ``__getattr__``, ``__dir__`` and ``__all__``.
+    """
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
+
+    def load(name: str) -> Any:
+        module = module_of.get(name)
+        if module is None:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package]
+            )
+        # If two threads load at once, the import system makes one wait: both get the same object.
+        value = getattr(import_module(f"{package}.{module}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def listed() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of})
+
+    return load, listed, sorted(module_of)
+
+
+class _Later:
+    """Stands for a module until one of its names is asked for."""
+
+    __slots__ = ("_module", "_name")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._module: ModuleType | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        module = self._module
+        if module is None:
+            module = self._module = import_module(self._name)  # waits for a thread that is at it
+        # The module is kept, its names are not: whoever replaces one there is heeded.
+        return getattr(module, name)
+
+
+def later(name: str) -> Any:
+    """A module of the standard library, loaded when one of its names is first asked for.
+
+    A name costs some 200 ns more than on the module itself: not for what every call does.
+
+    Args:
+        name: The module's name.
+    """
+    return _Later(name)

@@ -1,1 +1,0 @@
-"""What protects the other side from us: budgets, breakers and bulkheads. Injected clock, no I/O."""

@@ -1,0 +1,1 @@
+"""Decorators for handlers: `idempotent`, `consumer` and `reports_errors`. Private."""

@@ -1,0 +1,309 @@
+"""`@idempotent`: a key runs once; whoever comes with it again gets what it gave.
+
+Knows nothing of how keys are kept, nor of queues. What it can promise depends on where a handler's
+effects go: written in the store's own transaction they happen exactly once; elsewhere they happen
+at least once, and again if the worker dies, or loses its store, between the effect and its record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import attrs
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.effects import Ask, Pause, Run, Steps
+from iii_resilience.core.validators import number
+from iii_resilience.handling.decorators.error_reporting import reported_as, restored
+from iii_resilience.handling.decorators.idempotency_key import (
+    KeyOf,
+    check_key,
+    fingerprint,
+    key_of,
+    missing,
+)
+from iii_resilience.handling.decorators.lease_renewal import Renewer
+from iii_resilience.handling.decorators.wrapper import Arrived, takes, wrap
+from iii_resilience.handling.handler_errors import PayloadError, TransientError
+from iii_resilience.sdk import propagation
+from iii_resilience.stores.protocol import (
+    Claim,
+    State,
+    Store,
+    StoreUnavailableError,
+    Transaction,
+    digest,
+)
+from iii_resilience.telemetry import logger
+
+R = TypeVar("R")
+
+_TRANSACTION = "transaction"
+_DAY = 86_400.0
+_FIRST_LOOK, _LAST_LOOK = 0.02, 0.25  # seconds between looks at a key that somebody else runs
+_RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ended
+_RECORD_AGAIN = 0.1
+
+
+def idempotent(
+    store: Store,
+    *,
+    key: KeyOf = None,
+    ttl: float = _DAY,
+    lease: float = 30.0,
+    wait: float = 10.0,
+    function_id: str | None = None,
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Decorate a handler so that a key runs once.
+
+    A repeat gets the stored result, or the stored failure where it failed for good. A repeat
+    that comes while the first still runs waits for it. A handler that fails with something
+    transient frees its key. A worker that dies frees it when its lease is over.
+
+    A handler that has a parameter named ``transaction`` is given the store's: an open SQLite
+    connection, or a Redis pipeline. What it writes there is committed together with the key, or
+    not at all; it must not commit itself.
+
+    Args:
+        store: Where keys are kept: `MemoryStore`, `SqliteStore`, `RedisStore`.
+        key: The payload's field, a function of the payload, or None for the key that travelled
+            with the call. Keys of two functions never meet.
+        ttl: Seconds a result is kept.
+        lease: Seconds after which a key is free again when its worker is gone. It is renewed
+            while the handler runs, so it may be shorter than that takes.
+        wait: Seconds a repeat waits for the one that runs, within the caller's deadline.
+        function_id: The function it serves, which scopes its keys. None leaves it to the
+            registration through ``resilient(worker)``; a function that is no handler itself
+            needs a name of its own here.
+
+    Raises:
+        TypeError: No store, no key, or a ``transaction`` from a store that has none.
+        ValueError: A time that is none.
+
+    What its callers see beside the handler's own errors:
+        PayloadError: ``IDEMPOTENCY_KEY_MISSING``, ``IDEMPOTENCY_KEY_INVALID``, or
+            ``IDEMPOTENCY_KEY_REUSED``: the key came with another payload before.
+        TransientError: ``IDEMPOTENCY_KEY_RUNNING``: it still runs; ``STORE_UNAVAILABLE``;
+            ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void.
+    """
+    check_key(key, "idempotent")
+    for needed in ("claim", "finish", "begin"):
+        if not callable(getattr(store, needed, None)):
+            raise TypeError(f"idempotent: the store must be one, got {type(store).__name__}")
+    guard = _Guard(store, key, _Times(ttl=ttl, lease=lease, wait=wait))
+
+    # Not the handler's own type: what is given to it is not all that its callers give.
+    def decorate(handler: Callable[..., R]) -> Callable[..., R]:
+        if not takes(handler, _TRANSACTION):
+            return wrap(handler, guard.steps, function_id=function_id)
+        if not store.transactions:
+            raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
+        return wrap(
+            handler, guard.steps_in_transaction, function_id=function_id, hidden=_TRANSACTION
+        )
+
+    return decorate
+
+
+@attrs.frozen(kw_only=True)
+class _Times:
+    ttl: float = attrs.field(validator=number(above=0, unit="seconds"))
+    lease: float = attrs.field(validator=number(above=0, unit="seconds"))
+    wait: float = attrs.field(validator=number(least=0, unit="seconds"))
+
+
+@attrs.frozen
+class _Mine:
+    """A key that this call has claimed."""
+
+    slot: str
+    token: int
+
+
+class _Guard:
+    """The steps around one handler's calls."""
+
+    def __init__(self, store: Store, key: KeyOf, times: _Times) -> None:
+        self._store = store
+        self._key = key
+        self._times = times
+        self._renewer = Renewer(store)
+
+    def steps(self, call: Arrived) -> Steps:
+        """The handler's effects go elsewhere."""
+        claim, slot = yield from self._claim(call)
+        if claim.state is not State.CLAIMED:
+            return _stored(claim)
+        return (yield from self._run(_Mine(slot, claim.token), None))
+
+    def steps_in_transaction(self, call: Arrived) -> Steps:
+        """The handler's effects go into the store's transaction."""
+        claim, slot = yield from self._claim(call)
+        if claim.state is not State.CLAIMED:
+            return _stored(claim)
+        mine = _Mine(slot, claim.token)
+        try:
+            with _as_transient("nothing was run"):
+                begin = self._ask(
+                    lambda: self._store.begin(slot, claim.token), lambda begun: begun.rollback()
+                )
+                transaction = yield begin
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            yield from self._failed(mine, error)
+            raise
+        return (yield from self._run(mine, transaction))
+
+    # Before.
+
+    def _claim(self, call: Arrived) -> Steps:
+        """Claim the call's key, or wait for whoever has it."""
+        function = call.known_function()
+        key = key_of(self._key, call.payload, call.carried)
+        if key is None:
+            raise missing(self._key)
+        slot, payload = digest(function, key), fingerprint(call.payload)
+        until = time.monotonic() + self._times.wait
+        inbound = propagation.inherited()
+        if inbound is not None and inbound.deadline_at is not None:
+            until = min(until, inbound.deadline_at)
+        look = _FIRST_LOOK
+        while True:
+            claim = yield from self._claim_once(slot, payload)
+            if claim.state is State.OTHER:
+                raise PayloadError(
+                    "this idempotency key came with another payload before; a new payload needs "
+                    "a new key",
+                    code="IDEMPOTENCY_KEY_REUSED",
+                )
+            if claim.state is not State.RUNNING:
+                return claim, slot
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TransientError(
+                    "the same call is still running", code="IDEMPOTENCY_KEY_RUNNING"
+                )
+            yield Pause(min(look, left))
+            look = min(2 * look, _LAST_LOOK)
+
+    def _claim_once(self, slot: str, payload: str) -> Steps:
+        times, nonce = self._times, uuid.uuid4().hex
+
+        def claim() -> Claim:
+            return self._store.claim(
+                slot, fingerprint=payload, nonce=nonce, lease=times.lease, keep=times.ttl
+            )
+
+        def undo(claim: Claim) -> None:
+            if claim.state is State.CLAIMED:
+                self._store.release(slot, claim.token)
+
+        with _as_transient("nothing was run"):
+            return (yield self._ask(claim, undo))
+
+    # While, and after.
+
+    def _run(self, mine: _Mine, transaction: Transaction | None) -> Steps:
+        exclusive = transaction is not None and transaction.exclusive
+        extra = {} if transaction is None else {_TRANSACTION: transaction.handle}
+        times = self._times
+        renewed = self._renewer.hold(mine.slot, mine.token, lease=times.lease, keep=times.ttl)
+        try:
+            with nullcontext() if exclusive else renewed:
+                result = yield Run(extra)
+                outcome = _as_outcome(result)
+                recorded = yield from self._record(mine, transaction, outcome)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if transaction is not None:
+                yield self._ask(transaction.rollback)
+            yield from self._failed(mine, error)
+            raise
+        if not recorded:
+            raise TransientError(
+                "the handler outlived its lease, and somebody else runs the call by now",
+                code="IDEMPOTENCY_LEASE_LOST",
+            )
+        return result
+
+    def _record(self, mine: _Mine, transaction: Transaction | None, outcome: str) -> Steps:
+        """Store the outcome; a store that is away for a moment is asked again."""
+        keep = self._times.ttl
+
+        def record() -> bool:
+            if transaction is not None:
+                return transaction.commit(outcome, keep=keep)
+            return self._store.finish(mine.slot, mine.token, outcome, keep=keep)
+
+        until = time.monotonic() + _RECORD_WITHIN
+        if transaction is not None and transaction.exclusive:
+            until = 0.0
+        with _as_transient("its outcome is not stored"):
+            while True:
+                try:
+                    return (yield self._ask(record))
+                except StoreUnavailableError:
+                    if time.monotonic() >= until:
+                        raise
+                yield Pause(_RECORD_AGAIN)
+
+    def _failed(self, mine: _Mine, error: BaseException) -> Steps:
+        """Free the key, or store the failure; where the store is away, the lease frees it."""
+        store, keep = self._store, self._times.ttl
+
+        def free() -> bool:
+            return store.release(mine.slot, mine.token)
+
+        def keep_failure() -> bool:
+            return store.finish(mine.slot, mine.token, text, failed=True, keep=keep)
+
+        lasting = (
+            isinstance(error, Exception) and classify(error).category is not Category.TRANSIENT
+        )
+        text = ""
+        if lasting and isinstance(error, Exception):
+            text = str(reported_as(error, since=time.monotonic()))
+        try:
+            yield self._ask(keep_failure if lasting else free)
+        except StoreUnavailableError as away:
+            logger.warning("a failed call's key is not free before its lease is over: %s", away)
+
+    def _ask(self, work: Callable[[], Any], undo: Callable[[Any], object] | None = None) -> Ask:
+        return Ask(work, undo, blocking=self._store.blocking)
+
+
+def _stored(claim: Claim) -> Any:
+    outcome = claim.outcome or "null"
+    if claim.state is State.FAILED:
+        raise restored(outcome)
+    return json.loads(outcome)
+
+
+def _as_outcome(result: Any) -> str:
+    try:
+        return json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        # It could not be sent either; but its effects are there, so it must not run again.
+        raise PayloadError(
+            f"the handler returned a {type(result).__name__} that JSON cannot carry",
+            code="invalid_payload",
+        ) from None
+
+
+@contextmanager
+def _as_transient(what: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailableError as error:
+        logger.warning("%s: %s", error, what)
+        raise TransientError(
+            f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
+        ) from None

@@ -1,0 +1,205 @@
+"""What is recorded of a message that failed: enough to see why, and to send it again.
+
+Knows nothing of queues, nor of who records or reads. The queue's own dead letters say no more than
+"function call failed" (queue-observed, section 3); what is recorded here is found again by the
+message itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from opentelemetry import trace
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.failure import Failure
+from iii_resilience.handling.decorators.idempotency_key import as_json, bare, fingerprint
+from iii_resilience.handling.handler_errors import HandlerError
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried
+from iii_resilience.stores.protocol import Record, digest
+
+_LONGEST_MESSAGE = 2000  # characters of an error's message that are kept
+
+
+def message_id(function_id: str, key: str | None, payload: Any) -> str:
+    """What a message is kept under: the same for each of its deliveries, and for no other.
+
+    Args:
+        function_id: The function it is for.
+        key: Its idempotency key, or None.
+        payload: Its payload.
+    """
+    return digest("message", function_id, key, fingerprint(payload))
+
+
+@attrs.frozen
+class Told:
+    """What a failure tells an operator.
+
+    Attributes:
+        code: The code, or the exception's class where it has none.
+        category: The failure's category.
+        remedy: What the code's table advises.
+        message: What the error said. It may hold anything, so it is shown only when asked for.
+    """
+
+    code: str
+    category: Category
+    remedy: str = ""
+    message: str = attrs.field(default="", repr=False)
+
+    @classmethod
+    def of(cls, error: Exception) -> Told:
+        """What an exception tells."""
+        failure = classify(error)
+        if isinstance(error, HandlerError):
+            code, message = error.code or type(error).__name__, error.message
+        else:
+            code, message = _telling(failure).code, failure.message
+        return cls(code, failure.category, failure.remedy, message[:_LONGEST_MESSAGE])
+
+
+def _telling(failure: Failure) -> Failure:
+    """The cause inside, where the code itself says no more than that there is one."""
+    while failure.code == "invocation_failed" and failure.inner is not None:
+        failure = failure.inner
+    return failure
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """A message with its failure, as it is recorded.
+
+    Attributes:
+        id: What it is kept under.
+        function_id: The function it is for.
+        queue: The queue it came through, where the consumer was told; else None.
+        key: Its idempotency key, as the text of a JSON value; or None.
+        payload: What was sent, as JSON, without what was added on its way.
+        whole: Whether that is all of it: a channel in it cannot be sent again.
+        fingerprint: What stands for the payload.
+        carried: What travelled in the payload's reserved field, as it travels; or None.
+        told: What the failure tells.
+        trace_id: The trace of the latest delivery, or None.
+        span_id: Its span, or None.
+        deliveries: How often it was delivered.
+        first_failed_at: Time of the first failure, in seconds since 1970.
+        last_failed_at: Time of the latest failure, in seconds since 1970.
+        parked_at: Since when it is parked, in seconds since 1970; None where it is not.
+        revision: The record's, to remove or redrive exactly this.
+    """
+
+    id: str
+    function_id: str
+    queue: str | None
+    key: str | None = attrs.field(repr=False)
+    payload: str = attrs.field(repr=False)
+    whole: bool
+    fingerprint: str
+    carried: Mapping[str, Any] | None = attrs.field(repr=False)
+    told: Told
+    trace_id: str | None
+    span_id: str | None
+    deliveries: int = 0
+    first_failed_at: float | None = None
+    last_failed_at: float | None = None
+    parked_at: float | None = None
+    revision: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        payload: Any,
+        told: Told,
+        *,
+        function_id: str,
+        queue: str | None,
+        key: str | None,
+        carried: Carried | None,
+    ) -> Message:
+        """A message that has just failed, in the current span."""
+        try:
+            text, whole = json.dumps(bare(payload)), True
+        except (TypeError, ValueError):
+            text, whole = as_json(bare(payload)), False
+        span = trace.get_current_span().get_span_context()
+        return cls(
+            id=message_id(function_id, key, payload),
+            function_id=function_id,
+            queue=queue,
+            key=key,
+            payload=text,
+            whole=whole,
+            fingerprint=fingerprint(payload),
+            carried=_lasting(carried),
+            told=told,
+            trace_id=trace.format_trace_id(span.trace_id) if span.is_valid else None,
+            span_id=trace.format_span_id(span.span_id) if span.is_valid else None,
+        )
+
+    def to_note(self) -> dict[str, Any]:
+        """What is put into the store; counts and times are the store's own."""
+        return {
+            "function_id": self.function_id,
+            "queue": self.queue,
+            "key": self.key,
+            "payload": self.payload,
+            "whole": self.whole,
+            "fingerprint": self.fingerprint,
+            "carried": self.carried,
+            "code": self.told.code,
+            "category": self.told.category.value,
+            "remedy": self.told.remedy,
+            "message": self.told.message,
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+        }
+
+    @classmethod
+    def from_record(cls, record: Record) -> Message | None:
+        """The message a store has kept; None where it was only counted so far."""
+        note = record.note
+        if not note:
+            return None
+        return cls(
+            id=record.id,
+            function_id=note["function_id"],
+            queue=note["queue"],
+            key=note["key"],
+            payload=note["payload"],
+            whole=note["whole"],
+            fingerprint=note["fingerprint"],
+            carried=note["carried"],
+            told=Told(note["code"], Category(note["category"]), note["remedy"], note["message"]),
+            trace_id=note["trace_id"],
+            span_id=note["span_id"],
+            deliveries=record.deliveries,
+            first_failed_at=record.first_failed_at,
+            last_failed_at=record.last_failed_at,
+            parked_at=record.parked_at,
+            revision=record.revision,
+        )
+
+    def data(self) -> Any:
+        """The payload to send again, with what travelled in it."""
+        payload = json.loads(self.payload)
+        if self.carried is not None and isinstance(payload, dict):
+            payload[PAYLOAD_FIELD] = dict(self.carried)
+        return payload
+
+    @property
+    def slot(self) -> str | None:
+        """Where `idempotent` keeps the outcome of this message's key; None without a key."""
+        return None if self.key is None else digest(self.function_id, self.key)
+
+
+def _lasting(carried: Carried | None) -> dict[str, Any] | None:
+    """As it travels on: without the deadline of a caller who does not wait any longer."""
+    if carried is None:
+        return None
+    lasting = attrs.evolve(carried, left=None, deadline_unix=None, attempt=1)
+    return None if lasting == Carried() else lasting.to_wire()

@@ -1,0 +1,179 @@
+"""`@consumer`: a queue's messages that cannot succeed are parked with their cause, not retried.
+
+iii retries every error blindly and its dead letters name no cause (queue-observed, sections 3 and
+8). The only way to stop a message is to acknowledge it; so it is parked first, in a store. At
+every point at which the process can end, the message is in the queue, or parked, or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.effects import Ask, Run, Steps
+from iii_resilience.core.hints import consuming
+from iii_resilience.core.validators import number
+from iii_resilience.handling.decorators.idempotency_key import KeyOf, check_key, key_of, missing
+from iii_resilience.handling.decorators.parked_message import Message, Told, message_id
+from iii_resilience.handling.decorators.wrapper import Arrived, F, wrap
+from iii_resilience.handling.handler_errors import HandlerError, PayloadError, TransientError
+from iii_resilience.stores.protocol import Messages, Store, StoreUnavailableError
+from iii_resilience.telemetry import logger, worker_events
+
+_MONTH = 30 * 86_400.0
+
+
+def consumer(
+    *,
+    parking: Store,
+    key: KeyOf = None,
+    queue: str | None = None,
+    max_deliveries: int | None = None,
+    keep: float = _MONTH,
+    function_id: str | None = None,
+) -> Callable[[F], F]:
+    """Decorate a queue's handler so that what cannot succeed is parked and acknowledged.
+
+    Permanent, payload, auth and not-found failures are parked with payload, cause, deliveries,
+    times, trace and key, and the message is acknowledged. Transient ones are recorded and raised,
+    so that the queue retries. If parking fails, the message is not acknowledged.
+
+    Beside ``@idempotent`` it stands outside, with the same key and, best, the same store.
+
+    Args:
+        parking: Where messages are parked: `SqliteStore`, `RedisStore` for many machines.
+        key: What stands for a message: the payload's field, a function of the payload, or None for
+            the key that travelled, where one did. A message that lacks the field is parked.
+        queue: The queue's name, which nothing tells a handler, for the operator's view.
+        max_deliveries: Deliveries after which a message is parked whatever it fails with, even if
+            it ends its worker each time; None leaves it to the queue. Deliveries that overlap
+            count, too.
+        keep: Seconds the record of a message that failed, and was neither parked nor handled, is
+            kept. Parked messages are kept until somebody removes them.
+        function_id: The function it serves. None leaves it to the registration through
+            ``resilient(worker)``.
+
+    Raises:
+        TypeError: No store, or no key.
+        ValueError: A number that is none.
+    """
+    check_key(key, "consumer")
+    for needed in ("delivered", "note", "settle"):
+        if not callable(getattr(parking, needed, None)):
+            raise TypeError(f"consumer: parking must be a store, got {type(parking).__name__}")
+    limits = _Limits(max_deliveries=max_deliveries, keep=keep)
+    desk = _Desk(parking, key, queue, limits, blocking=parking.blocking)
+
+    def decorate(handler: F) -> F:
+        return wrap(handler, desk.steps, function_id=function_id)
+
+    return decorate
+
+
+@attrs.frozen(kw_only=True)
+class _Limits:
+    max_deliveries: int | None = attrs.field(validator=number(least=1, optional=True, integer=True))
+    keep: float = attrs.field(validator=number(above=0, unit="seconds"))
+
+
+@attrs.frozen
+class _Desk:
+    """The steps around one handler's deliveries."""
+
+    parking: Messages
+    key: KeyOf
+    queue: str | None
+    limits: _Limits
+    blocking: bool
+
+    def steps(self, call: Arrived) -> Steps:
+        function_id = call.known_function()
+        key, unusable = self._key(call)
+        message = message_id(function_id, key, call.payload)
+        count = yield from self._counted(message)
+        most = self.limits.max_deliveries
+        if unusable is not None:
+            return (yield from self._park(call, key, Told.of(unusable)))
+        if most is not None and count > most:
+            # Nobody could record how the last one ended: it took the worker with it.
+            told = Told("MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", "")
+            return (yield from self._park(call, key, told))
+        try:
+            with consuming():
+                result = yield Run()
+        except Exception as error:
+            told = Told.of(error)
+            if told.category is Category.TRANSIENT and not (most is not None and count >= most):
+                yield from self._record(call, key, told)
+                raise
+            return (yield from self._park(call, key, told))
+        try:
+            yield self._ask(lambda: self.parking.settle(message))
+        except StoreUnavailableError as away:
+            # It was handled; its record goes with time.
+            logger.warning("%s: a handled message is still on record: %s", function_id, away)
+        return result
+
+    def _key(self, call: Arrived) -> tuple[str | None, HandlerError | None]:
+        try:
+            key = key_of(self.key, call.payload, call.carried)
+        except PayloadError as error:
+            return None, error
+        return key, missing(self.key) if key is None and self.key is not None else None
+
+    def _counted(self, message: str) -> Steps:
+        keep = self.limits.keep
+        try:
+            return (yield self._ask(lambda: self.parking.delivered(message, keep=keep)))
+        except StoreUnavailableError as away:
+            # Without the store this message could not be parked: it is not even begun.
+            raise _not_now(away, "nothing was run") from None
+
+    def _record(self, call: Arrived, key: str | None, told: Told) -> Steps:
+        message = self._message(call, key, told)
+        try:
+            yield self._ask(lambda: self._note(message, parked=False))
+        except StoreUnavailableError as away:
+            logger.warning("%s: a failure is not on record: %s", call.function_id, away)
+
+    def _park(self, call: Arrived, key: str | None, told: Told) -> Steps:
+        """Park the message; what is returned acknowledges it."""
+        message = self._message(call, key, told)
+        try:
+            yield self._ask(lambda: self._note(message, parked=True))
+        except StoreUnavailableError as away:
+            raise _not_now(away, "the message is not parked") from None
+        worker_events.parked(
+            message.function_id,
+            told.code,
+            told.category,
+            message.id,
+            attempt=1 if call.carried is None else call.carried.attempt,
+        )
+        return {"parked": message.id}
+
+    def _note(self, message: Message, *, parked: bool) -> None:
+        keep = self.limits.keep
+        self.parking.note(message.id, message.to_note(), parked=parked, keep=keep)
+
+    def _message(self, call: Arrived, key: str | None, told: Told) -> Message:
+        return Message.of(
+            call.payload,
+            told,
+            function_id=call.known_function(),
+            queue=self.queue,
+            key=key,
+            carried=call.carried,
+        )
+
+    def _ask(self, work: Callable[[], Any]) -> Ask:
+        return Ask(work, blocking=self.blocking)
+
+
+def _not_now(away: StoreUnavailableError, what: str) -> TransientError:
+    logger.warning("%s: %s", away, what)
+    # Raised, it is no acknowledgement: the queue keeps the message.
+    return TransientError(f"the store of parked messages is away; {what}", code="STORE_UNAVAILABLE")

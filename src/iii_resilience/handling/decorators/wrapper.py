@@ -1,0 +1,146 @@
+"""Wrappers around handlers: what they are given, and what the SDK sees of them.
+
+Knows nothing of what a wrapper is for. The SDK looks at a handler's signature to find out whether
+it takes ``metadata``, and whether it is a coroutine function; a wrapper must look like what it
+wraps.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import attrs
+
+from iii_resilience.core.effects import Steps, drive, drive_async
+from iii_resilience.handling.handler_errors import PermanentError
+from iii_resilience.sdk import propagation
+from iii_resilience.sdk.event_loops import in_thread
+from iii_resilience.sdk.propagation import Carried, Inbound
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "_iii_resilience_wrapped"  # functools.wraps hands it on to decorators in between
+
+
+def is_wrapped(handler: object) -> bool:
+    """Whether a handler carries one of the wrappers that know the function it serves."""
+    return getattr(handler, _MARK, False) is True
+
+
+@attrs.frozen
+class Arrived:
+    """One call of a wrapped handler.
+
+    Attributes:
+        payload: What the handler is given, without our reserved field.
+        carried: What travelled with the call, or None.
+        function_id: The function that was called, or None where nobody said.
+    """
+
+    payload: Any = attrs.field(repr=False)
+    carried: Carried | None
+    function_id: str | None
+
+    def known_function(self) -> str:
+        """The function that was called.
+
+        Raises:
+            PermanentError: Nobody said.
+        """
+        if self.function_id is None:
+            raise PermanentError(
+                "this handler does not know its function: register it through resilient(worker), "
+                "or pass function_id= to its decorator",
+                code="FUNCTION_ID_UNKNOWN",
+            )
+        return self.function_id
+
+
+def wrap(
+    handler: F,
+    steps: Callable[[Arrived], Steps],
+    *,
+    function_id: str | None = None,
+    hidden: str | None = None,
+) -> F:
+    """A handler that does ``steps`` around another one.
+
+    Args:
+        handler: A plain or asynchronous handler, or method.
+        steps: Makes the steps of one call; one of them is to run the handler.
+        function_id: The function it serves; None leaves it to the registration.
+        hidden: A parameter of the handler that the steps provide, and the SDK must not see.
+
+    Raises:
+        TypeError: It is no handler.
+    """
+    if not callable(handler):
+        raise TypeError(f"this decorates a handler, got {handler!r}")
+    signature = inspect.signature(handler)
+    names = list(signature.parameters)
+    place = 1 if names[:1] in (["self"], ["cls"]) else 0
+
+    def arrive(args: tuple[Any, ...], kwargs: dict[str, Any], stack: ExitStack) -> _Call:
+        given = list(args)
+        if len(given) <= place and len(names) > place and names[place] in kwargs:
+            given.append(kwargs.pop(names[place]))
+        inbound = propagation.inherited() or Inbound()
+        carried = inbound.carried
+        if len(given) > place:
+            given[place], queued = propagation.take_from_payload(given[place])
+            carried = queued or carried
+        serves = function_id or inbound.function_id
+        # Wrappers further in know what this one knows. What the handler itself calls does not
+        # serve the function: two helpers with one key would get each other's results.
+        inside = serves if is_wrapped(handler) else None
+        inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
+        stack.enter_context(propagation.handling(inbound))
+        payload = given[place] if len(given) > place else None
+        call = Arrived(payload, carried, serves)
+        return _Call(steps(call), functools.partial(handler, *given, **kwargs))
+
+    wrapper: Any
+    if is_async(handler):
+
+        @functools.wraps(handler)
+        async def wrapper_async(*args: Any, **kwargs: Any) -> Any:
+            with ExitStack() as stack:
+                call = arrive(args, kwargs, stack)
+                return await drive_async(call.steps, call.run, in_thread)
+
+        wrapper = wrapper_async
+    else:
+
+        @functools.wraps(handler)
+        def wrapper_plain(*args: Any, **kwargs: Any) -> Any:
+            with ExitStack() as stack:
+                call = arrive(args, kwargs, stack)
+                return drive(call.steps, call.run)
+
+        wrapper = wrapper_plain
+    shown = [one for name, one in signature.parameters.items() if name != hidden]
+    setattr(wrapper, _MARK, True)
+    wrapper.__signature__ = signature.replace(parameters=shown)
+    result: F = wrapper
+    return result
+
+
+@attrs.frozen
+class _Call:
+    steps: Steps
+    run: Callable[..., Any] = attrs.field(repr=False)
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether a handler is a coroutine function, or an object whose call is one."""
+    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def takes(handler: object, parameter: str) -> bool:
+    """Whether something is a handler with a parameter of this name."""
+    return callable(handler) and parameter in inspect.signature(handler).parameters

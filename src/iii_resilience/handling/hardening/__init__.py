@@ -1,0 +1,1 @@
+"""What a hardened handler adds: deadlines, encoded errors, checked results. Private."""

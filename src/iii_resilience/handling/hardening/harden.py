@@ -1,0 +1,306 @@
+"""Hardened handlers: whatever a handler does, its caller gets an answer and its worker lives.
+
+Knows nothing of how functions are kept registered. The SDK answers a call with what its handler
+returns or raises, but not when that is `SystemExit` (before 0.25 the worker's loop dies of it),
+a cancellation, or a result that cannot be sent (engine-observed, sections 1 and 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import attrs
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
+from iii_resilience.core.validators import number
+from iii_resilience.handling.decorators.wrapper import is_wrapped
+from iii_resilience.handling.handler_errors import PayloadError
+from iii_resilience.handling.hardening.deadlines import Clocks
+from iii_resilience.handling.hardening.error_encoding import HandlerFailed, leaving, structured
+from iii_resilience.handling.hardening.result_check import (
+    OLD_RECEIVE_LIMIT,
+    check_result,
+    result_limit,
+)
+from iii_resilience.handling.hardening.running_handlers import Running
+from iii_resilience.sdk import propagation
+from iii_resilience.sdk.versions import installed
+from iii_resilience.telemetry import logger, worker_events
+
+Handler = Callable[..., Any]
+
+# The engine adds it to payloads that are objects (engine-observed, section 7).
+_SENDER = "_caller_worker_id"
+# A handler's task that is cancelled from outside may still send its answer, but not for ever.
+_ANSWER_WITHIN = 1.0
+
+
+@attrs.frozen
+class Hardening:
+    """How handlers are hardened.
+
+    Attributes:
+        max_result_bytes: How large a result may be, with the message around it, in bytes; None
+            for what the SDK can send.
+        clock_tolerance: How far the caller's clock may be apart from ours, in seconds.
+        send_stack_traces: Whether a failed handler's stack trace leaves the process.
+    """
+
+    max_result_bytes: int | None = attrs.field(
+        default=None, validator=number(least=1, optional=True, integer=True, unit="bytes")
+    )
+    clock_tolerance: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
+    send_stack_traces: bool = attrs.field(
+        default=False, validator=attrs.validators.instance_of(bool)
+    )
+
+
+class Hardener:
+    """Hardens the handlers of one worker.
+
+    Args:
+        how: How.
+        running: Where the calls under way are counted.
+    """
+
+    def __init__(self, how: Hardening, running: Running) -> None:
+        self._how = how
+        self._running = running
+        self._clocks = Clocks(how.clock_tolerance)
+        self._sdk = sdk = installed()
+        limit = how.max_result_bytes
+        self._limit = sdk.send_limit if limit is None else min(sdk.send_limit, limit)
+        self._warns_of_size = limit is None
+
+    def harden(self, function_id: str, handler: Handler) -> Handler:
+        """A handler that the SDK can be given in place of a user's.
+
+        It is asynchronous whatever the user's is, so that it sees a cancellation from outside
+        too; a plain handler still runs on a thread of its own. What the SDK reads off a handler's
+        signature (the formats of request and response) it reads off this one alike.
+
+        Args:
+            function_id: The function it serves.
+            handler: The user's handler, plain or asynchronous.
+        """
+        takes = _takes_metadata(handler)
+        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
+        )
+
+        # Only wrappers around the handler are told: what it calls itself serves no function.
+        serves = function_id if is_wrapped(handler) else None
+
+        def call(data: Any, metadata: Any) -> Any:
+            if takes == "positional":
+                return handler(data, metadata)
+            return handler(data, metadata=metadata) if takes == "keyword" else handler(data)
+
+        def run(payload: Any, metadata: Any) -> Any:
+            return self._checked(function_id, call(payload, metadata))
+
+        async def hardened(data: Any, metadata: Any = None) -> Any:
+            since = time.monotonic()
+            payload, carried = _carried(data, metadata)
+            sender = payload.get(_SENDER) if isinstance(payload, dict) else None
+            arrival = self._clocks.arrival(carried, sender, now=since, now_unix=time.time())
+            attempt = 1 if carried is None else carried.attempt
+            if arrival.late is not None:
+                raise _refused(function_id, arrival.late, attempt)
+            over = self._begin(function_id, 1 if is_async else 2)
+            try:
+                with propagation.handling(attrs.evolve(arrival.inbound, function_id=serves)):
+                    if is_async:
+                        return self._checked(function_id, await call(payload, metadata))
+                    return await _on_own_thread(function_id, partial(run, payload, metadata), over)
+            except GeneratorExit:  # the loop ended under the handler: nobody can be answered
+                raise
+            except BaseException as error:
+                shown = self._failed(function_id, error, since, attempt)
+            raise shown
+
+        return _disguised(hardened, handler)
+
+    def _begin(self, function_id: str, parts: int) -> Callable[[], None]:
+        """Count a call until the SDK's task has ended: by then its answer has been sent."""
+        over = partial(self._running.end, self._running.begin(function_id, parts))
+        task = asyncio.current_task()
+        if task is None:  # no loop of asyncio's own
+            over()
+        else:
+            task.add_done_callback(lambda _: over())
+        return over
+
+    def _checked(self, function_id: str, result: Any) -> Any:
+        try:
+            size = check_result(
+                result, self._sdk, limit_bytes=result_limit(self._limit, function_id)
+            )
+        except (InvalidPayloadError, PayloadTooLargeError) as error:
+            raise PayloadError(_words(error), code=error.code) from None
+        if self._warns_of_size and size > result_limit(OLD_RECEIVE_LIMIT, function_id):
+            self._warns_of_size = False
+            logger.warning(
+                "%s: a result of %d bytes ends the connection of a caller on SDK 0.24.4 or older; "
+                "while you have any, pass max_result_bytes=%d to resilient()",
+                function_id,
+                size,
+                OLD_RECEIVE_LIMIT,
+                extra={"function_id": function_id, "payload_bytes": size},
+            )
+        return result
+
+    def _failed(
+        self, function_id: str, error: BaseException, since: float, attempt: int
+    ) -> BaseException:
+        """Log and count what a handler raised; what is to be raised in its place."""
+        if isinstance(error, asyncio.CancelledError):
+            _let_the_cancellation_go_on()
+        failed = leaving(error, since=since)
+        if not worker_events.told(error, since=since):
+            worker_events.handler_failed(
+                function_id,
+                classify({"code": "invocation_failed", "message": str(failed)})
+                if failed.says_its_category
+                else classify(error),
+                error,
+                seconds=time.monotonic() - since,
+                attempt=attempt,
+            )
+        if self._how.send_stack_traces:
+            if isinstance(error, Exception) and str(failed) == str(error):
+                return error
+            failed.__cause__ = error
+        return failed
+
+
+def _words(error: Exception) -> str:
+    large = isinstance(error, PayloadTooLargeError)
+    return f"the result is too large: {error}" if large else str(error)
+
+
+def _refused(function_id: str, late: float, attempt: int) -> HandlerFailed:
+    """The error of a call that came too late to be started."""
+    text = structured(
+        Category.TRANSIENT,
+        "DEADLINE_PASSED",
+        f"Function {function_id} was not started: its caller's deadline had passed",
+        function_id=function_id,
+        late_ms=round(late * 1000),
+    )
+    failure = classify({"code": "invocation_failed", "message": text}, function_id=function_id)
+    worker_events.handler_failed(function_id, failure, None, seconds=0.0, attempt=attempt)
+    return HandlerFailed(text)
+
+
+def _carried(data: Any, metadata: Any) -> tuple[Any, propagation.Carried | None]:
+    """The payload as the handler sees it, and what came with it."""
+    payload, queued = propagation.take_from_payload(data)
+    if queued is None:
+        return payload, propagation.from_metadata(metadata)
+    # A queue delivers when it can: the deadline of the call that was handed to it is over and
+    # done with.
+    return payload, attrs.evolve(queued, left=None, deadline_unix=None)
+
+
+async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], None]) -> Any:
+    """Run a plain handler as the SDK does: on a daemon thread, in a copy of this context.
+
+    Args:
+        name: What the thread is called after.
+        work: The handler's call.
+        over: Is called when it has ended, whether or not anybody still waits for it.
+
+    Raises:
+        BaseException: Whatever the handler raised.
+    """
+    loop = asyncio.get_running_loop()
+    # The outcome is always a result: a future refuses to be given a StopIteration.
+    done: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        value: Any = None
+        error: BaseException | None = None
+        try:
+            value = context.run(work)
+        except BaseException as raised:  # it is the waiting coroutine's
+            error = raised
+        over()
+        with suppress(RuntimeError):  # the loop has ended: nobody waits
+            loop.call_soon_threadsafe(_settle, done, (value, error))
+
+    try:
+        threading.Thread(target=run, name=f"iii-resilience {name}", daemon=True).start()
+    except BaseException:
+        over()
+        raise
+    value, error = await done
+    if error is not None:
+        raise error
+    return value
+
+
+def _settle(done: asyncio.Future[Any], outcome: Any) -> None:
+    if not done.done():
+        done.set_result(outcome)
+
+
+def _let_the_cancellation_go_on() -> None:
+    """Where the handler's own task is cancelled from outside, its answer must not take long.
+
+    The task ends as soon as the SDK has sent the answer; if that takes too long, it is cancelled
+    once more.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        task.get_loop().call_later(_ANSWER_WITHIN, task.cancel)
+
+
+def _takes_metadata(handler: Handler) -> str:
+    """How the SDK (0.21.3 and later) would pass metadata: ``positional``, ``keyword`` or not.
+
+    Only a parameter that is named so is given any.
+    """
+    parameters = _parameters(handler)
+    names = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    if any(p.name == "metadata" and p.kind is p.KEYWORD_ONLY for p in parameters):
+        return "keyword"
+    return "positional" if names[1:2] == ["metadata"] else ""
+
+
+def _parameters(handler: Handler) -> list[inspect.Parameter]:
+    try:
+        return [
+            parameter
+            for parameter in inspect.signature(handler).parameters.values()
+            if parameter.kind
+            not in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+        ]
+    except (TypeError, ValueError):  # some callables of C have none
+        return []
+
+
+def _disguised(hardened: Handler, handler: Handler) -> Handler:
+    """Lets the SDK read the handler's name and type hints off the wrapper."""
+    first = next((p.name for p in _parameters(handler) if p.name != "metadata"), "data")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        with suppress(AttributeError):
+            setattr(hardened, name, getattr(handler, name))
+    hardened.__annotations__ = dict(getattr(handler, "__annotations__", {}))
+    hardened.__wrapped__ = handler  # type: ignore[attr-defined]  # where hints find their globals
+    hardened.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(first, kind), inspect.Parameter("metadata", kind, default=None)]
+    )
+    return hardened

@@ -1,0 +1,193 @@
+"""A worker leaves without anybody noticing: hand over, let running handlers end, shut down.
+
+Knows nothing of how functions are kept registered.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from types import FrameType
+from typing import TypeVar
+
+import attrs
+
+from iii_resilience.handling.hardening.running_handlers import Running
+from iii_resilience.handling.registration.registrations import Entry, Served
+from iii_resilience.handling.registration.standby import Standby
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
+from iii_resilience.telemetry import logger
+from iii_resilience.telemetry.logs import where
+
+T = TypeVar("T")
+
+# Functions given up at once: the first of them must not wait for the last to be handed over.
+_AT_ONCE = 32
+_HAND_OVER_MOST = 2.0  # seconds
+_LAST_CALLS_MS = 1000
+
+
+@attrs.frozen
+class Drained:
+    """How a worker has left.
+
+    Attributes:
+        handed_over: Which worker has taken which function over, by function id.
+        unfinished: The functions whose handlers were still running, one id a handler.
+        seconds: How long it took.
+    """
+
+    handed_over: dict[str, str]
+    unfinished: tuple[str, ...]
+    seconds: float
+
+
+class Leave:
+    """The way out of one worker.
+
+    Args:
+        link: Its connection.
+        served: Its functions.
+        running: The calls it is handling.
+        standby: Who takes over, or None where nobody is asked to.
+    """
+
+    def __init__(
+        self, link: Link, served: Served, running: Running, standby: Standby | None
+    ) -> None:
+        self._link = link
+        self._served = served
+        self._running = running
+        self._standby = standby
+        self._still_answered: set[str] = set()
+        link.on_change(self._forget)
+
+    def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
+        """Hand over, wait for running handlers, shut down.
+
+        Args:
+            timeout: How long to wait for running handlers, in seconds.
+            shutdown: Ends the client.
+        """
+        since = time.monotonic()
+        until = since + timeout
+        handed_over = self._hand_over(min(until, since + _HAND_OVER_MOST))
+        self._running.wait(max(0.0, until - time.monotonic()))
+        unfinished = tuple(call.function_id for call in self._running.now())
+        if unfinished:
+            logger.warning(
+                "drained, but after %.3g s these were still running: %s",
+                timeout,
+                ", ".join(sorted(set(unfinished))),
+                extra={"function_ids": unfinished},
+            )
+        shutdown()
+        return Drained(handed_over, unfinished, time.monotonic() - since)
+
+    def _hand_over(self, until: float) -> dict[str, str]:
+        for trigger in self._served.triggers():
+            self._served.give_up(trigger)
+        handed_over: dict[str, str] = {}
+        for entries in _groups(self._served.functions(), _AT_ONCE):
+            self._let_go(entries)
+            if self._standby is not None and self._link.connected:
+                handed_over.update(self._standby.hand_over(entries, until))
+        self._last_calls(until)
+        return handed_over
+
+    def _let_go(self, entries: list[Entry]) -> None:
+        """Give functions up, but go on answering the calls that are on their way already.
+
+        The SDK forgets a handler with its registration and would answer them with
+        ``function_not_found``. It is given back before the SDK's loop looks at another frame.
+        """
+        done = threading.Event()
+
+        def work() -> None:
+            try:
+                for entry in entries:
+                    self._give_up(entry)
+            finally:
+                done.set()
+
+        try:
+            self._link.loop.call_soon_threadsafe(work)
+        except RuntimeError:  # the loop has ended, and every registration with it
+            return
+        done.wait(_HAND_OVER_MOST)
+
+    def _give_up(self, entry: Entry) -> None:
+        functions = getattr(self._link.client, "_functions", None)
+        handler = functions.get(entry.function_id) if isinstance(functions, dict) else None
+        self._served.give_up(entry)
+        if handler is not None and isinstance(functions, dict):
+            functions[entry.function_id] = handler
+            self._still_answered.add(entry.function_id)
+
+    def _forget(self) -> None:
+        """A new connection would register again what was given up. Runs on the SDK's thread."""
+        functions = getattr(self._link.client, "_functions", {})
+        while self._still_answered and not self._link.connected:
+            functions.pop(self._still_answered.pop(), None)
+
+    def _last_calls(self, until: float) -> None:
+        """Wait for a word of the engine: what it had sent here before has arrived by then."""
+        timeout_ms = int(min(_LAST_CALLS_MS, 1000 * (until - time.monotonic())))
+        if timeout_ms > 0 and self._link.connected:
+            with suppress(Exception):  # any answer will do, and so will none
+                self._link.send(
+                    {
+                        "function_id": FUNCTIONS_INFO,
+                        "payload": {"function_ids": [FUNCTIONS_INFO]},
+                        "timeout_ms": timeout_ms,
+                    },
+                    seconds=timeout_ms / 1000,
+                )
+
+
+def drain_at(number: int, drain: Callable[[], object]) -> None:
+    """Drain when a signal comes, then end the process, or do what the signal did before.
+
+    Args:
+        number: The signal.
+        drain: What is done.
+
+    Raises:
+        ValueError: This is not the main thread.
+    """
+    before = signal.getsignal(number)
+    leaving = threading.Event()
+    left = threading.Event()
+
+    def work() -> None:
+        try:
+            drain()
+        except Exception as error:  # the process ends all the same
+            logger.warning("draining met %s", where(error))
+        left.set()
+        # Only the main thread can end the process, and it may be asleep: it is told once more.
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    def received(signum: int, frame: FrameType | None) -> None:
+        if left.is_set():
+            if callable(before):
+                before(signum, frame)
+            elif before is not signal.SIG_IGN:
+                raise SystemExit(0)
+        elif not leaving.is_set():
+            # Not here: the main thread may hold a lock that draining needs.
+            leaving.set()
+            threading.Thread(target=work, name="iii-resilience drain", daemon=True).start()
+
+    signal.signal(number, received)
+
+
+def _groups(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(values)
+    while group := list(islice(rest, size)):
+        yield group

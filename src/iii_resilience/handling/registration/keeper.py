@@ -1,0 +1,295 @@
+"""Keeps functions registered: asks who owns them, and registers again what nobody does.
+
+An id has one owner in a namespace; a second worker's registration is refused without an
+exception, and when the owner leaves the function is gone although the second worker lives
+(engine-observed, section 3). One thread does it for all clients of a process. It never takes a
+function from a living owner. Knows nothing of handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import Any
+
+from iii_resilience.core.classify import classify
+from iii_resilience.handling.registration.ownership import Answer, Rounds
+from iii_resilience.handling.registration.registrations import Entry, Served, Standing
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
+from iii_resilience.telemetry import logger
+from iii_resilience.telemetry.logs import where
+
+INTERVAL = 1.0
+"""Seconds between two questions; each is up to a fifth earlier or later."""
+
+_JITTER = 0.2
+# A loop that has not run our question by then does not run at all.
+_GIVE_UP_ON_LOOP = 3.0
+_RECONNECTED_LOOK = 0.05  # without a listener the connection is looked at this often, in seconds
+
+# The engine will not answer the question on this connection, however often it is asked.
+_NO_ANSWER_HERE = frozenset(
+    {
+        "FORBIDDEN",
+        "function_not_found",
+        "function_not_invokable",
+        "NOT_FOUND",
+        "INVALID_ARGUMENTS",
+        "deserialization_error",
+        "invalid_response",
+    }
+)
+
+
+class Kept:
+    """One client whose functions are kept registered.
+
+    Args:
+        link: Its connection.
+        served: Its functions.
+        name: Its own name, as the engine knows it.
+        standing_by: Is called on the keeper's thread after every answer.
+
+    Attributes:
+        asked_at: Monotonic time of the oldest question without an answer, or None.
+    """
+
+    def __init__(
+        self, link: Link, served: Served, name: str, standing_by: Callable[[], None]
+    ) -> None:
+        self.link = link
+        self.asked_at: float | None = None
+        self._served = served
+        self._standing_by = standing_by
+        self.rounds = Rounds(served, name)
+        self._asking: Future[Any] | None = None
+        self._asking_since = 0.0
+        self._was_connected = link.connected
+        self._refused = False
+        self._warned = False
+        self.due = time.monotonic()
+
+    def look(self, now: float, tell: Callable[[Future[Any], list[str]], None]) -> None:
+        """Ask, where that is due and can be done.
+
+        Args:
+            now: Monotonic time in seconds.
+            tell: Is called with the answer, on any thread.
+        """
+        connected = self.link.connected
+        if connected is not self._was_connected:
+            self.connection_changed(now)
+        self.due = now + (INTERVAL if connected else _RECONNECTED_LOOK)
+        if not connected or self._refused:
+            return
+        if self._asking is not None and now - self._asking_since < _GIVE_UP_ON_LOOP:
+            self.due = self._asking_since + _GIVE_UP_ON_LOOP
+            return
+        ids = self.rounds.next_ids()
+        if not ids:
+            return
+        self._asking_since = now
+        if self.asked_at is None:
+            self.asked_at = now
+        try:
+            asking = asyncio.run_coroutine_threadsafe(self.ask(ids), self.link.loop)
+        except RuntimeError:  # the loop was closed: the client has ended
+            return
+        self._asking = asking
+        asking.add_done_callback(lambda done: tell(done, ids))
+        self.due = now + _GIVE_UP_ON_LOOP
+
+    async def ask(self, ids: list[str]) -> dict[str, Answer]:
+        """The question. Runs on the SDK's loop.
+
+        Raises:
+            Exception: Whatever the SDK raises.
+            LookupError: The answer is not in a form that is known.
+        """
+        namespace = self.link.namespace_of({})
+        result = await self.link.client.trigger_async(functions_info_request(ids, namespace))
+        try:
+            return {
+                item["function_id"]: Answer.read(item, namespace or "default")
+                for item in result["functions"]
+            }
+        except (TypeError, AttributeError, KeyError) as error:
+            raise LookupError("the engine answers in a form that is not known") from error
+
+    def answered(self, done: Future[Any], ids: list[str], now: float) -> None:
+        """Learn from an answer, and register again what nobody owns."""
+        if done is not self._asking:
+            return  # of an earlier connection, or of a loop that was given up
+        self._asking = None
+        self.due = now + INTERVAL * random.uniform(1 - _JITTER, 1 + _JITTER)
+        try:
+            answers = done.result(0)
+        except (CancelledError, TimeoutError):
+            return
+        except Exception as error:
+            self._refuses(error)
+            return
+        self.asked_at = None
+        if not self.link.connected or self.link.closed:
+            return
+        orphans, soon = self.rounds.answered(ids, answers, now)
+        for entry in orphans:
+            self.register_again(entry)
+        self._standing_by()
+        if soon is not None:
+            self.due = now + soon
+        elif self.rounds.hurried:
+            self.due = now
+
+    def register_again(self, entry: Entry) -> None:
+        """Register a function that nobody owns."""
+        try:
+            self._served.again(entry)
+        except Exception as error:
+            logger.warning(
+                "%s: could not be registered again (%s); it is tried again",
+                entry.function_id,
+                type(error).__name__,
+                extra={"function_id": entry.function_id},
+            )
+
+    def added(self, entry: Entry) -> None:
+        """A function was registered."""
+        self.rounds.suspect([entry.function_id])
+        self.due = min(self.due, time.monotonic())
+
+    def connection_changed(self, now: float) -> None:
+        """The connection has come or gone: what is registered is another question."""
+        self._was_connected = connected = self.link.connected
+        self._refused = False
+        self._asking = self.asked_at = None
+        self.due = now
+        functions = self._served.functions()
+        self.rounds.suspect(entry.function_id for entry in functions)
+        if connected:
+            for entry in functions:
+                entry.at, entry.misses, entry.tries, entry.retry_at = now, 0, 0, 0.0
+        elif not self.link.closed:
+            for entry in (*functions, *self._served.triggers()):
+                entry.stands(Standing.MISSING, code="NOT_CONNECTED")
+
+    def not_answered(self, error: Exception) -> str:
+        """The engine has answered with an error, or not at all.
+
+        Returns:
+            The error's code.
+        """
+        code = classify(error, function_id=FUNCTIONS_INFO).code
+        if code != "TIMEOUT":
+            self.asked_at = None
+        return code
+
+    def _refuses(self, error: Exception) -> None:
+        code = self.not_answered(error)
+        if code not in _NO_ANSWER_HERE and not isinstance(error, LookupError):
+            return
+        self._refused = True
+        for entry in self._served.functions():
+            entry.stands(Standing.UNKNOWN)
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "functions are not kept registered: the engine does not answer %s (%s); allow it "
+                "for this worker (rbac.expose_functions), or use an engine that has it",
+                FUNCTIONS_INFO,
+                code,
+                extra={"code": code},
+            )
+
+
+class Keeper:
+    """The thread that keeps the functions of a process registered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[int, Kept] = {}
+        self._thread: threading.Thread | None = None
+        self._events: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
+
+    def add(self, kept: Kept) -> None:
+        """Keep a client's functions registered from now on."""
+        with self._lock:
+            self._kept[id(kept)] = kept
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="iii-resilience keeper", daemon=True
+                )
+                self._thread.start()
+        self.do(None)
+
+    def remove(self, kept: Kept) -> None:
+        """Do so no longer."""
+        with self._lock:
+            self._kept.pop(id(kept), None)
+        self.do(None)
+
+    def do(self, work: Callable[[float], None] | None) -> None:
+        """Do something on the keeper's thread, or only look at what is due.
+
+        May be called on the SDK's thread: it takes no lock.
+
+        Args:
+            work: What to do; it is given the monotonic time, in seconds.
+        """
+        self._events.put(work)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._kept:
+                    self._thread = None
+                    return
+                kept = list(self._kept.values())
+            work: Callable[[float], None] | None = None
+            pause = min(client.due for client in kept) - time.monotonic()
+            with suppress(queue.Empty):
+                work = self._events.get(timeout=max(0.0, pause))
+            self._safely(work)
+            for client in kept:
+                if client.due <= time.monotonic():
+                    self._safely(lambda now, client=client: self._look(client, now))  # type: ignore[misc]
+
+    def _look(self, client: Kept, now: float) -> None:
+        def tell(done: Future[Any], ids: list[str]) -> None:
+            self.do(lambda at: client.answered(done, ids, at))
+
+        client.look(now, tell)
+
+    @staticmethod
+    def _safely(work: Callable[[float], None] | None) -> None:
+        if work is None:
+            return
+        try:
+            work(time.monotonic())
+        except Exception as error:  # one client's trouble must not end the keeping of all
+            logger.warning("the keeper met %s; it goes on", where(error))
+
+
+_keeper = Keeper()
+
+
+def keeper() -> Keeper:
+    """The keeper of this process."""
+    return _keeper
+
+
+def _new_in_child() -> None:
+    # The thread did not survive the fork, and neither did any client's connection.
+    global _keeper  # noqa: PLW0603 - one keeper a process
+    _keeper = Keeper()
+
+
+os.register_at_fork(after_in_child=_new_in_child)

@@ -1,0 +1,208 @@
+"""Which functions to ask about next, and what an answer means: who owns what, who should.
+
+I/O-free, and without a clock of its own. One question asks about up to 32 ids. With more
+functions than that not all are asked about every time, but a worker's functions leave with it: one
+of them stands for all that it owns, and when that one has gone the others are asked about at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from iii_resilience.handling.registration.registrations import Entry, Served, Standing
+from iii_resilience.telemetry import worker_events
+
+MOST = 32
+"""Ids in one question (observed on engine 0.23)."""
+
+# The engine may not have seen a registration that is this young, in seconds: it is believed to be
+# missing only when it is missing twice.
+_YOUNG = 1.0
+_LOOK_AGAIN = 0.05
+_TRIES_AT_ONCE = 3
+_RETRY_MOST = 60.0
+
+
+@attrs.frozen
+class Answer:
+    """What the engine says of one function.
+
+    Attributes:
+        owner: The name of the worker that owns it; None where nobody does.
+        hidden: Whether the engine does not say, because this worker may not call it.
+        triggers: The ids of its active triggers, and their types.
+    """
+
+    owner: str | None = None
+    hidden: bool = False
+    triggers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any], namespace: str) -> Answer:
+        """One item of the engine's answer.
+
+        Args:
+            item: The item.
+            namespace: The namespace that was asked about.
+        """
+        if item.get("error") == "forbidden":
+            return cls(hidden=True)
+        if item.get("error") is not None or item.get("namespace", namespace) != namespace:
+            return cls()
+        active = item.get("registered_triggers") or ()
+        return cls(
+            str(item.get("worker_name")),
+            triggers=tuple((str(t.get("id")), str(t.get("trigger_type"))) for t in active),
+        )
+
+
+class Rounds:
+    """The questions about one client's functions.
+
+    Args:
+        served: Its functions.
+        name: Its own name, as the engine knows it.
+    """
+
+    def __init__(self, served: Served, name: str) -> None:
+        self._served = served
+        self.name = name
+        self._suspects: dict[str, None] = {}  # to be asked about before all others
+        self._turn = 0
+
+    def suspect(self, function_ids: Iterable[str]) -> None:
+        """These are asked about next."""
+        self._suspects.update(dict.fromkeys(function_ids))
+
+    def next_ids(self) -> list[str]:
+        """What to ask about now; empty where nothing is served."""
+        entries = self._served.functions()
+        known = {entry.function_id for entry in entries}
+        chosen = dict.fromkeys([i for i in self._suspects if i in known][:MOST])
+        self._suspects = {i: None for i in self._suspects if i in known and i not in chosen}
+        for sample in self._samples(entries)[: MOST // 2]:
+            if len(chosen) < MOST:
+                chosen[sample] = None
+        for _ in range(len(entries)):
+            if len(chosen) >= min(MOST, len(entries)):
+                break
+            self._turn = (self._turn + 1) % len(entries)
+            chosen[entries[self._turn].function_id] = None
+        return list(chosen)
+
+    @property
+    def hurried(self) -> bool:
+        """Whether something is to be asked about at once."""
+        return bool(self._suspects)
+
+    def _samples(self, entries: list[Entry]) -> list[str]:
+        """One function of every other owner, a different one every time."""
+        by_owner: dict[str, list[str]] = {}
+        for entry in entries:
+            if entry.state is Standing.STANDBY and entry.owner is not None:
+                by_owner.setdefault(entry.owner, []).append(entry.function_id)
+        return [ids[self._turn % len(ids)] for ids in by_owner.values()]
+
+    def answered(
+        self, asked: list[str], answers: Mapping[str, Answer], now: float
+    ) -> tuple[list[Entry], float | None]:
+        """Learn from an answer.
+
+        Args:
+            asked: The ids that were asked about.
+            answers: What the engine said of them.
+            now: Monotonic time in seconds.
+
+        Returns:
+            The functions that nobody owns and that are to be registered again now, and seconds
+            until the next look is due, or None for the usual pace.
+        """
+        orphans: list[Entry] = []
+        soon: float | None = None
+        left: set[str] = set()
+        for function_id in asked:
+            entry = self._served.function(function_id)
+            if entry is None:
+                continue
+            answer = answers.get(function_id, Answer())
+            if answer.hidden:
+                continue
+            before = entry.owner if entry.state is Standing.STANDBY else None
+            if before is not None and answer.owner != before:
+                left.add(before)
+            if answer.owner is None:
+                if self._is_orphan(entry, now):
+                    orphans.append(entry)
+                elif now >= entry.retry_at:
+                    soon = _LOOK_AGAIN
+                    self.suspect([function_id])
+            else:
+                self._owned(entry, answer)
+        if left:
+            self.suspect(
+                entry.function_id
+                for entry in self._served.functions()
+                if entry.state is Standing.STANDBY
+                and entry.owner in left
+                and entry.function_id not in asked
+            )
+        if orphans:
+            # How that went is looked at soon, so that the winner is known.
+            self.suspect(entry.function_id for entry in orphans)
+            soon = _LOOK_AGAIN
+        return orphans, soon
+
+    def learn(self, asked: list[str], answers: Mapping[str, Answer]) -> None:
+        """Learn from an answer only how things stand.
+
+        Args:
+            asked: The ids that were asked about.
+            answers: What the engine said of them.
+        """
+        for function_id in asked:
+            entry, answer = self._served.function(function_id), answers.get(function_id, Answer())
+            if entry is None or answer.hidden:
+                continue
+            if answer.owner is not None:
+                self._owned(entry, answer)
+            elif entry.state is not Standing.REJECTED:
+                entry.stands(Standing.MISSING)
+
+    def _owned(self, entry: Entry, answer: Answer) -> None:
+        entry.misses = entry.tries = 0
+        entry.retry_at = 0.0
+        own = answer.owner == self.name
+        if own:
+            entry.stands(Standing.OWNER, owner=answer.owner)
+        else:
+            code = entry.code if entry.state is Standing.STANDBY else None
+            entry.stands(Standing.STANDBY, owner=answer.owner, code=code)
+        ids = {trigger_id for trigger_id, _ in answer.triggers}
+        types = {kind for _, kind in answer.triggers}
+        for trigger in self._served.triggers(entry.function_id):
+            active = (
+                trigger.trigger_type in types
+                if trigger.trigger_id is None
+                else trigger.trigger_id in ids
+            )
+            if active:
+                trigger.stands(Standing.OWNER, owner=self.name)
+            elif trigger.state is not Standing.REJECTED:
+                trigger.stands(Standing.MISSING)
+
+    def _is_orphan(self, entry: Entry, now: float) -> bool:
+        entry.misses += 1
+        if now < entry.retry_at or (entry.misses < 2 and now - entry.at < _YOUNG):  # noqa: PLR2004 - twice
+            return False
+        if entry.state is not Standing.REJECTED:
+            entry.stands(Standing.MISSING, code=entry.code)
+        beyond = entry.tries + 1 - _TRIES_AT_ONCE
+        if beyond > 0:
+            # The engine takes no notice of it; to ask for it every second would change nothing.
+            entry.retry_at = now + min(_RETRY_MOST, 2.0**beyond)
+            if beyond == 1:
+                worker_events.unheeded(entry.function_id)
+        return True

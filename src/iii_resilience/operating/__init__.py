@@ -1,1 +1,0 @@
-"""The operator's door: the command line and the demo."""

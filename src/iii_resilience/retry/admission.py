@@ -1,0 +1,239 @@
+"""One attempt under its policy's breaker and bulkhead.
+
+Knows nothing of what an attempt is. Only transient failures of attempts that were made count
+against the circuit: what was refused or never sent says nothing about the other side's health,
+and neither do FORBIDDEN or a bad payload.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+
+from iii_resilience import telemetry
+from iii_resilience.core.classify import classify
+from iii_resilience.core.codes.model import Execution
+from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
+from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
+from iii_resilience.core.guards.bulkhead import Gate, Permit
+from iii_resilience.core.policy import RetryPolicy
+
+T = TypeVar("T")
+
+
+def shield_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Shield | None:
+    """The breaker and bulkhead that attempts of a function go through, or None.
+
+    Args:
+        policy: The policy in force.
+        name: The function id or the decorated function's name, for messages and metrics.
+        scope: What the circuit and the gate are kept for; None for the name.
+    """
+    if policy.breaker is None and policy.bulkhead is None:
+        return None
+    scope = name if scope is None else scope
+    told = partial(telemetry.circuit_changed, name)
+    return Shield(
+        name,
+        None if policy.breaker is None else policy.breaker.circuit_for(scope, told),
+        None if policy.bulkhead is None else policy.bulkhead.gate_for(scope),
+    )
+
+
+@attrs.frozen
+class Shield:
+    """What stands before the attempts of one function.
+
+    Attributes:
+        name: The function, for messages.
+        circuit: Its circuit, or None where the policy has no breaker.
+        gate: Its gate, or None where the policy has no bulkhead.
+    """
+
+    name: str
+    circuit: Circuit | None
+    gate: Gate | None
+
+    def first_attempt(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        started: float,
+        deadline: float | None,
+    ) -> T:
+        """A call's first attempt: as `attempt`, with as little as possible around it.
+
+        Args:
+            function: What is called.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            started: When the call has just started: monotonic time in seconds.
+            deadline: Seconds that the call may take, or None.
+        """
+        circuit = self.circuit
+        if circuit is None or self.gate is not None:
+            attempt = partial(function, *args, **kwargs)
+            return self.attempt(attempt, None if deadline is None else started + deadline)
+        ticket = circuit.admit(started)
+        if isinstance(ticket, Rejection):
+            raise self._open(ticket)
+        try:
+            value = function(*args, **kwargs)
+        except BaseException as error:
+            Visit(self, ticket, None, started).leave(error)
+            raise
+        now = time.monotonic()
+        circuit.succeeded(ticket, now, now - started)
+        return value
+
+    async def first_attempt_async(
+        self,
+        function: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        started: float,
+        deadline: float | None,
+    ) -> T:
+        """As `first_attempt`, for coroutines."""
+        circuit = self.circuit
+        if circuit is None or self.gate is not None:
+            attempt = partial(function, *args, **kwargs)
+            deadline_at = None if deadline is None else started + deadline
+            return await self.attempt_async(attempt, deadline_at)
+        ticket = circuit.admit(started)
+        if isinstance(ticket, Rejection):
+            raise self._open(ticket)
+        try:
+            value = await function(*args, **kwargs)
+        except BaseException as error:
+            Visit(self, ticket, None, started).leave(error)
+            raise
+        now = time.monotonic()
+        circuit.succeeded(ticket, now, now - started)
+        return value
+
+    def attempt(self, attempt: Callable[[], T], deadline_at: float | None) -> T:
+        """Make one attempt, if it may be made.
+
+        Args:
+            attempt: Makes it.
+            deadline_at: Monotonic time of the call's deadline in seconds, or None.
+
+        Raises:
+            CircuitOpenError: The circuit is open; nothing was sent.
+            BulkheadFullError: No place came free in time; nothing was sent.
+        """
+        visit = self.enter(deadline_at)
+        try:
+            value = attempt()
+        except BaseException as error:
+            visit.leave(error)
+            raise
+        visit.leave(None)
+        return value
+
+    async def attempt_async(
+        self, attempt: Callable[[], Awaitable[T]], deadline_at: float | None
+    ) -> T:
+        """As `attempt`, for coroutines."""
+        visit = await self.enter_async(deadline_at)
+        try:
+            value = await attempt()
+        except BaseException as error:
+            visit.leave(error)
+            raise
+        visit.leave(None)
+        return value
+
+    def enter(self, deadline_at: float | None) -> Visit:
+        """Go in; `Visit.leave` must follow."""
+        ticket = self._admit()
+        try:
+            permit = None if self.gate is None else self.gate.enter(_left(deadline_at))
+            return self._visit(ticket, permit)
+        except BaseException:
+            self._ignore(ticket)
+            raise
+
+    async def enter_async(self, deadline_at: float | None) -> Visit:
+        """As `enter`, for coroutines."""
+        ticket = self._admit()
+        try:
+            permit = None if self.gate is None else await self.gate.enter_async(_left(deadline_at))
+            return self._visit(ticket, permit)
+        except BaseException:
+            self._ignore(ticket)
+            raise
+
+    def _admit(self) -> Ticket | None:
+        if self.circuit is None:
+            return None
+        answer = self.circuit.admit(time.monotonic())
+        if isinstance(answer, Rejection):
+            raise self._open(answer)
+        return answer
+
+    def _open(self, answer: Rejection) -> CircuitOpenError:
+        return CircuitOpenError(
+            f"the circuit of {self.name} is {answer.state.value} ({answer.because}); nothing was "
+            "sent",
+            answer.retry_after,
+        )
+
+    def _ignore(self, ticket: Ticket | None) -> None:
+        if self.circuit is not None and ticket is not None:
+            self.circuit.ignored(ticket, time.monotonic())
+
+    def _visit(self, ticket: Ticket | None, permit: Permit | None) -> Visit:
+        if self.gate is not None and permit is None:
+            raise BulkheadFullError(
+                f"no place came free in the bulkhead of {self.name}; nothing was sent"
+            )
+        return Visit(self, ticket, permit, time.monotonic())
+
+
+@attrs.frozen
+class Visit:
+    """One attempt behind its shield."""
+
+    _shield: Shield
+    _ticket: Ticket | None
+    _permit: Permit | None
+    _entered: float
+
+    def leave(self, error: BaseException | None) -> None:
+        """The attempt has ended.
+
+        Args:
+            error: What it raised, or None.
+        """
+        shield = self._shield
+        try:
+            if shield.circuit is not None and self._ticket is not None:
+                now = time.monotonic()
+                if error is None:
+                    shield.circuit.succeeded(self._ticket, now, now - self._entered)
+                elif _counts(error):
+                    shield.circuit.failed(self._ticket, now, now - self._entered)
+                else:
+                    shield.circuit.ignored(self._ticket, now)
+        finally:
+            if shield.gate is not None and self._permit is not None:
+                shield.gate.leave(self._permit)
+
+
+def _counts(error: BaseException) -> bool:
+    if not isinstance(error, Exception):
+        return False
+    failure = classify(error)
+    unsent = failure.system == "local" and failure.execution is Execution.NOT_EXECUTED
+    return failure.retryable and not unsent
+
+
+def _left(deadline_at: float | None) -> float | None:
+    return None if deadline_at is None else max(0.0, deadline_at - time.monotonic())

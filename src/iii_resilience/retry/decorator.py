@@ -1,0 +1,337 @@
+"""The decorator `@iii_retry` and the loop `retrying`: retries around a user's own code.
+
+Knows nothing of the engine. The first attempt runs inline; after a failure `run` takes over.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from iii_resilience.config.default_book import Default
+from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.retry.cancellation import Cancellations
+from iii_resilience.retry.loop import RetryLoop
+from iii_resilience.retry.policy_source import InForce, Overrides, PolicySource, begin
+from iii_resilience.retry.run import CallRun, below, deadline_of
+from iii_resilience.telemetry import meters
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = later("asyncio")  # a program without coroutines never needs it
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Decorator(Protocol):
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def iii_retry(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def iii_retry(
+    *,
+    idempotent: bool = ...,
+    policy: str | RetryPolicy | None = ...,
+    **overrides: Unpack[Overrides],
+) -> _Decorator: ...
+
+
+def iii_retry(
+    function: Any = None,
+    /,
+    *,
+    idempotent: bool = False,
+    policy: str | RetryPolicy | None = None,
+    **overrides: Any,
+) -> Any:
+    """Retry a function when it fails with a transient failure.
+
+    Works on functions and methods, sync and async. Without ``idempotent=True`` failures are
+    classified and reported, and never retried.
+
+    Args:
+        function: The function, when used as ``@iii_retry`` without parentheses.
+        idempotent: Whether calling the function twice does what calling it once does.
+        policy: A `RetryPolicy`, or the name of one in the default book (looked up when the
+            function is called); None for the book's default.
+        **overrides: Parts of the policy to change: ``attempts``, ``backoff``, ``deadline``,
+            ``attempt_timeout`` (async functions only), ``budget``, ``wait``, ``stop``. The changed
+            policy shares the budget of the one it was made from.
+
+    Returns:
+        The decorated function, with the same signature; or the decorator.
+
+    Raises:
+        TypeError: What is decorated is no function that could be called again, or an option that
+            only means something in `worker.trigger`.
+        ValueError: A number out of range. (An unknown policy name: at the first call.)
+
+    The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
+    tell what was tried and what to do instead.
+    """
+    source = PolicySource("@iii_retry", policy, overrides, idempotent=idempotent)
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, (staticmethod, classmethod)):
+            return type(target)(decorate(target.__func__))
+        asynchronous = _check_target(target)
+        if not asynchronous:
+            source.refuse_attempt_timeout(
+                "a sync function cannot be interrupted: give it a timeout of its own, make it "
+                "async, or set a deadline, which starts no retry past it"
+            )
+        return (_wrap_async if asynchronous else _wrap_sync)(target, source)
+
+    return decorate if function is None else decorate(function)
+
+
+def retrying(
+    *,
+    idempotent: bool = False,
+    policy: str | RetryPolicy | None = None,
+    **overrides: Unpack[Overrides],
+) -> RetryLoop:
+    """Retry a block of code.
+
+    Write ``for attempt in retrying(idempotent=True):`` and in it ``with attempt:`` and the block.
+
+    Use ``async for`` in coroutines. The loop ends when the block succeeds; a failure that is given
+    up is raised from the loop.
+
+    Args:
+        idempotent: Whether running the block twice does what running it once does.
+        policy: As for `iii_retry`.
+        **overrides: As for `iii_retry`, without ``attempt_timeout``.
+
+    Returns:
+        A loop; each iteration over it is a new call.
+
+    Raises:
+        TypeError: An option that only means something in `worker.trigger`.
+        ValueError: A number out of range, an unknown policy name, or ``attempt_timeout``.
+    """
+    source = PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
+    source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
+    return RetryLoop(source)
+
+
+def _check_target(target: Any) -> bool:
+    """Whether the target is async; raises for what cannot be called again."""
+    if isinstance(target, type):
+        raise TypeError(
+            f"@iii_retry cannot decorate the class {target.__name__}: decorate the methods that "
+            "may be repeated"
+        )
+    if not callable(target):
+        raise TypeError(
+            f"@iii_retry cannot decorate {target!r}: it is not callable. Decorate a function, or "
+            "use 'for attempt in retrying(...)' around a block"
+        )
+    plain = target
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not (inspect.isroutine(plain) or isinstance(plain, functools.partialmethod)):
+        plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise TypeError(
+            f"@iii_retry cannot decorate the generator function {_name(target)}: what it has "
+            "yielded cannot be taken back. Decorate the function that makes one item, or collect "
+            "the items in a list inside a plain function"
+        )
+    return inspect.iscoroutinefunction(plain)
+
+
+def _name(target: Any) -> str:
+    module = getattr(target, "__module__", None) or type(target).__module__
+    name = getattr(target, "__qualname__", None) or type(target).__qualname__
+    return f"{module}.{name}"
+
+
+# The first attempt of a decorated function is what every success costs, so it is spelled out twice
+# and calls as little as it can, not even a property; benchmarks/RESULTS.md has the figures.
+
+
+def _wrap_sync(  # noqa: C901 - see above
+    function: Callable[..., Any], source: PolicySource
+) -> Callable[..., Any]:
+    name = _name(function)
+    current: InForce | None = None
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal current
+        by, book = current, Default.book
+        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
+            current = by = source.in_force(name)
+        started = time.monotonic()
+        window, shield = by.window, by.shield
+        if window is not None:
+            window.called(started)
+        try:
+            if shield is None:
+                value = function(*args, **kwargs)
+            else:
+                value = shield.first_attempt(function, args, kwargs, started, by.policy.deadline)
+        except Exception as error:
+            run = begin(source, name, started, by.policy, window)
+            run.fails(error, below(error))
+        except BaseException as error:
+            meters.passed(name, started, error)
+            raise
+        else:
+            if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
+                meters.succeeded(name, started)
+            return value
+        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        if shield is not None:
+            attempt = functools.partial(shield.attempt, attempt, run.deadline_at)
+        outcome = run.go_on(attempt)
+        del run  # it holds the exceptions, and they hold this frame
+        error_to_raise = outcome.error
+        if error_to_raise is None:
+            return outcome.value
+        del outcome
+        try:
+            raise error_to_raise
+        finally:
+            del error_to_raise
+
+    return call
+
+
+def _wrap_async(  # noqa: C901 - see above
+    function: Callable[..., Any], source: PolicySource
+) -> Callable[..., Any]:
+    task_of, get_running_loop = _tasks()
+    name = _name(function)
+    current: InForce | None = None
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal current
+        by, book = current, Default.book
+        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
+            current = by = source.in_force(name)
+        started = time.monotonic()
+        window = by.window
+        if window is not None:
+            window.called(started)
+        try:
+            task = task_of(get_running_loop())
+        except RuntimeError:  # a coroutine that is driven by hand
+            task = None
+        cancelled = 0 if task is None else task.cancelling()
+        cancellations: Cancellations | None = None
+        try:
+            if by.plain:
+                value = await function(*args, **kwargs)
+            else:
+                cancellations = Cancellations(cancelled)
+                value = await _guarded(by, function, args, kwargs, started, cancellations)
+        except Exception as error:
+            cancellations = cancellations or Cancellations(cancelled)
+            run = begin(source, name, started, by.policy, window, cancellations.swallowed)
+            run.fails(error, below(error))
+        except BaseException as error:
+            meters.passed(name, started, error)
+            raise
+        else:
+            if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
+                meters.succeeded(name, started)
+            return value
+        attempt = _attempts(by, functools.partial(function, *args, **kwargs), run, cancellations)
+        outcome = await run.go_on_async(attempt)
+        del run
+        error_to_raise = outcome.error
+        if error_to_raise is None:
+            return outcome.value
+        del outcome
+        try:
+            raise error_to_raise
+        finally:
+            del error_to_raise
+
+    return call
+
+
+def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], Any]]:
+    """What finds the running task of an event loop, and what finds the loop, both written in C."""
+    import asyncio  # noqa: PLC0415 - see the module's imports
+
+    if sys.version_info >= (3, 12):  # pragma: no cover - coverage is taken on the oldest Python
+        return asyncio.current_task, asyncio.get_running_loop
+    # `current_task` is written in Python there: this is what it does, in half the time.
+    tasks: dict[Any, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
+    return tasks.get, asyncio.get_running_loop
+
+
+async def _guarded(
+    by: InForce,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    started: float,
+    cancellations: Cancellations,
+) -> Any:
+    """The first attempt of an async function, behind what its policy puts before it."""
+    policy, shield = by.policy, by.shield
+    if policy.attempt_timeout is None and shield is not None:
+        return await shield.first_attempt_async(function, args, kwargs, started, policy.deadline)
+    attempt = functools.partial(function, *args, **kwargs)
+    attempt = functools.partial(_timed, attempt, policy, started, cancellations)
+    if shield is None:
+        return await attempt()
+    return await shield.attempt_async(attempt, deadline_of(policy, started))
+
+
+def _attempts(
+    by: InForce,
+    attempt: Callable[[], Any],
+    run: CallRun,
+    cancellations: Cancellations,
+) -> Callable[[], Any]:
+    """What makes the attempts of an async function that follow the first."""
+    if by.policy.attempt_timeout is not None:
+        attempt = functools.partial(_timed, attempt, by.policy, run.started, cancellations)
+    if by.shield is not None:
+        attempt = functools.partial(by.shield.attempt_async, attempt, run.deadline_at)
+    return attempt
+
+
+async def _timed(
+    attempt: Callable[[], Any],
+    policy: RetryPolicy,
+    started: float,
+    cancellations: Cancellations,
+) -> Any:
+    """One attempt, cut after the policy's ``attempt_timeout`` or at its deadline."""
+    limit = cast("float", policy.attempt_timeout)
+    deadline_at = deadline_of(policy, started)
+    if deadline_at is not None:
+        limit = min(limit, deadline_at - time.monotonic())
+    async with asyncio.timeout(limit) as timer:
+        try:
+            return await attempt()
+        except Exception:
+            cancellations.timed_out = timer.expired()
+            raise

@@ -1,0 +1,216 @@
+"""The loop `retrying`: retries around a block of a user's own code.
+
+Knows nothing of the engine. The first attempt is yielded before anything else is made; after a
+failure tenacity drives the loop, and `run` decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import tenacity
+
+from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
+from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.retry.admission import Visit, shield_for
+from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
+from iii_resilience.retry.policy_source import PolicySource, begin
+from iii_resilience.retry.run import CallRun, deadline_of
+from iii_resilience.retry.tenacity_driver import hooks
+from iii_resilience.telemetry import meters
+
+_LOOP = "retrying()"
+
+
+class RetryAttempt:
+    """One attempt of a `retrying` loop: a context manager around the block.
+
+    Attributes:
+        number: 1 for the first.
+    """
+
+    def __init__(self, number: int, started: float, run: CallRun | None = None) -> None:
+        self.number = number
+        self.error: Exception | None = None
+        self.visit: Visit | None = None
+        self._started = started
+        self._run = run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> bool:
+        run, self._run = self._run, None  # the user's variable may outlive the loop
+        if self.visit is not None:
+            self.visit.leave(error)
+        # The loop could not raise these two itself: to an iterator they mean its end.
+        if isinstance(error, Exception) and not isinstance(
+            error, (StopIteration, StopAsyncIteration)
+        ):
+            self.error = error
+            if run is not None:
+                run.seen.leave()
+            return True
+        # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
+        if error is None:
+            if run is None:
+                meters.succeeded(_LOOP, self._started)
+            else:
+                run.seen.succeeded()
+        elif run is None:
+            meters.passed(_LOOP, self._started, error)
+        else:
+            run.passes(error)
+        return False
+
+    def refused_by(self, enter: Callable[[], Visit]) -> None:
+        """Go behind the policy's breaker and bulkhead; a refusal is this attempt's error."""
+        try:
+            self.visit = enter()
+        except (CircuitOpenError, BulkheadFullError) as error:
+            self.error = error
+
+    async def refused_by_async(self, enter: Callable[[], Awaitable[Visit]]) -> None:
+        """As `refused_by`, for coroutines."""
+        try:
+            self.visit = await enter()
+        except (CircuitOpenError, BulkheadFullError) as error:
+            self.error = error
+
+    def replay(self) -> None:
+        """Raise what the block raised, if it did: tenacity learns of it."""
+        error, self.error = self.error, None  # the user's variable may outlive the loop
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+
+class RetryLoop:
+    """What `retrying` returns: iterate over it with ``for`` or ``async for``."""
+
+    def __init__(self, source: PolicySource) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[RetryAttempt]:
+        """Attempts until the block succeeds or its failure is given up."""
+        policy, started, window = self._start()
+        shield = shield_for(policy, _LOOP)
+        attempt = RetryAttempt(1, started)
+        if shield is not None:
+            attempt.refused_by(functools.partial(shield.enter, deadline_of(policy, started)))
+        if attempt.error is None:
+            yield attempt
+        if attempt.error is None:
+            return
+        run = self._run(policy, started, window, attempt.error)
+        managers = iter(tenacity.Retrying(sleep=run.sleep, **hooks(run)))
+        for manager in managers:
+            if attempt.number > 1 or manager.retry_state.attempt_number > 1:
+                attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
+                attempt.error = run.too_late()
+                if attempt.error is None and shield is not None:
+                    attempt.refused_by(functools.partial(shield.enter, run.deadline_at))
+                if attempt.error is None:
+                    run.starts(sent=True)
+                    with _unless_left(run, attempt):
+                        yield attempt
+                if attempt.error is not None:
+                    run.fails(attempt.error, _own(attempt.error))
+            with manager:
+                attempt.replay()
+        if run.reason is not None:
+            error = run.finish()
+            del run, managers  # they hold the exceptions, and those hold this frame
+            try:
+                raise error
+            finally:
+                del error
+
+    async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
+        """As ``for``, without blocking the event loop while it waits."""
+        policy, started, window = self._start()
+        cancellations = Cancellations(cancellations_asked_for())
+        shield = shield_for(policy, _LOOP)
+        attempt = RetryAttempt(1, started)
+        if shield is not None:
+            await attempt.refused_by_async(
+                functools.partial(shield.enter_async, deadline_of(policy, started))
+            )
+        if attempt.error is None:
+            yield attempt
+        if attempt.error is None:
+            return
+        run = self._run(policy, started, window, attempt.error, cancellations.swallowed)
+        managers = tenacity.AsyncRetrying(sleep=run.sleep_async, **hooks(run))
+        async for manager in managers:
+            if attempt.number > 1 or manager.retry_state.attempt_number > 1:
+                attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
+                attempt.error = run.too_late()
+                if attempt.error is None and shield is not None:
+                    await attempt.refused_by_async(
+                        functools.partial(shield.enter_async, run.deadline_at)
+                    )
+                if attempt.error is None:
+                    run.starts(sent=True)
+                    with _unless_left(run, attempt):
+                        yield attempt
+                if attempt.error is not None:
+                    run.fails(attempt.error, _own(attempt.error))
+            with manager:
+                attempt.replay()
+        if run.reason is not None:
+            error = run.finish()
+            del run, managers  # they hold the exceptions, and those hold this frame
+            try:
+                raise error
+            finally:
+                del error
+
+    def _start(self) -> tuple[RetryPolicy, float, BudgetWindow | None]:
+        policy, window = self._source.resolve()
+        started = time.monotonic()
+        if window is not None:
+            window.called(started)
+        return policy, started, window
+
+    def _run(
+        self,
+        policy: RetryPolicy,
+        started: float,
+        window: BudgetWindow | None,
+        error: Exception,
+        swallowed: Callable[[Exception], bool] | None = None,
+    ) -> CallRun:
+        run = begin(self._source, _LOOP, started, policy, window, swallowed)
+        run.fails(error, _own(error))
+        return run
+
+
+@contextmanager
+def _unless_left(run: CallRun, attempt: RetryAttempt) -> Iterator[None]:
+    """While the user has an attempt: where he leaves the loop instead, the call ends there."""
+    try:
+        yield
+    except GeneratorExit as left:
+        if attempt.error is not None:
+            run.fails(attempt.error, _own(attempt.error))
+        run.passes(left)
+        raise
+
+
+def _own(error: Exception) -> TracebackType | None:
+    """The block's own traceback, from the user's frame on."""
+    return error.__traceback__

@@ -1,0 +1,172 @@
+"""Where a decorator or loop has its policy from, and how a call under it begins once it has failed.
+
+Knows nothing of what is called, nor of how.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import attrs
+
+from iii_resilience.config.default_book import default_book
+from iii_resilience.config.policy_set import Edition
+from iii_resilience.core.backoff import Backoff
+from iii_resilience.core.guards.breaker import Breaker
+from iii_resilience.core.guards.budget import Budget, BudgetWindow
+from iii_resilience.core.guards.bulkhead import Bulkhead
+from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
+from iii_resilience.retry.admission import Shield, shield_for
+from iii_resilience.retry.run import CallRun, deadline_of
+from iii_resilience.telemetry import named
+
+
+class Overrides(TypedDict, total=False):
+    """The parts of a policy that a decorator or loop may set inline (see `RetryPolicy`)."""
+
+    attempts: int
+    backoff: Backoff
+    deadline: float | None
+    attempt_timeout: float | None
+    budget: Budget | None
+    breaker: Breaker | None
+    bulkhead: Bulkhead | None
+    wait: Wait | None
+    stop: Stop | None
+
+
+@attrs.frozen
+class InForce:
+    """What one decorated function goes by until the default book turns to another edition.
+
+    Attributes:
+        edition: The edition of the default book that it was found in.
+        policy: The policy.
+        window: Its budget's count, or None where there is nothing to count.
+        shield: Its breaker and bulkhead, or None.
+        plain: Whether an attempt is just a call of the function.
+    """
+
+    edition: Edition
+    policy: RetryPolicy
+    window: BudgetWindow | None
+    shield: Shield | None
+    plain: bool
+
+
+class PolicySource:
+    """Where a decorator or loop has its policy from, resolved when it is called."""
+
+    def __init__(
+        self, who: str, policy: Any, overrides: dict[str, Any], *, idempotent: bool
+    ) -> None:
+        if not (policy is None or isinstance(policy, (str, RetryPolicy))):
+            raise TypeError(f"{who}: policy must be a RetryPolicy or a name, got {policy!r}")
+        if not isinstance(idempotent, bool):
+            raise TypeError(f"{who}: idempotent must be True or False, got {idempotent!r}")
+        for name in sorted(overrides):
+            if name in TRIGGER_FIELDS:
+                raise TypeError(
+                    f"{who} takes no {name}: it only works in worker.trigger, where it is known "
+                    "what was sent; put it into a policy used there"
+                )
+            if name not in FIELDS:
+                allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
+                raise TypeError(f"{who} takes no {name} (it takes idempotent, policy, {allowed})")
+        self.idempotent = idempotent
+        self._policy = policy
+        self._overrides = overrides
+        self._no_attempt_timeout: str | None = None
+        self._warned = False
+        # One attribute, so that another thread never sees one book's policy with another book.
+        self._resolved: tuple[Edition, RetryPolicy, BudgetWindow | None] | None = None
+        if not isinstance(policy, str):
+            # Bad numbers are found where they stand, not at the first call.
+            (policy or RetryPolicy()).replace(**overrides)
+
+    def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
+        """The policy in force now and its budget's count."""
+        book = default_book().edition
+        resolved = self._resolved
+        if resolved is None or resolved[0] is not book:
+            policy, called = self._policy, "inline"
+            if not isinstance(policy, RetryPolicy):
+                called = book.default if policy is None else policy
+                policy = book.policy(called)
+            # Around a user's own code a failure proves nothing about what ran before it.
+            policy = policy.replace(**self._overrides, retry_unexecuted=False)
+            if isinstance(self._policy, str):  # the default policy's is not meant for this call
+                self._check_attempt_timeout(policy.attempt_timeout)
+            window = policy.budget.window_for() if policy.budget is not None else None
+            if window is not None:
+                named(window, called)
+            resolved = self._resolved = (book, policy, window if self.idempotent else None)
+        return resolved[1:]
+
+    def in_force(self, name: str) -> InForce:
+        """As `resolve`, and what else a decorated function looks up once an edition.
+
+        Args:
+            name: The function.
+        """
+        # Read first: should the book turn meanwhile, the next call looks again.
+        edition = default_book().edition
+        policy, window = self.resolve()
+        shield = shield_for(policy, name)
+        plain = shield is None and policy.attempt_timeout is None
+        return InForce(edition, policy, window, shield, plain)
+
+    def warn_blocking(self, name: str) -> None:
+        """A delay is about to stop a running event loop: say so, once."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{name} is synchronous and waits for its retry inside a running event loop, "
+                "which stands still meanwhile: make it async, or call it with asyncio.to_thread()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def refuse_attempt_timeout(self, why: str) -> None:
+        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        self._no_attempt_timeout = why
+        given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
+        self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))
+
+    def _check_attempt_timeout(self, given: float | None) -> None:
+        if given is not None and self._no_attempt_timeout is not None:
+            raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
+
+
+def begin(
+    source: PolicySource,
+    name: str,
+    started: float,
+    policy: RetryPolicy,
+    window: Any,
+    swallowed: Callable[[Exception], bool] | None = None,
+) -> CallRun:
+    """The run of a call whose first attempt has failed.
+
+    Args:
+        source: Where its policy is from.
+        name: What is called, for log and metrics.
+        started: Monotonic time of its start, in seconds.
+        policy: The policy it started with.
+        window: The budget's count, or None.
+        swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
+            there are none.
+    """
+    return CallRun(
+        policy,
+        idempotent=source.idempotent,
+        name=name,
+        started=started,
+        window=window,
+        deadline_at=deadline_of(policy, started),
+        on_blocking=functools.partial(source.warn_blocking, name),
+        swallowed=swallowed,
+    )

@@ -1,0 +1,120 @@
+"""A policy as tenacity's own keyword arguments, for whoever drives tenacity himself.
+
+Knows nothing of decorators and loops. The decisions are those of `decide`; what is known of a call
+is kept on tenacity's own state of that call, so one ``Retrying`` may serve many threads.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import tenacity
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
+from iii_resilience.core.decide import Decision
+from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.retry.run import CallRun, below, deadline_of
+
+_RUN = "_iii_resilience_run"
+
+
+def to_tenacity(policy: RetryPolicy, *, idempotent: bool = False) -> dict[str, Any]:
+    """See `RetryPolicy.to_tenacity`."""
+    calls = _Calls(policy, idempotent=idempotent)
+    return {
+        "before": calls.before,
+        "retry": _Retry(calls),
+        "wait": _Wait(calls),
+        "stop": _Stop(calls),
+        "reraise": True,
+    }
+
+
+class _Calls:
+    """The runs of the calls that tenacity makes, each found by tenacity's state of it."""
+
+    def __init__(self, policy: RetryPolicy, *, idempotent: bool) -> None:
+        # Around a user's own code a failure proves nothing about what ran before it.
+        self.policy = policy.replace(retry_unexecuted=False)
+        self._idempotent = idempotent
+        budget = policy.budget
+        self._window = budget.window_for() if budget is not None and idempotent else None
+
+    def run(self, state: tenacity.RetryCallState) -> CallRun:
+        """The run of the call that this state belongs to."""
+        run: CallRun | None = getattr(state, _RUN, None)
+        if run is None:
+            run = CallRun(
+                self.policy,
+                idempotent=self._idempotent,
+                name=getattr(state.fn, "__qualname__", "tenacity"),
+                started=state.start_time,
+                window=self._window,
+                deadline_at=deadline_of(self.policy, state.start_time),
+                tells_its_end=False,  # a user's own `retry` may end a call without asking us
+            )
+            setattr(state, _RUN, run)
+            if self._window is not None:
+                self._window.called(state.start_time)
+        return run
+
+    def before(self, state: tenacity.RetryCallState) -> None:
+        """An attempt starts."""
+        self.run(state).starts(sent=True)
+
+    def decided(self, state: tenacity.RetryCallState) -> Decision | None:
+        """The decision about the attempt that just failed; None where there is none to make."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        if not isinstance(error, Exception):
+            return None
+        run = self.run(state)
+        if len(run.failed) < state.attempt_number:
+            run.fails(error, below(error))
+        decision = run.decided(state)
+        if decision.retry:
+            # Whether it is sent is tenacity's business from here: the permit is not held for it.
+            run.spend()
+        else:
+            run.finish()
+        return decision
+
+
+class _Retry(tenacity.retry_base):
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        decision = self._calls.decided(retry_state)
+        return decision is not None and decision.retry
+
+
+class _Wait(wait_base):
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        decision = self._calls.decided(retry_state)
+        if decision is not None and decision.delay is not None:
+            return decision.delay
+        # A retry of the user's own overrides the decision: the schedule alone says how long.
+        return self._calls.policy.backoff.ceiling(retry_state.attempt_number - 1)
+
+
+class _Stop(stop_base):
+    def __init__(self, calls: _Calls) -> None:
+        self._calls = calls
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        decision = self._calls.decided(retry_state)
+        if decision is not None and decision.retry:
+            return False
+        outcome = retry_state.outcome
+        if outcome is not None and isinstance(outcome.exception(), tenacity.TryAgain):
+            return True
+        # Overridden: the limits still hold.
+        deadline_at = self._calls.run(retry_state).deadline_at
+        return retry_state.attempt_number >= self._calls.policy.attempts or (
+            deadline_at is not None and time.monotonic() + retry_state.upcoming_sleep >= deadline_at
+        )

@@ -1,0 +1,1 @@
+"""The only package that touches an SDK client: connection, sending, shutdown, versions. Private."""

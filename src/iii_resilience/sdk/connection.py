@@ -1,0 +1,463 @@
+"""One client of the iii SDK: whether it is connected, since when, and one question to the engine.
+
+Knows nothing of policies or retries. Works with every SDK from 0.11.3 on by looking at what the
+client can do, never by importing ``iii``.
+
+The SDK never fails a call whose connection is lost, queues calls made while disconnected and runs
+them later, and hangs after ``shutdown()`` (sdk-matrix, section 0). So this file tells its users
+when the connection comes and goes, and refuses to be used after the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, cast
+
+from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.sdk.engine_api import Presence, functions_info
+from iii_resilience.sdk.event_loops import tell
+from iii_resilience.sdk.pending_calls import Flights, Gate, unsent
+from iii_resilience.sdk.versions import Sdk, installed
+from iii_resilience.sdk.wait_queue import Waiters
+
+_POLL = 0.02
+
+_NO_CLIENT = "resilient() takes what iii.register_worker() returned, got {!r}, which has no {}()"
+_ENDED = "the client was shut down while the call waited; nothing more was sent"
+
+# An engine that refuses this worker takes the connection and closes it at once; the SDK tries
+# again every few hundred ms and never hears why (engine-observed, section 1).
+_SHORT_LIVED = 1.0
+_REFUSALS = 3
+
+
+def connection_of(worker: Any) -> Link:
+    """The connection of a client, the one that `resilient` made where it has wrapped it.
+
+    Args:
+        worker: What ``iii.register_worker()`` or `resilient` returned.
+
+    Raises:
+        TypeError: The object is no client of the SDK.
+    """
+    own = getattr(worker, "_link", None)
+    return own if isinstance(own, Link) else Link(worker)
+
+
+class Link:
+    """What is known of one SDK client's connection.
+
+    Args:
+        client: What ``iii.register_worker`` returned.
+        sdk: What its version does; the installed one's by default.
+
+    Attributes:
+        epoch: Counts the comings and goings of the connection.
+        closed: Whether the client was shut down through this link.
+        answered: Whether the engine has answered anything on this connection.
+        flights: The calls that have not ended.
+        own_loop: The SDK's own event loop, or None where it shows none.
+        namespace: Where calls go that name none, or None for the engine's default one.
+
+    Raises:
+        TypeError: The object is no client of the SDK.
+    """
+
+    def __init__(self, client: Any, sdk: Sdk | None = None) -> None:
+        # 0.26 renames trigger to call.
+        call: Any = getattr(client, "trigger_async", None) or getattr(client, "call_async", None)
+        for needed in ("get_connection_state", "shutdown"):
+            if not callable(getattr(client, needed, None)):
+                raise TypeError(_NO_CLIENT.format(client, needed))
+        if not callable(call):
+            raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
+        self._call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
+        self.client = client
+        self.sdk = installed() if sdk is None else sdk
+        self.closed = False
+        self.epoch = 0
+        self.answered = False
+        self.connections = Waiters()
+        loop = getattr(client, "_loop", None)
+        self.own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
+        self.flights = Flights(
+            self.own_loop,
+            self._look,
+            self._call,
+            self.check_usable,
+            may_cancel=self.sdk.cancels_safely,
+        )
+        self._pauses = Waiters()
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._on_change: list[Callable[[], None]] = []
+        self._tasks: set[Future[None]] = set()
+        self._refusals = 0
+        self._open: Any = None
+        self._since = time.monotonic()
+        self._was_connected = self.connected
+        self._socket = getattr(client, "_ws", None)
+        self._dead_since: float | None = None
+        self._thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
+        own = getattr(client, "_worker_namespace", None)
+        inherited = own() if callable(own) else None
+        self.namespace = inherited if isinstance(inherited, str) else None
+        subscribe = getattr(client, "add_connection_state_listener", None)
+        self._listens = callable(subscribe)
+        if callable(subscribe):
+            subscribe(self._told)
+        if not (self._listens and self.sdk.survives_clean_close):
+            # Nobody tells of the loss, or not of every one: look again and again.
+            tell(self.loop, self._watch)
+
+    # The connection.
+
+    @property
+    def connected(self) -> bool:
+        """Whether a call handed to the SDK now would be sent now.
+
+        The state alone is no proof: the SDK learns a moment late that its socket is closing, and
+        before 0.24.4 a clean close leaves it "connected" for good (sdk-matrix, section 0).
+        """
+        client = self.client
+        if client.get_connection_state() != "connected":
+            return False
+        socket = getattr(getattr(client, "_ws", None), "state", None)
+        if socket is self._open:
+            return True
+        if getattr(socket, "name", "OPEN") != "OPEN":
+            return False
+        self._open = socket  # a member of an enum: its name, which takes longer, is asked once
+        return True
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop where the SDK's calls are at home: its own, or one of ours.
+
+        Every SDK so far has a loop of its own, though no public way to it; one that does not show
+        it (0.25 works on any loop) is called on a thread of this library.
+        """
+        return self.flights.loop
+
+    @property
+    def on_loop_thread(self) -> bool:
+        """Whether this code runs on the SDK's thread, where a sync call would wait for itself."""
+        ident = self._thread_ident
+        if ident is not None and ident != threading.get_ident():
+            return False
+        # The ident of a thread that has ended may be another one's by now.
+        return threading.current_thread() is getattr(self.client, "_thread", None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the SDK's own loop has stopped: whatever is asked of it now would hang."""
+        return not (self.own_loop is None or self.own_loop.is_running())
+
+    @property
+    def refused(self) -> bool:
+        """Whether the engine seems to refuse this worker: every connection ends at once."""
+        if self._refusals < _REFUSALS:
+            return False
+        lasts = self._was_connected and time.monotonic() - self._since >= _SHORT_LIVED
+        return not (self.answered or lasts)
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether the last connection ended as one that the engine refuses does.
+
+        It takes three of them to be sure of it (`refused`); a client that is `dead` has only one.
+        """
+        return self._refusals > 0 and not self.answered
+
+    @property
+    def dead(self) -> bool:
+        """Whether the SDK thinks it is connected and its socket is closed, for good.
+
+        Before 0.24.4 it does not reconnect after a clean close (sdk-matrix, section 0).
+        """
+        return (
+            not self.sdk.survives_clean_close
+            and self.client.get_connection_state() == "connected"
+            and not self.connected
+        )
+
+    @property
+    def stays_dead(self) -> bool:
+        """Whether it has been dead for so long that there is no use in waiting.
+
+        An old SDK whose socket closes under it looks the same for the moment until it notices.
+        """
+        since = self._dead_since
+        return since is not None and time.monotonic() - since >= _SHORT_LIVED and self.dead
+
+    def check_usable(self, *, local: bool = False) -> None:
+        """Refuse use after the end, or in a forked child.
+
+        Args:
+            local: Whether the SDK runs the call in this process, which needs no connection.
+
+        Raises:
+            NotConnectedError: The client was shut down (the SDK would hang), or the SDK has given
+                up reconnecting.
+            Exception: What the engine refused this worker's registration with; the SDK does not
+                come back from that either.
+            RuntimeError: The process was forked: the SDK's thread is not here.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "this client belongs to the parent process; its connection and thread did not "
+                "survive the fork. Call iii.register_worker() and resilient() in the child"
+            )
+        if self.closed or self.ended:
+            raise NotConnectedError(
+                "this client was shut down; nothing was sent. Make a new one with "
+                "iii.register_worker()"
+            )
+        if not local and self.client.get_connection_state() == "failed":
+            refused = getattr(self.client, "_fatal_error", None)
+            if isinstance(refused, Exception):
+                # One object for all: without the frames of those that it was raised to before.
+                raise refused.with_traceback(None)
+            raise NotConnectedError(
+                "the SDK has given up reconnecting to the engine (state: failed); nothing was "
+                "sent. Make a new client with iii.register_worker()"
+            )
+
+    def seems_up(self) -> bool:
+        """Whether a call may be made without a wait, by a quick look.
+
+        Where it says no, `check_usable` and the waits say why; where it says yes, the SDK's loop
+        still looks closely at the moment of sending.
+        """
+        loop = self.own_loop
+        return (
+            not self.closed
+            and self._refusals < _REFUSALS
+            and (loop is None or loop.is_running())
+            and os.getpid() == self._pid
+            and self._was_connected
+        )
+
+    def wait_connected(self, seconds: float) -> bool:
+        """Wait until the SDK is connected.
+
+        Args:
+            seconds: How long at most; 0 only looks.
+
+        Returns:
+            Whether it is connected now.
+
+        Raises:
+            NotConnectedError: The client was shut down meanwhile.
+        """
+        until = time.monotonic() + seconds
+        while not self.connected:
+            self.check_usable()
+            left = until - time.monotonic()
+            if left <= 0 or self.refused or self.stays_dead:
+                return False
+            future = self.connections.add()
+            try:
+                if self.connected:
+                    return True
+                # Without a listener nobody releases the future: it is only a way to sleep.
+                time.sleep(future.result(left if self._listens else min(left, _POLL)))
+            except TimeoutError:
+                continue
+            finally:
+                self.connections.leave(future)
+        return True
+
+    async def wait_connected_async(self, seconds: float) -> bool:
+        """As `wait_connected`, for coroutines."""
+        until = time.monotonic() + seconds
+        while not self.connected:
+            self.check_usable()
+            left = until - time.monotonic()
+            if left <= 0 or self.refused or self.stays_dead:
+                return False
+            future = self.connections.add()
+            try:
+                if self.connected:
+                    return True
+                timeout = left if self._listens else min(left, _POLL)
+                await asyncio.sleep(await asyncio.wait_for(asyncio.wrap_future(future), timeout))
+            except TimeoutError:
+                continue
+            finally:
+                self.connections.leave(future)
+        return True
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, unless the client is shut down meanwhile.
+
+        Raises:
+            NotConnectedError: The client was shut down.
+        """
+        self.check_usable()
+        future = self._pauses.add()
+        try:
+            with suppress(TimeoutError):
+                future.result(min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._pauses.leave(future)
+
+    async def pause_async(self, seconds: float) -> None:
+        """As `pause`, for coroutines."""
+        self.check_usable()
+        future = self._pauses.add()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        finally:
+            self._pauses.leave(future)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call back, on the SDK's thread, whenever the connection has come or gone."""
+        self._on_change.append(callback)
+
+    def close(self) -> None:
+        """Refuse new calls and end every wait; the SDK itself is not touched."""
+        self.closed = True
+        self.connections.refuse(lambda: NotConnectedError(_ENDED))
+        self._pauses.refuse(lambda: NotConnectedError(_ENDED))
+        self._changed()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _told(self, _: str) -> None:
+        # The SDK tells the state of the moment on the thread that subscribes, and changes on its
+        # own: what it says on the one may be older than what it has said on the other.
+        self._state_changed(None)
+
+    def _state_changed(self, state: str | None) -> None:
+        # Runs on the SDK's thread: it sets flags and releases futures, and never sends.
+        with self._lock:
+            if state is None:
+                state = self.client.get_connection_state()
+            connected = state == "connected"
+            changed = connected != self._was_connected
+            if changed:
+                self._count_change(connected)
+        try:
+            if changed:
+                self._changed()
+        finally:
+            if changed and not connected:
+                self.flights.lose()
+            if state == "failed" or (changed and (connected or self.refused)):
+                self.connections.release()  # they look again, and learn what it is
+
+    def _count_change(self, connected: bool) -> None:
+        self._was_connected = connected
+        self.epoch += 1
+        now = time.monotonic()
+        if connected:
+            self.answered = False
+        elif self.answered or now - self._since >= _SHORT_LIVED:
+            self._refusals = 0
+        else:
+            self._refusals += 1
+        self._since = now
+
+    def _watch(self) -> None:
+        """Look at the connection of an SDK that does not tell; runs on the SDK's loop.
+
+        A chain of timers, not a task: nothing is left over when that loop is stopped.
+        """
+        if self.closed:
+            return
+        socket, before = getattr(self.client, "_ws", None), self._socket
+        self._socket = socket
+        if socket is not before and socket is not None and before is not None:
+            self._state_changed("disconnected")  # it went and came between two looks
+        self._state_changed("connected" if self.connected else "disconnected")
+        if not self.dead:
+            self._dead_since = None
+        elif self._dead_since is None:
+            self._dead_since = time.monotonic()
+        elif self.stays_dead:
+            self.connections.release()  # they look again, and learn that nothing will come
+        self.loop.call_later(_POLL, self._watch)
+
+    def _changed(self) -> None:
+        for callback in self._on_change:
+            callback()
+
+    # Calls in flight.
+
+    def send(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
+        """Hand a call to the SDK and wait for its answer: see `Flights.send`."""
+        return self.flights.send(request, seconds=seconds, local=local, gate=gate)
+
+    async def send_async(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
+        """As `send`, for coroutines on any event loop."""
+        return await self.flights.send_async(request, seconds=seconds, local=local, gate=gate)
+
+    def _look(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> None:
+        """One more look at a call, in the step of the SDK's loop in which it is sent.
+
+        Raises:
+            Held: It must not be sent now.
+            NotConnectedError: Nor must one that has no gate.
+        """
+        if local and self.dispatches_locally(request):
+            return
+        # Of one that was local nobody has looked whether it can be sent.
+        if not self.connected or (gate is not None and (local or not gate.may_go())):
+            raise unsent(gate)
+
+    # The question.
+
+    async def functions_info(
+        self, function_ids: list[str], namespace: str | None
+    ) -> dict[str, Presence] | None:
+        """Ask the engine which functions are registered: see `question.ask`."""
+        answers = await functions_info(self._call, function_ids, namespace)
+        if answers is not None:
+            self.answered = True
+        return answers
+
+    def start(self, task: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
+        running = self.flights.run(task)
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+
+    def namespace_of(self, request: dict[str, Any]) -> str | None:
+        """The namespace a call goes to, or None for the engine's default one."""
+        explicit = request.get("namespace")
+        if isinstance(explicit, str):
+            return explicit
+        return self.namespace
+
+    def dispatches_locally(self, request: dict[str, Any]) -> bool:
+        """Whether the SDK (0.25) would run this call in the process itself."""
+        functions = getattr(self.client, "_functions", None)
+        prepare = getattr(self.client, "_prepare_call", None)
+        if not functions or prepare is None or request.get("function_id") not in functions:
+            return False
+        try:
+            return getattr(prepare(request), "local", None) is not None
+        except Exception:
+            return False  # when in doubt a call is remote

@@ -1,0 +1,417 @@
+"""Calls that were handed to the SDK: sent from any thread or loop, and ended when they must be.
+
+The SDK ends a call when its answer comes or its timeout is over. It does not when the connection
+is lost, nor when its socket takes no more bytes: then only this file does. Knows nothing of
+policies, of what is called, or of how a connection is watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
+from iii_resilience.sdk.event_loops import settle, substitute_loop, tell
+
+T = TypeVar("T")
+
+LOST = (
+    "the connection to the engine was lost while the call was in flight: its answer will never "
+    "come, and the function may have run"
+)
+_SHUT_DOWN = (
+    "the client was shut down while the call was in flight: its answer will never come, and the "
+    "function may have run"
+)
+_STUCK = (
+    "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
+    "socket), or its event loop stands still; the function may have run"
+)
+_UNSENT = "the connection was lost before the call; nothing was sent"
+_ENDED = "this client was shut down; nothing was sent"
+_STANDS_STILL = (
+    "the SDK's event loop did not take the call within its timeout of {:.3g} s: it is blocked "
+    "or overloaded; nothing was sent"
+)
+# The SDK's own TIMEOUT says more than this file could: it gets the first word.
+_SLACK = 0.25
+# A thread learns nothing of an SDK's loop that ends without a word: it looks now and then. A
+# coroutine is told by its own loop when the time is over.
+_LOOK_AFTER_THE_LOOP = 1.0
+_GONE = object()
+
+
+class Gate(Protocol):
+    """What a call knows better than its connection; used on the SDK's loop only."""
+
+    @abstractmethod
+    def may_go(self) -> bool:
+        """Whether it may be sent now."""
+
+    @abstractmethod
+    def met(self, error: Exception) -> None:
+        """It has ended in this; its caller will know a moment later."""
+
+
+class Held(Exception):  # noqa: N818 - control flow between a call and its gate, no error
+    """Raised for a call that was not sent, because something has changed since it was let go."""
+
+
+def unsent(gate: Gate | None) -> Held | NotConnectedError:
+    """What a call that was let go, and cannot be sent now, ends in; one with a gate goes again."""
+    return NotConnectedError(_UNSENT) if gate is None else Held()
+
+
+class Flights:
+    """The calls of one client that have not ended.
+
+    Whoever takes a flight out of its crew ends it, and nobody else does: so each ends once.
+
+    Args:
+        loop: Where the SDK's calls are at home; None for a loop on a thread of this library.
+        look: Raises `Held` or NotConnectedError where a call must not be sent now; asked on that
+            loop, in the step that sends it.
+        call: The SDK's own ``trigger_async``.
+        usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
+            has no connection any longer.
+        may_cancel: Whether the SDK survives the cancellation of a call.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        look: Callable[..., None],
+        call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
+        usable: Callable[..., None],
+        *,
+        may_cancel: bool,
+    ) -> None:
+        self._own_loop = loop
+        self._usable = usable
+        self._look = look
+        self._call = call
+        self._may_cancel = may_cancel
+        self._aboard: _Crew = {}
+        self._inside: _Crew = {}  # what runs in this process needs no connection
+        self._left: set[asyncio.Task[None]] = set()
+        # With the context of the caller, in which the SDK finds the trace that a call belongs to.
+        self._waiting: deque[tuple[_Flight, _Crew, dict[str, Any], contextvars.Context]] = deque()
+        self._turn_is_taken = False
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop where the SDK's calls are at home."""
+        return self._own_loop or substitute_loop()
+
+    def __len__(self) -> int:
+        return len(self._aboard) + len(self._inside)
+
+    def lose(self) -> None:
+        """The connection is gone: every call that needs it ends now."""
+        self._end(self._aboard, LOST)
+
+    def end(self) -> None:
+        """The client is gone: every call ends now."""
+        self._end(self._aboard, _SHUT_DOWN)
+        self._end(self._inside, _SHUT_DOWN)
+
+    async def abandon(self) -> None:
+        """The client ends now: cancel what was left to the SDK to end by itself.
+
+        Runs on the SDK's loop; after that loop's end these tasks would be complained of.
+        """
+        left = list(self._left)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def send(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
+        """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
+
+        The SDK's own sync ``trigger`` does the same through futures, which cost it one more turn
+        of its loop. This one also ends when the connection is lost, or when the SDK does not keep
+        the call's timeout.
+
+        Args:
+            request: What the SDK takes.
+            seconds: The call's timeout, which the SDK was told.
+            local: Whether the SDK runs it in this process, connected or not.
+            gate: What is asked and told on the SDK's loop, or None.
+
+        Raises:
+            Held: Something has changed since the call was let go (its gate, or the connection), and
+                it was not sent.
+            NotConnectedError: It was not sent: the client has ended, the SDK's loop did not take
+                it, or, where there is no gate, the connection went before.
+            ConnectionLostError: The connection or the client went before the answer came, or the
+                SDK could not send the call in time.
+            Exception: Whatever the SDK raises.
+        """
+        flight = _Awaited(gate)
+        crew = self._inside if local else self._aboard
+        left = seconds + _SLACK
+        crew[flight] = None
+        try:
+            self._hand_over(flight, crew, request)
+            while not flight.landed.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
+                left -= _LOOK_AFTER_THE_LOOP
+                if left <= 0:
+                    self._give_up(flight, crew, seconds)
+                    break
+                self._look_after(flight, crew)
+        finally:
+            if crew.pop(flight, _GONE) is None:  # the thread was interrupted
+                tell(self.loop, self._drop, flight)
+        error, flight.error = flight.error, None  # else they would hold each other
+        if error is None:
+            return flight.answer
+        try:
+            raise error
+        finally:
+            del error
+
+    async def send_async(
+        self,
+        request: dict[str, Any],
+        *,
+        seconds: float,
+        local: bool = False,
+        gate: Gate | None = None,
+    ) -> Any:
+        """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
+        here = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = here.create_future()
+        flight = _AwaitedAsync(gate, here, answer)
+        crew = self._inside if local else self._aboard
+        bound = here.call_later(seconds + _SLACK, self._out_of_time, flight, crew, seconds)
+        crew[flight] = None
+        try:
+            if here is self.loop:
+                self._depart(flight, crew, request)
+            else:
+                # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
+                # then fails to wait for it (sdk-matrix, section 3).
+                self._hand_over(flight, crew, request)
+            return await answer
+        finally:
+            bound.cancel()
+            if crew.pop(flight, _GONE) is None:  # the caller gave it up
+                tell(self.loop, self._drop, flight)
+            del answer  # it holds the error that it ended in, and that one this frame
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something on the SDK's loop.
+
+        Raises:
+            NotConnectedError: That loop has ended.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.loop)
+        except RuntimeError:  # the loop was closed after the check
+            work.close()
+            raise NotConnectedError(_ENDED) from None
+
+    def _hand_over(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._depart, flight, crew, request)
+        except RuntimeError:  # the loop was closed after the check
+            raise NotConnectedError(_ENDED) from None
+
+    # On the SDK's loop.
+
+    def _depart(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        # All at once they would be sent before the loop looks for answers again. One a turn, the
+        # first answer to many (that their worker is gone) holds back the rest.
+        if self._turn_is_taken:
+            self._waiting.append((flight, crew, request, contextvars.copy_context()))
+        else:
+            self._take_off(flight, crew, request)
+
+    def _take_off(
+        self,
+        flight: _Flight,
+        crew: _Crew,
+        request: dict[str, Any],
+        context: contextvars.Context | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        if flight in crew:
+            flying = self._fly(flight, crew, request)
+            task = flight.task = loop.create_task(flying, context=context)
+            if not self._may_cancel:
+                self._left.add(task)
+                task.add_done_callback(self._left.discard)
+        self._turn_is_taken = True
+        loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        if self._waiting:
+            self._take_off(*self._waiting.popleft())
+        else:
+            self._turn_is_taken = False
+
+    async def _fly(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+        # In this order, and in the same step as the sending: whoever takes a flight out looks at
+        # `departed` afterwards, so that what he says of it is never less than the truth.
+        flight.departed = True
+        if flight not in crew:
+            return
+        gate = flight.gate
+        try:
+            self._look(request, local=crew is self._inside, gate=gate)
+            try:
+                answer = await self._call(request)
+            except Exception as error:
+                if gate is not None:
+                    gate.met(error)
+                raise
+        except BaseException as error:
+            # A cancellation that is not ours is the SDK's own end.
+            lost = isinstance(error, asyncio.CancelledError)
+            if crew.pop(flight, _GONE) is None:
+                flight.land(None, ConnectionLostError(LOST) if lost else error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if crew.pop(flight, _GONE) is None:
+                flight.land(answer, None)
+
+    def _drop(self, flight: _Flight) -> None:
+        """Nobody waits for it any longer: end the SDK's part of it too.
+
+        Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
+        the client for good (sdk-matrix, section 0).
+        """
+        if flight.task is not None and self._may_cancel:
+            flight.task.cancel()
+
+    # Before its answer.
+
+    def _end(self, crew: _Crew, why: str) -> None:
+        while crew:
+            try:
+                flight, _ = crew.popitem()
+            except KeyError:  # it landed in this very moment
+                return
+            error = self._end_of(flight, ConnectionLostError(why), unsent(flight.gate))
+            flight.land(None, error)
+
+    def _out_of_time(self, flight: _Flight, crew: _Crew, seconds: float) -> None:
+        error = self._taken(flight, crew, *_stuck(seconds))
+        if error is not None:
+            flight.land(None, error)
+
+    def _give_up(self, flight: _Awaited, crew: _Crew, seconds: float) -> None:
+        error = self._taken(flight, crew, *_stuck(seconds))
+        if error is not None:
+            raise error
+        # It is landing, unless whoever took it out was interrupted before.
+        if not flight.landed.acquire(timeout=_SLACK):
+            raise ConnectionLostError(LOST)
+
+    def _look_after(self, flight: _Flight, crew: _Crew) -> None:
+        try:
+            self._usable(local=crew is self._inside)
+        except Exception as unusable:
+            # What is true of the client need not be true of this call.
+            error = self._taken(flight, crew, ConnectionLostError(LOST), unusable)
+            if error is not None:
+                raise error from None
+
+    def _taken(
+        self, flight: _Flight, crew: _Crew, sent: Exception, never_sent: Exception
+    ) -> Exception | None:
+        """Take a flight out; what it ends in, or None where somebody else has taken it."""
+        if crew.pop(flight, _GONE) is not None:
+            return None
+        return self._end_of(flight, sent, never_sent)
+
+    def _end_of(self, flight: _Flight, sent: Exception, never_sent: Exception) -> Exception:
+        """What a flight that was taken out ends in."""
+        if not flight.departed:  # and it never will
+            return never_sent
+        tell(self.loop, self._drop, flight)
+        return sent
+
+
+def _stuck(seconds: float) -> tuple[Exception, Exception]:
+    sent = ConnectionLostError(_STUCK.format(seconds))
+    return sent, NotConnectedError(_STANDS_STILL.format(seconds))
+
+
+class _Flight(ABC):
+    """A call that somebody waits for.
+
+    Attributes:
+        gate: What is asked and told on the SDK's loop, or None.
+        departed: Whether the SDK may have got it.
+        task: The SDK's part of it, or None before.
+    """
+
+    __slots__ = ("departed", "gate", "task")
+
+    def __init__(self, gate: Gate | None) -> None:
+        self.gate = gate
+        self.departed = False
+        self.task: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        """End the wait for it, from any thread; called by who took it out of its crew."""
+
+
+_Crew = dict[_Flight, None]
+
+
+class _Awaited(_Flight):
+    """A call that a thread waits for."""
+
+    __slots__ = ("answer", "error", "landed")
+
+    def __init__(self, gate: Gate | None) -> None:
+        super().__init__(gate)
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self.landed = threading.Lock()
+        self.landed.acquire()
+
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        self.answer = answer
+        self.error = error
+        self.landed.release()
+
+
+class _AwaitedAsync(_Flight):
+    """A call that a coroutine waits for."""
+
+    __slots__ = ("_future", "_here")
+
+    def __init__(
+        self, gate: Gate | None, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]
+    ) -> None:
+        super().__init__(gate)
+        self._here = here
+        self._future: asyncio.Future[Any] | None = answer
+
+    def land(self, answer: Any, error: BaseException | None) -> None:
+        # The error's traceback holds frames that hold this object, which must not hold the error.
+        future, self._future = self._future, None
+        if future is None:
+            return
+        if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
+            settle(future, answer, error)
+        else:
+            tell(self._here, settle, future, answer, error)

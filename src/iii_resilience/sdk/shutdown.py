@@ -1,0 +1,112 @@
+"""The end of one SDK client: every wait ends, then the SDK is shut down, once.
+
+The SDK hangs when it is shut down twice, one after the other or both at once, and older ones
+stumble over their own end (sdk-matrix, section 0). Knows nothing of policies or handlers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.event_loops import tell
+
+_ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
+
+
+class Ending:
+    """How a client is shut down; whoever asks first does it, the others wait until it is done.
+
+    Args:
+        link: The client's connection.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._by: int | None = None  # the thread that shuts it down
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+
+    def shut_down(self) -> None:
+        """Shut the SDK's client down, from any thread but its own.
+
+        Raises:
+            Exception: What the SDK raised, but for the end of its connection, which older ones
+                raise here. Its thread has ended all the same: the process could not end otherwise.
+        """
+        if not self._is_first():
+            if self._by != threading.get_ident():  # else a signal has come in the middle of it
+                self._over.wait(_ENDS_WITHIN)
+            return
+        try:
+            self._link.close()
+        finally:
+            self._shut_down()
+
+    async def shut_down_here(self) -> None:
+        """As `shut_down`, on the SDK's own thread, where nobody can wait for another one."""
+        if self._is_first():
+            try:
+                self._link.close()
+            finally:
+                await self._shut_down_here()
+
+    def _is_first(self) -> bool:
+        with self._lock:
+            first = self._by is None
+            if first:
+                self._by = threading.get_ident()
+        return first
+
+    def _shut_down(self) -> None:
+        link = self._link
+        try:
+            if not link.ended:  # else somebody has shut the bare client down: the SDK would hang
+                with suppress(Exception):  # a loop that stands still; the SDK says more about it
+                    link.flights.run(link.flights.abandon()).result(1.0)
+                link.client.shutdown()
+        except Exception as error:
+            self._stop_loop()
+            if not _harmless(error):
+                raise
+        finally:
+            link.flights.end()  # calls that it left without an answer end too
+            self._over.set()
+
+    async def _shut_down_here(self) -> None:
+        link = self._link
+        try:
+            await link.flights.abandon()
+            await link.client.shutdown_async()
+        except Exception as error:
+            self._stop_loop()
+            if not _harmless(error):
+                raise
+        finally:
+            link.flights.end()
+            self._over.set()
+
+    def _stop_loop(self) -> None:
+        client = self._link.client
+        loop = self._link.own_loop
+        if loop is not None and loop.is_running():
+            transport = getattr(getattr(client, "_ws", None), "transport", None)
+            if isinstance(transport, asyncio.Transport):
+                tell(loop, transport.abort)  # it did not come to that itself
+            # A moment later: whoever called this on that loop still has to hear of its end.
+            tell(loop, loop.call_later, 0.01, loop.stop)
+        thread = getattr(client, "_thread", None)
+        if isinstance(thread, threading.Thread) and not self._link.on_loop_thread:
+            thread.join(5)
+
+
+def _harmless(error: Exception) -> bool:
+    """Whether older SDKs stumble like this where nothing is lost any longer.
+
+    Over the end of their connection (websockets' own word for it), or over an answer to a question
+    that was given up a moment before (sdk-matrix, section 0).
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return "ConnectionClosed" in kinds or isinstance(error, asyncio.InvalidStateError)

@@ -1,0 +1,92 @@
+"""What the stores that are written in Python have in common: every operation is one changed row.
+
+Knows nothing of where rows stand: that, and how one is locked, is each store's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from iii_resilience.stores import transitions
+from iii_resilience.stores.protocol import Claim, Record
+from iii_resilience.stores.transitions import Row, Rule
+
+T = TypeVar("T")
+
+KEY = "key"
+MESSAGE = "message"
+
+
+class LocalStore(ABC):
+    """The operations of a `Store`, over rows that a subclass keeps."""
+
+    @abstractmethod
+    def _change(self, kind: str, row_id: str, rule: Rule[T], *, lasting: bool = False) -> T:
+        """Apply a rule to one row, atomically.
+
+        Args:
+            kind: `KEY` or `MESSAGE`.
+            row_id: Whose row.
+            rule: What becomes of it.
+            lasting: Whether the change must survive the machine losing its power. (Every change
+                survives the end of the process.)
+        """
+
+    @abstractmethod
+    def _rows(self, kind: str) -> Iterable[tuple[str, Row]]:
+        """Every row of a kind that is kept, with its id."""
+
+    # Keys.
+
+    def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
+        """See `Keys.claim`."""
+        return self._change(KEY, slot, transitions.claim(fingerprint, nonce, lease, keep))
+
+    def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
+        """See `Keys.renew`."""
+        return self._change(KEY, slot, transitions.renew(token, lease, keep))
+
+    def finish(
+        self, slot: str, token: int, outcome: str, *, failed: bool = False, keep: float
+    ) -> bool:
+        """See `Keys.finish`."""
+        rule = transitions.finish(token, outcome, keep, failed=failed)
+        return self._change(KEY, slot, rule, lasting=True)
+
+    def release(self, slot: str, token: int) -> bool:
+        """See `Keys.release`."""
+        return self._change(KEY, slot, transitions.release(token))
+
+    def forget_failure(self, slot: str) -> bool:
+        """See `Keys.forget_failure`."""
+        return self._change(KEY, slot, transitions.forget_failure())
+
+    # Messages.
+
+    def delivered(self, message: str, *, keep: float) -> int:
+        """See `Messages.delivered`."""
+        return self._change(MESSAGE, message, transitions.delivered(keep))
+
+    def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
+        """See `Messages.note`."""
+        # A parked message is acknowledged next: from then on it stands nowhere else.
+        self._change(MESSAGE, message, transitions.note(note, keep, parked=parked), lasting=parked)
+
+    def settle(self, message: str) -> None:
+        """See `Messages.settle`."""
+        self._change(MESSAGE, message, transitions.settle())
+
+    def records(self) -> Iterator[Record]:
+        """See `Messages.records`."""
+        for message, row in self._rows(MESSAGE):
+            yield transitions.record(message, row)
+
+    def prepare(self, message: str, revision: int) -> int | None:
+        """See `Messages.prepare`."""
+        return self._change(MESSAGE, message, transitions.prepare(revision))
+
+    def remove(self, message: str, revision: int) -> bool:
+        """See `Messages.remove`."""
+        return self._change(MESSAGE, message, transitions.remove(revision))

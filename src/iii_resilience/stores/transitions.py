@@ -1,0 +1,187 @@
+"""What an operation does to one row, for stores that are written in Python.
+
+Pure functions of a row and the time; they know nothing of where rows stand or how they are locked.
+The scripts of `lua` say the same for Redis, and one contract test holds both to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeGuard, TypeVar
+
+import attrs
+
+from iii_resilience.stores.protocol import Claim, Record, State
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+
+@attrs.frozen
+class Change(Generic[T]):
+    """What becomes of a row.
+
+    Attributes:
+        row: The new row; None for none.
+        answer: What is returned to the caller.
+        keep_until: When the row may go, in seconds since 1970; None for never.
+        written: Whether anything has changed.
+    """
+
+    row: Row | None = attrs.field(repr=False)
+    answer: T = attrs.field(repr=False)
+    keep_until: float | None = None
+    written: bool = True
+
+
+Rule = Callable[[Row | None, float], Change[T]]
+
+
+def claim(fingerprint: str, nonce: str, lease: float, keep: float) -> Rule[Claim]:
+    """See `Keys.claim`."""
+
+    def rule(row: Row | None, now: float) -> Change[Claim]:
+        if row is not None:
+            if row["fingerprint"] != fingerprint:
+                return Change(row, Claim(State.OTHER), written=False)
+            state, token = State(row["state"]), row["token"]
+            if state is not State.RUNNING:
+                return Change(row, Claim(state, token, outcome=row["outcome"]), written=False)
+            left = row["until"] - now
+            if left > 0:
+                if row["nonce"] == nonce:  # the answer to this very claim was lost on its way
+                    return Change(row, Claim(State.CLAIMED, token), written=False)
+                return Change(row, Claim(State.RUNNING, token, left=left), written=False)
+        # Greater than every earlier one, that of a row which has gone since included.
+        token = max(int(now * 1_000_000), 0 if row is None else row["token"] + 1)
+        new = {
+            "state": State.RUNNING.value,
+            "fingerprint": fingerprint,
+            "nonce": nonce,
+            "token": token,
+            "until": now + lease,
+            "outcome": None,
+        }
+        return Change(new, Claim(State.CLAIMED, token), now + lease + keep)
+
+    return rule
+
+
+def renew(token: int, lease: float, keep: float) -> Rule[bool]:
+    """See `Keys.renew`."""
+
+    def rule(row: Row | None, now: float) -> Change[bool]:
+        if not _mine(row, token):
+            return Change(row, answer=False, written=False)
+        return Change({**row, "until": now + lease}, answer=True, keep_until=now + lease + keep)
+
+    return rule
+
+
+def finish(token: int, outcome: str, keep: float, *, failed: bool) -> Rule[bool]:
+    """See `Keys.finish`."""
+    state = State.FAILED if failed else State.DONE
+
+    def rule(row: Row | None, now: float) -> Change[bool]:
+        if not _mine(row, token):
+            # The answer to this very operation may have been lost on its way.
+            same = row is not None and row["token"] == token and row["state"] == state.value
+            return Change(row, answer=same, written=False)
+        new = {**row, "state": state.value, "outcome": outcome}
+        return Change(new, answer=True, keep_until=now + keep)
+
+    return rule
+
+
+def release(token: int) -> Rule[bool]:
+    """See `Keys.release`."""
+
+    def rule(row: Row | None, _: float) -> Change[bool]:
+        if not _mine(row, token):
+            return Change(row, answer=False, written=False)
+        return Change(None, answer=True)
+
+    return rule
+
+
+def forget_failure() -> Rule[bool]:
+    """See `Keys.forget_failure`."""
+
+    def rule(row: Row | None, _: float) -> Change[bool]:
+        if row is None or row["state"] != State.FAILED.value:
+            return Change(row, answer=False, written=False)
+        return Change(None, answer=True)
+
+    return rule
+
+
+def _mine(row: Row | None, token: int) -> TypeGuard[Row]:
+    return row is not None and row["state"] == State.RUNNING.value and row["token"] == token
+
+
+_NEW: Row = {
+    "deliveries": 0,
+    "note": {},
+    "first_failed_at": None,
+    "last_failed_at": None,
+    "parked_at": None,
+    "revision": 0,
+}
+
+
+def delivered(keep: float) -> Rule[int]:
+    """See `Messages.delivered`."""
+
+    def rule(row: Row | None, now: float) -> Change[int]:
+        row = {**(row or _NEW)}
+        row["deliveries"] += 1
+        return Change(row, row["deliveries"], None if row["parked_at"] is not None else now + keep)
+
+    return rule
+
+
+def note(content: Mapping[str, Any], keep: float, *, parked: bool) -> Rule[None]:
+    """See `Messages.note`."""
+
+    def rule(row: Row | None, now: float) -> Change[None]:
+        row = {**(row or _NEW), "note": dict(content), "last_failed_at": now}
+        if row["first_failed_at"] is None:
+            row["first_failed_at"] = now
+        if parked:
+            row["parked_at"] = now
+            row["revision"] += 1
+        return Change(row, None, None if row["parked_at"] is not None else now + keep)
+
+    return rule
+
+
+def settle() -> Rule[None]:
+    """See `Messages.settle`."""
+    return lambda row, _: Change(None, None, written=row is not None)
+
+
+def prepare(revision: int) -> Rule[int | None]:
+    """See `Messages.prepare`."""
+
+    def rule(row: Row | None, _: float) -> Change[int | None]:
+        if row is None or row["parked_at"] is None or row["revision"] != revision:
+            return Change(row, None, written=False)
+        return Change({**row, "deliveries": 0, "revision": revision + 1}, revision + 1)
+
+    return rule
+
+
+def remove(revision: int) -> Rule[bool]:
+    """See `Messages.remove`."""
+
+    def rule(row: Row | None, _: float) -> Change[bool]:
+        if row is None or row["revision"] != revision:
+            return Change(row, answer=False, written=False)
+        return Change(None, answer=True)
+
+    return rule
+
+
+def record(message: str, row: Row) -> Record:
+    """A message's row, for people and programs."""
+    return Record(id=message, **row)

@@ -1,0 +1,259 @@
+"""What the outside can see of one call from its first failure on: spans, metrics and log records.
+
+Knows nothing of how calls are made; whoever makes them tells what happens, in order. A call that
+succeeds at once never comes here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from iii_resilience.core.classify import classify
+from iii_resilience.core.decide import Decision, Reason
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.report import Attempt
+from iii_resilience.telemetry import logs, spans
+from iii_resilience.telemetry.metrics import labels, meters, passing_type
+from iii_resilience.telemetry.spans import Attributes
+
+
+class FailedCall:
+    """One call that has failed at least once.
+
+    Args:
+        name: The function id, or the decorated function's qualified name.
+        started: Monotonic time of the call's start, in seconds.
+        remote: Whether attempts go through the engine.
+        whole: Whether the call's end will be told too. Where it may not be, there are neither
+            spans nor durations, only decisions.
+    """
+
+    __slots__ = (
+        "_active",
+        "_attempts",
+        "_ended",
+        "_error",
+        "_name",
+        "_reason",
+        "_retries",
+        "_sending",
+        "_spans",
+        "_started",
+        "_whole",
+    )
+
+    def __init__(self, name: str, started: float, *, remote: bool, whole: bool = True) -> None:
+        self._name = name
+        self._started = started
+        self._whole = whole
+        self._spans = spans.begin(name, started, remote=remote) if whole else None
+        self._attempts = 0
+        self._retries = 0
+        self._active = 0.0  # seconds in which an attempt was under way
+        self._sending: float | None = None  # since when one is
+        self._error: BaseException | None = None
+        self._reason: Reason | None = None
+        self._ended = False
+
+    # Its attempts.
+
+    def sends(self, started: float, delay: float) -> None:
+        """The next attempt leaves this process now; what it does hangs under it.
+
+        Told more than once of one attempt, it is still one.
+
+        Args:
+            started: Monotonic time of the attempt's start, in seconds.
+            delay: Seconds waited before it.
+        """
+        if self._sending is None:
+            self._sending = started
+            if self._spans is not None:
+                self._spans.start("attempt", started, _begun(self._attempts + 1, delay))
+        self.enter()
+
+    def enter(self) -> None:
+        """From here on whatever happens hangs under the attempt that is under way."""
+        if self._spans is not None:
+            self._spans.enter()
+
+    def leave(self) -> None:
+        """From here on nothing does."""
+        if self._spans is not None:
+            self._spans.leave()
+
+    def failed(self, attempt: Attempt, started: float, error: BaseException | None) -> None:
+        """An attempt has failed.
+
+        Args:
+            attempt: The attempt.
+            started: Monotonic time of its start, in seconds.
+            error: What it raised. Nothing but its invocation id is told.
+        """
+        self._error = error
+        self._counts(attempt.duration, sent=attempt.sent)
+        if self._spans is not None:
+            if not self._spans.under_way:
+                self._spans.start("attempt", started, _begun(attempt.number, attempt.delay))
+            more: Attributes = {"iii.attempt.sent": attempt.sent, **_failure(attempt.failure)}
+            self._spans.end_attempt(started + attempt.duration, more, failed=True)
+
+    def not_made(self) -> None:
+        """The next attempt was not made after all."""
+        self._sending = None
+        if self._spans is not None:
+            self._spans.leave()
+            self._spans.drop()
+
+    def decided(self, failure: Failure, decision: Decision) -> None:
+        """Something was decided about the attempt that failed last.
+
+        Args:
+            failure: Its failure.
+            decision: The decision.
+        """
+        self._reason = decision.reason
+        meters.decided(self._name, failure, decision.reason.value)
+        logs.decided(
+            failure,
+            decision,
+            attempt=self._attempts,
+            name=self._name,
+            error=self._error,
+            ids=None if self._spans is None else self._spans.last,
+        )
+
+    # Its end.
+
+    def succeeded(self) -> None:
+        """The attempt under way has succeeded, and with it the call."""
+        if self._unheard:
+            self._ended = True
+            return
+        now = time.monotonic()
+        self._end_attempt(now, {})
+        self._end(now, {}, {})
+
+    def gave_up(self, failure: Failure) -> None:
+        """The call was given up.
+
+        Args:
+            failure: The failure that its caller sees.
+        """
+        if self._unheard:
+            self._ended = True
+            return
+        self._end(time.monotonic(), labels(failure), _failure(failure))
+
+    def passed(self, error: BaseException) -> None:
+        """Something passed through the call that is no failure of an attempt, and ended it.
+
+        Args:
+            error: A cancellation or its like, or what ended a delay.
+        """
+        now = time.monotonic()
+        kind = _passing(error)
+        self._end_attempt(now, kind)
+        self._end(now, kind, kind)
+
+    @contextmanager
+    def fallback(self, kind: str, target: str) -> Iterator[None]:
+        """While the one call is made that stands in for a further attempt.
+
+        Args:
+            kind: ``enqueue`` or ``reroute``.
+            target: The queue or the function.
+        """
+        began, passing, more = time.monotonic(), False, {}
+        if self._spans is not None:
+            about = {"iii.fallback.kind": kind, "iii.fallback.target": target}
+            self._spans.start("fallback", began, about)
+            self._spans.enter()
+        try:
+            yield
+        except Exception as error:
+            more = _failure(classify(error))
+            raise
+        except BaseException as error:
+            passing, more = True, _passing(error)
+            raise
+        finally:
+            now = time.monotonic()
+            self._active += now - began
+            taken = self._reason is Reason.HANDED_OFF
+            if self._spans is not None:
+                self._spans.leave()
+                self._spans.end_attempt(now, more, failed=not taken)
+            if taken or passing:
+                self._end(now, more, more)
+
+    @property
+    def _unheard(self) -> bool:
+        """Whether nobody looks: then a call that ends has nothing to tell."""
+        return self._spans is None and not meters.heard
+
+    def _counts(self, seconds: float, *, sent: bool) -> None:
+        self._sending = None
+        self._active += seconds
+        self._attempts += 1
+        self._retries += sent and self._attempts > 1
+        self.leave()
+
+    def _end_attempt(self, now: float, failed: Mapping[str, str]) -> None:
+        """End the attempt that is under way, if one is, without a failure of its own."""
+        if self._sending is None:
+            return
+        self._counts(now - self._sending, sent=True)
+        if self._spans is not None:
+            self._spans.end_attempt(now, {"iii.attempt.sent": True, **failed}, failed=bool(failed))
+
+    def _end(self, now: float, failed: Mapping[str, str], more: Mapping[str, Any]) -> None:
+        if self._ended or not self._whole:
+            return
+        self._ended = True
+        self.leave()
+        seconds = now - self._started
+        meters.ended(
+            self._name,
+            seconds,
+            failed,
+            retries=self._retries,
+            waited=max(0.0, seconds - self._active),
+        )
+        if self._spans is not None:
+            about: dict[str, Any] = {"iii.call.attempts": self._attempts, **more}
+            if self._reason is not None:
+                about["iii.retry.decision"] = self._reason.value
+            self._spans.end(now, about, failed=bool(failed))
+
+
+def refused(name: str, failure: Failure, error: BaseException) -> None:
+    """A call was refused before it began: its one attempt was not sent.
+
+    Args:
+        name: The function id.
+        failure: The failure.
+        error: The exception.
+    """
+    now = time.monotonic()
+    call = FailedCall(name, now, remote=True)
+    call.failed(Attempt(1, failure, delay=0.0, duration=0.0, sent=False), now, error)
+    call.decided(failure, Decision(Reason.NOT_RETRYABLE))
+    call.gave_up(failure)
+
+
+def _begun(number: int, delay: float) -> dict[str, Any]:
+    return {"iii.attempt.number": number, "iii.attempt.delay": delay}
+
+
+def _failure(failure: Failure) -> dict[str, str]:
+    return {**labels(failure), "iii.error.execution": failure.execution.value}
+
+
+def _passing(error: BaseException) -> dict[str, str]:
+    if isinstance(error, Exception):
+        return labels(classify(error))
+    return {"error.type": passing_type(error)}

@@ -1,0 +1,358 @@
+"""The metrics: what is counted and measured, and under which function ids.
+
+Knows nothing of spans, of log records, or of how calls are made. The instruments are made at first
+use, so a meter provider that is set after the import is still the one used; as long as none is
+set, a success costs one look at `Meters.probe` and nothing is put together for a measurement.
+
+Names, units and attributes are those of docs/telemetry.md, which a test compares with what a run
+has produced.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from opentelemetry import metrics
+
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.breaker import CircuitState
+from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.scopes import everything
+
+SHARED = "(shared)"
+"""Stands for the policy's name where nobody has said it."""
+
+_names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
+
+
+def named(window: BudgetWindow, policy: str) -> None:
+    """Say which policy a count belongs to that is kept for a whole policy.
+
+    Args:
+        window: The count.
+        policy: The policy's name. One that is shared keeps the first name it was given.
+    """
+    _names.setdefault(window, policy)
+
+
+def available(now: float) -> Iterator[tuple[str, str | None, float]]:
+    """Policy, function id (None for a whole policy) and permits left of every budget in use.
+
+    Args:
+        now: Monotonic time in seconds.
+    """
+    for kept in everything():
+        for scope, window in list(kept.items()):
+            if isinstance(window, BudgetWindow):
+                if scope is None:
+                    yield _names.get(window, SHARED), None, window.available(now)
+                else:
+                    policy, _, function_id = scope.partition("\0")
+                    yield policy, function_id or None, window.available(now)
+
+
+logger = logging.getLogger("iii_resilience")
+
+OTHER = "_OTHER"
+"""What stands for every value that would make the number of time series grow without end."""
+
+SCOPE = "iii_resilience"
+LIMIT = "III_RESILIENCE_METRICS_FUNCTIONS"
+"""The environment variable with the number of function ids that are told apart."""
+LIMIT_DEFAULT = 2000
+
+# From a local answer of a millisecond to a call that waits out its deadline of a minute.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_RETRIES = (1.0, 2.0, 3.0, 4.0, 5.0)  # gRPC's (A96)
+
+# What passes through a call without being a failure of it, by name; bounded like the codes.
+_PASSING = frozenset({"CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit"})
+
+
+def error_type(failure: Failure) -> str:
+    """``error.type``: the code where a table knows it. Unknown ones are without number."""
+    return failure.code if failure.known else OTHER
+
+
+def passing_type(error: BaseException) -> str:
+    """``error.type`` of what is no `Exception`: a cancellation and its like."""
+    name = type(error).__name__
+    return name if name in _PASSING else OTHER
+
+
+class _Unmade:
+    """Stands for an instrument before there are any: whoever looks goes and makes them."""
+
+    _real_instrument = True
+
+
+class _Instruments:
+    """The instruments of one meter."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        self.duration = _histogram(
+            meter,
+            "iii.client.call.duration",
+            "s",
+            "Duration of calls, from their start to their last attempt's end or fallback",
+            _SECONDS,
+        )
+        self.retries = _histogram(
+            meter,
+            "iii.client.call.retries",
+            "{retry}",
+            "Retries that were sent for a call; calls without any are not reported",
+            _RETRIES,
+        )
+        self.retry_delay = _histogram(
+            meter,
+            "iii.client.call.retry_delay",
+            "s",
+            "Time during a call in which no attempt of it was under way",
+            _SECONDS,
+        )
+        self.decisions = meter.create_counter(
+            "iii.retry.decisions", unit="{decision}", description="What was decided about failures"
+        )
+        self.transitions = meter.create_counter(
+            "iii.circuit_breaker.transitions",
+            unit="{transition}",
+            description="Changes of state of circuit breakers",
+        )
+        self.handler_failures = meter.create_counter(
+            "iii.handler.failures", unit="{failure}", description="Calls whose handler failed"
+        )
+        self.registrations = meter.create_counter(
+            "iii.worker.registration.transitions",
+            unit="{transition}",
+            description="Changes of how a worker's functions and triggers are registered",
+        )
+
+
+class Meters:
+    """The library's metrics, under the global meter provider.
+
+    Attributes:
+        probe: Its ``_real_instrument`` is None as long as no meter provider is set. The instruments
+            of the API have it while they wait for one; a success may only afford this one look.
+    """
+
+    __slots__ = ("_ids", "_lock", "_made", "_most", "_of_success", "probe")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Make everything anew at the next use: for tests, which set more than one provider."""
+        self.probe: Any = _Unmade
+        self._made: _Instruments | None = None
+        self._ids: set[str] = set()
+        self._of_success: dict[str, dict[str, Any]] = {}
+        self._most = LIMIT_DEFAULT
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody measures."""
+        return self._heard is not None
+
+    # What happens.
+
+    def succeeded(self, name: str, started: float) -> None:
+        """A call has succeeded at its first attempt.
+
+        Args:
+            name: The function id, or the decorated function's qualified name.
+            started: Monotonic time of its start, in seconds.
+        """
+        if self.probe._real_instrument is None or (made := self._heard) is None:  # noqa: SLF001
+            return
+        attributes = self._of_success.get(name)
+        if attributes is None:
+            attributes = self._attributes(name)
+            if attributes["iii.function.id"] == name:  # the rest have no end
+                self._of_success[name] = attributes
+        made.duration.record(time.monotonic() - started, attributes)
+
+    def passed(self, name: str, started: float, error: BaseException) -> None:
+        """A call was cancelled, or something like that passed through it, at its first attempt.
+
+        Args:
+            name: As for `succeeded`.
+            started: As for `succeeded`.
+            error: What passed through.
+        """
+        self.ended(name, time.monotonic() - started, {"error.type": passing_type(error)})
+
+    def ended(
+        self,
+        name: str,
+        seconds: float,
+        failed: Mapping[str, str],
+        *,
+        retries: int = 0,
+        waited: float = 0.0,
+    ) -> None:
+        """A call has ended.
+
+        Args:
+            name: As for `succeeded`.
+            seconds: How long it took.
+            failed: The attributes of its failure; empty for a success.
+            retries: Retries that were sent.
+            waited: Seconds in which no attempt was under way.
+        """
+        if (made := self._heard) is not None:
+            attributes = self._attributes(name, failed)
+            made.duration.record(seconds, attributes)
+            if retries:
+                made.retries.record(retries, attributes)
+                made.retry_delay.record(waited, attributes)
+
+    def decided(self, name: str, failure: Failure, reason: str) -> None:
+        """A decision was made about a failure.
+
+        Args:
+            name: As for `succeeded`.
+            failure: The failure.
+            reason: The decision's reason.
+        """
+        if (made := self._heard) is not None:
+            more = {**labels(failure), "iii.retry.decision": reason}
+            made.decisions.add(1, self._attributes(name, more))
+
+    def circuit_changed(self, name: str, state: CircuitState) -> None:
+        """A circuit breaker has changed its state.
+
+        Args:
+            name: As for `succeeded`.
+            state: What it is now.
+        """
+        if (made := self._heard) is not None:
+            more = {"iii.circuit_breaker.state": state.value}
+            made.transitions.add(1, self._attributes(name, more))
+
+    def handler_failed(self, function_id: str, failure: Failure) -> None:
+        """A handler has failed.
+
+        Args:
+            function_id: The function it serves.
+            failure: The failure, by the cause that says most.
+        """
+        if (made := self._heard) is not None:
+            made.handler_failures.add(1, self._attributes(function_id, labels(failure)))
+
+    def registration_changed(self, function_id: str, kind: str, state: str) -> None:
+        """A registration has changed its state.
+
+        Args:
+            function_id: The function.
+            kind: ``function`` or ``trigger``.
+            state: How it stands now.
+        """
+        if (made := self._heard) is not None:
+            more = {"iii.registration.kind": kind, "iii.registration.state": state}
+            made.registrations.add(1, self._attributes(function_id, more))
+
+    # How it is told.
+
+    def function_id(self, name: str) -> str:
+        """A function id as metrics tell it: itself for the first so many, `OTHER` beyond.
+
+        Args:
+            name: The function id.
+        """
+        if name not in self._ids:
+            with self._lock:
+                if len(self._ids) >= self._most:
+                    return OTHER
+                self._ids.add(name)
+        return name
+
+    def _attributes(self, name: str, more: Mapping[str, str] | None = None) -> dict[str, Any]:
+        return {"iii.function.id": self.function_id(name), **(more or {})}
+
+    @property
+    def _heard(self) -> _Instruments | None:
+        """The instruments, if anybody measures."""
+        made = self._made or self._make()
+        return None if self.probe._real_instrument is None else made  # noqa: SLF001 - see `probe`
+
+    def _make(self) -> _Instruments:
+        with self._lock:
+            if self._made is not None:
+                return self._made
+            self._most = _limit()
+            try:
+                meter = metrics.get_meter(SCOPE)
+            except Exception as error:  # a provider named in the environment that cannot be made
+                logger.warning("no metrics: the meter provider raised %s", type(error).__name__)
+                meter = metrics.NoOpMeter(SCOPE)
+            made = _Instruments(meter)
+            meter.create_observable_gauge(
+                "iii.retry.budget.available",
+                callbacks=[self._budgets],
+                unit="{permit}",
+                description="Retries that the budget would allow now",
+            )
+            self.probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
+            self._made = made
+            return made
+
+    def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        fewest: dict[tuple[tuple[str, str], ...], float] = {}
+        for policy, function_id, permits in available(time.monotonic()):
+            attributes = {"iii.policy.name": policy}
+            if function_id is not None:
+                attributes["iii.function.id"] = self.function_id(function_id)
+            # Of several budgets under one name (clients with books of their own, functions beyond
+            # the limit) the emptiest tells: it is the one to be warned of.
+            key = tuple(attributes.items())
+            fewest[key] = min(permits, fewest.get(key, permits))
+        return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
+
+
+def labels(failure: Failure) -> dict[str, str]:
+    """The attributes of a failure, on metrics and spans alike."""
+    return {"error.type": error_type(failure), "iii.error.category": failure.category.value}
+
+
+def _limit() -> int:
+    text = os.environ.get(LIMIT)
+    if text is None:
+        return LIMIT_DEFAULT
+    try:
+        most = int(text)
+    except ValueError:
+        most = -1
+    if most < 0:
+        # Nobody's call fails for the sake of its metrics.
+        logger.warning(
+            "%s must be a whole number of function ids from 0 on, got %r; the limit is %d",
+            LIMIT,
+            text,
+            LIMIT_DEFAULT,
+        )
+        return LIMIT_DEFAULT
+    return most
+
+
+def _histogram(
+    meter: metrics.Meter, name: str, unit: str, description: str, bounds: tuple[float, ...]
+) -> metrics.Histogram:
+    try:
+        return meter.create_histogram(
+            name, unit, description, explicit_bucket_boundaries_advisory=bounds
+        )
+    except TypeError:  # an older API gives no advice on buckets
+        return meter.create_histogram(name, unit, description)
+
+
+meters = Meters()
+"""The one of this process."""

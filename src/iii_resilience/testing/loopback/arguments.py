@@ -1,0 +1,140 @@
+"""Reads the input of the engine's own functions, and refuses it in the engine's words.
+
+Knows nothing of what a function does with its input.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from iii_resilience.testing.loopback.history import BuiltinError
+from iii_resilience.testing.loopback.registry import Request
+
+
+def whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Refuses anything but a whole number in a range.
+
+    Raises:
+        TypeError: Not a whole number.
+        ValueError: Outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if value < low or (high is not None and value > high):
+        span = f"from {low} on" if high is None else f"{low} ... {high}"
+        raise ValueError(f"{name} is {span}, not {value}")
+
+
+def seconds(name: str, value: object) -> None:
+    """Refuses anything but a number of seconds from 0 on.
+
+    Raises:
+        TypeError: Not a number.
+        ValueError: Negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} is a number of seconds from 0 on, not {value!r}")
+
+
+def text(name: str, value: object) -> None:
+    """Refuses anything but a string that is not empty.
+
+    Raises:
+        TypeError: Not a string.
+        ValueError: Empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a string, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} is empty")
+
+
+_EXPECTED: Final[dict[type, str]] = {str: "a string", bool: "a boolean", list: "a sequence"}
+
+
+def fields(request: Request, struct: str, /, **wanted: type) -> dict[str, Any]:
+    """The payload of a call, if it has the fields that are wanted.
+
+    Args:
+        request: The call.
+        struct: What the engine calls the input.
+        wanted: The type of each field, in the engine's order; `object` takes anything. A field
+            that may be absent is named with a trailing underscore.
+
+    Returns:
+        The fields, without the underscores; None for what is absent.
+
+    Raises:
+        BuiltinError: deserialization_error.
+    """
+    try:
+        return _read(request.data, struct, wanted)
+    except ValueError as error:
+        text = f"Failed to deserialize input for {request.function_id}: {error}"
+        raise BuiltinError("deserialization_error", text) from None
+
+
+def strings(request: Request, values: list[Any] | None) -> list[str]:
+    """A list of strings from the payload of a call; None is an empty one.
+
+    Raises:
+        BuiltinError: deserialization_error.
+    """
+    try:
+        for value in values or ():
+            expect(value, str)
+    except ValueError as error:
+        text = f"Failed to deserialize input for {request.function_id}: {error}"
+        raise BuiltinError("deserialization_error", text) from None
+    return list(values or ())
+
+
+def expect(value: object, kind: type) -> None:
+    """Refuses a value of another type.
+
+    Raises:
+        ValueError: In the engine's words.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"invalid type: {shown(value)}, expected {_EXPECTED[kind]}")  # noqa: TRY004
+
+
+def shown(value: object) -> str:
+    """A value as the engine's JSON parser names it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"boolean `{str(value).lower()}`"
+    if isinstance(value, int):
+        return f"integer `{value}`"
+    if isinstance(value, float):
+        return f"floating point `{value}`"
+    if isinstance(value, str):
+        return f'string "{value}"'
+    return "sequence" if isinstance(value, list) else "map"
+
+
+def _read(data: object, struct: str, wanted: dict[str, type]) -> dict[str, Any]:
+    kinds = {name.removesuffix("_"): (kind, name.endswith("_")) for name, kind in wanted.items()}
+    given: dict[str, Any]
+    if isinstance(data, list):
+        # The engine takes an array for the fields in their order.
+        given = dict(zip(kinds, data, strict=False))
+    elif isinstance(data, dict):
+        given = data
+    else:
+        raise ValueError(f"invalid type: {shown(data)}, expected struct {struct}")  # noqa: TRY004
+    # It reads an object's fields by name, so that the first wrong one is the first by name.
+    for name in sorted(given.keys() & kinds.keys()) if given is data else given:
+        kind, optional = kinds[name]
+        if kind is not object and not (optional and given[name] is None):
+            expect(given[name], kind)
+    for name, (_, optional) in kinds.items():
+        if name not in given and not optional:
+            if given is data:
+                raise ValueError(f"missing field `{name}`")
+            length = f"invalid length {len(given)}, expected struct {struct}"
+            raise ValueError(f"{length} with {len(kinds)} elements")
+    return {name: given.get(name) for name in kinds}

@@ -1,0 +1,239 @@
+"""The engine itself, on its own thread: connections become workers, messages become calls.
+
+Knows nothing of sockets or threads (`loopback` brings those), nor of what configuration, state or
+queues do: those are functions that other rooms register with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from urllib.parse import parse_qsl, urlsplit
+
+from iii_resilience.testing.faults import FaultPlan
+from iii_resilience.testing.loopback.client_connection import Connection
+from iii_resilience.testing.loopback.history import BuiltinError, Outcome
+from iii_resilience.testing.loopback.introspection import add_introspection
+from iii_resilience.testing.loopback.invocations import Reception
+from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE, Rbac, Session, session_from
+from iii_resilience.testing.loopback.registration_frames import REGISTRATIONS, Registrations
+from iii_resilience.testing.loopback.registry import Builtin, Function, Registry, Worker
+from iii_resilience.testing.loopback.router import Host, Invocation, Switchboard
+from iii_resilience.testing.loopback.triggers import Triggers
+from iii_resilience.testing.loopback.wire import Message, UnreadableFrame, decode, recorded
+
+
+class Engine:
+    """A running engine without its sockets; used on one thread only.
+
+    Args:
+        host: What it needs of the thread around it.
+        rbac: The rules of the second listener.
+        keep: How many frames and calls are remembered.
+        changed: Is called whenever a worker or a function came or went.
+        called: Is called whenever a call came in.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        rbac: Rbac,
+        keep: int,
+        changed: Callable[[], None],
+        called: Callable[[], None],
+    ) -> None:
+        self.registry = Registry()
+        self.faults = FaultPlan()
+        self.post = Post(keep)
+        self.calls = Switchboard(self.registry, self.post, self.faults, host)
+        self.triggers = Triggers(self.registry, self.post)
+        self.reception = Reception(self.post, self.calls, called)
+        self._registrations = Registrations(self.registry, self.triggers, self.post, changed)
+        self._host = host
+        self._rbac = rbac
+        self._changed = changed
+        self._connections: dict[Connection, Worker] = {}
+        self._early: dict[Connection, list[str]] = {}
+        self._guarded: set[Connection] = set()
+        self._numbers = 0
+        add_introspection(self.registry, self.triggers)
+        self.add_builtin("engine::workers::register", self._registrations.announce)
+
+    def add_builtin(self, function_id: str, builtin: Builtin, owner: Worker | None = None) -> None:
+        """Registers a function that runs inside the engine.
+
+        Args:
+            function_id: Its id, in the default namespace.
+            builtin: What runs it.
+            owner: The worker it belongs to, or None for the engine itself.
+        """
+        self.registry.add_function(
+            Function(function_id, DEFAULT_NAMESPACE, owner=owner, builtin=builtin)
+        )
+
+    def join(self, name: str) -> Worker:
+        """Connects a worker that lives in the engine itself."""
+        worker = self._new_worker()
+        worker.name, worker.namespace = name, DEFAULT_NAMESPACE
+        self.registry.add_worker(worker)
+        self.registry.claim_name(worker, DEFAULT_NAMESPACE, name)
+        return worker
+
+    def leave(self, worker: Worker) -> None:
+        """A worker that lives in the engine itself is gone, with its functions and calls."""
+        self._retire(worker)
+
+    def guard(self, connection: Connection) -> None:
+        """Puts a new connection under the second listener's rules."""
+        self._guarded.add(connection)
+
+    def clear(self) -> None:
+        """Forgets everything a killed engine forgets, without a word to anybody."""
+        self._connections.clear()
+        self._early.clear()
+        self._guarded.clear()
+        self.calls.clear()
+        self.registry.clear()
+        self.triggers.clear()
+        self._changed()
+
+    def worker_of(self, connection: Connection) -> Worker | None:
+        """The worker behind a connection."""
+        return self._connections.get(connection)
+
+    # What connections call.
+
+    def opened(self, connection: Connection, path: str, headers: dict[str, str]) -> None:
+        """A connection is open: a worker's, or the second one an SDK sends telemetry through."""
+        parts = urlsplit(path)
+        telemetry = parts.path == "/otel"
+        auth = self._rbac.auth_function_id if connection in self._guarded else None
+        if connection not in self._guarded:
+            if not telemetry:
+                self._admit(connection, None)
+        elif auth is None:
+            if not telemetry:
+                session = Session(self._rbac, may_register_trigger_types=True)
+                self._admit(connection, session)
+        else:
+            self._ask(connection, auth, parts.query, headers, telemetry=telemetry)
+
+    def received(self, connection: Connection, text: str) -> None:
+        """A message came in."""
+        early = self._early.get(connection)
+        if early is not None:
+            early.append(text)
+            return
+        worker = self._connections.get(connection)
+        if worker is None:
+            return
+        try:
+            message = decode(text)
+        except UnreadableFrame as error:
+            self.post.received(worker, recorded(text), str(error))
+            return
+        self.post.received(worker, message)
+        self._handle(worker, message)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is over."""
+        self._guarded.discard(connection)
+        self._early.pop(connection, None)
+        worker = self._connections.pop(connection, None)
+        if worker is not None:
+            self._retire(worker)
+
+    # Connections.
+
+    def _new_worker(self, connection: Connection | None = None) -> Worker:
+        self._numbers += 1
+        return Worker(self._numbers, link=connection)
+
+    def _ask(
+        self,
+        connection: Connection,
+        auth: str,
+        query: str,
+        headers: dict[str, str],
+        *,
+        telemetry: bool,
+    ) -> None:
+        parameters: dict[str, list[str]] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            parameters.setdefault(name, []).append(value)
+        data = {"headers": headers, "query_params": parameters, "ip_address": "127.0.0.1"}
+        self._early[connection] = []
+
+        def decided(outcome: Outcome) -> None:
+            early = self._early.pop(connection, None)
+            if early is None:
+                return
+            try:
+                if outcome.error is not None:
+                    raise BuiltinError("AUTH_ERROR", outcome.error.message)
+                session = session_from(self._rbac, outcome.result)
+            except BuiltinError as error:
+                self._refuse(connection, error)
+                return
+            if not telemetry:
+                self._admit(connection, session)
+                for text in early:
+                    self.received(connection, text)
+
+        self.calls.place(Invocation(auth, data, decided))
+
+    def _admit(self, connection: Connection, session: Session | None) -> None:
+        worker = self._new_worker(connection)
+        worker.session = session
+        self._connections[connection] = worker
+        self.registry.add_worker(worker)
+        self._host.later(
+            _grace_seconds(), lambda: self._registrations.settle(worker, DEFAULT_NAMESPACE)
+        )
+        self.post.send(
+            worker,
+            {
+                "type": "workerregistered",
+                "worker_id": worker.worker_id,
+                "reattach_token": worker.token,
+            },
+        )
+        self._changed()
+
+    def _refuse(self, connection: Connection, error: BuiltinError) -> None:
+        worker = self._new_worker(connection)
+        body = {"code": error.code, "message": error.message}
+        self.post.send(worker, {"type": "error", "error": body})
+        connection.close()
+
+    def _retire(self, worker: Worker) -> None:
+        self.registry.remove_worker(worker)
+        self.triggers.left(worker)
+        self.calls.left(worker)
+        self._changed()
+
+    # Messages.
+
+    def _handle(self, worker: Worker, message: Message) -> None:
+        kind: str = message["type"]
+        if kind == "invokefunction":
+            self.reception.take(worker, message)
+        elif kind == "invocationresult":
+            self.calls.answered(worker, message)
+        elif kind == "ping":
+            self.post.send(worker, {"type": "pong"})
+        elif kind == "reattach":
+            self._registrations.reattach(worker, message)
+        elif kind == "triggerregistrationresult":
+            self.triggers.acknowledged(worker, message)
+        elif kind in REGISTRATIONS:
+            self._registrations.take(worker, message)
+
+
+def _grace_seconds() -> float:
+    """How long registrations wait for their worker to name its namespace, in seconds."""
+    try:
+        return int(os.environ["III_NAMESPACE_GRACE_MS"]) / 1000
+    except (KeyError, ValueError):
+        return 5.0

@@ -1,0 +1,192 @@
+"""The engine's sockets: listens, accepts, stalls, cuts, and keeps its ports over restarts.
+
+Knows nothing of what is said on a connection: that goes to the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+from iii_resilience.testing.loopback.client_connection import Connection
+from iii_resilience.testing.loopback.engine_core import Engine
+from iii_resilience.testing.loopback.loop_thread import LoopThread
+
+HOST = "127.0.0.1"
+
+
+class Port:
+    """One port on 127.0.0.1 that stays ours while nobody listens on it.
+
+    Args:
+        number: The port, or 0 for a free one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._reservation: socket.socket | None = None
+
+    def reserve(self) -> None:
+        """Takes the port.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        if self._reservation is None:
+            self._reservation = _bound(self.number)
+            self.number = self._reservation.getsockname()[1]
+            if sys.platform != "linux":
+                # Elsewhere a second socket cannot be bound beside this one: the port is free to
+                # be taken by others whenever nobody listens.
+                self._reservation.close()
+
+    def release(self) -> None:
+        """Gives the port back."""
+        if self._reservation is not None:
+            self._reservation.close()
+            self._reservation = None
+
+    def open(self) -> socket.socket:
+        """A socket to listen on."""
+        return _bound(self.number)
+
+
+def _bound(port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((HOST, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+class Sockets:
+    """The listeners and connections of one engine; used on its thread only.
+
+    Args:
+        engine: Who is told what is said.
+        thread: Where it runs.
+        port: Where everybody is let in.
+        guarded: The port of the second listener, or None.
+        went_down: Is called when the engine has forgotten everything.
+        came_up: Is called when it listens again.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        thread: LoopThread,
+        port: Port,
+        guarded: Port | None,
+        went_down: Callable[[], None],
+        came_up: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._thread = thread
+        self._port = port
+        self._guarded = guarded
+        self._went_down = went_down
+        self._came_up = came_up
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._opening = False
+        self._stalled = False
+
+    async def listen(self) -> None:
+        """Lets connections in; does nothing where it already does.
+
+        Raises:
+            OSError: A port is taken.
+        """
+        while self._opening:  # noqa: ASYNC110 - it takes one turn of the loop
+            await asyncio.sleep(0)
+        if self._servers:
+            return
+        self._opening = True
+        try:
+            loop = asyncio.get_running_loop()
+            servers = [await loop.create_server(self._accept, sock=self._port.open())]
+            if self._guarded is not None:
+                bound = self._guarded.open()
+                servers.append(await loop.create_server(self._accept_guarded, sock=bound))
+        finally:
+            self._opening = False
+        self._servers = servers
+        self._came_up()
+
+    def stop_listening(self) -> None:
+        """Ends every connection and lets nobody in, as when the engine is killed."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        self._went_down()
+        for connection in tuple(self._connections):
+            connection.abort()
+
+    def restart(self, down_for: float) -> None:
+        """Goes down now and comes up after a delay, in seconds."""
+        self.stop_listening()
+        self._thread.spawn(self._come_back(down_for))
+
+    def disconnect(self, worker_name: str | None, code: int | None) -> None:
+        """Ends connections: with a TCP reset, or with a close frame."""
+        for connection in self._chosen(worker_name):
+            connection.reset() if code is None else connection.close(code)
+
+    def stall(self, worker_name: str | None) -> None:
+        """Stops reading and writing."""
+        self._stalled = self._stalled or worker_name is None
+        for connection in self._chosen(worker_name):
+            connection.stall()
+
+    def resume(self) -> None:
+        """Reads and writes again."""
+        self._stalled = False
+        for connection in tuple(self._connections):
+            connection.resume()
+
+    # What connections call.
+
+    def opened(self, connection: Connection, path: str, headers: dict[str, str]) -> None:
+        """A handshake is done."""
+        self._engine.opened(connection, path, headers)
+
+    def received(self, connection: Connection, text: str) -> None:
+        """A message came in."""
+        self._engine.received(connection, text)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is over."""
+        self._engine.ended(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """A TCP connection is gone."""
+        self._connections.discard(connection)
+
+    def broken(self, error: Exception) -> None:
+        """Handling a message failed, which is a bug of ours."""
+        self._thread.report(error)
+
+    async def _come_back(self, down_for: float) -> None:
+        await asyncio.sleep(down_for)
+        await self.listen()
+
+    def _accept(self) -> Connection:
+        connection = Connection(self, stalled=self._stalled)
+        self._connections.add(connection)
+        return connection
+
+    def _accept_guarded(self) -> Connection:
+        connection = self._accept()
+        self._engine.guard(connection)
+        return connection
+
+    def _chosen(self, worker_name: str | None) -> Iterator[Connection]:
+        for connection in tuple(self._connections):
+            worker = self._engine.worker_of(connection)
+            if worker_name is None or (worker is not None and worker.name == worker_name):
+                yield connection

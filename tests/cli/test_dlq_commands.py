@@ -1,0 +1,292 @@
+"""``iii-resilience dlq``: what is dead or parked is seen, sent again, thrown away."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from iii_resilience.cli.app import app
+from iii_resilience.handling import (
+    PayloadError,
+    PermanentError,
+    TransientError,
+    consumer,
+    idempotent,
+)
+from iii_resilience.stores import SqliteStore
+from iii_resilience.testing import AnswerError, LoopbackEngine
+
+ID = "jobs::do"
+
+
+class World:
+    """An engine with a queue, a consumer that can be told to fail, and the command line."""
+
+    def __init__(self, engine: LoopbackEngine, target: Any, caller: Any, file: Path) -> None:
+        self.engine = engine
+        self.file = file
+        self.caller = caller
+        self.store = SqliteStore(file)
+        self.broken = True
+        self.heard: list[int] = []
+
+        @consumer(parking=self.store, key="n", function_id=ID, queue="jobs")
+        @idempotent(self.store, key="n", function_id=ID)
+        def handler(data: Any) -> str:
+            self.heard.append(data["n"])
+            if not self.broken:
+                return "done"
+            if data["n"] < 10:
+                raise TransientError("busy", code="BUSY")
+            if data["n"] < 20:
+                raise PermanentError("declined", code="CARD_DECLINED")
+            raise PayloadError("secret")
+
+        target.register_function(ID, handler)
+        target.register_function("jobs::bare", self.fails)
+        engine.define_queue("jobs", max_retries=1, backoff_ms=1)
+        engine.wait_registered(ID, "jobs::bare")
+
+    @staticmethod
+    def fails(data: Any) -> None:
+        raise ValueError("secret")
+
+    def enqueue(self, *numbers: int, function_id: str = ID) -> None:
+        for n in numbers:
+            self.caller.trigger(
+                {
+                    "function_id": function_id,
+                    "payload": {"n": n, "card": "secret"},
+                    "action": {"type": "enqueue", "queue": "jobs"},
+                }
+            )
+        self.engine.wait_queue_idle("jobs")
+
+    def dlq(self, command: str, *arguments: str, parking: bool = True, stdin: str = "") -> Result:
+        place = ["--parking", str(self.file)] if parking else []
+        return CliRunner().invoke(
+            app,
+            ["dlq", command, "jobs", *arguments, "--engine", self.engine.url, *place],
+            input=stdin,
+        )
+
+    def listed(self, *arguments: str, parking: bool = True) -> list[dict[str, Any]]:
+        result = self.dlq("list", *arguments, "--json", parking=parking)
+        assert result.exit_code == 0, result.output
+        found: list[dict[str, Any]] = json.loads(result.stdout)
+        return found
+
+
+@pytest.fixture
+def world(engine: LoopbackEngine, target: Any, caller: Any, tmp_path: Path) -> World:
+    return World(engine, target, caller, tmp_path / "store.db")
+
+
+def kinds(listed: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return sorted((one["source"], one["category"], one["code"] or "") for one in listed)
+
+
+def test_dead_letters_and_parked_messages_are_one_view_with_their_causes(world: World) -> None:
+    world.enqueue(1, 11, 21)
+    world.enqueue(31, function_id="jobs::bare")
+    assert kinds(world.listed()) == [
+        ("parked", "payload", "PayloadError"),
+        ("parked", "permanent", "CARD_DECLINED"),
+        ("queue", "transient", "BUSY"),
+        ("queue", "unknown", ""),
+    ]
+    assert kinds(world.listed(parking=False)) == [
+        ("queue", "unknown", ""),
+        ("queue", "unknown", ""),
+    ]
+    assert kinds(world.listed("--category", "unknown")) == [("queue", "unknown", "")]
+    shown = world.dlq("list")
+    assert "CARD_DECLINED" in shown.stdout
+    assert "4 message(s)" in shown.stdout
+    assert "secret" not in shown.output
+
+
+def test_one_message_is_shown_and_its_payload_only_when_asked_for(world: World) -> None:
+    world.enqueue(21)
+    (one,) = world.listed()
+    result = world.dlq("show", one["id"][:12])
+    assert "PayloadError" in result.stdout
+    assert "secret" not in result.output
+    assert "secret" in world.dlq("show", one["id"], "--payload").stdout
+    assert world.dlq("show", "nosuch").exit_code == 2
+
+
+def test_triage_says_what_to_do(world: World) -> None:
+    world.enqueue(1, 2, 11)
+    result = world.dlq("triage")
+    assert re.search(r"transient +BUSY +jobs::do +2 .* redrive once what failed", result.stdout)
+    assert re.search(r"permanent +CARD_DECLINED +jobs::do +1 .* find the cause", result.stdout)
+    groups = json.loads(world.dlq("triage", "--json").stdout)
+    assert [group["count"] for group in groups] == [2, 1]
+
+
+def test_a_redrive_is_dry_unless_it_is_told_otherwise(world: World) -> None:
+    world.enqueue(1, 11)
+    result = world.dlq("redrive")
+    assert "2 of 2 message(s) would be redriven (1 transient, 1 permanent)" in result.stdout
+    assert len(world.listed()) == 2
+
+
+def test_what_is_redriven_runs_again_and_is_gone(world: World) -> None:
+    world.enqueue(1, 2, 11, 21)
+    world.heard.clear()
+    world.broken = False
+    result = world.dlq("redrive", "--category", "transient", "--rate", "100/s", "--execute")
+    assert "2 redriven, 0 failed, 2 left" in result.stdout, result.output
+    world.engine.wait_queue_idle("jobs")
+    result = world.dlq("redrive", "--execute")
+    assert "2 redriven, 0 failed, 0 left" in result.stdout, result.output
+    world.engine.wait_queue_idle("jobs")
+    # Those that had failed for good too: their stored failures were forgotten.
+    assert sorted(world.heard) == [1, 2, 11, 21]
+    assert world.listed() == []
+    assert list(world.store.records()) == []
+
+
+def test_what_fails_again_is_back_with_all_of_its_deliveries(world: World) -> None:
+    world.enqueue(1, 11)
+    assert world.dlq("redrive", "--execute").exit_code == 0
+    world.engine.wait_queue_idle("jobs")
+    assert sorted(world.heard) == [1] * 4 + [11] * 2
+    found = world.listed()
+    assert kinds(found) == [
+        ("parked", "permanent", "CARD_DECLINED"),
+        ("queue", "transient", "BUSY"),
+    ]
+
+
+def test_a_parked_message_stays_until_there_is_a_receipt(world: World) -> None:
+    world.enqueue(11)
+    world.engine.inject("engine::queue::enqueue", AnswerError("X", "no"), times=None)
+    result = world.dlq("redrive", "--execute")
+    assert "0 redriven, 1 failed, 1 left" in result.stdout
+    assert "1 failed: " in result.stdout
+    assert result.exit_code == 1
+    assert len(world.listed()) == 1
+    world.engine.clear_faults()
+    world.broken = False
+    assert world.dlq("redrive", "--execute").exit_code == 0
+    world.engine.wait_queue_idle("jobs")
+    assert world.listed() == []
+
+
+def test_a_queue_that_is_not_defined_any_longer_is_named_with_what_defines_it(
+    world: World,
+) -> None:
+    world.enqueue(11)
+    value = world.caller.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    payload = {"id": "queue", "value": {**value["value"], "queue_configs": {}}}
+    world.caller.trigger({"function_id": "configuration::set", "payload": payload})
+    result = world.dlq("redrive", "--execute")
+    assert "0 redriven, 1 failed, 1 left" in result.stdout
+    assert "ensure_queue(worker, name)" in result.stdout
+    assert len(world.listed()) == 1
+
+
+def test_a_redrive_that_fails_keeps_what_was_recorded(world: World) -> None:
+    world.enqueue(1)
+    world.engine.inject("iii::queue::redrive_message", AnswerError("X", "no"))
+    assert world.dlq("redrive", "--execute").exit_code == 1
+    assert kinds(world.listed()) == [("queue", "transient", "BUSY")]
+
+
+def test_a_rate_holds_the_messages_apart(world: World) -> None:
+    world.enqueue(1, 2, 3)
+    world.broken = False
+    began = time.monotonic()
+    assert world.dlq("redrive", "--rate", "4/s", "--execute").exit_code == 0
+    assert time.monotonic() - began >= 0.5
+    calls = world.engine.calls("iii::queue::redrive_message")
+    assert calls[2].at - calls[0].at >= 0.45
+
+
+def test_discarding_asks_first(world: World) -> None:
+    world.enqueue(1, 11, 21)
+    refused = world.dlq("discard", stdin="n\n")
+    assert "Throw 3 of 3 message(s) away, for good" in refused.output
+    assert refused.exit_code == 1
+    assert len(world.listed()) == 3
+    agreed = world.dlq("discard", "--category", "payload", stdin="y\n")
+    assert "1 discarded, 0 failed, 2 left" in agreed.stdout
+    one = world.listed()[0]
+    result = world.dlq("discard", "--id", one["id"][:12], "--yes")
+    assert "1 discarded, 0 failed, 1 left" in result.stdout
+    assert world.dlq("discard", "--yes").exit_code == 0
+    assert world.listed() == []
+    assert list(world.store.records()) == []
+
+
+def test_a_message_that_somebody_else_took_is_said_to_be_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iii_resilience.cli import dead_letter_queue
+
+    world.enqueue(1)
+    original = dead_letter_queue.Deadletters.letters
+
+    def letters(self: Any) -> Any:
+        found = original(self)
+        world.caller.trigger(
+            {
+                "function_id": "iii::queue::discard_message",
+                "payload": {"queue": "jobs", "message_id": found[0].id},
+            }
+        )
+        return found
+
+    monkeypatch.setattr(dead_letter_queue.Deadletters, "letters", letters)
+    result = world.dlq("redrive", "--execute")
+    assert "0 redriven, 0 failed, 0 left (1 were gone already)" in result.stdout
+
+
+def test_more_than_a_page_is_found(world: World) -> None:
+    world.enqueue(*range(120), function_id="jobs::bare")
+    assert len(world.listed(parking=False)) == 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["redrive", "jobs", "--rate", "fast"], "is no rate: write 10/s"),
+        (["redrive", "jobs", "--rate", "0/s"], "is no rate"),
+        (["list", "jobs", "--category", "bad"], "is none of transient, auth"),
+        (["list", "jobs", "--parking", "nosuch.db"], "there is no file 'nosuch.db'"),
+    ],
+)
+def test_a_mistake_is_said_and_nothing_is_done(
+    engine: LoopbackEngine, arguments: list[str], complaint: str
+) -> None:
+    result = CliRunner().invoke(app, ["dlq", *arguments, "--engine", engine.url])
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.stderr.split())
+
+
+def test_an_engine_that_refuses_is_said_so(engine: LoopbackEngine) -> None:
+    engine.forbid("engine::queue::*")
+    result = CliRunner().invoke(app, ["dlq", "list", "jobs", "--engine", engine.url])
+    assert result.exit_code == 2
+    assert "FORBIDDEN" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:{port}", "ws://", "ws://127.0.0.1:x"])
+def test_without_an_engine_it_says_so_at_once(url: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = url.format(port=probe.getsockname()[1])
+        began = time.monotonic()
+        result = CliRunner().invoke(app, ["dlq", "list", "jobs", "--engine", url])
+    assert result.exit_code == 2
+    assert f"no engine listens at {url}" in result.stderr
+    assert time.monotonic() - began < 20

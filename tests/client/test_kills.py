@@ -1,0 +1,39 @@
+"""A worker that is killed again and again: a short form of `make bench-kills`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+from support import kills
+
+SHORT = kills.Setting(seconds=5.0)
+# The benchmark's bound is 1 %; here the machine may be busy with other things, and every call
+# that is on its way when the engine learns of a kill counts.
+MOST = 0.1
+
+
+def test_few_calls_fail_and_those_with_their_first_attempt_in_the_moment_of_a_kill(
+    tmp_path: Path,
+) -> None:
+    result = kills.run(kills.CONTENDERS["resilient"], SHORT, tmp_path)
+    assert result.kills >= 2
+    assert {(told.outcome, told.attempts) for told in result.failed} <= {("function_not_found", 1)}
+    assert result.share <= MOST, result.codes
+    assert result.lost == []
+
+
+def test_with_a_queue_to_fall_back_to_none_fails_and_none_is_lost(tmp_path: Path) -> None:
+    queued = kills.CONTENDERS["resilient, with a queue to fall back to"]
+    result = kills.run(queued, SHORT, tmp_path)
+    assert result.kills >= 2
+    assert result.failed == []
+    assert result.lost == []
+
+
+def test_it_is_the_registered_wait_that_does_it(tmp_path: Path) -> None:
+    """This is how the first test fails where the wait is missing."""
+    setting = attrs.evolve(SHORT, seconds=3.0)
+    result = kills.run(kills.CONTENDERS["resilient, registered wait off"], setting, tmp_path)
+    assert result.kills >= 1
+    assert result.share > MOST, result.codes

@@ -1,0 +1,342 @@
+"""`ensure_queue`: defines what is missing, and never touches what is there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from iii import InvocationError
+from support.engine_fixtures import connect, engine
+from support.real_sdk import needs
+
+from iii_resilience import NotConnectedError, Queue, ensure_queue, resilient
+from iii_resilience.testing import AnswerError, LoopbackEngine
+
+__all__ = ["connect", "engine"]
+
+
+def definition(engine: LoopbackEngine, client: Any, name: str) -> dict[str, Any]:
+    entry = client.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    found: dict[str, Any] = entry["value"]["queue_configs"][name]
+    return found
+
+
+@pytest.mark.parametrize("wrap", [resilient, lambda client: client], ids=["resilient", "plain"])
+def test_a_missing_queue_is_defined_with_an_end_to_every_delivery(
+    engine: LoopbackEngine, connect: Callable[..., Any], wrap: Callable[[Any], Any]
+) -> None:
+    client = connect()
+    worker = wrap(client)
+    assert ensure_queue(worker, "jobs", max_retries=5, settle=0)
+    defined = definition(engine, client, "jobs")
+    assert defined["timeout_ms"] == 300_000
+    assert defined["redeliver_on_engine_restart"] is True
+    assert defined["max_retries"] == 5
+    assert not ensure_queue(worker, "jobs", max_retries=5)
+
+
+def test_a_queue_that_is_there_is_left_alone_and_its_messages_are_not_delivered_twice(
+    engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = connect()
+    heard: list[Any] = []
+    go_on = threading.Event()
+
+    def handler(data: Any) -> None:
+        heard.append(data)
+        go_on.wait(10)
+
+    client.register_function("jobs::do", handler)
+    engine.wait_registered("jobs::do")
+    engine.define_queue("jobs", max_retries=1)
+    request = {"function_id": "jobs::do", "payload": {"n": 1}}
+    client.trigger({**request, "action": {"type": "enqueue", "queue": "jobs"}})
+    with caplog.at_level(logging.WARNING, "iii_resilience"):
+        assert not ensure_queue(client, Queue("jobs", max_retries=9))
+    go_on.set()
+    engine.wait_queue_idle("jobs")
+    assert len(heard) == 1
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "queue 'jobs' is defined already, with another max_retries, "
+        "redeliver_on_engine_restart, timeout_ms; it stays as it is"
+    )
+
+
+def test_without_a_queue_worker_the_engines_own_error_comes_through(
+    connect: Callable[..., Any],
+) -> None:
+    with LoopbackEngine(queue_worker=False) as bare:
+        from iii import InitOptions, register_worker
+
+        client = register_worker(bare.url, InitOptions(otel={"enabled": False}))
+        try:
+            with pytest.raises(InvocationError) as caught:
+                ensure_queue(client, "jobs")
+            assert caught.value.code == "function_not_found"
+            bare.stop_listening()
+            until = time.monotonic() + 10
+            while client.get_connection_state() == "connected" and time.monotonic() < until:
+                time.sleep(0.01)
+            with pytest.raises(
+                NotConnectedError, match=r"no connection to the engine within 0\.2 s"
+            ):
+                ensure_queue(client, "jobs", answer_within=0.2)
+        finally:
+            client.shutdown()
+
+
+async def test_on_the_sdks_own_thread_it_refuses_instead_of_hanging(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    seen: list[str] = []
+
+    async def handler(data: Any) -> None:
+        try:
+            ensure_queue(client, "jobs")
+        except RuntimeError as error:
+            seen.append(str(error))
+
+    client.register_function("jobs::do", handler)
+    engine.wait_registered("jobs::do")
+    connect("caller").trigger({"function_id": "jobs::do", "payload": {}})
+    assert seen
+    assert "SDK's own thread" in seen[0]
+
+
+def test_the_settings_travel_in_milliseconds() -> None:
+    queue = Queue(
+        "jobs",
+        max_retries=0,
+        concurrency=1,
+        timeout=1.5,
+        backoff=0.25,
+        type="fifo",
+        message_group_field="order",
+        poll_interval=0.05,
+        redeliver_on_engine_restart=False,
+    )
+    assert queue.to_wire() == {
+        "max_retries": 0,
+        "concurrency": 1,
+        "timeout_ms": 1500,
+        "type": "fifo",
+        "message_group_field": "order",
+        "backoff_ms": 250,
+        "poll_interval_ms": 50,
+        "redeliver_on_engine_restart": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"max_retries": -1}, ValueError),
+        ({"max_retries": 1.5}, ValueError),
+        ({"max_retries": True}, ValueError),
+        ({"concurrency": 0}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"backoff": -1}, ValueError),
+        ({"type": "lifo"}, ValueError),
+        ({"type": "fifo"}, ValueError),
+        ({"message_group_field": ""}, ValueError),
+        ({"redeliver_on_engine_restart": 1}, ValueError),
+        ({"retries": 1}, TypeError),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_asked(
+    settings: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        ensure_queue(object(), "jobs", **settings)
+
+
+def test_a_name_and_one_way_of_giving_settings_are_needed() -> None:
+    with pytest.raises(TypeError, match="a queue's name"):
+        ensure_queue(object(), "")
+    with pytest.raises(TypeError, match="either a Queue or its name and fields"):
+        ensure_queue(object(), Queue("jobs"), max_retries=1)
+
+
+@pytest.mark.parametrize("name", [" jobs", "jobs\n", " "])
+def test_a_name_that_the_queue_worker_would_trim_is_refused(name: str) -> None:
+    # Trimmed, it may be the name of another queue, which would be defined again.
+    with pytest.raises(ValueError, match=r"Queue\.name"):
+        Queue(name)
+    with pytest.raises(ValueError, match=r"Queue\.name"):
+        ensure_queue(object(), name)
+
+
+@pytest.mark.parametrize("field", ["timeout", "poll_interval"])
+def test_a_time_that_is_less_than_a_millisecond_is_refused(field: str) -> None:
+    # The wire has whole milliseconds, and the queue worker refuses 0.
+    with pytest.raises(ValueError, match=rf"Queue\.{field}"):
+        Queue("jobs", **dict[str, Any]({field: 0.0004}))
+    assert Queue("jobs", **dict[str, Any]({field: 0.001})).to_wire()[f"{field}_ms"] == 1
+
+
+def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
+    engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    # The supervisor names the queue worker's entry (III_CONFIG_NAME): "queue" is not there then.
+    client = connect()
+    engine.define_queue("jobs", max_retries=1)
+    gone = AnswerError("NOT_FOUND", "configuration 'queue' not found")
+    engine.inject("configuration::get", gone, times=None)
+    with caplog.at_level(logging.WARNING, "iii_resilience"):
+        assert not ensure_queue(client, "jobs", max_retries=9)
+    (record,) = caplog.records
+    assert "queue 'jobs' is defined already, how cannot be seen" in record.getMessage()
+    assert ensure_queue(client, "others", settle=0)
+    engine.clear_faults()
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "queue configuration is still being applied; retry queue::define",
+        "queue configuration changed while defining 'jobs'; retry queue::define",
+    ],
+)
+def test_a_queue_worker_that_is_busy_with_its_configuration_is_asked_again(
+    engine: LoopbackEngine, connect: Callable[..., Any], message: str
+) -> None:
+    client = connect()
+    busy = AnswerError("invocation_failed", f"handler error: {message}")
+    engine.inject("queue::define", busy, times=2)
+    assert ensure_queue(client, "jobs", settle=0)
+    assert len(engine.calls("queue::define")) == 3
+    engine.inject("queue::define", busy, times=None)
+    with pytest.raises(InvocationError, match="retry queue::define"):
+        ensure_queue(client, "others", answer_within=0.3)
+
+
+def test_whoever_was_faster_meanwhile_is_not_defined_over(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    busy = AnswerError(
+        "invocation_failed",
+        "handler error: queue configuration changed while defining 'jobs'; retry queue::define",
+    )
+    engine.inject("queue::define", busy)
+    timer = threading.Timer(0.02, engine.define_queue, ("jobs",), {"max_retries": 1})
+    timer.start()
+    assert not ensure_queue(client, "jobs", max_retries=9)
+    timer.join()
+    assert definition(engine, client, "jobs")["max_retries"] == 1
+
+
+def take_out(client: Any, name: str) -> None:
+    """What an engine does that is just reading its configuration's files."""
+    value = client.trigger({"function_id": "configuration::get", "payload": {"id": "queue"}})
+    queues = {**value["value"]["queue_configs"]}
+    queues.pop(name, None)
+    payload = {"id": "queue", "value": {**value["value"], "queue_configs": queues}}
+    client.trigger({"function_id": "configuration::set", "payload": payload})
+
+
+def test_a_definition_that_is_taken_back_is_made_again(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+    timer = threading.Timer(0.1, take_out, (other, "jobs"))
+    timer.start()
+    assert ensure_queue(client, "jobs", max_retries=7, settle=0.3)
+    timer.join()
+    assert definition(engine, client, "jobs")["max_retries"] == 7
+    assert len(engine.calls("queue::define")) == 2
+
+
+def test_one_that_comes_back_by_itself_is_not_made_again(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+
+    def away_and_back() -> None:
+        take_out(other, "jobs")
+        time.sleep(0.15)
+        engine.define_queue("jobs", max_retries=1)
+
+    timer = threading.Timer(0.1, away_and_back)
+    timer.start()
+    assert ensure_queue(client, "jobs", max_retries=7, settle=0.4)
+    timer.join()
+    assert len(engine.calls("queue::define")) == 1
+
+
+def test_one_that_never_lasts_is_an_error_that_says_so(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client, other = connect(), connect()
+    over = threading.Event()
+
+    def keep_taking_out() -> None:
+        while not over.wait(0.01):
+            take_out(other, "jobs")
+
+    thread = threading.Thread(target=keep_taking_out)
+    thread.start()
+    try:
+        with pytest.raises(RuntimeError, match="something else keeps changing the configuration"):
+            ensure_queue(client, "jobs", settle=0.1, answer_within=0.5)
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_new_definition_is_looked_at_for_longer_than_the_engine_may_take_it_back(
+    connect: Callable[..., Any],
+) -> None:
+    client = connect()
+    began = time.monotonic()
+    assert ensure_queue(client, "jobs")
+    assert time.monotonic() - began >= 0.75
+    began = time.monotonic()
+    assert not ensure_queue(client, "jobs")
+    assert time.monotonic() - began < 0.5, "what is there already is not waited for"
+
+
+def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
+    engine: LoopbackEngine, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iii_resilience.client import queue_setup
+
+    monkeypatch.setattr(queue_setup, "_defined", lambda *_: None)  # both have looked already
+    client = connect()
+    found = [ensure_queue(client, "jobs", settle=0) for _ in range(2)]
+    assert found == [True, False]
+
+
+def test_a_definition_that_is_refused_for_another_reason_is_not_repeated(
+    engine: LoopbackEngine, connect: Callable[..., Any]
+) -> None:
+    client = connect()
+    engine.inject("queue::define", AnswerError("invocation_failed", "handler error: no"))
+    with pytest.raises(InvocationError, match="no"):
+        ensure_queue(client, "jobs")
+    assert len(engine.calls("queue::define")) == 1
+
+
+@needs((0, 23), "sends no namespace")
+def test_from_another_namespace_the_queue_worker_of_the_default_one_is_asked(
+    engine: LoopbackEngine,
+) -> None:
+    from iii import InitOptions, register_worker
+
+    client = register_worker(
+        engine.url, InitOptions(worker_name="shop", namespace="shop", otel={"enabled": False})
+    )
+    try:
+        assert ensure_queue(client, "jobs", settle=0)
+        assert not ensure_queue(client, "jobs")
+    finally:
+        client.shutdown()

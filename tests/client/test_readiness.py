@@ -1,0 +1,266 @@
+"""When a function is known, when it stops being known, and who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.real_sdk import InvocationError, needs
+
+from iii_resilience import RetryPolicy, resilient
+from iii_resilience.client.resilient import Resilient
+from iii_resilience.testing import AnswerError, Delay, LoopbackEngine
+
+QUESTION = "engine::functions::info"
+
+
+def asked(engine: LoopbackEngine) -> int:
+    return len(engine.calls(QUESTION))
+
+
+def reconnect(engine: LoopbackEngine, caller: Resilient) -> None:
+    """Cut the caller's connection and wait until it is back."""
+    epoch = caller._link.epoch
+    engine.disconnect("caller")
+    until = time.monotonic() + 10
+    while caller._link.epoch < epoch + 2 and time.monotonic() < until:
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def functions(engine: LoopbackEngine, target: Any) -> None:
+    for function_id in ("t::one", "t::two"):
+        target.register_function(function_id, lambda data: data)
+    engine.wait_registered("t::one", "t::two")
+
+
+@pytest.mark.usefixtures("functions")
+class TestTheMomentOfALoss:
+    """What one call learns holds for every call that the SDK has not been handed yet."""
+
+    def test_a_call_that_waits_for_the_sdk_s_thread_is_held_back(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        blocked, over = threading.Event(), threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            over.wait(10)
+            caller._caller.ready.doubted((None, "t::one"))
+
+        caller._link.loop.call_soon_threadsafe(block)
+        blocked.wait(10)
+        thread = threading.Thread(target=lambda: caller.trigger({"function_id": "t::one"}))
+        thread.start()
+        while not len(caller._link.flights):
+            time.sleep(0.005)
+        time.sleep(0.05)  # it is on its way to the SDK's thread
+        over.set()
+        thread.join()
+        assert (asked(engine), len(engine.calls("t::one"))) == (2, 2)
+
+    async def test_it_is_known_before_the_caller_that_met_it_runs_again(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        await caller.trigger_async({"function_id": "t::one"})
+        engine.inject("t::one", AnswerError("invocation_stopped", "x", after_execution=True))
+        call = asyncio.ensure_future(caller.trigger_async({"function_id": "t::one"}))
+        while len(engine.calls("t::one")) < 2:
+            await asyncio.sleep(0)
+        time.sleep(0.5)  # noqa: ASYNC251 - this loop is busy while the answer comes
+        known = (None, "t::one") in caller._caller.ready._known
+        with pytest.raises(InvocationError):
+            await call
+        assert not known
+
+    def test_a_retry_that_is_held_back_spends_its_permit_once(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        ready, holds = caller._caller.ready, iter([False, False, True])
+        may_go = ready.may_go
+        ready.may_go = lambda key: may_go(key) and next(holds, True)  # type: ignore[method-assign]
+        engine.inject("t::one", AnswerError("invocation_stopped", "x"))
+        assert caller.trigger({"function_id": "t::one"}, idempotent=True) is not None
+        assert len(engine.calls("t::one")) == 3
+
+
+@pytest.mark.usefixtures("functions")
+class TestKnown:
+    @pytest.mark.parametrize(
+        "code", ["invocation_stopped", "channel_send_failed", "invocation_error"]
+    )
+    def test_a_call_that_ends_like_a_lost_worker_makes_it_unknown(
+        self, engine: LoopbackEngine, caller: Resilient, code: str
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        engine.inject("t::one", AnswerError(code, "x"))
+        with pytest.raises(InvocationError):
+            caller.trigger({"function_id": "t::one"})
+        caller.trigger({"function_id": "t::one"})
+        assert asked(engine) == 2
+
+    def test_with_it_every_function_of_the_same_owner_becomes_unknown(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        caller.trigger({"function_id": "t::two"})
+        engine.inject("t::one", AnswerError("invocation_stopped", "x"))
+        with pytest.raises(InvocationError):
+            caller.trigger({"function_id": "t::one"})
+        caller.trigger({"function_id": "t::two"})
+        assert asked(engine) == 3
+
+    @pytest.mark.parametrize("code", ["TIMEOUT", "invocation_failed", "FORBIDDEN"])
+    def test_other_failures_do_not(
+        self, engine: LoopbackEngine, caller: Resilient, code: str
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        engine.inject("t::one", AnswerError(code, "x"))
+        with pytest.raises(InvocationError):
+            caller.trigger({"function_id": "t::one"})
+        caller.trigger({"function_id": "t::one"})
+        assert asked(engine) == 1
+
+    def test_a_new_connection_makes_everything_unknown(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "t::one"})
+        reconnect(engine, caller)
+        caller.trigger({"function_id": "t::one"})
+        assert asked(engine) == 2
+
+    def test_a_late_success_does_not_make_a_lost_function_known_again(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        ready = caller._caller.ready
+        key = (None, "t::one")
+        generation = ready.generation
+        ready.doubted(key)
+        ready.learned(key, generation)
+        assert key not in ready._known
+        ready.learned(key, ready.generation)
+        assert key in ready._known
+
+
+class TestQuestions:
+    def test_one_question_at_a_time_however_many_threads_wait(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        engine.inject(QUESTION, Delay(0.8))
+        results: list[Any] = []
+        threads = [
+            threading.Thread(
+                target=lambda: results.append(caller.trigger({"function_id": "t::late"}))
+            )
+            for _ in range(16)
+        ]
+        for thread in threads:
+            thread.start()
+        waiters = caller._caller.ready._asking
+        while [len(all_) for all_ in waiters.values()] != [16]:
+            time.sleep(0.005)
+        engine.wait_calls(QUESTION)
+        assert asked(engine) == 1
+        target.register_function("t::late", lambda data: "here")
+        for thread in threads:
+            thread.join()
+        assert results == ["here"] * 16
+
+    async def test_one_question_at_a_time_however_many_coroutines_wait(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        engine.inject(QUESTION, Delay(0.8))
+        calls = [
+            asyncio.ensure_future(caller.trigger_async({"function_id": "t::late"}))
+            for _ in range(50)
+        ]
+        waiters = caller._caller.ready._asking
+        while [len(all_) for all_ in waiters.values()] != [50]:
+            await asyncio.sleep(0.005)
+        await asyncio.to_thread(engine.wait_calls, QUESTION)
+        assert asked(engine) == 1
+        target.register_function("t::late", lambda data: "here")
+        assert await asyncio.gather(*calls) == ["here"] * 50
+
+    def test_nobody_asks_on_once_nobody_waits(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        with pytest.raises(InvocationError):
+            caller.trigger({"function_id": "t::nobody"}, policy=RetryPolicy(ready_timeout=0.1))
+        time.sleep(0.2)
+        before = asked(engine)
+        time.sleep(0.3)
+        assert asked(engine) == before
+
+    @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found", "deserialization_error"])
+    def test_an_engine_that_does_not_know_the_question_is_not_asked_again_on_this_connection(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient, code: str
+    ) -> None:
+        target.register_function("t::one", lambda data: 1)
+        engine.wait_registered("t::one")
+        engine.inject(QUESTION, AnswerError(code, "no"), times=None)
+        for _ in range(3):
+            assert caller.trigger({"function_id": "t::one"}) == 1
+        assert asked(engine) == 1
+        reconnect(engine, caller)
+        engine.clear_faults()
+        caller.trigger({"function_id": "t::one"})
+        assert asked(engine) == 2
+
+    def test_an_engine_that_does_not_answer_within_a_second_is_not_asked_again(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        target.register_function("t::one", lambda data: 1)
+        engine.wait_registered("t::one")
+        engine.inject(QUESTION, Delay(30.0), times=None)
+        for _ in range(2):
+            assert caller.trigger({"function_id": "t::one"}) == 1
+        assert asked(engine) == 1
+
+    def test_the_engine_itself_is_not_asked_about(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "engine::functions::list"})
+        assert asked(engine) == 0
+
+    @needs((0, 23), "sends no namespace")
+    def test_the_question_goes_to_the_namespace_of_the_call(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        target.register_function("t::one", lambda data: 1)
+        engine.wait_registered("t::one")
+        request = {"function_id": "t::one", "namespace": "elsewhere"}
+        with pytest.raises(InvocationError, match="not found in namespace elsewhere"):
+            caller.trigger(request, policy=RetryPolicy(ready_timeout=0.1))
+        assert engine.calls(QUESTION)[0].data["namespace"] == "elsewhere"
+
+    async def test_a_cancelled_wait_leaves_the_others_waiting(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient
+    ) -> None:
+        first, second = (
+            asyncio.ensure_future(caller.trigger_async({"function_id": "t::late"}))
+            for _ in range(2)
+        )
+        while not asked(engine):
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        target.register_function("t::late", lambda data: "here")
+        assert await second == "here"
+
+    def test_two_clients_do_not_share_what_they_know(
+        self, engine: LoopbackEngine, target: Any, caller: Resilient, connect: Any
+    ) -> None:
+        target.register_function("t::one", lambda data: 1)
+        engine.wait_registered("t::one")
+        other = resilient(connect("other"))
+        caller.trigger({"function_id": "t::one"})
+        other.trigger({"function_id": "t::one"})
+        assert asked(engine) == 2
+        other.shutdown()

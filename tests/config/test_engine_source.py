@@ -1,0 +1,313 @@
+"""Policies from the engine's configuration worker: read, followed, and done without."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from iii import InvocationError
+from support.engine_fixtures import connect, engine
+
+import iii_resilience
+from iii_resilience import (
+    ConfigError,
+    PolicyBook,
+    RetryPolicy,
+    load_policies,
+    policies_from_engine,
+    resilient,
+)
+from iii_resilience.testing import LoopbackEngine
+
+__all__ = ["connect", "engine"]
+
+FILE = {"version": 1, "policies": {"default": {"attempts": 2}}}
+ENTRY = "iii-resilience"
+
+
+def value(attempts: int, **more: Any) -> dict[str, Any]:
+    return {"version": 1, "policies": {"default": {"attempts": attempts}}, **more}
+
+
+def until(happened: Callable[[], object], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
+
+
+def warned(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    records = [each for each in caplog.records if each.name == "iii_resilience"]
+    return [each.getMessage() for each in records if each.levelno == level]
+
+
+class Operator:
+    """Changes entries as operators do."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def call(self, what: str, **payload: Any) -> Any:
+        return self._client.trigger({"function_id": f"configuration::{what}", "payload": payload})
+
+    def set(self, new: Any) -> Any:
+        return self.call("set", id=ENTRY, value=new)
+
+    def get(self) -> Any:
+        return self.call("get", id=ENTRY)["value"]
+
+
+@pytest.fixture
+def operator(connect: Callable[..., Any]) -> Operator:
+    return Operator(connect("operator"))
+
+
+@pytest.fixture
+def worker(connect: Callable[..., Any]) -> Iterator[Any]:
+    worker = resilient(connect("worker"), policies=RetryPolicy())
+    yield worker
+    worker.shutdown()
+
+
+def attempts(book: PolicyBook) -> int:
+    return book.for_function("f").policy.attempts
+
+
+def test_an_entry_that_is_not_there_is_made_from_the_files(
+    worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = policies_from_engine(worker, ENTRY, files=FILE)
+    assert attempts(book) == 2
+    assert load_policies(operator.get()) == book == load_policies(FILE)
+    assert operator.call("schema", id=ENTRY)["schema"]["title"] == "iii-resilience policy file"
+    assert book.explain("f")["attempts"].origin == "configuration iii-resilience"
+    assert not warned(caplog)
+
+
+def test_an_entry_that_is_there_counts_and_is_not_written_over(
+    worker: Any, operator: Operator
+) -> None:
+    schema = {"type": "object"}
+    operator.call(
+        "register", id=ENTRY, name="n", description="d", schema=schema, initial_value=value(7)
+    )
+    assert attempts(policies_from_engine(worker, ENTRY, files=FILE)) == 7
+    assert operator.get() == value(7)
+    with pytest.raises(InvocationError, match="SCHEMA_INVALID"):
+        operator.set(value(0))
+
+
+def test_changes_are_followed_without_waiting_for_the_poll(worker: Any, operator: Operator) -> None:
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
+    for count in (5, 9):
+        operator.set(value(count))
+        until(lambda: attempts(book) == count)  # noqa: B023 - looked at before the next round
+
+
+def test_changes_are_followed_by_the_poll_where_no_event_comes(
+    connect: Callable[..., Any], operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect("worker")
+    monkeypatch.delattr(type(client), "register_trigger")  # as from SDK 0.26 on
+    book = policies_from_engine(client, ENTRY, files=FILE, every=0.05)
+    operator.set(value(5))
+    until(lambda: attempts(book) == 5)
+
+
+def test_a_bare_client_will_do_and_can_be_wrapped_with_the_book(
+    connect: Callable[..., Any], operator: Operator
+) -> None:
+    target = connect("target")
+    calls: list[Any] = []
+
+    def fails(data: Any) -> None:
+        calls.append(data)
+        raise RuntimeError("ECONNRESET")
+
+    target.register_function("orders::fails", fails)
+    client = connect("worker")
+    book = policies_from_engine(client, ENTRY, files=FILE)
+    with resilient(client, policies=book) as worker:
+        assert worker.trigger({"function_id": "configuration::get", "payload": {"id": ENTRY}})
+        operator.set(value(3, rules=[{"function": "orders::*", "idempotent": True}]))
+        until(lambda: attempts(book) == 3)
+        assert book.for_function("orders::fails").idempotent
+
+
+def test_what_the_schema_cannot_refuse_is_one_error_record_and_the_old_policies_stay(
+    worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=0.05)
+    operator.set(value(5, default="nothing"))
+    until(lambda: warned(caplog, logging.ERROR))
+    time.sleep(0.3)
+    (message,) = warned(caplog, logging.ERROR)
+    assert message.startswith("configuration iii-resilience: the changed policies are refused")
+    assert "configuration iii-resilience: default: names no policy: 'nothing'" in message
+    assert attempts(book) == 2
+    operator.set(value(5))
+    until(lambda: attempts(book) == 5)
+
+
+def test_an_entry_that_is_wrong_from_the_start_is_one_error_record_and_the_files_count(
+    worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator.call(
+        "register",
+        id=ENTRY,
+        name="n",
+        description="d",
+        schema={"type": "object"},
+        initial_value=value(5, default="nothing"),
+    )
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=0.05)
+    assert attempts(book) == 2
+    until(lambda: warned(caplog, logging.ERROR))
+    time.sleep(0.3)
+    assert len(warned(caplog, logging.ERROR)) == 1
+    operator.set(value(6))
+    until(lambda: attempts(book) == 6)
+
+
+@pytest.mark.parametrize("source", [FILE, "builtin:default", None])
+def test_an_engine_that_cannot_be_asked_is_one_warning_and_the_files_count(
+    source: Any, worker: Any, engine: LoopbackEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.forbid("configuration::*")
+    book = policies_from_engine(worker, ENTRY, files=source, every=0.02)
+    time.sleep(0.3)
+    assert attempts(book) == (2 if source is FILE else 4)
+    (message,) = warned(caplog)
+    assert message.startswith("configuration iii-resilience cannot be read from the engine (FORB")
+    assert not warned(caplog, logging.ERROR)
+
+
+def test_the_environment_names_the_files_where_nothing_else_does(
+    worker: Any, engine: LoopbackEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("version: 1\npolicies: {default: {attempts: 8}}\n", encoding="utf-8")
+    monkeypatch.setenv("III_RESILIENCE_POLICIES", str(path))
+    engine.forbid("configuration::*")
+    assert attempts(policies_from_engine(worker)) == 8
+
+
+def test_an_engine_that_is_not_there_yet_is_followed_once_it_is(
+    connect: Callable[..., Any],
+    engine: LoopbackEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("iii_resilience.config.engine_source._CONNECTS_WITHIN", 0.1)
+    client = connect("worker")
+    engine.wait_workers("worker")
+    engine.stop_listening()
+    until(lambda: client.get_connection_state() != "connected")
+    book = policies_from_engine(client, ENTRY, files=FILE, every=3600)
+    assert attempts(book) == 2
+    assert len(warned(caplog)) == 1
+    engine.listen()
+    engine.wait_workers("worker")
+    Operator(connect("operator")).call("list")
+    until(lambda: book.explain("f")["attempts"].origin.startswith("configuration"))
+
+
+def test_after_a_restart_of_the_engine_the_schema_is_registered_again(
+    worker: Any, engine: LoopbackEngine, operator: Operator
+) -> None:
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
+    operator.set(value(5))
+    until(lambda: attempts(book) == 5)
+    engine.restart()
+    engine.wait_workers("worker", "operator")
+
+    def can_be_set() -> bool:
+        try:
+            operator.set(value(6))
+        except InvocationError as error:
+            assert error.code == "SCHEMA_UNAVAILABLE"  # noqa: PT017 - until it is there again
+            return False
+        return True
+
+    until(can_be_set)
+    until(lambda: attempts(book) == 6)
+
+
+def test_files_that_do_not_validate_are_an_error_where_they_are_needed(
+    worker: Any, operator: Operator
+) -> None:
+    with pytest.raises(ConfigError, match="default: names no policy"):
+        policies_from_engine(worker, ENTRY, files={"version": 1, "default": "x"})
+    with pytest.raises(InvocationError, match="NOT_FOUND"):
+        operator.get()
+
+
+def test_it_ends_with_the_worker_and_says_nothing(
+    connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def following() -> list[str]:
+        names = [thread.name for thread in threading.enumerate()]
+        return [name for name in names if name == "iii-resilience-engine-policies"]
+
+    before = len(following())
+    with resilient(connect("worker"), policies=RetryPolicy()) as worker:
+        book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
+        until(lambda: len(following()) == before + 1)
+    until(lambda: len(following()) == before)
+    assert attempts(book) == 2
+    client = connect("other")
+    book = policies_from_engine(client, ENTRY, files=FILE, every=0.05)
+    client.shutdown()
+    until(lambda: len(following()) == before)
+    assert not warned(caplog)
+
+
+@pytest.mark.parametrize("entry", ["", "Payments", "a b", "x" * 65])
+def test_an_id_that_the_engine_would_refuse_is_refused_here(worker: Any, entry: str) -> None:
+    with pytest.raises(ValueError, match="an entry's id has 1 to 64 lower-case letters"):
+        policies_from_engine(worker, entry)
+
+
+def test_what_is_no_client_is_refused() -> None:
+    with pytest.raises(TypeError, match="register_worker"):
+        policies_from_engine(object())
+
+
+def test_on_the_sdks_own_thread_it_says_so_instead_of_waiting_for_itself(
+    connect: Callable[..., Any],
+) -> None:
+    client = connect("worker")
+    told: list[Exception] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        try:
+            policies_from_engine(client)
+        except RuntimeError as error:
+            told.append(error)
+        done.set()
+
+    client._loop.call_soon_threadsafe(ask)
+    assert done.wait(10)
+    assert "on the SDK's own thread" in str(told[0])
+
+
+def test_it_is_found_where_users_look_and_loaded_only_then() -> None:
+    assert iii_resilience.policies_from_engine is policies_from_engine
+    code = (
+        "import sys, iii_resilience as r\n"
+        "assert 'iii_resilience.config.engine_source' not in sys.modules\n"
+        "r.policies_from_engine\n"
+        "assert 'iii_resilience.config.engine_source' in sys.modules\n"
+        "assert 'yaml' not in sys.modules and 'cattrs' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'policies_from_nowhere'"):
+        iii_resilience.policies_from_nowhere  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

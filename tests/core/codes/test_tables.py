@@ -1,0 +1,165 @@
+"""The tables against the seeds and the reference, row by row; tests/data holds their facts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+
+import pytest
+from support.paths import DATA
+
+from iii_resilience.core.codes import compose, engine_codes, local, rpc, sdk_codes, workers
+from iii_resilience.core.codes.engine_codes import HTTP_STATUS, http_status
+from iii_resilience.core.codes.lookup import ALL, III, LOCAL, RPC, find
+from iii_resilience.core.codes.model import Category, Code, Execution
+
+FACTS = list(csv.DictReader((DATA / "code-facts.csv").read_text().splitlines()))
+ADVICE = json.loads((DATA / "seed-advice.json").read_text())
+ORIGINS = {"engine", "sdk", "handler", "http", "worker", "local"}
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact["code"])
+def test_every_code_says_what_the_reference_says(
+    fact: dict[str, str],
+) -> None:
+    table = RPC if fact["section"] == "1.9" else III
+    row = table[fact["code"]]
+    if fact["category"]:
+        assert row.category == fact["category"]
+    if fact["execution"]:
+        assert row.execution == fact["execution"]
+
+
+def test_no_row_goes_without_a_fact_but_named_ones() -> None:
+    known = {fact["code"] for fact in FACTS}
+    named = {
+        row.code for row in engine_codes.UPDATE_OPS
+    }  # the reference says "…": the source has all
+    named |= {"C217"}  # a code of the earlier coder worker
+    assert {row.code for row in (*III.values(), *RPC.values())} - known == named - known
+
+
+@pytest.mark.parametrize(("code", "seed", "words"), ADVICE, ids=lambda value: str(value)[:30])
+def test_a_remedy_holds_the_advice_of_the_seed(code: str, seed: str, words: list[str]) -> None:
+    row = find(code)
+    assert row is not None
+    remedy = row.remedy.lower()
+    for word in words:
+        assert word.lower() in remedy, (word, row.remedy)
+
+
+def test_every_code_of_a_seed_has_advice() -> None:
+    seeded = {row.code for row in ALL if row.source.startswith("seed")}
+    assert seeded == {code for code, _, _ in ADVICE}
+
+
+def test_no_code_is_listed_twice_within_a_system() -> None:
+    for rows in (
+        (*engine_codes.ROWS, *sdk_codes.ROWS, *workers.ROWS, *compose.ROWS),
+        rpc.ROWS,
+        local.ROWS,
+    ):
+        assert [
+            code for code, times in Counter(row.code for row in rows).items() if times > 1
+        ] == []
+
+
+@pytest.mark.parametrize("row", ALL, ids=lambda row: f"{row.system}-{row.code}")
+def test_a_row_is_whole(row: Code) -> None:
+    assert row.origin in ORIGINS
+    assert row.system in {"iii", "rpc", "local"}
+    assert row.remedy
+    assert row.remedy[0].islower() or not row.remedy[0].isalpha()
+    assert row.meaning
+    assert row.source
+    assert not row.remedy.endswith(".")
+    if row.throttled:
+        assert row.category is Category.TRANSIENT
+
+
+def test_throttled_rows() -> None:
+    assert {row.code for row in ALL if row.throttled} == {
+        "S003",
+        "S400",
+        "W120",
+        "POOL_TIMEOUT",
+        "RATE_LIMITED",
+        "rate_limited",
+        "CIRCUIT_OPEN",
+        "BULKHEAD_FULL",
+    }
+    assert {status for status, row in HTTP_STATUS.items() if row.throttled} == {429, 503}
+
+
+def test_a_queue_helps_only_what_is_transient_or_not_there() -> None:
+    assert {row.code for row in III.values() if row.queue} == {
+        "invocation_stopped",
+        "function_not_found",
+        "invocation_error",
+        "channel_send_failed",
+        "timeout",
+        "TIMEOUT",
+        "http_request_failed",
+        "bridge_error",
+    }
+
+
+def test_codes_used_in_several_places_name_each() -> None:
+    assert "compose" in III["INVALID_NAMESPACE"].meaning + III["INVALID_NAMESPACE"].remedy
+    assert "proxy" in III["FORBIDDEN"].meaning
+    assert "proxy" in III["TIMEOUT"].meaning
+    for word in ("configuration", "function", "HTTP"):
+        assert word in III["NOT_FOUND"].meaning
+        assert word in III["NOT_FOUND"].remedy
+    assert "pub/sub" in III["topic_not_set"].meaning
+    assert "pub/sub" in III["topic_not_set"].remedy
+    assert "HTTP-invoked" in III["serialization_error"].meaning
+    assert "HTTP-invoked" in III["serialization_error"].remedy
+    for word in ("database", "storage"):
+        assert word in III["CONFIG_ERROR"].meaning
+        assert word in III["CONFIG_ERROR"].remedy
+    assert "database" in III["UNSUPPORTED"].meaning
+    assert "observe" in III["UNSUPPORTED"].meaning
+
+
+@pytest.mark.parametrize(
+    "setting", ["max_message_size", "otel.in_memory_exporter", "per-invocation timeout"]
+)
+def test_a_setting_of_no_release_is_named_as_older_documentation(
+    setting: str,
+) -> None:
+    rows = [row for row in ALL if setting in row.remedy]
+    assert rows
+    for row in rows:
+        assert row.remedy.index("older documentation") < row.remedy.index(setting)
+
+
+def test_remedies_name_no_function_that_never_existed() -> None:
+    text = "\n".join(row.remedy for row in ALL)
+    assert "engine::queue::redrive" not in text
+    functions = set(re.findall(r"\b[a-z]+(?:::[a-z-]+)+", text))
+    assert functions == {
+        "engine::functions::list",
+        "queue::define",
+        "configuration::register",
+    }
+
+
+def test_statuses_by_class() -> None:
+    assert http_status(502).category is Category.TRANSIENT
+    assert http_status(502).execution is Execution.EXECUTED
+    assert http_status(418).category is Category.PERMANENT
+    assert http_status(302).category is Category.PERMANENT
+
+
+def test_case_matters() -> None:
+    assert III["timeout"] is not III["TIMEOUT"]
+    assert find("Timeout") is None
+    assert find("forbidden") is not find("FORBIDDEN")
+
+
+def test_local_rows_say_local() -> None:
+    for row in LOCAL.values():
+        assert (row.system, row.origin) == ("local", "local")

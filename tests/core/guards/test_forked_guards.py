@@ -1,0 +1,122 @@
+"""In the child of a fork budgets, circuits and gates are new, and nobody holds their locks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from iii_resilience import Breaker, Budget, Bulkhead, CircuitOpenError, iii_retry
+from iii_resilience.core.guards.breaker import Rejection, Ticket
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """What the work says in a forked child, within 5 seconds."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        answer = "an error"
+        try:
+            answer = repr(work())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    until = time.monotonic() + 10
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            os.close(reader)
+            return "it hung"
+        time.sleep(0.01)
+    with os.fdopen(reader) as pipe:
+        return pipe.read()
+
+
+def while_another_thread_holds(lock: Any, work: Callable[[], object]) -> str:
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            go_on.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(5)
+    try:
+        return in_child(work)
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def test_a_budget_counts_anew_and_its_lock_is_free() -> None:
+    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    window = budget.window_for("f")
+    assert window.reserve(1.0)
+    window.spend(1.0)
+    assert not window.reserve(1.0)
+
+    def work() -> object:
+        return window.available(1.0), window.reserve(1.0), budget.window_for("f") is window
+
+    assert while_another_thread_holds(window._lock, work) == "(1.0, True, True)"
+    assert window.available(1.0) == 0.0, "the parent's own count stays"
+
+
+def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
+    breaker = Breaker(min_calls=1, open=1e6)
+    circuit = breaker.circuit_for("f")
+    ticket = circuit.admit(1.0)
+    assert isinstance(ticket, Ticket)
+    circuit.failed(ticket, 1.0, 0.1)
+    assert isinstance(circuit.admit(1.0), Rejection)
+
+    def work() -> object:
+        return isinstance(circuit.admit(1.0), Ticket)
+
+    assert while_another_thread_holds(circuit._lock, work) == "True"
+    assert isinstance(circuit.admit(1.0), Rejection)
+
+
+def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
+    bulkhead = Bulkhead(limit=1)
+    gate = bulkhead.gate_for("f")
+    permit = gate.enter(None)
+    assert permit is not None
+
+    def work() -> object:
+        before, got = gate.inside, gate.enter(0.0)
+        return before, got is not None, gate.inside
+
+    assert while_another_thread_holds(gate._lock, work) == "(0, True, 1)"
+    assert gate.inside == 1
+    gate.leave(permit)
+
+
+def test_a_decorated_function_goes_on_in_the_child() -> None:
+    @iii_retry(idempotent=True, attempts=1, breaker=Breaker(min_calls=1, open=1e6))
+    def fails() -> None:
+        raise ConnectionResetError
+
+    for expected in (ConnectionResetError, CircuitOpenError):
+        with pytest.raises(expected):
+            fails()
+
+    def work() -> object:
+        try:
+            fails()
+        except Exception as error:
+            return type(error).__name__
+        return None
+
+    assert in_child(work) == "'ConnectionResetError'"

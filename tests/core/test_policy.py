@@ -1,0 +1,170 @@
+"""The policy as data: its defaults, what it refuses, and its changed copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import attrs
+import pytest
+import tenacity
+
+from iii_resilience import (
+    Attempt,
+    Backoff,
+    Budget,
+    Category,
+    Decision,
+    Enqueue,
+    Enqueued,
+    Execution,
+    Failure,
+    Hint,
+    PolicyBook,
+    Reason,
+    RetryPolicy,
+    RetryReport,
+)
+from iii_resilience.config.policy_set import Selected
+from iii_resilience.config.rules import Rule
+from iii_resilience.core.decide import CallSoFar
+from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert attrs.asdict(RetryPolicy(), recurse=False) == {
+        "attempts": 4,
+        "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=1.0, jitter="full"),
+        "deadline": 60.0,
+        "breaker": None,
+        "bulkhead": None,
+        "attempt_timeout": None,
+        "budget": Budget(ratio=0.2, min_per_second=10, window=10.0),
+        "wait": None,
+        "stop": None,
+        "fallback": None,
+        "max_payload_bytes": None,
+        "retry_unexecuted": False,
+        "ready_timeout": 5.0,
+        "max_stops": 3,
+    }
+
+
+def test_the_fields_of_worker_trigger_are_fields_of_a_policy() -> None:
+    assert TRIGGER_FIELDS < FIELDS
+
+
+def test_replace_is_attrs_evolve_with_a_better_error() -> None:
+    policy = RetryPolicy(deadline=None, budget=None)
+    assert policy.replace(attempts=5) == attrs.evolve(policy, attempts=5)
+    assert policy.replace(attempts=5) == RetryPolicy(deadline=None, budget=None, attempts=5)
+    assert policy.attempts == 4
+    with pytest.raises(TypeError) as caught:
+        policy.replace(atempts=5, x=1)
+    fields = ", ".join(sorted(field.name for field in attrs.fields(RetryPolicy)))
+    assert str(caught.value) == f"RetryPolicy has no field atempts, x; it has {fields}"
+    with pytest.raises(ValueError, match=r"RetryPolicy\.attempts must be a whole number"):
+        policy.replace(attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"attempts": 0}, ValueError, "RetryPolicy.attempts must be a whole number at least 1"),
+        ({"attempts": 2.0}, ValueError, "RetryPolicy.attempts must be a whole number at least 1"),
+        ({"attempts": True}, ValueError, "RetryPolicy.attempts must be a whole number at least 1"),
+        ({"attempts": 10**400}, ValueError, "RetryPolicy.attempts must be a whole number"),
+        ({"deadline": 0}, ValueError, "RetryPolicy.deadline must be a finite number of seconds"),
+        ({"deadline": float("inf")}, ValueError, "RetryPolicy.deadline must be a finite number"),
+        ({"attempt_timeout": -1}, ValueError, "RetryPolicy.attempt_timeout must be a finite"),
+        ({"attempt_timeout": 61}, ValueError, r"attempt_timeout \(61 s\) must not be above"),
+        ({"ready_timeout": -1}, ValueError, "RetryPolicy.ready_timeout must be a finite number"),
+        ({"ready_timeout": None}, ValueError, "RetryPolicy.ready_timeout must be a finite number"),
+        ({"max_stops": 0}, ValueError, "RetryPolicy.max_stops must be a whole number at least 1"),
+        ({"wait": 3}, TypeError, r"RetryPolicy.wait must be a tenacity wait_\* object, got 3"),
+        ({"stop": "x"}, TypeError, r"RetryPolicy.stop must be a tenacity stop_\* object"),
+        ({"backoff": 3}, TypeError, "backoff"),
+        ({"backoff": None}, TypeError, "backoff"),
+        ({"budget": 0.2}, TypeError, "budget"),
+        ({"fallback": "queue"}, TypeError, "fallback"),
+        ({"retry_unexecuted": 1}, TypeError, "retry_unexecuted"),
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(
+    fields: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        RetryPolicy(**fields)
+
+
+@pytest.mark.parametrize("queue", ["", 5, None])
+def test_a_fallback_names_a_queue(queue: Any) -> None:
+    with pytest.raises(ValueError, match=r"Enqueue\.queue must be the name of a queue"):
+        Enqueue(queue)
+
+
+def test_no_deadline_leaves_the_attempt_timeout_free() -> None:
+    assert RetryPolicy(deadline=None, attempt_timeout=1e6).attempt_timeout == 1e6
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Attempt,
+        Backoff,
+        Budget,
+        CallSoFar,
+        Decision,
+        Enqueue,
+        Enqueued,
+        Failure,
+        Hint,
+        PolicyBook,
+        RetryPolicy,
+        RetryReport,
+        Rule,
+        Selected,
+    ],
+)
+def test_data_classes_are_attrs_classes_and_frozen(kind: type[Any]) -> None:
+    assert attrs.has(kind)
+    made = object.__new__(kind)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(made, attrs.fields(kind)[0].name, None)
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_a_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
+    policy = RetryPolicy(attempts=7)
+    assert policy.budget is not None
+    policy.budget.window_for().called(1.0)
+    assert again(policy) == policy
+
+
+def test_failures_reports_and_hints_survive_pickling() -> None:
+    failure = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED, message="m")
+    attempt = Attempt(1, failure, 0.0, 0.1)
+    report = RetryReport((attempt,), Reason.EXHAUSTED, Execution.MAYBE_EXECUTED, 0.2)
+    hint = Hint("enqueue", Reason.EXHAUSTED, "r")
+    assert pickle.loads(pickle.dumps((report, hint))) == (report, hint)
+    assert failure.replace(code="x").code == "x"
+
+
+def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
+    failure = Failure(
+        "TIMEOUT",
+        Category.TRANSIENT,
+        Execution.MAYBE_EXECUTED,
+        message="MARKER",
+        stacktrace="MARKER",
+    )
+    assert failure.message == failure.stacktrace == "MARKER"
+    assert "MARKER" not in repr(failure)
+
+
+def test_a_wait_class_in_place_of_an_instance_is_refused_where_it_stands() -> None:
+    with pytest.raises(TypeError, match="must be a tenacity wait_"):
+        RetryPolicy(wait=tenacity.wait_none)  # type: ignore[arg-type]

@@ -1,0 +1,212 @@
+"""What is kept beside the exception: report, hint and note, and that nothing else changes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from typing import Any
+
+import iii
+import pytest
+
+from iii_resilience import (
+    Attempt,
+    Category,
+    ConfigError,
+    ConnectionLostError,
+    Execution,
+    Failure,
+    Hint,
+    NotConnectedError,
+    Reason,
+    RetryReport,
+    RpcError,
+    hint_for,
+    report_for,
+)
+from iii_resilience.core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    InvalidPayloadError,
+    PayloadTooLargeError,
+)
+from iii_resilience.core.report import already_retried, attach, execution_over
+
+FAILURE = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED, message="MARKER")
+HINT = Hint("enqueue", Reason.EXHAUSTED, "look here", queue="orders")
+
+
+def report(reason: Reason = Reason.EXHAUSTED, attempts: int = 1) -> RetryReport:
+    made = tuple(Attempt(number + 1, FAILURE, 0.0, 0.1) for number in range(attempts))
+    return RetryReport(made, reason, Execution.MAYBE_EXECUTED, 1.234)
+
+
+def attached(error: Any, reason: Reason = Reason.EXHAUSTED, now: float = 5.0) -> Any:
+    attach(error, report(reason), HINT, now=now)
+    return error
+
+
+class StubbornError(Exception):
+    """Refuses everything."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise RuntimeError("no")
+
+
+class MuteError(Exception):
+    """Raises when it is asked."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "_iii_resilience":
+            raise KeyError(name)
+        return super().__getattribute__(name)
+
+
+def test_an_exception_the_library_never_saw_has_neither_report_nor_hint() -> None:
+    assert report_for(ValueError()) is None
+    assert hint_for(ValueError()) is None
+
+
+def test_the_note_says_what_was_tried_in_one_line_without_the_message() -> None:
+    error = ValueError("x")
+    attach(error, report(attempts=3), HINT, now=1.0)
+    assert "|".join(error.__notes__) == (
+        "iii-resilience: 3 attempts in 1.23 s; last: TIMEOUT (transient, maybe_executed); "
+        "gave up: exhausted; hint: enqueue to 'orders'; look here"
+    )
+    wait = Hint("wait", Reason.PUSHBACK, "", seconds=4.998)
+    attach(error, report(Reason.PUSHBACK), wait, now=1.0)
+    assert "|".join(error.__notes__) == (
+        "iii-resilience: 1 attempt in 1.23 s; last: TIMEOUT (transient, maybe_executed); "
+        "gave up: pushback; hint: wait 4.998 s"
+    )
+    assert "gave up: pushback" in "".join(traceback.format_exception(error))
+
+
+def test_the_latest_record_replaces_the_earlier_one_and_leaves_others_notes_alone() -> None:
+    error = ValueError("x")
+    error.add_note("mine")
+    attached(error)
+    error.add_note("also mine")
+    attached(error, Reason.DEADLINE)
+    found = report_for(error)
+    assert found is not None
+    assert found.reason is Reason.DEADLINE
+    ours = [note for note in error.__notes__ if note.startswith("iii-resilience: ")]
+    assert len(ours) == 1
+    assert [note for note in error.__notes__ if note not in ours] == ["mine", "also mine"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        ConfigError(["a", "b"]),
+        NotConnectedError("x"),
+        ConnectionLostError("x"),
+        PayloadTooLargeError(5, 3),
+        InvalidPayloadError("$.a"),
+        CircuitOpenError("open", 1.5),
+        BulkheadFullError("full"),
+        RpcError("C", "m", "expected", "L", "k", 1.0, "s"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize(
+    "again", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy], ids=["pickle", "copy"]
+)
+def test_report_hint_and_note_survive_where_the_exception_does(
+    error: Exception, again: Any
+) -> None:
+    other = again(attached(error))
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert report_for(other) == report()
+    assert hint_for(other) == HINT
+    assert other.__notes__ == error.__notes__
+
+
+def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> None:
+    error = iii.RegistrationRejectedError("CODE", "ns", "worker", "owner")
+    before = dict(vars(error))
+    attached(error)
+    assert vars(error) == before
+    assert report_for(error) is None
+
+
+@pytest.mark.parametrize("kind", [StubbornError, MuteError])
+def test_an_exception_that_refuses_attributes_does_no_harm(kind: type[Exception]) -> None:
+    error = attached(kind("x"))
+    assert report_for(error) is None
+    assert hint_for(error) is None
+    assert not already_retried(error, since=0.0)
+
+
+def test_notes_that_are_no_notes_do_no_harm() -> None:
+    error: Any = ValueError("x")
+    error.__notes__ = [3]
+    attached(error)
+    assert report_for(error) == report()
+
+
+MARKS = {
+    Reason.EXHAUSTED,
+    Reason.DEADLINE,
+    Reason.BUDGET_EXHAUSTED,
+    Reason.CIRCUIT_OPEN,
+    Reason.PUSHBACK,
+    Reason.STOPPED,
+    Reason.NOT_READY,
+    Reason.ALREADY_RETRIED,
+}
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.RETRIED])
+def test_only_a_retry_that_did_what_it_could_marks_the_exception(reason: Reason) -> None:
+    assert already_retried(attached(ValueError(), reason), since=0.0) == (reason in MARKS)
+
+
+def test_the_mark_is_found_behind_a_cause_but_not_behind_a_bare_context() -> None:
+    outer = ValueError("outer")
+    outer.__cause__ = KeyError("middle")
+    outer.__cause__.__cause__ = attached(ValueError("inner"))
+    assert already_retried(outer, since=0.0)
+    bare = ValueError("outer")
+    bare.__context__ = attached(ValueError("inner"))
+    assert not already_retried(bare, since=0.0)
+
+
+def test_a_circle_of_causes_ends() -> None:
+    first, second = ValueError(), ValueError()
+    first.__cause__, second.__cause__ = second, first
+    assert not already_retried(first, since=0.0)
+
+
+def test_a_mark_from_before_the_attempt_is_another_calls() -> None:
+    error = attached(ValueError(), now=5.0)
+    assert already_retried(error, since=5.0)
+    assert not already_retried(error, since=5.1)
+
+
+@pytest.mark.parametrize(
+    ("executions", "expected"),
+    [
+        ([], Execution.NOT_EXECUTED),
+        (["not_executed", "not_executed"], Execution.NOT_EXECUTED),
+        (["maybe_executed", "not_executed"], Execution.MAYBE_EXECUTED),
+        (["not_executed", "executed", "maybe_executed"], Execution.EXECUTED),
+    ],
+)
+def test_the_strongest_execution_over_all_attempts_counts(
+    executions: list[str], expected: Execution
+) -> None:
+    attempts = [
+        Attempt(1, FAILURE.replace(execution=Execution(execution)), 0.0, 0.0)
+        for execution in executions
+    ]
+    assert execution_over(attempts) is expected
+
+
+def test_no_repr_shows_the_message() -> None:
+    assert "MARKER" not in repr(report())

@@ -1,0 +1,129 @@
+"""Deadlines by other clocks: believed, unless a clock is visibly off."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from iii_resilience.handling.hardening.deadlines import Clocks
+from iii_resilience.sdk.propagation import Carried
+
+NOW = 1_800_000_000.0
+LEFT = 5.0
+
+
+@attrs.define
+class Here:
+    """A worker's clocks, and calls that arrive at it.
+
+    Attributes:
+        now: Its own clock, in seconds since 1970.
+    """
+
+    clocks: Clocks = attrs.field(factory=lambda: Clocks(1.0))
+    now: float = NOW
+
+    def arrives(
+        self, offset: float, *, left: float = LEFT, sender: object = "w1"
+    ) -> tuple[bool, float | None]:
+        """A call that was sent `offset` seconds ago by its sender's clock.
+
+        Returns:
+            Whether it may be started, and how long it may take.
+        """
+        carried = Carried(left=left, deadline_unix=self.now - offset + left)
+        arrival = self.clocks.arrival(carried, sender, now=0.0, now_unix=self.now)
+        deadline = arrival.inbound.deadline_at
+        return arrival.late is None, None if deadline is None else round(deadline, 3)
+
+
+@pytest.fixture
+def here() -> Here:
+    return Here()
+
+
+@pytest.mark.parametrize(
+    ("offset", "starts", "may_take"),
+    [
+        (0.0, True, 5.0),  # at once: all that was left
+        (0.5, True, 5.0),  # within the tolerance nobody knows
+        (3.0, True, 3.0),
+        (5.9, True, 0.1),
+        (6.1, False, 0.0),
+        (59.0, False, 0.0),
+        (-30.0, True, 5.0),  # ahead, within a minute
+    ],
+)
+def test_a_deadline_counts_by_the_sender_s_clock_within_the_tolerance(
+    here: Here, offset: float, starts: bool, may_take: float
+) -> None:
+    assert here.arrives(offset) == (starts, may_take)
+
+
+def test_what_was_late_by_how_much(here: Here) -> None:
+    carried = Carried(left=1.0, deadline_unix=NOW - 10)
+    arrival = here.clocks.arrival(carried, "w1", now=0.0, now_unix=NOW)
+    assert arrival.late == pytest.approx(9.0)
+
+
+def test_nothing_carried_is_no_deadline(here: Here) -> None:
+    arrival = here.clocks.arrival(None, "w1", now=0.0, now_unix=NOW)
+    assert (arrival.late, arrival.inbound.deadline_at) == (None, None)
+
+
+def test_a_clock_that_is_ahead_shows_at_once_and_is_warned_of_once(
+    here: Here, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert here.arrives(-90.0) == (True, LEFT)
+        here.now += 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the clock of worker w1 is off by about 90 s (ahead)")
+
+
+def test_a_clock_that_is_behind_shows_at_the_second_message(
+    here: Here, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not here.arrives(90.0)[0]  # it may as well have been held up
+    here.now += 0.2
+    assert here.arrives(90.05) == (True, LEFT)
+    here.now += 30
+    assert here.arrives(90.02) == (True, LEFT)
+    (record,) = caplog.records
+    assert "off by about 90 s (behind)" in record.getMessage()
+
+
+def test_messages_that_were_held_up_together_are_late_not_badly_timed(
+    here: Here, caplog: pytest.LogCaptureFixture
+) -> None:
+    for offset in (90.0, 85.0, 80.0, 61.5):  # a worker that was stopped handles its backlog
+        assert not here.arrives(offset)[0]
+    assert here.arrives(0.1) == (True, LEFT)
+    assert not here.arrives(70.0)[0]  # known to be right: what is late is late
+    assert not caplog.records
+
+
+def test_a_clock_that_was_set_right_is_believed_again(here: Here) -> None:
+    assert here.arrives(-90.0)[0]
+    here.now += 10
+    assert not here.arrives(20.0)[0]
+
+
+def test_a_sender_that_nobody_knows_is_not_held_to_a_clock_that_may_be_off(here: Here) -> None:
+    for sender in (None, 5):
+        assert here.arrives(90.0, sender=sender) == (True, LEFT)
+        assert not here.arrives(30.0, sender=sender)[0]
+
+
+def test_senders_are_not_remembered_for_ever(here: Here) -> None:
+    for number in range(3000):
+        here.arrives(0.0, sender=f"w{number}")
+    assert len(here.clocks._senders) <= 1000
+
+
+def test_a_deadline_without_a_time_left_counts_as_it_is(here: Here) -> None:
+    late = Carried(deadline_unix=NOW - 10)
+    assert here.clocks.arrival(late, "w1", now=0.0, now_unix=NOW).late is not None
+    soon = Carried(deadline_unix=NOW + 10)
+    arrival = here.clocks.arrival(soon, "w1", now=0.0, now_unix=NOW)
+    assert arrival.inbound.deadline_at == pytest.approx(11.0)

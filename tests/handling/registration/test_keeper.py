@@ -1,0 +1,401 @@
+"""Kept registrations: who owns what, who takes over, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.engine_fixtures import QUICK
+from support.telemetry_fixtures import Seen
+
+from iii_resilience import NotConnectedError, resilient
+from iii_resilience.client.resilient import Resilient
+from iii_resilience.handling import Registration, Standing
+from iii_resilience.handling.registration.keeper import keeper
+from iii_resilience.testing import AnswerError, AnswerResult, LoopbackEngine
+
+# Ten times what it takes on a machine with nothing else to do.
+SOON = 15.0
+
+Worker = Callable[..., Resilient]
+
+
+def until(true: Callable[[], object], timeout: float = SOON) -> None:
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def worker(connect: Callable[..., Any]) -> Iterator[Worker]:
+    """Makes workers that serve `t::f`, and whatever else is asked for, kept registered."""
+    made: list[Resilient] = []
+
+    def make(name: str, *more: str, **options: Any) -> Resilient:
+        options = {"keep_registered": True, "policies": QUICK, **options}
+        client = resilient(connect(name), **options)
+        made.append(client)
+        for function_id in ("t::f", *more):
+            client.register_function(function_id, lambda data: name)
+        return client
+
+    yield make
+    for client in made:
+        client.shutdown()
+    until(lambda: keeper()._thread is None)
+
+
+def standing(client: Resilient, function_id: str = "t::f") -> tuple[str, str | None]:
+    (found,) = [r for r in client.registrations() if r.id == function_id]
+    return found.state.value, found.owner
+
+
+def call(client: Any, function_id: str = "t::f") -> Any:
+    return client.trigger({"function_id": function_id, "payload": {}, "timeout_ms": 5000})
+
+
+class TestStandby:
+    def test_the_second_worker_stands_by_and_takes_over_when_the_first_is_gone(
+        self, engine: LoopbackEngine, worker: Worker, target: Any
+    ) -> None:
+        first = worker("first")
+        until(lambda: standing(first) == ("owner", "first"))
+        second = worker("second")
+        until(lambda: standing(second) == ("standby", "first"))
+        assert call(target) == "first"
+        first.shutdown()
+        until(lambda: standing(second) == ("owner", "second"))
+        assert call(target) == "second"
+        again = worker("first")
+        until(lambda: standing(again) == ("standby", "second"))
+
+    def test_without_a_keeper_the_function_is_gone_for_good(
+        self, engine: LoopbackEngine, worker: Worker, target: Any
+    ) -> None:
+        first = worker("first", keep_registered=False)
+        engine.wait_registered("t::f")
+        second = worker("second", keep_registered=False)
+        until(lambda: standing(second) == ("standby", "first"))
+        first.shutdown()
+        until(lambda: standing(second)[0] == "missing")
+        time.sleep(1.5)
+        assert not engine.registered("t::f")
+
+    def test_a_living_owner_keeps_its_function(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        first = worker("first", keep_registered=False)
+        engine.wait_registered("t::f")
+        second = worker("second")
+        until(lambda: standing(second) == ("standby", "first"))
+        until(lambda: second.registrations()[0].code is not None)  # the rejection comes by itself
+        (told,) = second.registrations()
+        assert (told.code, told.remedy) == ("FUNCTION_NAMESPACE_CONFLICT", None)
+        before = len(registrations_of(engine, "second", "t::f"))
+        time.sleep(2.5)
+        assert len(registrations_of(engine, "second", "t::f")) == before == 1
+        assert standing(first) == ("owner", "first")
+
+    def test_what_somebody_else_has_is_left_alone_and_what_nobody_has_is_taken(
+        self, engine: LoopbackEngine, worker: Worker, target: Any
+    ) -> None:
+        target.register_function("t::theirs", lambda data: "target")
+        engine.wait_registered("t::theirs")
+        mine = worker("mine", "t::theirs")
+        until(lambda: standing(mine, "t::theirs") == ("standby", "target"))
+        until(lambda: standing(mine) == ("owner", "mine"))
+
+    def test_a_second_registration_of_an_id_is_refused_by_the_sdk_and_changes_nothing(
+        self, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        with pytest.raises(ValueError, match="already registered"):
+            mine.register_function("t::f", lambda data: 2)
+        with pytest.raises(TypeError):
+            mine.register_function("t::g", "no handler")
+        assert [r.id for r in mine.registrations()] == ["t::f"]
+        with pytest.raises(ValueError, match="validation error"):
+            mine.register_trigger({"nonsense": 1})
+        assert [r.kind for r in mine.registrations()] == ["function"]
+
+    def test_after_shutdown_nothing_is_registered(self, worker: Worker) -> None:
+        mine = worker("mine")
+        mine.shutdown()
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            mine.register_function("t::g", lambda data: 1)
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            mine.register_trigger({"type": "x", "function_id": "t::f", "config": {}})
+
+    def test_two_objects_around_one_client_do_not_get_in_each_other_s_way(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        other = resilient(mine._link.client, keep_registered=True)
+        other.register_function("t::g", lambda data: 1)
+        until(lambda: standing(other, "t::g")[0] == standing(mine)[0] == "owner")
+        other._handlers.stop_keeping()
+
+    def test_unregistered_for_good_is_not_registered_again(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        reference = mine.register_function("t::g", lambda data: 1)
+        assert reference.id == "t::g"
+        until(lambda: standing(mine, "t::g")[0] == "owner")
+        reference.unregister()
+        time.sleep(1.5)
+        assert not engine.registered("t::g")
+        assert [r.id for r in mine.registrations()] == ["t::f"]
+        mine.register_function("t::g", lambda data: 2)
+        until(lambda: standing(mine, "t::g")[0] == "owner")
+
+    def test_the_reference_stays_good_over_a_registration_made_again(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        first, second = worker("first"), worker("second", keep_registered=True)
+        reference = second.register_function("t::g", lambda data: 1)
+        until(lambda: standing(second, "t::g")[0] == "owner")
+        for entry in second._handlers._served.functions():
+            second._handlers._served.again(entry)
+        reference.unregister()
+        until(lambda: not engine.registered("t::g"))
+        assert repr(reference).startswith("resilient(FunctionRef(")
+        first.shutdown()
+
+    def test_after_a_restart_of_the_engine_each_function_has_an_owner_again(
+        self, engine: LoopbackEngine, worker: Worker, target: Any
+    ) -> None:
+        first, second = worker("first"), worker("second")
+        until(lambda: standing(second)[0] == "standby")
+        engine.stop_listening()
+        until(lambda: standing(first)[0] == "missing")
+        (told,) = first.registrations()
+        assert told.code == "NOT_CONNECTED"
+        assert told.remedy is not None
+        engine.listen()
+        until(lambda: {standing(first)[0], standing(second)[0]} == {"owner", "standby"})
+        until(lambda: engine.registered("t::f"))
+
+    def test_a_worker_that_owned_many_functions_is_missed_at_once(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        more = [f"t::f{number}" for number in range(150)]
+        first = worker("first", *more)
+        engine.wait_registered(*more)
+        second = worker("second", *more)
+        until(lambda: standing(second, more[-1])[0] == "standby")
+        first.shutdown()  # without a word to anybody
+        since = time.monotonic()
+        until(lambda: all(engine.registered(function_id) for function_id in ("t::f", *more)))
+        assert time.monotonic() - since < SOON
+        until(lambda: all(r.state is Standing.OWNER for r in second.registrations()))
+
+    def test_what_a_worker_alone_gave_up_is_found_in_its_turn(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        more = [f"t::f{number}" for number in range(70)]
+        first = resilient_without_keeper(worker, more)
+        engine.wait_registered(*more)
+        second = worker("second", *more)
+        until(lambda: standing(second, more[5])[0] == "standby")
+        first[more[5]].unregister()
+        until(lambda: engine.registered(more[5]))
+        assert standing(second, more[6])[0] == "standby"
+
+
+def resilient_without_keeper(worker: Worker, ids: list[str]) -> dict[str, Any]:
+    client = worker("first", keep_registered=False)
+    return {i: client.register_function(i, lambda data: 1) for i in ids}
+
+
+def registrations_of(engine: LoopbackEngine, name: str, function_id: str) -> list[Any]:
+    return [
+        frame
+        for frame in engine.frames
+        if frame.conn == name
+        and frame.message["type"] == "registerfunction"
+        and frame.message["id"] == function_id
+    ]
+
+
+class TestTriggers:
+    TRIGGER = {  # noqa: RUF012 - a constant
+        "type": "configuration",
+        "function_id": "t::f",
+        "config": {"configuration_id": "c"},
+    }
+
+    def of(self, client: Resilient) -> Registration:
+        (found,) = [r for r in client.registrations() if r.kind == "trigger"]
+        return found
+
+    def test_they_are_registered_again_with_their_function(
+        self, engine: LoopbackEngine, worker: Worker, target: Any
+    ) -> None:
+        first, second = worker("first"), worker("second")
+        until(lambda: standing(second)[0] == "standby")
+        second.register_trigger(self.TRIGGER)
+        until(lambda: self.of(second).state is Standing.OWNER)
+        before = self.of(second).id
+        first.shutdown()
+        until(lambda: standing(second)[0] == "owner")
+        until(lambda: self.of(second).state is Standing.OWNER)
+        assert self.of(second).id != before
+        info = target.trigger(
+            {"function_id": "engine::functions::info", "payload": {"function_id": "t::f"}}
+        )
+        assert [t["id"] for t in info["registered_triggers"]] == [self.of(second).id]
+
+    def test_one_that_is_refused_says_so_with_code_and_remedy(self, worker: Worker) -> None:
+        mine = worker("mine")
+        mine.register_trigger({**self.TRIGGER, "config": 5})
+        until(lambda: self.of(mine).state is Standing.REJECTED)
+        told = self.of(mine)
+        assert told.code == "trigger_registration_failed"
+        assert told.remedy
+        assert (told.function_id, told.trigger_type) == ("t::f", "configuration")
+
+    def test_one_that_nobody_provides_is_missing(self, worker: Worker) -> None:
+        mine = worker("mine")
+        reference = mine.register_trigger({**self.TRIGGER, "type": "nobody", "config": {}})
+        until(lambda: self.of(mine).state is Standing.MISSING)
+        assert self.of(mine).remedy == "start the worker that provides triggers of this type"
+        reference.unregister()
+        assert [r.kind for r in mine.registrations()] == ["function"]
+
+
+class TestEngineThatDoesNotAnswer:
+    def test_one_that_forbids_the_question_is_warned_of_once_and_asked_no_more(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine.forbid("engine::functions::info")
+        mine = worker("mine")
+        until(lambda: engine.calls("engine::functions::info"))
+        time.sleep(2.5)
+        warnings = [r for r in caplog.records if "not kept registered" in r.getMessage()]
+        assert len(warnings) == 1
+        assert "FORBIDDEN" in warnings[0].getMessage()
+        assert len(engine.calls("engine::functions::info")) == 1
+        assert standing(mine)[0] == "unknown"
+
+    def test_one_that_answers_otherwise_too(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine.inject(
+            "engine::functions::info",
+            AnswerError("deserialization_error", "missing field `function_id`"),
+            times=None,
+        )
+        worker("mine")
+        until(lambda: [r for r in caplog.records if "not kept registered" in r.getMessage()])
+
+    def test_one_that_is_only_slow_is_asked_again(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine.inject("engine::functions::info", AnswerError("TIMEOUT", "t"), times=2)
+        mine = worker("mine")
+        until(lambda: standing(mine)[0] == "owner")
+        assert not [r for r in caplog.records if "not kept registered" in r.getMessage()]
+
+    def test_one_that_takes_no_notice_of_registrations_is_bothered_ever_less(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        nobody = {"functions": [{"function_id": "t::f", "error": "not_found"}]}
+        engine.inject("engine::functions::info", AnswerResult(nobody), times=None)
+        mine = worker("mine")
+        until(lambda: [r for r in caplog.records if "several times" in r.getMessage()])
+        assert standing(mine)[0] == "missing"
+        before = len(registrations_of(engine, "mine", "t::f"))
+        time.sleep(2)
+        assert len(registrations_of(engine, "mine", "t::f")) <= before + 2
+
+
+class TestWhatIsSeen:
+    def test_each_change_is_logged_and_counted(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture, seen: Seen
+    ) -> None:
+        caplog.set_level(logging.INFO, logger="iii_resilience")
+        first = worker("first", keep_registered=False)
+        engine.wait_registered("t::f")
+        second = worker("second")
+        until(lambda: standing(second)[0] == "standby")
+        first.shutdown()
+        until(lambda: standing(second)[0] == "owner")
+
+        def told() -> list[tuple[Any, Any, Any]]:
+            return [
+                (r.was, r.state, r.owner)  # type: ignore[attr-defined]
+                for r in caplog.records
+                if hasattr(r, "was") and r.function_id == "t::f"  # type: ignore[attr-defined]
+            ]
+
+        until(lambda: len(told()) >= 3)  # a change is told after it can be seen
+        changes = told()
+        assert changes == [
+            ("unknown", "standby", changes[0][2]),
+            ("standby", "missing", None),
+            ("missing", "owner", "second"),
+        ]
+        metric = seen.metrics()["iii.worker.registration.transitions"]
+        points = {p.attributes["iii.registration.state"]: p.value for p in metric.points}
+        assert points == {"standby": 1, "missing": 1, "owner": 1}
+
+    def test_since_when_it_stands_so_is_told(self, worker: Worker) -> None:
+        before = time.time()
+        mine = worker("mine")
+        until(lambda: standing(mine)[0] == "owner")
+        (told,) = mine.registrations()
+        assert before <= told.since <= time.time()
+
+
+class TestCost:
+    def test_nothing_is_sent_where_nothing_is_kept(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        worker("mine", keep_registered=False)
+        engine.wait_registered("t::f")
+        time.sleep(0.2)
+        before = len(engine.frames)
+        time.sleep(2)
+        assert len(engine.frames) == before
+        assert keeper()._thread is None
+
+    def test_a_client_that_serves_nothing_costs_nothing(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        client = resilient(connect("caller"), keep_registered=True)
+        time.sleep(0.2)
+        before = len(engine.frames)
+        time.sleep(1.5)
+        assert len(engine.frames) == before
+        client.shutdown()
+
+    def test_about_one_question_a_second_however_many_functions(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine", *(f"t::f{number}" for number in range(300)))
+        until(lambda: standing(mine, "t::f299")[0] == "owner")
+        before = len(engine.calls("engine::functions::info"))
+        time.sleep(2.2)
+        asked = engine.calls("engine::functions::info")[before:]
+        assert 1 <= len(asked) <= 4
+        assert max(len(question.data["function_ids"]) for question in asked) <= 32
+
+    def test_one_thread_for_all_clients_that_ends_with_the_last(self, worker: Worker) -> None:
+        first, second = worker("first"), worker("second")
+        until(lambda: standing(second)[0] == "standby")
+
+        def threads() -> list[threading.Thread]:
+            return [t for t in threading.enumerate() if t.name == "iii-resilience keeper"]
+
+        assert len(threads()) == 1
+        assert threads()[0].daemon
+        first.shutdown()
+        until(lambda: standing(second)[0] == "owner")
+        second.shutdown()
+        until(lambda: not threads())

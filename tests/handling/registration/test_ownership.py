@@ -1,0 +1,139 @@
+"""Which functions are asked about, and what answers mean; without an engine and a clock."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from iii_resilience.handling.registration.ownership import MOST, Answer, Rounds
+from iii_resilience.handling.registration.registrations import Served, Standing
+
+
+class Client:
+    """An SDK client that registers everything."""
+
+    def register_function(self, function_id: str, handler: Any, **options: Any) -> Any:
+        return object()
+
+
+def rounds_of(count: int) -> tuple[Served, Rounds]:
+    served = Served(Client(), lambda entry: None)
+    for number in range(count):
+        served.add_function(f"t::f{number}", None, {})
+    return served, Rounds(served, "me")
+
+
+def learn(rounds: Rounds, owner: str | None, *ids: str, now: float = 1e9) -> Any:
+    return rounds.answered(list(ids), {i: Answer(owner) for i in ids}, now)
+
+
+def state(served: Served, function_id: str) -> Standing:
+    entry = served.function(function_id)
+    assert entry is not None
+    return entry.state
+
+
+def test_nothing_is_asked_where_nothing_is_served() -> None:
+    assert rounds_of(0)[1].next_ids() == []
+
+
+@pytest.mark.parametrize("count", [1, 31, 32])
+def test_up_to_the_most_all_are_asked_about_every_time(count: int) -> None:
+    _, rounds = rounds_of(count)
+    for _ in range(3):
+        assert len(rounds.next_ids()) == count
+
+
+def test_with_more_each_has_its_turn() -> None:
+    _, rounds = rounds_of(100)
+    asked: set[str] = set()
+    for _ in range(4):
+        ids = rounds.next_ids()
+        assert len(ids) == len(set(ids)) == MOST
+        asked.update(ids)
+    assert len(asked) == 100
+
+
+def test_every_other_owner_has_one_that_stands_for_all_of_his() -> None:
+    served, rounds = rounds_of(300)
+    for number, entry in enumerate(served.functions()):
+        entry.stands(Standing.STANDBY, owner=f"w{number % 3}")
+    owner_of = {entry.function_id: entry.owner for entry in served.functions()}
+    for _ in range(20):
+        owners = {owner_of[function_id] for function_id in rounds.next_ids()}
+        assert owners == {"w0", "w1", "w2"}
+
+
+def test_when_it_is_gone_all_of_his_are_asked_about_before_all_others() -> None:
+    served, rounds = rounds_of(300)
+    for number, entry in enumerate(served.functions()):
+        entry.stands(Standing.STANDBY, owner=f"w{number % 3}")
+    learn(rounds, None, "t::f0")
+    assert rounds.hurried
+    asked: list[str] = []
+    while rounds.hurried:
+        asked.extend(rounds.next_ids())
+    assert {f"t::f{n}" for n in range(3, 300, 3)} <= set(asked[:110])
+
+
+def test_so_they_are_when_it_has_another_owner() -> None:
+    served, rounds = rounds_of(50)
+    for entry in served.functions():
+        entry.stands(Standing.STANDBY, owner="w0")
+    learn(rounds, "w1", "t::f7")
+    assert rounds.hurried
+
+
+def test_what_nobody_owns_is_an_orphan_at_once_but_not_when_it_is_young() -> None:
+    served, rounds = rounds_of(1)
+    entry = served.functions()[0]
+    entry.at = 100.0
+    assert learn(rounds, None, "t::f0", now=100.5) == ([], 0.05)
+    assert learn(rounds, None, "t::f0", now=100.6)[0] == [entry]
+    learn(rounds, "me", "t::f0", now=100.7)
+    assert learn(rounds, None, "t::f0", now=102.0)[0] == [entry]
+
+
+def test_what_is_never_taken_in_is_tried_ever_less_often() -> None:
+    served, rounds = rounds_of(1)
+    entry = served.functions()[0]
+    now, tried = 1e6, []
+    while now < 1e6 + 600:
+        orphans, _ = learn(rounds, None, "t::f0", now=now)
+        for orphan in orphans:
+            orphan.tries += 1
+            tried.append(now)
+        now += 1
+    assert len(tried) < 25
+    assert max(b - a for a, b in pairwise(tried)) <= 62
+    learn(rounds, "me", "t::f0")
+    assert (entry.tries, entry.retry_at) == (0, 0.0)
+
+
+def test_what_is_hidden_is_left_as_it_is() -> None:
+    served, rounds = rounds_of(1)
+    hidden = Answer.read({"function_id": "t::f0", "error": "forbidden"}, "default")
+    assert rounds.answered(["t::f0"], {"t::f0": hidden}, 1e9) == ([], None)
+    assert state(served, "t::f0") is Standing.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("item", "owner"),
+    [
+        ({"worker_name": "w", "namespace": "default"}, "w"),
+        ({"worker_name": "w"}, "w"),
+        ({"worker_name": "w", "namespace": "elsewhere"}, None),
+        ({"error": "not_found"}, None),
+        ({"error": "something new"}, None),
+    ],
+)
+def test_an_item_is_read(item: dict[str, Any], owner: str | None) -> None:
+    assert Answer.read(item, "default").owner == owner
+
+
+def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:
+    served, rounds = rounds_of(1)
+    rounds.learn(["t::f0", "t::gone"], {})
+    assert state(served, "t::f0") is Standing.MISSING

@@ -1,5 +1,0 @@
-"""Fixtures for commands that need an engine."""
-
-from engine_fixtures import caller, connect, engine, target
-
-__all__ = ["caller", "connect", "engine", "target"]

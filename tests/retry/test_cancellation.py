@@ -1,0 +1,229 @@
+"""Cancelling a call at every point where it waits: it ends, and nothing it held is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from iii_resilience import (
+    Backoff,
+    Breaker,
+    Budget,
+    Bulkhead,
+    RetryPolicy,
+    iii_retry,
+    report_for,
+    retrying,
+)
+from iii_resilience.core.guards.breaker import CircuitState
+
+LONG = 60.0
+
+
+class Guarded:
+    """A policy with every guard there is, and what each of them has given out."""
+
+    def __init__(self, *, attempt_timeout: float | None = None) -> None:
+        self.budget = Budget(ratio=0.0, min_per_second=1.0, window=10.0)
+        self.breaker = Breaker(min_calls=1_000)
+        self.bulkhead = Bulkhead(1, queue=1, wait=LONG)
+        self.policy = RetryPolicy(
+            attempts=3,
+            backoff=Backoff(base=0.001, cap=0.002, throttled_base=0.001, jitter="none"),
+            budget=self.budget,
+            breaker=self.breaker,
+            bulkhead=self.bulkhead,
+            attempt_timeout=attempt_timeout,
+        )
+
+    def held(self) -> dict[str, int]:
+        gates = self.bulkhead._gates.values()
+        return {
+            "reserved": self.budget.window_for()._reserved,
+            "inside": sum(gate.inside for gate in gates),
+            "waiting": sum(gate.waiting for gate in gates),
+        }
+
+
+NOTHING = {"reserved": 0, "inside": 0, "waiting": 0}
+Call = Callable[[], Awaitable[Any]]
+
+
+def as_decorated(guarded: Guarded, attempt: Call) -> Call:
+    return iii_retry(idempotent=True, policy=guarded.policy)(attempt)
+
+
+def as_a_loop(guarded: Guarded, attempt: Call) -> Call:
+    async def call() -> Any:
+        value = None
+        async for tried in retrying(idempotent=True, policy=guarded.policy):
+            with tried:
+                value = await attempt()
+        return value
+
+    return call
+
+
+async def cancelled_after(steps: int, call: Call) -> str:
+    """Cancel once the call has come to its nth wait; how it ended."""
+    task = asyncio.ensure_future(call())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+        if task.done():
+            break
+        if steps > 20:
+            # Timers need real time to ring; a thousandth of a second is enough for ours.
+            await asyncio.sleep(0.0001)
+    if task.done():
+        return "done" if task.exception() is None else "failed"
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=30)
+    assert done, "one cancel() did not end the call"
+    return "cancelled" if task.cancelled() else "done"
+
+
+@pytest.mark.parametrize(
+    ("form", "timed"), [(as_decorated, False), (as_decorated, True), (as_a_loop, False)]
+)
+async def test_whenever_it_is_cancelled_a_call_ends_and_gives_everything_back(
+    form: Callable[[Guarded, Call], Call], timed: bool
+) -> None:
+    ends: list[str] = []
+    for steps in range(200):
+        guarded = Guarded(attempt_timeout=LONG if timed else None)
+        attempts = 0
+
+        async def attempt() -> str:
+            nonlocal attempts
+            attempts += 1
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if attempts < 3:
+                raise ConnectionResetError
+            return "done"
+
+        ends.append(await cancelled_after(steps, form(guarded, attempt)))
+        assert guarded.held() == NOTHING, steps
+        if ends[-1] == "done":
+            break
+    # Before the first step, in attempts, in delays, between them: everywhere until it is done.
+    assert set(ends[:-1]) == {"cancelled"}
+    assert ends[-1] == "done"
+    assert len(ends) > 12
+
+
+@pytest.mark.parametrize("form", [as_decorated, as_a_loop])
+async def test_a_call_that_is_cancelled_in_front_of_a_full_bulkhead_leaves_the_queue(
+    form: Callable[[Guarded, Call], Call],
+) -> None:
+    guarded = Guarded()
+    inside, leave = asyncio.Event(), asyncio.Event()
+
+    async def attempt() -> str:
+        inside.set()
+        await leave.wait()
+        return "done"
+
+    call = form(guarded, attempt)
+    first = asyncio.ensure_future(call())
+    await inside.wait()
+    second = asyncio.ensure_future(call())
+    while guarded.held()["waiting"] == 0:
+        await asyncio.sleep(0)
+    second.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert guarded.held() == {"reserved": 0, "inside": 1, "waiting": 0}
+    leave.set()
+    assert await first == "done"
+    assert guarded.held() == NOTHING
+
+
+async def test_a_cancelled_probe_leaves_its_slot_to_the_next_call() -> None:
+    breaker = Breaker(min_calls=1, open=0.01, probes=1)
+    reached = asyncio.Event()
+
+    @iii_retry(policy=RetryPolicy(attempts=1, breaker=breaker))
+    async def function(how: str) -> str:
+        if how == "fails":
+            raise ConnectionResetError
+        if how == "hangs":
+            reached.set()
+            await asyncio.sleep(LONG)
+        return "done"
+
+    with pytest.raises(ConnectionResetError):
+        await function("fails")
+    await asyncio.sleep(0.02)
+    probe = asyncio.ensure_future(function("hangs"))
+    await reached.wait()
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert await function("succeeds") == "done"
+    (circuit,) = breaker._circuits.values()
+    assert circuit.state is CircuitState.CLOSED
+
+
+def test_a_coroutine_that_is_thrown_away_in_a_delay_gives_its_permit_back() -> None:
+    budget = Budget(ratio=0.0, min_per_second=1.0, window=10.0)
+    policy = RetryPolicy(budget=budget, backoff=Backoff(base=20.0, jitter="none"))
+
+    @iii_retry(idempotent=True, policy=policy)
+    async def function() -> None:
+        raise ConnectionResetError
+
+    async def start() -> None:
+        coroutine = function()
+        coroutine.send(None)
+        assert budget.window_for()._reserved == 1
+        coroutine.close()
+
+    asyncio.run(start())
+    gc.collect()
+    assert budget.window_for()._reserved == 0
+
+
+async def test_a_task_group_that_fails_ends_the_retries_of_its_other_tasks() -> None:
+    guarded = Guarded()
+    started = time.monotonic()
+
+    @iii_retry(idempotent=True, backoff=Backoff(base=20.0, jitter="none"), budget=guarded.budget)
+    async def retried() -> None:
+        raise ConnectionResetError
+
+    async def breaks() -> None:
+        while guarded.held()["reserved"] == 0:
+            await asyncio.sleep(0)
+        raise ValueError
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(retried())
+            group.create_task(breaks())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await both()
+    assert [type(error) for error in caught.value.exceptions] == [ValueError]
+    assert guarded.held()["reserved"] == 0
+    assert time.monotonic() - started < 15
+
+
+async def test_a_cancelled_call_leaves_no_report_and_its_exception_is_the_cancellation() -> None:
+    @iii_retry(idempotent=True, backoff=Backoff(base=20.0, jitter="none"), budget=None)
+    async def function() -> None:
+        raise ConnectionResetError
+
+    task = asyncio.ensure_future(function())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert caught.value.args == ("enough",)
+    assert report_for(caught.value) is None

@@ -1,0 +1,116 @@
+"""One client's connection: waits, releases, losses, ends, and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.engine_fixtures import connect, engine
+
+from iii_resilience import RetryPolicy, resilient
+from iii_resilience.sdk.connection import Link
+from iii_resilience.testing import LoopbackEngine
+
+__all__ = ["connect", "engine"]
+
+
+class TestLink:
+    @pytest.mark.parametrize("client", [None, "ws://127.0.0.1", object()])
+    def test_what_is_no_client_is_refused(self, client: Any) -> None:
+        with pytest.raises(TypeError, match=r"what iii\.register_worker\(\) returned"):
+            Link(client)
+
+    def test_it_is_connected_while_the_sdk_is(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        link = Link(connect())
+        assert link.connected
+        engine.stop_listening()
+        engine.disconnect()
+        while link.connected:
+            time.sleep(0.005)
+        assert not link.wait_connected(0.05)
+        engine.listen()
+        assert link.wait_connected(5.0)
+
+    def test_a_socket_that_is_no_longer_open_is_no_connection(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        """The zombie of SDKs before 0.24.4: its state says connected for ever."""
+        client = connect()
+        link = Link(client)
+
+        class Closed:
+            class state:  # noqa: N801 - stands for an enum member
+                name = "CLOSED"
+
+        socket, client._ws = client._ws, Closed
+        try:
+            assert client.get_connection_state() == "connected"
+            assert not link.connected
+        finally:
+            client._ws = socket
+
+    async def test_coroutines_wait_for_the_connection_too(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        link = Link(connect())
+        engine.stop_listening()
+        engine.disconnect()
+        while link.connected:
+            await asyncio.sleep(0.005)
+        assert not await link.wait_connected_async(0.05)
+        thread = threading.Timer(0.1, engine.listen)
+        thread.start()
+        assert await link.wait_connected_async(5.0)
+        thread.join()
+
+    def test_an_sdk_without_listeners_is_asked_again_and_again(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        client = connect()
+
+        class Old:
+            """What SDKs before 0.21.8 lack."""
+
+            add_connection_state_listener = None
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(client, name)
+
+        link = Link(Old())
+        engine.stop_listening()
+        engine.disconnect()
+        while link.connected:
+            time.sleep(0.005)
+        thread = threading.Timer(0.1, engine.listen)
+        thread.start()
+        assert link.wait_connected(5.0)
+        thread.join()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_a_forked_child_is_told_to_make_a_client_of_its_own(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        worker = resilient(connect(), policies=RetryPolicy(ready_timeout=0.1))
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            answer = "no error"
+            try:
+                worker.trigger({"function_id": "t::echo"})
+            except BaseException as error:
+                answer = f"{type(error).__name__}: {error}"
+            os.write(writer, answer.encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as pipe:
+            answer = pipe.read()
+        assert answer.startswith("RuntimeError: this client belongs to the parent process")
+        assert "register_worker" in answer

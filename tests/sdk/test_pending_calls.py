@@ -1,0 +1,700 @@
+"""Calls that were handed to the SDK: how they end where the SDK would let them hang."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from iii_resilience import (
+    Backoff,
+    ConnectionLostError,
+    Execution,
+    NotConnectedError,
+    RetryPolicy,
+    report_for,
+    resilient,
+)
+from iii_resilience.client.resilient import Resilient
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.pending_calls import Flights, Held
+from iii_resilience.sdk.versions import sdk_of
+
+QUICK = RetryPolicy(ready_timeout=0.2)
+CALL = {"function_id": "t::echo", "payload": {"n": 1}, "timeout_ms": 100}
+
+
+class Client:
+    """What an SDK's client shows of itself, and no more; it answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.state = "connected"
+        self.requests: list[dict[str, Any]] = []
+        self.cancelled = 0
+        self.hangs = False
+
+    def get_connection_state(self) -> str:
+        return self.state
+
+    def shutdown(self) -> None:
+        async def end() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def answer(self, request: dict[str, Any]) -> Any:
+        if request["function_id"] == "engine::functions::info":
+            return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+        self.requests.append(request)
+        try:
+            await asyncio.sleep(30 if self.hangs else 0)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return request["payload"]
+
+
+class Usual(Client):
+    """SDK 0.9 to 0.25: a loop of its own, though no public way to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop, self._thread = self.loop, self.thread
+
+    def trigger(self, request: dict[str, Any]) -> Any:
+        raise AssertionError("the wrapper goes through trigger_async")
+
+    async def trigger_async(self, request: dict[str, Any]) -> Any:
+        return await self.answer(request)
+
+
+class Renamed(Client):
+    """SDK 0.26: call instead of trigger. This one does not even show its loop."""
+
+    def call(self, request: dict[str, Any]) -> Any:
+        raise AssertionError("the wrapper goes through call_async")
+
+    async def call_async(self, request: dict[str, Any]) -> Any:
+        return await self.answer(request)
+
+
+@pytest.fixture(params=[Usual, Renamed])
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made = request.param()
+    yield made
+    if made.thread.is_alive():
+        made.shutdown()
+
+
+@pytest.fixture
+def worker(client: Any) -> Iterator[Resilient]:
+    made = resilient(client, policies=QUICK)
+    yield made
+    made.shutdown()
+
+
+class TestAnyClient:
+    def test_both_names_of_a_call_work(self, worker: Resilient) -> None:
+        assert worker.trigger(CALL) == worker.call(CALL) == {"n": 1}
+
+    async def test_both_names_work_for_coroutines(self, worker: Resilient) -> None:
+        assert await worker.trigger_async(CALL) == await worker.call_async(CALL) == {"n": 1}
+
+    def test_threads_do_not_wait_for_each_other(self, worker: Resilient) -> None:
+        results: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: results.append(worker.trigger(CALL))) for _ in range(50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert results == [{"n": 1}] * 50
+
+    def test_a_client_without_any_call_is_none(self) -> None:
+        class Bare:
+            def get_connection_state(self) -> str:
+                return "connected"
+
+            def shutdown(self) -> None: ...
+
+        with pytest.raises(TypeError, match="has no trigger_async"):
+            resilient(Bare())
+
+
+class TestStuck:
+    """A blocked socket, or a loop that stands still: the SDK does not keep the timeout."""
+
+    def test_a_call_ends_soon_after_its_timeout(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError, match=r"its timeout of 0\.1 s") as caught:
+            worker.trigger(CALL)
+        assert 0.1 <= time.monotonic() - began < 5
+        report = report_for(caught.value)
+        assert report is not None
+        assert report.execution is Execution.MAYBE_EXECUTED
+
+    async def test_so_does_one_of_a_coroutine(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError, match=r"its timeout of 0\.1 s"):
+            await worker.trigger_async(CALL)
+        assert 0.1 <= time.monotonic() - began < 5
+
+    def test_a_longer_timeout_is_waited_out(self, client: Any, worker: Resilient) -> None:
+        client.hangs = True
+        began = time.monotonic()
+        with pytest.raises(ConnectionLostError):
+            worker.trigger({**CALL, "timeout_ms": 1200})
+        assert time.monotonic() - began >= 1.2
+
+
+class TestCancelling:
+    async def cancel(self, client: Any, version: tuple[int, ...]) -> int:
+        link = Link(client, sdk_of(version))
+        client.hangs = True
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0.05)
+        return int(client.cancelled)
+
+    async def test_before_0_24_4_the_sdk_s_own_part_is_left_alone(self, client: Any) -> None:
+        assert await self.cancel(client, (0, 24, 3)) == 0
+
+    async def test_what_the_part_that_was_left_alone_fails_with_is_not_complained_of(
+        self, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        link = Link(client, sdk_of((0, 24, 3)))
+        fails = threading.Event()
+
+        async def fail_late(_: Any) -> Any:
+            client.requests.append(_)
+            while not fails.is_set():
+                await asyncio.sleep(0.005)
+            raise ValueError("late")
+
+        link.flights._call = fail_late
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        (left,) = link.flights._left
+        fails.set()
+        while not left.done():
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
+        del left
+        gc.collect()
+        assert [r for r in caplog.records if r.name == "asyncio"] == []
+
+    async def test_from_then_on_it_is_cancelled_too(self, client: Any) -> None:
+        assert await self.cancel(client, (0, 24, 4)) == 1
+
+    @pytest.mark.parametrize("version", [(0, 24, 3), (0, 25, 0)])
+    async def test_a_lost_connection_is_no_cancellation(
+        self, client: Any, version: tuple[int, ...]
+    ) -> None:
+        link = Link(client, sdk_of(version))
+        client.hangs = True
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        link.flights.lose()
+        with pytest.raises(ConnectionLostError, match="was lost while the call was in flight"):
+            await call
+        assert len(link.flights) == 0
+
+
+class Refuses:
+    """A gate that is never asked: what it is given to has not come that far."""
+
+    def may_go(self) -> bool:
+        raise AssertionError("asked about a call that is lost")
+
+    def met(self, error: Exception) -> None:
+        raise AssertionError(f"told of {error!r}")
+
+
+class TestDeparture:
+    """Between being handed over and being sent a call is in nobody's hands but ours."""
+
+    @pytest.fixture
+    def link(self, client: Any) -> Link:
+        return Link(client, sdk_of((0, 25, 0)))
+
+    @pytest.fixture
+    def lost_before(self, client: Any, link: Link) -> Iterator[None]:
+        """The SDK's loop is busy while calls are handed to it, and then loses the connection."""
+        busy = threading.Event()
+
+        def lose() -> None:
+            busy.wait(5)
+            link.flights.lose()
+
+        link.loop.call_soon_threadsafe(lose)
+
+        def handed_over() -> None:
+            while not len(link.flights):
+                time.sleep(0.001)
+            busy.set()
+
+        watcher = threading.Thread(target=handed_over)
+        watcher.start()
+        yield
+        watcher.join()
+
+    @pytest.mark.usefixtures("lost_before")
+    def test_a_call_that_is_lost_before_it_was_sent_is_never_sent_and_says_so(
+        self, client: Any, link: Link
+    ) -> None:
+        with pytest.raises(NotConnectedError, match="lost before the call; nothing was sent"):
+            link.send(CALL, seconds=30.0)
+        time.sleep(0.05)
+        assert client.requests == []
+
+    @pytest.mark.usefixtures("lost_before")
+    def test_one_with_a_gate_is_held_back(self, client: Any, link: Link) -> None:
+        with pytest.raises(Held):
+            link.send(CALL, seconds=30.0, gate=Refuses())
+        time.sleep(0.05)
+        assert client.requests == []
+
+    async def test_a_coroutine_that_is_cancelled_first_sends_nothing(
+        self, client: Any, link: Link
+    ) -> None:
+        busy = threading.Event()
+        link.loop.call_soon_threadsafe(busy.wait, 5)
+        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        while not len(link.flights):
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        busy.set()
+        await asyncio.sleep(0.05)
+        assert client.requests == []
+
+
+class MissingError(Exception):
+    """As the SDK raises what the engine answers."""
+
+    code = "function_not_found"
+
+
+class TestPace:
+    """Many that are let go at once do not all leave before the first of them is answered."""
+
+    CALLS = 50
+
+    async def test_the_first_answer_holds_back_the_rest(
+        self, client: Any, worker: Resilient
+    ) -> None:
+        await worker.trigger_async(CALL)
+        client.requests.clear()
+        sent_before_the_news: list[int] = []
+
+        async def answer(request: dict[str, Any]) -> Any:
+            if request["function_id"] == "engine::functions::info":
+                sent_before_the_news.append(len(client.requests))
+                return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+            client.requests.append(request)
+            first = len(client.requests) == 1
+            await asyncio.sleep(0)
+            if first:
+                raise MissingError
+            return request["payload"]
+
+        client.answer = answer
+        busy = threading.Event()
+        worker._link.loop.call_soon_threadsafe(busy.wait, 5)  # so that they come all at once
+        calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(self.CALLS)]
+        while len(worker._link.flights) < self.CALLS:
+            await asyncio.sleep(0.001)
+        busy.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(result, MissingError) for result in results) == 1
+        assert results.count({"n": 1}) == self.CALLS - 1
+        assert sent_before_the_news[0] < 10
+
+    async def test_each_leaves_in_the_context_of_its_caller(
+        self, client: Any, worker: Resilient
+    ) -> None:
+        """What the SDK sends of it (the trace, the call that is being handled) is the caller's."""
+        who: contextvars.ContextVar[int] = contextvars.ContextVar("who")
+        seen: list[tuple[int, int]] = []
+
+        async def answer(request: dict[str, Any]) -> Any:
+            seen.append((request["payload"]["n"], who.get()))
+            return request["payload"]
+
+        async def call(number: int) -> None:
+            who.set(number)
+            await worker.trigger_async({**CALL, "payload": {"n": number}})
+
+        await worker.trigger_async(CALL)
+        client.answer = answer
+        busy = threading.Event()
+        worker._link.loop.call_soon_threadsafe(busy.wait, 5)
+        calls = [asyncio.ensure_future(call(number)) for number in range(5)]
+        while len(worker._link.flights) < len(calls):
+            await asyncio.sleep(0.001)
+        busy.set()
+        await asyncio.gather(*calls)
+        assert seen == [(number, number) for number in range(5)]
+
+    def test_they_leave_in_order(self, client: Any) -> None:
+        link = Link(client, sdk_of((0, 25, 0)))
+        busy = threading.Event()
+        link.loop.call_soon_threadsafe(busy.wait, 5)
+        threads = []
+        for number in range(20):
+            request = {**CALL, "payload": {"n": number}}
+            thread = threading.Thread(target=link.send, args=[request], kwargs={"seconds": 5.0})
+            thread.start()
+            threads.append(thread)
+            while len(link.flights) <= number:
+                time.sleep(0.001)
+            time.sleep(0.002)  # from being counted to being handed over
+        busy.set()
+        for thread in threads:
+            thread.join(5)
+        assert [request["payload"]["n"] for request in client.requests] == list(range(20))
+
+
+class TestEnd:
+    @pytest.fixture(autouse=True)
+    def looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("iii_resilience.sdk.pending_calls._LOOK_AFTER_THE_LOOP", 0.1)
+
+    def flights(
+        self, client: Any, usable: Callable[..., None], *, error: type[BaseException] | None = None
+    ) -> Flights:
+        async def call(request: dict[str, Any]) -> Any:
+            if error is not None:
+                raise error
+            return await client.answer(request)
+
+        return Flights(client.loop, self.fine, call, usable, may_cancel=True)
+
+    @staticmethod
+    def fine(*_: Any, **__: Any) -> None:
+        """Nothing is wrong with the client."""
+
+    @staticmethod
+    def ended(**_: Any) -> None:
+        raise NotConnectedError("this client was shut down; nothing was sent")
+
+    @staticmethod
+    def turns(client: Any) -> None:
+        """The SDK's loop has done what it had to do."""
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), client.loop).result(5)
+
+    def test_a_client_that_ends_under_a_call_does_not_say_that_nothing_was_sent(
+        self, client: Any
+    ) -> None:
+        client.hangs = True
+        with pytest.raises(ConnectionLostError, match="may have run"):
+            self.flights(client, self.ended).send(CALL, seconds=30.0)
+
+    def test_a_call_that_the_ended_loop_never_took_says_that_nothing_was_sent(
+        self, client: Any
+    ) -> None:
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        flights = self.flights(client, self.ended)
+        with pytest.raises(NotConnectedError, match="nothing was sent"):
+            flights.send(CALL, seconds=30.0)
+        assert len(flights) == 0
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+
+    def test_so_does_one_that_a_blocked_loop_did_not_take_in_time(self, client: Any) -> None:
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
+            self.flights(client, self.fine).send(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+
+    async def test_so_does_one_of_a_coroutine(self, client: Any) -> None:
+        busy = threading.Event()
+        client.loop.call_soon_threadsafe(busy.wait, 5)
+        with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
+            await self.flights(client, self.fine).send_async(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+
+    @pytest.mark.parametrize("may_cancel", [False, True])
+    def test_nothing_is_sent_after_its_caller_was_told_whichever_turn_that_comes_in(
+        self, client: Any, may_cancel: bool
+    ) -> None:
+        """The loop takes the call, and is blocked until its time is over before it sends it."""
+        flights = self.flights(client, self.fine)
+        flights._may_cancel = may_cancel
+        depart, busy = flights._depart, threading.Event()
+
+        def depart_and_block(*flight: Any) -> None:
+            depart(*flight)
+            client.loop.call_soon(busy.wait, 5)
+            client.loop._ready.rotate(1)  # before the first step of the task that was just made
+
+        flights._depart = depart_and_block  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotConnectedError, match="nothing was sent"):
+            flights.send(CALL, seconds=0.1)
+        busy.set()
+        self.turns(client)
+        assert client.requests == []
+        assert not flights._left
+
+    def test_an_answer_that_lands_in_the_last_moment_counts(self, client: Any) -> None:
+        flights: Flights
+
+        def looked(**_: Any) -> None:
+            for flight in [*flights._aboard]:
+                del flights._aboard[flight]  # as whoever lands it does first
+                threading.Timer(0.3, flight.land, ["just in time", None]).start()
+
+        client.hangs = True
+        flights = self.flights(client, looked)  # looks after 0.1 s; its time is over after 0.3
+        assert flights.send(CALL, seconds=0.05) == "just in time"
+
+    def test_whoever_is_interrupted_between_taking_and_landing_lets_nobody_wait_for_ever(
+        self, client: Any
+    ) -> None:
+        flights: Flights
+
+        def looked(**_: Any) -> None:
+            flights._aboard.clear()
+
+        client.hangs = True
+        flights = self.flights(client, looked)
+        with pytest.raises(ConnectionLostError):
+            flights.send(CALL, seconds=0.05)
+
+    @pytest.mark.parametrize("local", [False, True])
+    async def test_the_end_of_the_client_ends_every_call(self, client: Any, local: bool) -> None:
+        client.hangs = True
+        flights = self.flights(client, self.fine)
+        call = asyncio.ensure_future(flights.send_async(CALL, seconds=30.0, local=local))
+        while not client.requests:
+            await asyncio.sleep(0.005)
+        flights.lose()
+        await asyncio.sleep(0.01)
+        assert call.done() is not local
+        flights.end()
+        with pytest.raises(ConnectionLostError, match="was shut down" if local else "was lost"):
+            await call
+        assert len(flights) == 0
+
+    def test_a_call_in_this_process_does_not_need_the_connection(self, client: Any) -> None:
+        def usable(*, local: bool) -> None:
+            if not local:
+                raise NotConnectedError("the SDK has given up reconnecting")
+
+        def slow(_: Any) -> Any:
+            return asyncio.sleep(0.3, "done")
+
+        client.answer = slow
+        assert self.flights(client, usable).send(CALL, seconds=5.0, local=True) == "done"
+
+    def test_an_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
+        client.hangs = True
+        flights = self.flights(client, self.fine)
+
+        def interrupt() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            signal.raise_signal(signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            flights.send(CALL, seconds=30.0)
+        self.turns(client)
+        assert (len(flights), client.cancelled) == (0, 1)
+
+    def test_an_error_is_not_kept_alive_by_the_call_that_met_it(self, client: Any) -> None:
+        flights = self.flights(client, self.fine, error=RefusedError)
+
+        def call() -> None:
+            flights.send(CALL, seconds=5.0)
+
+        assert_freed(call, client)
+
+    def test_nor_by_that_of_a_coroutine(self, client: Any) -> None:
+        flights = self.flights(client, self.fine, error=RefusedError)
+
+        async def call() -> weakref.ref[BaseException]:
+            try:
+                await flights.send_async(CALL, seconds=5.0)
+            except RefusedError as error:
+                return weakref.ref(error)
+            raise AssertionError("it did not fail")
+
+        gc.collect()
+        gc.disable()
+        try:
+            error = asyncio.run(call())
+            self.turns(client)
+            assert error() is None
+        finally:
+            gc.enable()
+
+    @pytest.mark.parametrize("fails_again", [False, True])
+    def test_nor_by_what_is_made_of_it_for_its_caller(
+        self, client: Any, worker: Resilient, fails_again: bool
+    ) -> None:
+        async def refuse(request: dict[str, Any]) -> Any:
+            if request["function_id"] == "engine::functions::info":
+                return {"functions": [{"function_id": "t::echo", "worker_name": "w"}]}
+            raise ResetError if fails_again else RefusedError
+
+        client.answer = refuse
+        policy = QUICK.replace(attempts=2, backoff=Backoff(base=0.001))
+
+        def call() -> None:
+            worker.trigger(CALL, idempotent=True, policy=policy)
+
+        assert_freed(call, client)
+
+    def test_a_task_of_the_sdk_that_is_cancelled_from_elsewhere_is_a_lost_call(
+        self, client: Any
+    ) -> None:
+        flights = self.flights(client, self.fine, error=asyncio.CancelledError)
+        with pytest.raises(ConnectionLostError, match="its answer will never come"):
+            flights.send(CALL, seconds=5.0)
+
+
+class RefusedError(Exception):
+    """What the SDK raises here."""
+
+
+class ResetError(ConnectionResetError):
+    """One that can be referred to weakly."""
+
+
+def assert_freed(call: Callable[[], object], client: Any) -> None:
+    """What the call raises is gone once nobody holds it, without the garbage collector."""
+    gone: Callable[[], object] = object
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            call()
+        except Exception as error:
+            gone = weakref.ref(error)
+        TestEnd.turns(client)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+class TestConnection:
+    def test_a_client_that_tells_nothing_is_watched(self) -> None:
+        client = Usual()
+        link = Link(client, sdk_of((0, 20, 0)))
+        epochs = link.epoch
+        client.state = "reconnecting"
+        until = time.monotonic() + 5
+        while link.epoch == epochs and time.monotonic() < until:
+            time.sleep(0.005)
+        assert link.epoch == epochs + 1
+        client.state = "connected"
+        while link.epoch == epochs + 1 and time.monotonic() < until:
+            time.sleep(0.005)
+        assert link.epoch == epochs + 2
+        link.close()
+        client.shutdown()
+
+    def test_a_state_that_is_told_late_does_not_hide_the_next_loss(self) -> None:
+        """The SDK tells the state of the moment on the thread that subscribes."""
+
+        class Tells(Usual):
+            tell: Callable[[str], object]
+
+            def add_connection_state_listener(self, tell: Callable[[str], object]) -> None:
+                self.tell = tell
+                before, self.state = "connecting", "connected"  # changed on the SDK's own thread
+                tell(self.state)
+                tell(before)
+
+        client = Tells()
+        client.state = "connecting"
+        link = Link(client, sdk_of((0, 25, 0)))
+        assert link.seems_up()
+        client.hangs = True
+
+        def lose() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            client.state = "reconnecting"
+            client.loop.call_soon_threadsafe(client.tell, client.state)
+
+        threading.Thread(target=lose).start()
+        with pytest.raises(ConnectionLostError, match="was lost"):
+            link.send(CALL, seconds=30.0)
+        link.close()
+        client.shutdown()
+
+    def test_a_refusal_that_is_raised_again_and_again_does_not_grow(self) -> None:
+        client: Any = Usual()
+        worker = resilient(client)
+        client._fatal_error, client.state = RefusedError(), "failed"
+        lengths = set()
+        for _ in range(5):
+            with pytest.raises(RefusedError) as caught:
+                worker.trigger(CALL, policy=QUICK)
+            lengths.add(len(caught.traceback))
+        assert len(lengths) == 1
+        worker.shutdown()
+
+    def test_a_new_socket_between_two_looks_is_a_loss(self) -> None:
+        client: Any = Usual()
+        client._ws = object()
+        link = Link(client, sdk_of((0, 20, 0)))
+        client.hangs = True
+        threading.Timer(0.2, lambda: setattr(client, "_ws", object())).start()
+        with pytest.raises(ConnectionLostError):
+            link.send(CALL, seconds=30.0)
+        link.close()
+        client.shutdown()
+
+    def test_a_socket_closed_for_good_is_said_in_so_many_words(self) -> None:
+        client: Any = Usual()
+        worker = resilient(client)
+        worker._link.sdk = sdk_of((0, 24, 3))
+
+        class Closed:
+            class state:  # noqa: N801 - stands for an enum member
+                name = "CLOSED"
+
+        client._ws = Closed
+        with pytest.raises(NotConnectedError, match=r"iii-sdk 0\.24\.3 does not open another one"):
+            worker.trigger(CALL, policy=QUICK)
+        worker.shutdown()

@@ -1,0 +1,122 @@
+"""What travels with a call: written whole, read with suspicion."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iii_resilience.sdk.propagation import (
+    METADATA_FIELD,
+    PAYLOAD_FIELD,
+    Carried,
+    Inbound,
+    from_metadata,
+    handling,
+    inherited,
+    take_from_payload,
+)
+
+texts = st.text(min_size=1, max_size=40)
+milliseconds = st.integers(0, 10**13).map(lambda value: value / 1000)
+
+
+@given(
+    st.builds(
+        Carried,
+        left=st.none() | milliseconds,
+        deadline_unix=st.none() | milliseconds,
+        attempt=st.integers(1, 1000),
+        idempotency_key=st.none() | texts,
+        already_retried=st.booleans(),
+        function_id=st.none() | texts,
+        code=st.none() | texts,
+    )
+)
+def test_what_is_carried_arrives_within_a_millisecond(carried: Carried) -> None:
+    arrived = from_metadata({METADATA_FIELD: json.loads(json.dumps(carried.to_wire())), "x": 1})
+    assert arrived is not None
+    for name in ("left", "deadline_unix"):
+        sent, got = getattr(carried, name), getattr(arrived, name)
+        assert (sent is None) == (got is None)
+        assert sent is None or abs(sent - got) <= 0.0011
+    for name in ("attempt", "idempotency_key", "already_retried", "function_id", "code"):
+        assert getattr(arrived, name) == getattr(carried, name)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Carried(1.0, 2.0).to_wire())), anything) | anything)
+def test_whatever_stands_there_is_read_without_an_error(wire: Any) -> None:
+    carried = from_metadata({METADATA_FIELD: wire})
+    if isinstance(wire, dict):
+        assert carried is not None
+        assert carried.attempt >= 1
+    else:
+        assert carried is None
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        {"left_ms": "5", "deadline_unix_ms": True, "attempt": 0, "idempotency_key": ""},
+        {"left_ms": -1, "deadline_unix_ms": float("inf"), "attempt": True, "idempotency_key": 5},
+        {"left_ms": float("nan"), "deadline_unix_ms": 1 << 60, "idempotency_key": "k" * 513},
+        {"already_retried": 1, "function_id": [], "code": {}},
+    ],
+)
+def test_a_field_of_the_wrong_type_is_as_good_as_absent(wire: dict[str, Any]) -> None:
+    assert Carried.from_wire(wire) == Carried()
+
+
+@pytest.mark.parametrize("metadata", [None, [], "x", {}, {"other": 1}])
+def test_metadata_without_our_field_carries_nothing(metadata: Any) -> None:
+    assert from_metadata(metadata) is None
+
+
+def test_a_sender_says_when_it_sent() -> None:
+    assert Carried(left=2.0, deadline_unix=100.0).sent_unix == 98.0
+    assert Carried(left=2.0).sent_unix is None
+    assert Carried(deadline_unix=2.0).sent_unix is None
+
+
+def test_the_reserved_field_is_taken_out_of_a_copy() -> None:
+    payload = {"order": 1, PAYLOAD_FIELD: {"idempotency_key": "k"}}
+    rest, carried = take_from_payload(payload)
+    assert rest == {"order": 1}
+    assert carried == Carried(idempotency_key="k")
+    assert PAYLOAD_FIELD in payload
+
+
+@pytest.mark.parametrize("payload", [None, 5, "x", [1], {}, {"order": 1}])
+def test_a_payload_without_the_field_stays_what_it_is(payload: Any) -> None:
+    rest, carried = take_from_payload(payload)
+    assert rest is payload
+    assert carried is None
+
+
+def test_a_key_is_not_in_the_repr() -> None:
+    assert "secret" not in repr(Inbound(1.0, Carried(idempotency_key="secret")))
+
+
+async def test_each_task_inherits_from_its_own_handler() -> None:
+    seen: dict[float, float | None] = {}
+
+    async def handler(deadline_at: float) -> None:
+        with handling(Inbound(deadline_at)):
+            await asyncio.sleep(0.01)
+            inbound = inherited()
+            seen[deadline_at] = inbound.deadline_at if inbound else None
+
+    await asyncio.gather(*(handler(float(number)) for number in range(5)))
+    assert seen == {float(number): float(number) for number in range(5)}
+    assert inherited() is None

@@ -1,0 +1,50 @@
+"""The end of a client, whatever the SDK makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.engine_fixtures import connect, engine
+
+from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.shutdown import Ending
+
+__all__ = ["connect", "engine"]
+
+
+def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
+    connect: Callable[..., Any],
+) -> None:
+    """Before 0.24.4: over an answer to a question that was given up a moment before."""
+    client = connect()
+    ending = Ending(Link(client))
+    transport, thread = client._ws.transport, client._thread
+
+    def stumble() -> None:
+        client._running = False
+        raise asyncio.InvalidStateError("invalid state")
+
+    client.shutdown = stumble
+    ending.shut_down()
+    assert not thread.is_alive()
+    assert transport.get_extra_info("socket").fileno() == -1
+
+
+def test_whatever_goes_wrong_before_the_sdk_is_asked_nobody_waits_for_the_end_in_vain(
+    connect: Callable[..., Any],
+) -> None:
+    client = connect()
+    link = Link(client)
+    ending = Ending(link)
+
+    def fail() -> None:
+        raise OSError("of a callback")
+
+    link.on_change(fail)
+    with pytest.raises(OSError, match="of a callback"):
+        ending.shut_down()
+    assert not client._thread.is_alive()
+    ending.shut_down()
