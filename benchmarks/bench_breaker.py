@@ -16,7 +16,7 @@ from peers import OURS
 from table import Bound, Section, figure
 
 from iii_resilience import Breaker, RetryPolicy
-from iii_resilience.retry.admission import shield_for
+from iii_resilience.retry.admission import guard_for
 
 Guard = Callable[[Callable[[], Any]], Any]
 
@@ -40,12 +40,12 @@ def guards(*, broken: bool) -> dict[str, Guard]:
 
 def _ours(*, broken: bool) -> Guard:
     policy = RetryPolicy(breaker=Breaker(min_calls=1, open=1e6) if broken else Breaker())
-    shield = shield_for(policy, "bench")
-    if shield is None:
-        raise AssertionError("a policy with a breaker has a shield")
+    guard = guard_for(policy, "bench")
+    if guard is None:
+        raise AssertionError("a policy with a breaker has a guard")
     if broken:
-        _break(lambda: shield.attempt(_fails, None))
-    return lambda function: shield.first_attempt(function, (), {}, 0.0, None)
+        _break(lambda: guard.attempt(_fails, None))
+    return lambda function: guard.first_attempt(function, (), {}, 0.0, None)
 
 
 def _pybreaker(*, broken: bool) -> Guard:

@@ -67,36 +67,36 @@ def of_the_budget() -> dict[str, Callable[[], object]]:
 
 def of_the_bulkhead() -> dict[str, Callable[[], object]]:
     """A gate with a free place, and a full one."""
-    free, full = Bulkhead(10).gate_for(), Bulkhead(1).gate_for()
-    kept = full.enter()
+    free, full = Bulkhead(10).slots_for(), Bulkhead(1).slots_for()
+    kept = full.acquire()
 
     def enters() -> None:
-        permit = free.enter()
+        permit = free.acquire()
         if permit is not None:
-            free.leave(permit)
+            free.release(permit)
 
     def is_refused() -> bool:
-        return kept is not None and full.enter() is None
+        return kept is not None and full.acquire() is None
 
     return {"Gate.enter + leave": enters, "Gate.enter, refused": is_refused}
 
 
 def hand_over() -> float:
-    """Nanoseconds from one coroutine's `leave` to the next one's start."""
-    gate = Bulkhead(1, queue=1_000, wait=60.0).gate_for()
+    """Nanoseconds from one coroutine's `release` to the next one's start."""
+    slots = Bulkhead(1, queue=1_000, wait=60.0).slots_for()
 
     async def once() -> None:
-        permit = await gate.enter_async()
+        permit = await slots.acquire_async()
         if permit is not None:
-            gate.leave(permit)
+            slots.release(permit)
 
     async def wait_all() -> float:
-        kept = gate.enter()
+        kept = slots.acquire()
         tasks = [asyncio.create_task(once()) for _ in range(1_000)]
         await asyncio.sleep(0)
         started = timeit.default_timer()
         if kept is not None:
-            gate.leave(kept)
+            slots.release(kept)
         await asyncio.gather(*tasks)
         return (timeit.default_timer() - started) / len(tasks) * 1e9
 
@@ -108,7 +108,7 @@ def main() -> None:
     operations = of_the_breaker() | of_the_budget() | of_the_bulkhead()
     for name, call in operations.items():
         print(f"{name:52} {nanoseconds(call):8.0f} ns")
-    print(f"{'Gate.leave, then the next coroutine in the queue':52} {hand_over():8.0f} ns")
+    print(f"{'Gate.release, then the next coroutine in the queue':52} {hand_over():8.0f} ns")
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def main() -> None:
             calls.end()
             faults.end()
             worker.shutdown()
-            left = len(worker._link.flights)  # noqa: SLF001 - nowhere else to look
+            left = len(worker._connection.in_flight)  # noqa: SLF001 - nowhere else to look
     print(f"\nended: {dict(calls.codes.most_common())}; past the deadline: {calls.late}")
     print(f"faults: {dict(faults.counts.most_common())}")
     print(f"after shutdown(): {threading.active_count()} threads, {left} calls in flight")

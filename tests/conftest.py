@@ -18,12 +18,12 @@ from iii_resilience import use_policies
 from iii_resilience.config.default_book import default_book
 
 # How long an example takes says something of the machine, nothing of the library.
-settings.register_profile("house", deadline=None)
+settings.register_profile("default-deadline-off", deadline=None)
 # For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
 settings.register_profile(
     "brief", deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate], database=None
 )
-settings.load_profile("house")
+settings.load_profile("default-deadline-off")
 
 
 @pytest.fixture(autouse=True)

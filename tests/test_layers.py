@@ -128,6 +128,16 @@ def test_each_file_stem_stands_once() -> None:
     assert [stem for stem, count in stems.items() if count > 1] == []
 
 
+def test_each_class_name_stands_once() -> None:
+    classes = Counter(
+        node.name
+        for name in MODULES
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in classes.items() if count > 1] == []
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_no_module_imports_the_sdk_at_import(name: str) -> None:
     tops = {package_of(full) for full in imports(name, in_functions=False)}

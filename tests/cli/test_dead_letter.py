@@ -9,13 +9,13 @@ import attrs
 import pytest
 
 from iii_resilience import Category
-from iii_resilience.cli.dead_letter import Letter, Recorded, from_dead_letter, from_parked
+from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_parked
 from iii_resilience.cli.dead_letter_queue import triage
 from iii_resilience.handling import PermanentError, TransientError
-from iii_resilience.handling.decorators.parked_message import Message, Told
-from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried
+from iii_resilience.handling.decorators.parked_message import FailureSummary, ParkedMessage
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext
 
-NOTHING = Recorded([])
+NOTHING = Recordings([])
 
 # As seen beside engine 0.23 (queue-observed, section 3).
 QUEUE = {
@@ -59,7 +59,7 @@ BARE = {
 }
 
 
-def message(payload: Any, error: Exception, **more: Any) -> Message:
+def message(payload: Any, error: Exception, **more: Any) -> ParkedMessage:
     settings: dict[str, Any] = {
         "function_id": "orders::save",
         "queue": None,
@@ -67,7 +67,7 @@ def message(payload: Any, error: Exception, **more: Any) -> Message:
         "carried": None,
         **more,
     }
-    return Message.of(payload, Told.of(error), **settings)
+    return ParkedMessage.of(payload, FailureSummary.of(error), **settings)
 
 
 def test_a_queues_record_names_its_function_and_no_cause() -> None:
@@ -91,7 +91,7 @@ def test_the_oldest_shape_holds_nothing() -> None:
 
 @pytest.mark.parametrize("record", [QUEUE, BARE], ids=["queue", "bare"])
 def test_a_cause_is_joined_by_the_message_itself(record: dict[str, Any]) -> None:
-    recorded = Recorded(
+    recorded = Recordings(
         [
             message({"order_id": "o-2"}, PermanentError("no", code="OTHER")),
             message({"order_id": "o-1"}, TransientError("no", code="BUSY")),
@@ -103,8 +103,8 @@ def test_a_cause_is_joined_by_the_message_itself(record: dict[str, Any]) -> None
 
 
 def test_the_key_that_travels_in_the_data_counts_before_the_data() -> None:
-    data = {"n": 1, PAYLOAD_FIELD: Carried(idempotency_key="b").to_wire()}
-    recorded = Recorded(
+    data = {"n": 1, PAYLOAD_FIELD: CallContext(idempotency_key="b").to_wire()}
+    recorded = Recordings(
         [
             message({"n": 1}, PermanentError("no", code="B"), key=json.dumps("b")),
             message({"n": 1}, PermanentError("no", code="A"), key=json.dumps("a")),
@@ -117,7 +117,7 @@ def test_the_key_that_travels_in_the_data_counts_before_the_data() -> None:
 
 def test_another_functions_message_is_another() -> None:
     other = message({"order_id": "o-1"}, PermanentError("no"), function_id="orders::other")
-    assert from_dead_letter(QUEUE, Recorded([other])).category is None
+    assert from_dead_letter(QUEUE, Recordings([other])).category is None
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,8 @@ def test_neither_payload_nor_message_shows() -> None:
 
 
 def test_triage_groups_by_category_code_and_function_with_unknown_last() -> None:
-    def letter(category: Category | None, code: str | None, since: float) -> Letter:
-        return Letter(
+    def letter(category: Category | None, code: str | None, since: float) -> DeadLetter:
+        return DeadLetter(
             id=str(since),
             source="queue",
             function_id="f",

@@ -234,7 +234,7 @@ def test_a_message_that_somebody_else_took_is_said_to_be_gone(
     from iii_resilience.cli import dead_letter_queue
 
     world.enqueue(1)
-    original = dead_letter_queue.Deadletters.letters
+    original = dead_letter_queue.DeadLetterQueue.letters
 
     def letters(self: Any) -> Any:
         found = original(self)
@@ -246,7 +246,7 @@ def test_a_message_that_somebody_else_took_is_said_to_be_gone(
         )
         return found
 
-    monkeypatch.setattr(dead_letter_queue.Deadletters, "letters", letters)
+    monkeypatch.setattr(dead_letter_queue.DeadLetterQueue, "letters", letters)
     result = world.dlq("redrive", "--execute")
     assert "0 redriven, 0 failed, 0 left (1 were gone already)" in result.stdout
 

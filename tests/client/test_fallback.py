@@ -156,7 +156,7 @@ class TestFallback:
         echo(target, engine)
         engine.stop_listening()
         engine.disconnect()
-        while caller._link.connected:
+        while caller._connection.connected:
             time.sleep(0.005)
         policy = RetryPolicy(deadline=0.3, fallback=Enqueue("later"))
         began = time.monotonic()
@@ -214,12 +214,12 @@ class TestFallback:
     ) -> None:
         echo(target, engine)
         engine.inject("t::echo", STOPPED)
-        send = caller._link.send
+        send = caller._connection.send
 
         def no_receipt(fields: dict[str, Any], **options: Any) -> Any:
             return answer if fields.get("action") else send(fields, **options)
 
-        monkeypatch.setattr(caller._link, "send", no_receipt)
+        monkeypatch.setattr(caller._connection, "send", no_receipt)
         policy = RetryPolicy(attempts=1, fallback=Enqueue("later"))
         with pytest.raises(InvocationError, match="invocation_stopped") as caught:
             caller.trigger(

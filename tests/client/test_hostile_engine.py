@@ -222,9 +222,9 @@ class TestRefusedHandshake:
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        self._until(lambda: worker._link.refused)
+        self._until(lambda: worker._connection.refused)
         hostile.refuses = False
-        self._until(lambda: not worker._link.refused)
+        self._until(lambda: not worker._connection.refused)
         assert worker.trigger({"function_id": "t::any"}) == "done"
 
     @until((0, 24, 4), "such an end is taken for none, and the client does not come back")
@@ -233,7 +233,7 @@ class TestRefusedHandshake:
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        self._until(lambda: worker._link.stays_dead)
+        self._until(lambda: worker._connection.stays_dead)
         began = time.monotonic()
         with pytest.raises(NotConnectedError, match=r"does not open another one") as caught:
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))

@@ -80,7 +80,7 @@ class TestACleanClose:
     ) -> None:
         engine.wait_workers("caller")
         engine.disconnect("caller", code)
-        while caller._link.connected:
+        while caller._connection.connected:
             time.sleep(0.01)
         began = time.monotonic()
         with pytest.raises(NotConnectedError, match="does not open another one") as caught:

@@ -23,10 +23,10 @@ def asked(engine: LoopbackEngine) -> int:
 
 def reconnect(engine: LoopbackEngine, caller: Resilient) -> None:
     """Cut the caller's connection and wait until it is back."""
-    epoch = caller._link.epoch
+    epoch = caller._connection.epoch
     engine.disconnect("caller")
     until = time.monotonic() + 10
-    while caller._link.epoch < epoch + 2 and time.monotonic() < until:
+    while caller._connection.epoch < epoch + 2 and time.monotonic() < until:
         time.sleep(0.005)
 
 
@@ -50,13 +50,13 @@ class TestTheMomentOfALoss:
         def block() -> None:
             blocked.set()
             over.wait(10)
-            caller._caller.ready.doubted((None, "t::one"))
+            caller._caller.ready.invalidate((None, "t::one"))
 
-        caller._link.loop.call_soon_threadsafe(block)
+        caller._connection.loop.call_soon_threadsafe(block)
         blocked.wait(10)
         thread = threading.Thread(target=lambda: caller.trigger({"function_id": "t::one"}))
         thread.start()
-        while not len(caller._link.flights):
+        while not len(caller._connection.in_flight):
             time.sleep(0.005)
         time.sleep(0.05)  # it is on its way to the SDK's thread
         over.set()
@@ -82,8 +82,8 @@ class TestTheMomentOfALoss:
     ) -> None:
         caller.trigger({"function_id": "t::one"})
         ready, holds = caller._caller.ready, iter([False, False, True])
-        may_go = ready.may_go
-        ready.may_go = lambda key: may_go(key) and next(holds, True)  # type: ignore[method-assign]
+        may_go = ready.may_send
+        ready.may_send = lambda key: may_go(key) and next(holds, True)  # type: ignore[method-assign]
         engine.inject("t::one", AnswerError("invocation_stopped", "x"))
         assert caller.trigger({"function_id": "t::one"}, idempotent=True) is not None
         assert len(engine.calls("t::one")) == 3
@@ -140,10 +140,10 @@ class TestKnown:
         ready = caller._caller.ready
         key = (None, "t::one")
         generation = ready.generation
-        ready.doubted(key)
-        ready.learned(key, generation)
+        ready.invalidate(key)
+        ready.mark_known(key, generation)
         assert key not in ready._known
-        ready.learned(key, ready.generation)
+        ready.mark_known(key, ready.generation)
         assert key in ready._known
 
 

@@ -22,7 +22,7 @@ from iii_resilience import (
 )
 from iii_resilience.client.request import check, read
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, Inbound, handling
+from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, InboundCall, handling
 from iii_resilience.sdk.versions import sdk_of
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
@@ -141,7 +141,7 @@ class TestSize:
         self, seen: list[Any], caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes: list[int] = []
-        client = caller._link.client
+        client = caller._connection.client
         send = client._send_json
 
         async def measured(socket: Any, text: str) -> None:
@@ -251,7 +251,7 @@ class TestInherited:
     def test_what_the_caller_of_a_handler_has_left_bounds_the_handler_s_own_calls(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
-        with handling(Inbound(time.monotonic() + 5.0)):
+        with handling(InboundCall(time.monotonic() + 5.0)):
             caller.trigger(call(timeout_ms=60_000), policy=RetryPolicy(deadline=30.0))
         (sent,) = invocations(engine)
         assert 0 < sent.message["metadata"][METADATA_FIELD]["left_ms"] <= 5000
@@ -260,7 +260,7 @@ class TestInherited:
     def test_a_shorter_deadline_of_its_own_wins(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
-        with handling(Inbound(time.monotonic() + 50.0)):
+        with handling(InboundCall(time.monotonic() + 50.0)):
             caller.trigger(call(), policy=RetryPolicy(deadline=5.0))
         (sent,) = invocations(engine)
         assert sent.message["metadata"][METADATA_FIELD]["left_ms"] <= 5000
@@ -269,7 +269,7 @@ class TestInherited:
     def test_once_it_is_over_nothing_is_sent(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient, idempotent: bool
     ) -> None:
-        with handling(Inbound(time.monotonic() - 0.1)), pytest.raises(TimeoutError) as caught:
+        with handling(InboundCall(time.monotonic() - 0.1)), pytest.raises(TimeoutError) as caught:
             caller.trigger(call(), idempotent=idempotent)
         report = report_for(caught.value)
         assert report is not None

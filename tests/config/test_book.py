@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from iii_resilience import PolicyBook, RetryPolicy, use_policies
 from iii_resilience.config.default_book import default_book
-from iii_resilience.config.policy_set import Selected
+from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.config.rules import Rule
 
 A, B, C = (RetryPolicy(attempts=n) for n in (2, 3, 5))
@@ -21,12 +21,12 @@ def book(*rules: Rule, **more: Any) -> PolicyBook:
 
 
 def test_an_empty_book_has_the_default_policy() -> None:
-    assert PolicyBook().for_function("x") == Selected("default", RetryPolicy())
+    assert PolicyBook().for_function("x") == SelectedPolicy("default", RetryPolicy())
     assert PolicyBook({"default": A}).policy("default") is A
 
 
 def test_a_function_without_a_rule_gets_the_books_default() -> None:
-    assert book(default="b").for_function("x") == Selected("b", B)
+    assert book(default="b").for_function("x") == SelectedPolicy("b", B)
 
 
 def test_an_exact_rule_comes_before_any_pattern_whatever_their_order() -> None:
@@ -51,8 +51,8 @@ def test_of_two_rules_alike_the_first_wins() -> None:
 
 def test_a_rule_without_a_policy_only_says_whether_calls_may_be_repeated() -> None:
     made = book(Rule("read::*", idempotent=True), Rule("read::once", "b", idempotent=False))
-    assert made.for_function("read::x") == Selected("default", RetryPolicy(), True)
-    assert made.for_function("read::once") == Selected("b", B, False)
+    assert made.for_function("read::x") == SelectedPolicy("default", RetryPolicy(), True)
+    assert made.for_function("read::once") == SelectedPolicy("b", B, False)
 
 
 RULES = st.lists(

@@ -141,12 +141,12 @@ def test_a_child_can_load_and_reload_whatever_the_parent_was_doing(path: Path) -
     code = (
         "import os, threading, iii_resilience.config.book as b\n"
         "import iii_resilience.config.default_book as d\n"
-        "from iii_resilience.config.policy_set import Edition\n"
+        "from iii_resilience.config.policy_set import PolicySet\n"
         "d.Default.lock.acquire(); b._turning.acquire()\n"
         "pid = os.fork()\n"
         "if pid == 0:\n"
         "    threading.Thread(target=d.default_book).start()\n"
-        "    d.default_book().turn_to(Edition({}))\n"
+        "    d.default_book().replace(PolicySet({}))\n"
         "    os._exit(7)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
     )

@@ -39,7 +39,7 @@ def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_found_again() ->
     book = PolicyBook({"a": RetryPolicy(attempts=2)}, [Rule("f::*", "a")])
     for number in range(_REMEMBERED + 50):
         book.for_function(f"f::{number}")
-    assert len(book.edition._selected) == _REMEMBERED
-    assert "f::0" not in book.edition._selected
+    assert len(book.policy_set._selected) == _REMEMBERED
+    assert "f::0" not in book.policy_set._selected
     assert book.for_function("f::0").name == "a"
-    assert len(book.edition._selected) == _REMEMBERED
+    assert len(book.policy_set._selected) == _REMEMBERED

@@ -26,7 +26,7 @@ from iii_resilience import (
     report_for,
     use_policies,
 )
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.guards.breaker import Rejection, Ticket
 
 
@@ -72,9 +72,9 @@ class TestReload:
     def test_a_changed_file_is_in_force_and_an_unchanged_one_is_not_read_twice(
         self, book: PolicyBook, path: Path
     ) -> None:
-        before = book.edition
+        before = book.policy_set
         assert book.reload() is False
-        assert book.edition is before
+        assert book.policy_set is before
         write(path, attempts(7))
         assert book.reload() is True
         assert book.for_function("f").policy.attempts == 7
@@ -191,7 +191,7 @@ def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) ->
     ticket = circuit.admit(now)
     assert isinstance(ticket, Ticket)
     circuit.failed(ticket, now, 0.1)
-    inside = before.bulkhead.gate_for("f").enter()
+    inside = before.bulkhead.slots_for("f").acquire()
     assert inside is not None
 
     write(path, GUARDED.format(attempts=2, per_second=4, open=50_000, limit=1))
@@ -202,7 +202,7 @@ def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) ->
     assert after.bulkhead is not None
     assert after.budget.window_for("f").available(now) == pytest.approx(10)
     assert isinstance(after.breaker.circuit_for("f").admit(now), Rejection)
-    assert after.bulkhead.gate_for("f").enter() is None
+    assert after.bulkhead.slots_for("f").acquire() is None
 
     same = book.policy("default")
     write(
@@ -335,7 +335,7 @@ def edition_of(number: int) -> str:
 
 def editions() -> int:
     gc.collect()
-    return sum(isinstance(each, Edition) for each in gc.get_objects())
+    return sum(isinstance(each, PolicySet) for each in gc.get_objects())
 
 
 @pytest.mark.timeout(300)
@@ -352,11 +352,11 @@ def test_many_reloads_under_eight_threads_are_each_seen_whole_or_not_at_all(
     def works() -> None:
         """Succeeds at once."""
 
-    def whole(edition: Edition) -> None:
-        number = edition.policy(edition.default).attempts
+    def whole(policy_set: PolicySet) -> None:
+        number = policy_set.policy(policy_set.default).attempts
         seen.add(number)
-        names = [edition.for_function(each).name for each in ("f", "g1", "other")]
-        if names != [f"p{number}"] * 3 or edition.policy("default").attempts != number:
+        names = [policy_set.for_function(each).name for each in ("f", "g1", "other")]
+        if names != [f"p{number}"] * 3 or policy_set.policy("default").attempts != number:
             wrong.append((number, names))
 
     def load() -> None:
@@ -364,7 +364,7 @@ def test_many_reloads_under_eight_threads_are_each_seen_whole_or_not_at_all(
         while not ended.is_set():
             n += 1
             try:
-                whole(book.edition)
+                whole(book.policy_set)
                 for function in ("f", f"g{n}", f"other{n}"):
                     selected = book.for_function(function)
                     policy = selected.policy
@@ -392,4 +392,4 @@ def test_many_reloads_under_eight_threads_are_each_seen_whole_or_not_at_all(
     assert wrong == []
     assert seen == {1, 2, 3, 4, 5}
     assert editions() <= at_first + 1
-    assert len(book.edition._selected) <= 16_384
+    assert len(book.policy_set._selected) <= 16_384

@@ -18,7 +18,7 @@ import iii_resilience.config
 import iii_resilience.handling
 import iii_resilience.stores
 import iii_resilience.testing
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.lazy_imports import lazy_module
 
 PACKAGES = [
     iii_resilience,
@@ -183,8 +183,8 @@ print(len(found), all(one == found[0] != "" for one in found), type(found[0]).__
 def test_a_module_for_later_is_loaded_with_its_first_name() -> None:
     code = """
 import sys
-from iii_resilience.core.lazy_imports import later
-colorsys = later("colorsys")
+from iii_resilience.core.lazy_imports import lazy_module
+colorsys = lazy_module("colorsys")
 print("colorsys" in sys.modules, colorsys.ONE_THIRD, "colorsys" in sys.modules)
 """
     assert fresh(code) == f"False {1 / 3} True"
@@ -193,7 +193,7 @@ print("colorsys" in sys.modules, colorsys.ONE_THIRD, "colorsys" in sys.modules)
 def test_a_module_for_later_heeds_whoever_replaces_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = later("threading")
+    module = lazy_module("threading")
     assert module.Event is threading.Event
     another = object()
     monkeypatch.setattr(threading, "Event", another)
@@ -201,6 +201,6 @@ def test_a_module_for_later_heeds_whoever_replaces_its_names(
 
 
 def test_a_module_for_later_that_does_not_exist_says_so_when_it_is_used() -> None:
-    missing = later("no_such_module")
+    missing = lazy_module("no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         _ = missing.name

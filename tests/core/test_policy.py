@@ -26,7 +26,7 @@ from iii_resilience import (
     RetryPolicy,
     RetryReport,
 )
-from iii_resilience.config.policy_set import Selected
+from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.decide import CallSoFar
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
@@ -124,7 +124,7 @@ def test_no_deadline_leaves_the_attempt_timeout_free() -> None:
         RetryPolicy,
         RetryReport,
         Rule,
-        Selected,
+        SelectedPolicy,
     ],
 )
 def test_data_classes_are_attrs_classes_and_frozen(kind: type[Any]) -> None:

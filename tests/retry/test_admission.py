@@ -35,7 +35,7 @@ from iii_resilience import (
 )
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.retry.admission import Shield, shield_for
+from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = ["caller", "connect", "engine", "target"]
@@ -229,7 +229,7 @@ class TestBreakerInADecorator:
 
     async def test_a_refused_coroutine_does_not_hold_the_circuit_either(self) -> None:
         circuit = Breaker(min_calls=1, open=0.01, probes=1).circuit_for()
-        shield = Shield("f", circuit, Bulkhead(1).gate_for())
+        guard = AttemptGuard("f", circuit, Bulkhead(1).slots_for())
 
         async def breaks() -> None:
             raise ConnectionResetError
@@ -238,15 +238,15 @@ class TestBreakerInADecorator:
             return "done"
 
         with pytest.raises(ConnectionResetError):
-            await shield.attempt_async(breaks, None)
+            await guard.attempt_async(breaks, None)
         time.sleep(0.02)  # noqa: ASYNC251 - nothing else runs
-        assert shield.gate is not None
-        kept = shield.gate.enter()
+        assert guard.slots is not None
+        kept = guard.slots.acquire()
         assert kept is not None
         with pytest.raises(BulkheadFullError):
-            await shield.attempt_async(works, None)
-        shield.gate.leave(kept)
-        assert await shield.attempt_async(works, None) == "done"
+            await guard.attempt_async(works, None)
+        guard.slots.release(kept)
+        assert await guard.attempt_async(works, None) == "done"
 
     def test_an_inner_open_circuit_is_not_asked_again_by_an_outer_retry(self) -> None:
         calls = []
@@ -272,33 +272,33 @@ class TestBreakerInADecorator:
 
 class TestBulkheadInADecorator:
     @staticmethod
-    def full() -> tuple[Shield, object]:
+    def full() -> tuple[AttemptGuard, object]:
         """A gate that would be waited for for a minute, and who holds its only place."""
-        gate = Bulkhead(1, queue=5, wait=60.0).gate_for()
-        shield = Shield("f", None, gate)
-        return shield, shield.enter(None)
+        slots = Bulkhead(1, queue=5, wait=60.0).slots_for()
+        guard = AttemptGuard("f", None, slots)
+        return guard, guard.admit(None)
 
     @pytest.mark.parametrize("left", [-1.0, 0.0, 0.05])
     def test_nobody_waits_for_a_place_past_his_deadline(self, left: float) -> None:
-        (shield, _kept), started = self.full(), time.monotonic()
+        (guard, _kept), started = self.full(), time.monotonic()
         with pytest.raises(BulkheadFullError) as caught:
-            shield.attempt(lambda: None, started + left)
+            guard.attempt(lambda: None, started + left)
         assert max(left, 0.0) <= time.monotonic() - started < 30.0
         assert str(caught.value) == "no place came free in the bulkhead of f; nothing was sent"
 
     @pytest.mark.parametrize("left", [-1.0, 0.0, 0.05])
     async def test_no_coroutine_waits_for_a_place_past_its_deadline(self, left: float) -> None:
-        (shield, _kept), started = self.full(), time.monotonic()
+        (guard, _kept), started = self.full(), time.monotonic()
         with pytest.raises(BulkheadFullError, match="bulkhead of f"):
-            await shield.attempt_async(lambda: asyncio.sleep(0), started + left)
+            await guard.attempt_async(lambda: asyncio.sleep(0), started + left)
         assert max(left, 0.0) <= time.monotonic() - started < 30.0
 
     def test_a_place_is_given_back_however_the_attempt_ends(self) -> None:
-        gate = Bulkhead(1).gate_for()
-        shield = Shield("f", None, gate)
+        slots = Bulkhead(1).slots_for()
+        guard = AttemptGuard("f", None, slots)
 
         def attempt(error: BaseException | None) -> str:
-            assert gate.inside == 1
+            assert slots.inside == 1
             if error is not None:
                 raise error
             return "done"
@@ -306,8 +306,8 @@ class TestBulkheadInADecorator:
         for error in (None, ValueError("x"), KeyboardInterrupt()):
             expected = contextlib.nullcontext() if error is None else pytest.raises(type(error))
             with expected:
-                shield.attempt(partial(attempt, error), None)
-            assert gate.inside == 0
+                guard.attempt(partial(attempt, error), None)
+            assert slots.inside == 0
 
     def test_a_call_beyond_the_limit_is_refused(self) -> None:
         inside, leave = threading.Event(), threading.Event()
@@ -364,8 +364,8 @@ class TestBulkheadInADecorator:
         policy = RetryPolicy(
             attempts=1, breaker=Breaker(min_calls=2, open=0.01, probes=1), bulkhead=Bulkhead(1)
         )
-        gate = policy.bulkhead.gate_for(f"{__name__}.scope") if policy.bulkhead else None
-        assert gate is not None
+        slots = policy.bulkhead.slots_for(f"{__name__}.scope") if policy.bulkhead else None
+        assert slots is not None
 
         @iii_retry(policy=policy)
         def function(error: Exception | None = None) -> str:
@@ -377,12 +377,12 @@ class TestBulkheadInADecorator:
             with pytest.raises(ConnectionResetError):
                 function(ConnectionResetError())
         time.sleep(0.02)
-        (own,) = [g for scope, g in policy.bulkhead._gates.items() if scope != f"{__name__}.scope"]  # type: ignore[union-attr]
-        permit = own.enter()
+        (own,) = [g for scope, g in policy.bulkhead._slots.items() if scope != f"{__name__}.scope"]  # type: ignore[union-attr]
+        permit = own.acquire()
         assert permit is not None
         with pytest.raises(BulkheadFullError):
             function()
-        own.leave(permit)
+        own.release(permit)
         assert function() == "done"
 
 
@@ -400,12 +400,12 @@ class TestLoops:
                     raise ConnectionResetError
 
         def take() -> None:
-            (gate,) = bulkhead._gates.values()
-            gate._limit = 0  # as if somebody else had come in as the block ends
-            taken.append(gate)
+            (slots,) = bulkhead._slots.values()
+            slots._limit = 0  # as if somebody else had come in as the block ends
+            taken.append(slots)
 
         if attempts_before == 0:
-            bulkhead.gate_for("retrying()")
+            bulkhead.slots_for("retrying()")
             take()
         with pytest.raises(ConnectionError) as caught:
             block()
@@ -421,14 +421,14 @@ class TestLoops:
     ) -> None:
         bulkhead = Bulkhead(1, queue=5, wait=60.0)
         policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
-        gate, started = bulkhead.gate_for("retrying()"), time.monotonic()
+        slots, started = bulkhead.slots_for("retrying()"), time.monotonic()
         if attempts_before == 0:
-            gate._limit = 0
+            slots._limit = 0
 
         async def block() -> None:
             async for attempt in retrying(idempotent=True, policy=policy):
                 with attempt:
-                    gate._limit = 0
+                    slots._limit = 0
                     raise ConnectionResetError
 
         with pytest.raises(ConnectionError) as caught:
@@ -631,33 +631,33 @@ def test_both_can_be_written_in_a_file() -> None:
 
 class TestTheShieldOfAPolicy:
     def test_there_is_none_without_breaker_and_bulkhead(self) -> None:
-        assert shield_for(RetryPolicy(), "f") is None
+        assert guard_for(RetryPolicy(), "f") is None
 
     def test_each_of_them_makes_one(self) -> None:
         breaker, bulkhead = Breaker(), Bulkhead(1)
-        assert shield_for(RetryPolicy(breaker=breaker), "f") == Shield(
+        assert guard_for(RetryPolicy(breaker=breaker), "f") == AttemptGuard(
             "f", breaker.circuit_for("f"), None
         )
-        assert shield_for(RetryPolicy(bulkhead=bulkhead), "f") == Shield(
-            "f", None, bulkhead.gate_for("f")
+        assert guard_for(RetryPolicy(bulkhead=bulkhead), "f") == AttemptGuard(
+            "f", None, bulkhead.slots_for("f")
         )
 
     def test_a_scope_may_be_narrower_than_the_name(self) -> None:
         breaker, bulkhead = Breaker(), Bulkhead(1)
         policy = RetryPolicy(breaker=breaker, bulkhead=bulkhead)
-        assert shield_for(policy, "f", "f@blue") == Shield(
-            "f", breaker.circuit_for("f@blue"), bulkhead.gate_for("f@blue")
+        assert guard_for(policy, "f", "f@blue") == AttemptGuard(
+            "f", breaker.circuit_for("f@blue"), bulkhead.slots_for("f@blue")
         )
 
     def test_a_change_of_state_is_logged_with_the_function_s_name(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        shield = shield_for(breaking(), "f", "f@blue")
-        assert shield is not None
+        guard = guard_for(breaking(), "f", "f@blue")
+        assert guard is not None
 
         def attempt() -> None:
             raise ConnectionResetError
 
         with caplog.at_level(logging.INFO, "iii_resilience"):
-            open_circuit(lambda: shield.attempt(attempt, None))
+            open_circuit(lambda: guard.attempt(attempt, None))
         assert [record.getMessage() for record in caplog.records] == ["f: circuit open, was closed"]

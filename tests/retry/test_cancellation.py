@@ -42,7 +42,7 @@ class Guarded:
         )
 
     def held(self) -> dict[str, int]:
-        gates = self.bulkhead._gates.values()
+        gates = self.bulkhead._slots.values()
         return {
             "reserved": self.budget.window_for()._reserved,
             "inside": sum(gate.inside for gate in gates),

@@ -42,7 +42,7 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry.cancellation import _comes_of_a_cancellation
 from iii_resilience.retry.policy_source import PolicySource
-from iii_resilience.retry.run import CallRun
+from iii_resilience.retry.run import RetriedCall
 from iii_resilience.testing import fake_clock as our_clock
 
 if TYPE_CHECKING:
@@ -668,8 +668,10 @@ async def test_a_timeout_around_a_retried_call_ends_it() -> None:
 
 def test_a_permit_is_given_back_where_an_attempt_ends_before_it_is_sent() -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
-    run = CallRun(QUICK, idempotent=True, name="n", started=0.0, window=window, deadline_at=None)
-    run.fails(stopped(), None)
+    run = RetriedCall(
+        QUICK, idempotent=True, name="n", started=0.0, window=window, deadline_at=None
+    )
+    run.attempt_failed(stopped(), None)
 
     def unsent() -> None:
         raise KeyboardInterrupt
@@ -1465,7 +1467,7 @@ def test_a_success_touches_nothing_of_tenacity(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(tenacity, "Retrying", refuse)
     monkeypatch.setattr(tenacity, "AsyncRetrying", refuse)
-    monkeypatch.setattr("iii_resilience.retry.policy_source.CallRun", refuse)
+    monkeypatch.setattr("iii_resilience.retry.policy_source.RetriedCall", refuse)
     for how in ("sync", "async", "for", "async for"):
         assert run_as(how, lambda: "done", idempotent=True) == "done"
 

@@ -28,7 +28,13 @@ from iii_resilience import (
     report_for,
 )
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.run import CallRun, GiveUp, Outcome, below, deadline_of
+from iii_resilience.retry.run import (
+    CallOutcome,
+    RetriedCall,
+    StopRetrying,
+    deadline_of,
+    user_traceback,
+)
 
 if TYPE_CHECKING:
     from conftest import FakeClock
@@ -40,11 +46,13 @@ def stopped() -> Exception:
     return InvocationError("invocation_stopped", "the worker went away")  # type: ignore[no-any-return]
 
 
-def failing(policy: RetryPolicy = QUICK, error: Exception | None = None, **more: Any) -> CallRun:
+def failing(
+    policy: RetryPolicy = QUICK, error: Exception | None = None, **more: Any
+) -> RetriedCall:
     """A run whose first attempt has failed."""
     options: dict[str, Any] = {"idempotent": True, "name": "n", "started": 1000.0, "window": None}
-    run = CallRun(policy, **{**options, "deadline_at": None, **more})
-    run.fails(stopped() if error is None else error, None)
+    run = RetriedCall(policy, **{**options, "deadline_at": None, **more})
+    run.attempt_failed(stopped() if error is None else error, None)
     return run
 
 
@@ -66,7 +74,7 @@ class Attempts:
         return self()
 
 
-def go_on(run: CallRun, attempts: Attempts, how: str, **more: Any) -> Any:
+def go_on(run: RetriedCall, attempts: Attempts, how: str, **more: Any) -> Any:
     if how == "sync":
         return run.go_on(attempts, **more)
     return asyncio.run(run.go_on_async(attempts.coroutine, **more))
@@ -78,7 +86,7 @@ BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 @BOTH
 def test_the_first_failure_is_not_made_again(how: str) -> None:
     attempts = Attempts(stopped())
-    assert go_on(failing(), attempts, how) == Outcome(value="done")
+    assert go_on(failing(), attempts, how) == CallOutcome(value="done")
     assert attempts.calls == 2
 
 
@@ -91,7 +99,7 @@ def test_an_attempt_that_sends_itself_spends_the_permit_when_it_does(how: str) -
     class Sends(Attempts):
         def __call__(self) -> str:
             seen.append((window._reserved, sum(window._retries)))
-            run.sending()
+            run.attempt_sent()
             seen.append((window._reserved, sum(window._retries)))
             return super().__call__()
 
@@ -141,18 +149,18 @@ def test_an_attempt_that_failed_before_it_sent_itself_was_not_sent(how: str) -> 
 def test_a_permit_is_spent_once_and_given_back_once() -> None:
     window = BudgetWindow(0.0, 5.0, 10.0)
     run = failing(window=window)
-    run.sending()  # the first attempt needed none
+    run.attempt_sent()  # the first attempt needed none
     assert (window._reserved, sum(window._retries)) == (0, 0)
-    pauses = Pauses(NotConnectedError("shut down"))
+    pauses = Sleeper(NotConnectedError("shut down"))
     run = failing(NONE_OF_THE_CLOCK, window=window, pauses=pauses)
     with pytest.raises(NotConnectedError):
         run.go_on(Attempts())
-    run.fails(stopped(), None)
+    run.attempt_failed(stopped(), None)
     assert (window._reserved, sum(window._retries)) == (0, 0)
 
     def sends_twice() -> str:
-        run.sending()
-        run.sending()
+        run.attempt_sent()
+        run.attempt_sent()
         return "done"
 
     run = failing(window=window)
@@ -208,8 +216,8 @@ def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
 
 def test_a_failure_may_be_told_that_it_was_not_sent() -> None:
     run = failing()
-    run.fails(stopped(), None, sent=False)
-    run.fails(stopped(), None, sent=True)
+    run.attempt_failed(stopped(), None, sent=False)
+    run.attempt_failed(stopped(), None, sent=True)
     assert [failed.attempt.sent for failed in run.failed] == [True, False, True]
     assert [failed.attempt.number for failed in run.failed] == [1, 2, 3]
 
@@ -312,10 +320,10 @@ def test_a_bare_try_again_is_a_transient_failure_that_may_have_run() -> None:
     }
 
 
-@pytest.mark.parametrize("link", ["__cause__", "__context__"])
-def test_try_again_says_what_its_cause_says(link: str) -> None:
+@pytest.mark.parametrize("connection", ["__cause__", "__context__"])
+def test_try_again_says_what_its_cause_says(connection: str) -> None:
     again = tenacity.TryAgain()
-    setattr(again, link, InvocationError("RATE_LIMITED", "retry after 1500ms"))
+    setattr(again, connection, InvocationError("RATE_LIMITED", "retry after 1500ms"))
     failure = failing(error=again).failure
     assert failure.code == "TryAgain"
     assert failure.throttled
@@ -371,19 +379,19 @@ def test_a_sleep_that_took_too_long_ends_the_call_at_the_deadline(
 def test_an_attempt_may_end_the_call_for_a_reason_of_its_own(how: str) -> None:
     error = stopped()
     run = failing(error=error)
-    assert go_on(run, Attempts(GiveUp(Reason.NOT_READY)), how).error is error
+    assert go_on(run, Attempts(StopRetrying(Reason.NOT_READY)), how).error is error
     assert run.reason is Reason.NOT_READY
     assert len(run.failed) == 1
 
 
 def test_the_end_says_its_reason() -> None:
-    assert str(GiveUp(Reason.NOT_READY)) == "not_ready"
+    assert str(StopRetrying(Reason.NOT_READY)) == "not_ready"
 
 
 # Delays.
 
 
-class Pauses:
+class Sleeper:
     """Notes what it is asked to sleep; the nth time it raises instead."""
 
     def __init__(self, raises: BaseException | None = None) -> None:
@@ -404,7 +412,7 @@ NONE_OF_THE_CLOCK = QUICK.replace(backoff=Backoff(base=60.0, cap=60.0, jitter="n
 
 @BOTH
 def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
-    pauses = Pauses()
+    pauses = Sleeper()
     policy = NONE_OF_THE_CLOCK.replace(attempts=3)
     go_on(failing(policy, pauses=pauses), Attempts(stopped(), stopped()), how)
     assert pauses.paused == [60.0, 60.0]
@@ -414,7 +422,7 @@ def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
 def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
     end = NotConnectedError("shut down")
-    run = failing(NONE_OF_THE_CLOCK, window=window, pauses=Pauses(end))
+    run = failing(NONE_OF_THE_CLOCK, window=window, pauses=Sleeper(end))
     with pytest.raises(NotConnectedError) as caught:
         go_on(run, Attempts(), how)
     assert caught.value is end
@@ -428,7 +436,7 @@ def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -
 def test_what_a_wait_returns_is_made_into_seconds_that_can_be_slept(
     wait: float, slept: float
 ) -> None:
-    pauses = Pauses()
+    pauses = Sleeper()
     policy = QUICK.replace(wait=lambda _: wait, deadline=None)
     go_on(failing(policy, pauses=pauses), Attempts(), "sync")
     assert pauses.paused == [slept]
@@ -436,7 +444,7 @@ def test_what_a_wait_returns_is_made_into_seconds_that_can_be_slept(
 
 def test_a_blocked_event_loop_is_told_of_only_before_a_delay() -> None:
     told: list[float] = []
-    pauses = Pauses()
+    pauses = Sleeper()
 
     async def call(base: float) -> None:
         policy = QUICK.replace(backoff=Backoff(base=base, cap=60.0, jitter="none"))
@@ -459,7 +467,7 @@ def test_a_process_without_asyncio_has_no_event_loop_to_block(
 
     async def call() -> None:  # were it asked, it would find the loop that this runs in
         monkeypatch.delitem(sys.modules, "asyncio")
-        failing(policy, on_blocking=lambda: told.append(True), pauses=Pauses()).go_on(Attempts())
+        failing(policy, on_blocking=lambda: told.append(True), pauses=Sleeper()).go_on(Attempts())
 
     asyncio.run(call())
     assert not told
@@ -469,7 +477,7 @@ def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(random, "random", lambda: 1.0)
-    pauses = Pauses()
+    pauses = Sleeper()
     policy = QUICK.replace(backoff=Backoff(base=1.0, cap=60.0, jitter="decorrelated"))
     go_on(failing(policy, pauses=pauses), Attempts(stopped(), stopped()), "sync")
     assert pauses.paused == [3.0, 9.0, 27.0]
@@ -481,13 +489,13 @@ def test_a_call_in_the_middle_of_another_ones_step_gets_its_own(how: str) -> Non
 
     def wait(state: tenacity.RetryCallState) -> float:
         # A user's wait may call what is retried itself, while tenacity is deciding.
-        inner.append(failing(NONE_OF_THE_CLOCK, pauses=Pauses()).go_on(Attempts(stopped())).value)
+        inner.append(failing(NONE_OF_THE_CLOCK, pauses=Sleeper()).go_on(Attempts(stopped())).value)
         assert "stopped" not in repr(state)
         assert repr(state).endswith(f"attempt {state.attempt_number}>")
         return 0.0
 
     policy = QUICK.replace(wait=wait, attempts=3)
-    outcome = go_on(failing(policy, pauses=Pauses()), Attempts(stopped()), how)
+    outcome = go_on(failing(policy, pauses=Sleeper()), Attempts(stopped()), how)
     assert outcome.value == "done"
     assert inner == ["done", "done"]
 
@@ -545,8 +553,8 @@ def test_the_traceback_begins_where_the_user_s_code_does() -> None:
     with pytest.raises(ValueError) as caught:
         users()
     own = caught.value.__traceback__
-    assert below(caught.value) is own
-    assert below(ValueError()) is None
+    assert user_traceback(caught.value) is own
+    assert user_traceback(ValueError()) is None
 
 
 @BOTH
@@ -556,8 +564,8 @@ def test_errors_keep_the_tracebacks_of_the_user_s_code(how: str) -> None:
         raise first
     except Exception as error:
         traceback = error.__traceback__
-    run = CallRun(QUICK, idempotent=True, name="n", started=0.0, window=None, deadline_at=None)
-    run.fails(first, traceback)
+    run = RetriedCall(QUICK, idempotent=True, name="n", started=0.0, window=None, deadline_at=None)
+    run.attempt_failed(first, traceback)
     last = stopped()
     assert go_on(run, Attempts(stopped(), stopped(), last), how).error is last
     assert first.__traceback__ is traceback

@@ -13,7 +13,7 @@ import pytest
 from support.engine_fixtures import connect, engine
 
 from iii_resilience import RetryPolicy, resilient
-from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.testing import LoopbackEngine
 
 __all__ = ["connect", "engine"]
@@ -23,27 +23,27 @@ class TestLink:
     @pytest.mark.parametrize("client", [None, "ws://127.0.0.1", object()])
     def test_what_is_no_client_is_refused(self, client: Any) -> None:
         with pytest.raises(TypeError, match=r"what iii\.register_worker\(\) returned"):
-            Link(client)
+            Connection(client)
 
     def test_it_is_connected_while_the_sdk_is(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
-        link = Link(connect())
-        assert link.connected
+        connection = Connection(connect())
+        assert connection.connected
         engine.stop_listening()
         engine.disconnect()
-        while link.connected:
+        while connection.connected:
             time.sleep(0.005)
-        assert not link.wait_connected(0.05)
+        assert not connection.wait_connected(0.05)
         engine.listen()
-        assert link.wait_connected(5.0)
+        assert connection.wait_connected(5.0)
 
     def test_a_socket_that_is_no_longer_open_is_no_connection(
         self, connect: Callable[..., Any]
     ) -> None:
         """The zombie of SDKs before 0.24.4: its state says connected for ever."""
         client = connect()
-        link = Link(client)
+        connection = Connection(client)
 
         class Closed:
             class state:  # noqa: N801 - stands for an enum member
@@ -52,22 +52,22 @@ class TestLink:
         socket, client._ws = client._ws, Closed
         try:
             assert client.get_connection_state() == "connected"
-            assert not link.connected
+            assert not connection.connected
         finally:
             client._ws = socket
 
     async def test_coroutines_wait_for_the_connection_too(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
-        link = Link(connect())
+        connection = Connection(connect())
         engine.stop_listening()
         engine.disconnect()
-        while link.connected:
+        while connection.connected:
             await asyncio.sleep(0.005)
-        assert not await link.wait_connected_async(0.05)
+        assert not await connection.wait_connected_async(0.05)
         thread = threading.Timer(0.1, engine.listen)
         thread.start()
-        assert await link.wait_connected_async(5.0)
+        assert await connection.wait_connected_async(5.0)
         thread.join()
 
     def test_an_sdk_without_listeners_is_asked_again_and_again(
@@ -83,14 +83,14 @@ class TestLink:
             def __getattr__(self, name: str) -> Any:
                 return getattr(client, name)
 
-        link = Link(Old())
+        connection = Connection(Old())
         engine.stop_listening()
         engine.disconnect()
-        while link.connected:
+        while connection.connected:
             time.sleep(0.005)
         thread = threading.Timer(0.1, engine.listen)
         thread.start()
-        assert link.wait_connected(5.0)
+        assert connection.wait_connected(5.0)
         thread.join()
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -24,8 +24,8 @@ from iii_resilience import (
     resilient,
 )
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.sdk.connection import Link
-from iii_resilience.sdk.pending_calls import Flights, Held
+from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.pending_calls import InFlightCalls, SendRefused
 from iii_resilience.sdk.versions import sdk_of
 
 QUICK = RetryPolicy(ready_timeout=0.2)
@@ -169,9 +169,9 @@ class TestStuck:
 
 class TestCancelling:
     async def cancel(self, client: Any, version: tuple[int, ...]) -> int:
-        link = Link(client, sdk_of(version))
+        connection = Connection(client, sdk_of(version))
         client.hangs = True
-        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
         call.cancel()
@@ -186,7 +186,7 @@ class TestCancelling:
     async def test_what_the_part_that_was_left_alone_fails_with_is_not_complained_of(
         self, client: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        link = Link(client, sdk_of((0, 24, 3)))
+        connection = Connection(client, sdk_of((0, 24, 3)))
         fails = threading.Event()
 
         async def fail_late(_: Any) -> Any:
@@ -195,14 +195,14 @@ class TestCancelling:
                 await asyncio.sleep(0.005)
             raise ValueError("late")
 
-        link.flights._call = fail_late
-        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        connection.in_flight._call = fail_late
+        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        (left,) = link.flights._left
+        (left,) = connection.in_flight._left
         fails.set()
         while not left.done():
             await asyncio.sleep(0.005)
@@ -218,24 +218,24 @@ class TestCancelling:
     async def test_a_lost_connection_is_no_cancellation(
         self, client: Any, version: tuple[int, ...]
     ) -> None:
-        link = Link(client, sdk_of(version))
+        connection = Connection(client, sdk_of(version))
         client.hangs = True
-        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
-        link.flights.lose()
+        connection.in_flight.connection_lost()
         with pytest.raises(ConnectionLostError, match="was lost while the call was in flight"):
             await call
-        assert len(link.flights) == 0
+        assert len(connection.in_flight) == 0
 
 
 class Refuses:
     """A gate that is never asked: what it is given to has not come that far."""
 
-    def may_go(self) -> bool:
+    def may_send(self) -> bool:
         raise AssertionError("asked about a call that is lost")
 
-    def met(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         raise AssertionError(f"told of {error!r}")
 
 
@@ -243,22 +243,22 @@ class TestDeparture:
     """Between being handed over and being sent a call is in nobody's hands but ours."""
 
     @pytest.fixture
-    def link(self, client: Any) -> Link:
-        return Link(client, sdk_of((0, 25, 0)))
+    def connection(self, client: Any) -> Connection:
+        return Connection(client, sdk_of((0, 25, 0)))
 
     @pytest.fixture
-    def lost_before(self, client: Any, link: Link) -> Iterator[None]:
+    def lost_before(self, client: Any, connection: Connection) -> Iterator[None]:
         """The SDK's loop is busy while calls are handed to it, and then loses the connection."""
         busy = threading.Event()
 
         def lose() -> None:
             busy.wait(5)
-            link.flights.lose()
+            connection.in_flight.connection_lost()
 
-        link.loop.call_soon_threadsafe(lose)
+        connection.loop.call_soon_threadsafe(lose)
 
         def handed_over() -> None:
-            while not len(link.flights):
+            while not len(connection.in_flight):
                 time.sleep(0.001)
             busy.set()
 
@@ -269,27 +269,27 @@ class TestDeparture:
 
     @pytest.mark.usefixtures("lost_before")
     def test_a_call_that_is_lost_before_it_was_sent_is_never_sent_and_says_so(
-        self, client: Any, link: Link
+        self, client: Any, connection: Connection
     ) -> None:
         with pytest.raises(NotConnectedError, match="lost before the call; nothing was sent"):
-            link.send(CALL, seconds=30.0)
+            connection.send(CALL, seconds=30.0)
         time.sleep(0.05)
         assert client.requests == []
 
     @pytest.mark.usefixtures("lost_before")
-    def test_one_with_a_gate_is_held_back(self, client: Any, link: Link) -> None:
-        with pytest.raises(Held):
-            link.send(CALL, seconds=30.0, gate=Refuses())
+    def test_one_with_a_gate_is_held_back(self, client: Any, connection: Connection) -> None:
+        with pytest.raises(SendRefused):
+            connection.send(CALL, seconds=30.0, send_check=Refuses())
         time.sleep(0.05)
         assert client.requests == []
 
     async def test_a_coroutine_that_is_cancelled_first_sends_nothing(
-        self, client: Any, link: Link
+        self, client: Any, connection: Connection
     ) -> None:
         busy = threading.Event()
-        link.loop.call_soon_threadsafe(busy.wait, 5)
-        call = asyncio.ensure_future(link.send_async(CALL, seconds=30.0))
-        while not len(link.flights):
+        connection.loop.call_soon_threadsafe(busy.wait, 5)
+        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
+        while not len(connection.in_flight):
             await asyncio.sleep(0.001)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -330,9 +330,9 @@ class TestPace:
 
         client.answer = answer
         busy = threading.Event()
-        worker._link.loop.call_soon_threadsafe(busy.wait, 5)  # so that they come all at once
+        worker._connection.loop.call_soon_threadsafe(busy.wait, 5)  # so that they come all at once
         calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(self.CALLS)]
-        while len(worker._link.flights) < self.CALLS:
+        while len(worker._connection.in_flight) < self.CALLS:
             await asyncio.sleep(0.001)
         busy.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -358,25 +358,27 @@ class TestPace:
         await worker.trigger_async(CALL)
         client.answer = answer
         busy = threading.Event()
-        worker._link.loop.call_soon_threadsafe(busy.wait, 5)
+        worker._connection.loop.call_soon_threadsafe(busy.wait, 5)
         calls = [asyncio.ensure_future(call(number)) for number in range(5)]
-        while len(worker._link.flights) < len(calls):
+        while len(worker._connection.in_flight) < len(calls):
             await asyncio.sleep(0.001)
         busy.set()
         await asyncio.gather(*calls)
         assert seen == [(number, number) for number in range(5)]
 
     def test_they_leave_in_order(self, client: Any) -> None:
-        link = Link(client, sdk_of((0, 25, 0)))
+        connection = Connection(client, sdk_of((0, 25, 0)))
         busy = threading.Event()
-        link.loop.call_soon_threadsafe(busy.wait, 5)
+        connection.loop.call_soon_threadsafe(busy.wait, 5)
         threads = []
         for number in range(20):
             request = {**CALL, "payload": {"n": number}}
-            thread = threading.Thread(target=link.send, args=[request], kwargs={"seconds": 5.0})
+            thread = threading.Thread(
+                target=connection.send, args=[request], kwargs={"seconds": 5.0}
+            )
             thread.start()
             threads.append(thread)
-            while len(link.flights) <= number:
+            while len(connection.in_flight) <= number:
                 time.sleep(0.001)
             time.sleep(0.002)  # from being counted to being handed over
         busy.set()
@@ -390,15 +392,15 @@ class TestEnd:
     def looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("iii_resilience.sdk.pending_calls._LOOK_AFTER_THE_LOOP", 0.1)
 
-    def flights(
+    def in_flight(
         self, client: Any, usable: Callable[..., None], *, error: type[BaseException] | None = None
-    ) -> Flights:
+    ) -> InFlightCalls:
         async def call(request: dict[str, Any]) -> Any:
             if error is not None:
                 raise error
             return await client.answer(request)
 
-        return Flights(client.loop, self.fine, call, usable, may_cancel=True)
+        return InFlightCalls(client.loop, self.fine, call, usable, may_cancel=True)
 
     @staticmethod
     def fine(*_: Any, **__: Any) -> None:
@@ -418,17 +420,17 @@ class TestEnd:
     ) -> None:
         client.hangs = True
         with pytest.raises(ConnectionLostError, match="may have run"):
-            self.flights(client, self.ended).send(CALL, seconds=30.0)
+            self.in_flight(client, self.ended).send(CALL, seconds=30.0)
 
     def test_a_call_that_the_ended_loop_never_took_says_that_nothing_was_sent(
         self, client: Any
     ) -> None:
         busy = threading.Event()
         client.loop.call_soon_threadsafe(busy.wait, 5)
-        flights = self.flights(client, self.ended)
+        in_flight = self.in_flight(client, self.ended)
         with pytest.raises(NotConnectedError, match="nothing was sent"):
-            flights.send(CALL, seconds=30.0)
-        assert len(flights) == 0
+            in_flight.send(CALL, seconds=30.0)
+        assert len(in_flight) == 0
         busy.set()
         self.turns(client)
         assert client.requests == []
@@ -437,7 +439,7 @@ class TestEnd:
         busy = threading.Event()
         client.loop.call_soon_threadsafe(busy.wait, 5)
         with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
-            self.flights(client, self.fine).send(CALL, seconds=0.1)
+            self.in_flight(client, self.fine).send(CALL, seconds=0.1)
         busy.set()
         self.turns(client)
         assert client.requests == []
@@ -446,7 +448,7 @@ class TestEnd:
         busy = threading.Event()
         client.loop.call_soon_threadsafe(busy.wait, 5)
         with pytest.raises(NotConnectedError, match=r"timeout of 0\.1 s.*nothing was sent"):
-            await self.flights(client, self.fine).send_async(CALL, seconds=0.1)
+            await self.in_flight(client, self.fine).send_async(CALL, seconds=0.1)
         busy.set()
         self.turns(client)
         assert client.requests == []
@@ -456,62 +458,62 @@ class TestEnd:
         self, client: Any, may_cancel: bool
     ) -> None:
         """The loop takes the call, and is blocked until its time is over before it sends it."""
-        flights = self.flights(client, self.fine)
-        flights._may_cancel = may_cancel
-        depart, busy = flights._depart, threading.Event()
+        in_flight = self.in_flight(client, self.fine)
+        in_flight._may_cancel = may_cancel
+        depart, busy = in_flight._submit, threading.Event()
 
         def depart_and_block(*flight: Any) -> None:
             depart(*flight)
             client.loop.call_soon(busy.wait, 5)
             client.loop._ready.rotate(1)  # before the first step of the task that was just made
 
-        flights._depart = depart_and_block  # type: ignore[method-assign, assignment]
+        in_flight._submit = depart_and_block  # type: ignore[method-assign, assignment]
         with pytest.raises(NotConnectedError, match="nothing was sent"):
-            flights.send(CALL, seconds=0.1)
+            in_flight.send(CALL, seconds=0.1)
         busy.set()
         self.turns(client)
         assert client.requests == []
-        assert not flights._left
+        assert not in_flight._left
 
     def test_an_answer_that_lands_in_the_last_moment_counts(self, client: Any) -> None:
-        flights: Flights
+        in_flight: InFlightCalls
 
         def looked(**_: Any) -> None:
-            for flight in [*flights._aboard]:
-                del flights._aboard[flight]  # as whoever lands it does first
-                threading.Timer(0.3, flight.land, ["just in time", None]).start()
+            for flight in [*in_flight._aboard]:
+                del in_flight._aboard[flight]  # as whoever lands it does first
+                threading.Timer(0.3, flight.settle, ["just in time", None]).start()
 
         client.hangs = True
-        flights = self.flights(client, looked)  # looks after 0.1 s; its time is over after 0.3
-        assert flights.send(CALL, seconds=0.05) == "just in time"
+        in_flight = self.in_flight(client, looked)  # looks after 0.1 s; its time is over after 0.3
+        assert in_flight.send(CALL, seconds=0.05) == "just in time"
 
     def test_whoever_is_interrupted_between_taking_and_landing_lets_nobody_wait_for_ever(
         self, client: Any
     ) -> None:
-        flights: Flights
+        in_flight: InFlightCalls
 
         def looked(**_: Any) -> None:
-            flights._aboard.clear()
+            in_flight._aboard.clear()
 
         client.hangs = True
-        flights = self.flights(client, looked)
+        in_flight = self.in_flight(client, looked)
         with pytest.raises(ConnectionLostError):
-            flights.send(CALL, seconds=0.05)
+            in_flight.send(CALL, seconds=0.05)
 
     @pytest.mark.parametrize("local", [False, True])
     async def test_the_end_of_the_client_ends_every_call(self, client: Any, local: bool) -> None:
         client.hangs = True
-        flights = self.flights(client, self.fine)
-        call = asyncio.ensure_future(flights.send_async(CALL, seconds=30.0, local=local))
+        in_flight = self.in_flight(client, self.fine)
+        call = asyncio.ensure_future(in_flight.send_async(CALL, seconds=30.0, local=local))
         while not client.requests:
             await asyncio.sleep(0.005)
-        flights.lose()
+        in_flight.connection_lost()
         await asyncio.sleep(0.01)
         assert call.done() is not local
-        flights.end()
+        in_flight.end()
         with pytest.raises(ConnectionLostError, match="was shut down" if local else "was lost"):
             await call
-        assert len(flights) == 0
+        assert len(in_flight) == 0
 
     def test_a_call_in_this_process_does_not_need_the_connection(self, client: Any) -> None:
         def usable(*, local: bool) -> None:
@@ -522,11 +524,11 @@ class TestEnd:
             return asyncio.sleep(0.3, "done")
 
         client.answer = slow
-        assert self.flights(client, usable).send(CALL, seconds=5.0, local=True) == "done"
+        assert self.in_flight(client, usable).send(CALL, seconds=5.0, local=True) == "done"
 
     def test_an_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
         client.hangs = True
-        flights = self.flights(client, self.fine)
+        in_flight = self.in_flight(client, self.fine)
 
         def interrupt() -> None:
             while not client.requests:
@@ -535,24 +537,24 @@ class TestEnd:
 
         threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
-            flights.send(CALL, seconds=30.0)
+            in_flight.send(CALL, seconds=30.0)
         self.turns(client)
-        assert (len(flights), client.cancelled) == (0, 1)
+        assert (len(in_flight), client.cancelled) == (0, 1)
 
     def test_an_error_is_not_kept_alive_by_the_call_that_met_it(self, client: Any) -> None:
-        flights = self.flights(client, self.fine, error=RefusedError)
+        in_flight = self.in_flight(client, self.fine, error=RefusedError)
 
         def call() -> None:
-            flights.send(CALL, seconds=5.0)
+            in_flight.send(CALL, seconds=5.0)
 
         assert_freed(call, client)
 
     def test_nor_by_that_of_a_coroutine(self, client: Any) -> None:
-        flights = self.flights(client, self.fine, error=RefusedError)
+        in_flight = self.in_flight(client, self.fine, error=RefusedError)
 
         async def call() -> weakref.ref[BaseException]:
             try:
-                await flights.send_async(CALL, seconds=5.0)
+                await in_flight.send_async(CALL, seconds=5.0)
             except RefusedError as error:
                 return weakref.ref(error)
             raise AssertionError("it did not fail")
@@ -586,9 +588,9 @@ class TestEnd:
     def test_a_task_of_the_sdk_that_is_cancelled_from_elsewhere_is_a_lost_call(
         self, client: Any
     ) -> None:
-        flights = self.flights(client, self.fine, error=asyncio.CancelledError)
+        in_flight = self.in_flight(client, self.fine, error=asyncio.CancelledError)
         with pytest.raises(ConnectionLostError, match="its answer will never come"):
-            flights.send(CALL, seconds=5.0)
+            in_flight.send(CALL, seconds=5.0)
 
 
 class RefusedError(Exception):
@@ -618,36 +620,36 @@ def assert_freed(call: Callable[[], object], client: Any) -> None:
 class TestConnection:
     def test_a_client_that_tells_nothing_is_watched(self) -> None:
         client = Usual()
-        link = Link(client, sdk_of((0, 20, 0)))
-        epochs = link.epoch
+        connection = Connection(client, sdk_of((0, 20, 0)))
+        epochs = connection.epoch
         client.state = "reconnecting"
         until = time.monotonic() + 5
-        while link.epoch == epochs and time.monotonic() < until:
+        while connection.epoch == epochs and time.monotonic() < until:
             time.sleep(0.005)
-        assert link.epoch == epochs + 1
+        assert connection.epoch == epochs + 1
         client.state = "connected"
-        while link.epoch == epochs + 1 and time.monotonic() < until:
+        while connection.epoch == epochs + 1 and time.monotonic() < until:
             time.sleep(0.005)
-        assert link.epoch == epochs + 2
-        link.close()
+        assert connection.epoch == epochs + 2
+        connection.close()
         client.shutdown()
 
     def test_a_state_that_is_told_late_does_not_hide_the_next_loss(self) -> None:
         """The SDK tells the state of the moment on the thread that subscribes."""
 
         class Tells(Usual):
-            tell: Callable[[str], object]
+            call_soon: Callable[[str], object]
 
-            def add_connection_state_listener(self, tell: Callable[[str], object]) -> None:
-                self.tell = tell
+            def add_connection_state_listener(self, call_soon: Callable[[str], object]) -> None:
+                self.tell = call_soon
                 before, self.state = "connecting", "connected"  # changed on the SDK's own thread
-                tell(self.state)
-                tell(before)
+                call_soon(self.state)
+                call_soon(before)
 
         client = Tells()
         client.state = "connecting"
-        link = Link(client, sdk_of((0, 25, 0)))
-        assert link.seems_up()
+        connection = Connection(client, sdk_of((0, 25, 0)))
+        assert connection.seems_up()
         client.hangs = True
 
         def lose() -> None:
@@ -658,8 +660,8 @@ class TestConnection:
 
         threading.Thread(target=lose).start()
         with pytest.raises(ConnectionLostError, match="was lost"):
-            link.send(CALL, seconds=30.0)
-        link.close()
+            connection.send(CALL, seconds=30.0)
+        connection.close()
         client.shutdown()
 
     def test_a_refusal_that_is_raised_again_and_again_does_not_grow(self) -> None:
@@ -677,18 +679,18 @@ class TestConnection:
     def test_a_new_socket_between_two_looks_is_a_loss(self) -> None:
         client: Any = Usual()
         client._ws = object()
-        link = Link(client, sdk_of((0, 20, 0)))
+        connection = Connection(client, sdk_of((0, 20, 0)))
         client.hangs = True
         threading.Timer(0.2, lambda: setattr(client, "_ws", object())).start()
         with pytest.raises(ConnectionLostError):
-            link.send(CALL, seconds=30.0)
-        link.close()
+            connection.send(CALL, seconds=30.0)
+        connection.close()
         client.shutdown()
 
     def test_a_socket_closed_for_good_is_said_in_so_many_words(self) -> None:
         client: Any = Usual()
         worker = resilient(client)
-        worker._link.sdk = sdk_of((0, 24, 3))
+        worker._connection.sdk = sdk_of((0, 24, 3))
 
         class Closed:
             class state:  # noqa: N801 - stands for an enum member

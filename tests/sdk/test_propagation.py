@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from iii_resilience.sdk.propagation import (
     METADATA_FIELD,
     PAYLOAD_FIELD,
-    Carried,
-    Inbound,
+    CallContext,
+    InboundCall,
+    current_inbound,
     from_metadata,
     handling,
-    inherited,
     take_from_payload,
 )
 
@@ -27,7 +27,7 @@ milliseconds = st.integers(0, 10**13).map(lambda value: value / 1000)
 
 @given(
     st.builds(
-        Carried,
+        CallContext,
         left=st.none() | milliseconds,
         deadline_unix=st.none() | milliseconds,
         attempt=st.integers(1, 1000),
@@ -37,7 +37,7 @@ milliseconds = st.integers(0, 10**13).map(lambda value: value / 1000)
         code=st.none() | texts,
     )
 )
-def test_what_is_carried_arrives_within_a_millisecond(carried: Carried) -> None:
+def test_what_is_carried_arrives_within_a_millisecond(carried: CallContext) -> None:
     arrived = from_metadata({METADATA_FIELD: json.loads(json.dumps(carried.to_wire())), "x": 1})
     assert arrived is not None
     for name in ("left", "deadline_unix"):
@@ -55,7 +55,9 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(Carried(1.0, 2.0).to_wire())), anything) | anything)
+@given(
+    st.dictionaries(st.sampled_from(sorted(CallContext(1.0, 2.0).to_wire())), anything) | anything
+)
 def test_whatever_stands_there_is_read_without_an_error(wire: Any) -> None:
     carried = from_metadata({METADATA_FIELD: wire})
     if isinstance(wire, dict):
@@ -75,7 +77,7 @@ def test_whatever_stands_there_is_read_without_an_error(wire: Any) -> None:
     ],
 )
 def test_a_field_of_the_wrong_type_is_as_good_as_absent(wire: dict[str, Any]) -> None:
-    assert Carried.from_wire(wire) == Carried()
+    assert CallContext.from_wire(wire) == CallContext()
 
 
 @pytest.mark.parametrize("metadata", [None, [], "x", {}, {"other": 1}])
@@ -84,16 +86,16 @@ def test_metadata_without_our_field_carries_nothing(metadata: Any) -> None:
 
 
 def test_a_sender_says_when_it_sent() -> None:
-    assert Carried(left=2.0, deadline_unix=100.0).sent_unix == 98.0
-    assert Carried(left=2.0).sent_unix is None
-    assert Carried(deadline_unix=2.0).sent_unix is None
+    assert CallContext(left=2.0, deadline_unix=100.0).sent_unix == 98.0
+    assert CallContext(left=2.0).sent_unix is None
+    assert CallContext(deadline_unix=2.0).sent_unix is None
 
 
 def test_the_reserved_field_is_taken_out_of_a_copy() -> None:
     payload = {"order": 1, PAYLOAD_FIELD: {"idempotency_key": "k"}}
     rest, carried = take_from_payload(payload)
     assert rest == {"order": 1}
-    assert carried == Carried(idempotency_key="k")
+    assert carried == CallContext(idempotency_key="k")
     assert PAYLOAD_FIELD in payload
 
 
@@ -105,18 +107,18 @@ def test_a_payload_without_the_field_stays_what_it_is(payload: Any) -> None:
 
 
 def test_a_key_is_not_in_the_repr() -> None:
-    assert "secret" not in repr(Inbound(1.0, Carried(idempotency_key="secret")))
+    assert "secret" not in repr(InboundCall(1.0, CallContext(idempotency_key="secret")))
 
 
 async def test_each_task_inherits_from_its_own_handler() -> None:
     seen: dict[float, float | None] = {}
 
     async def handler(deadline_at: float) -> None:
-        with handling(Inbound(deadline_at)):
+        with handling(InboundCall(deadline_at)):
             await asyncio.sleep(0.01)
-            inbound = inherited()
+            inbound = current_inbound()
             seen[deadline_at] = inbound.deadline_at if inbound else None
 
     await asyncio.gather(*(handler(float(number)) for number in range(5)))
     assert seen == {float(number): float(number) for number in range(5)}
-    assert inherited() is None
+    assert current_inbound() is None

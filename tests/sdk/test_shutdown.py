@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support.engine_fixtures import connect, engine
 
-from iii_resilience.sdk.connection import Link
-from iii_resilience.sdk.shutdown import Ending
+from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.shutdown import Shutdown
 
 __all__ = ["connect", "engine"]
 
@@ -20,7 +20,7 @@ def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
 ) -> None:
     """Before 0.24.4: over an answer to a question that was given up a moment before."""
     client = connect()
-    ending = Ending(Link(client))
+    ending = Shutdown(Connection(client))
     transport, thread = client._ws.transport, client._thread
 
     def stumble() -> None:
@@ -37,13 +37,13 @@ def test_whatever_goes_wrong_before_the_sdk_is_asked_nobody_waits_for_the_end_in
     connect: Callable[..., Any],
 ) -> None:
     client = connect()
-    link = Link(client)
-    ending = Ending(link)
+    connection = Connection(client)
+    ending = Shutdown(connection)
 
     def fail() -> None:
         raise OSError("of a callback")
 
-    link.on_change(fail)
+    connection.on_change(fail)
     with pytest.raises(OSError, match="of a callback"):
         ending.shut_down()
     assert not client._thread.is_alive()

@@ -84,7 +84,7 @@ def make(call: Call, caller: Resilient) -> None:
         request["action"] = {"type": call.action}
         if call.action == "enqueue":
             request["action"]["queue"] = "q"
-    epoch = caller._link.epoch
+    epoch = caller._connection.epoch
     try:
         if call.is_async:
             asyncio.run(caller.trigger_async(request, **call.options))
@@ -96,7 +96,7 @@ def make(call: Call, caller: Resilient) -> None:
     if call.action == "void" and call.faults and isinstance(call.faults[0], CutCaller):
         # Nobody waits for a Void: the connection that it costs must not be the next call's.
         until = time.monotonic() + 10
-        while caller._link.epoch == epoch and time.monotonic() < until:
+        while caller._connection.epoch == epoch and time.monotonic() < until:
             time.sleep(0.005)
 
 

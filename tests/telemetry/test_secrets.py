@@ -54,7 +54,7 @@ from iii_resilience.handling import (
     idempotent,
     reports_errors,
 )
-from iii_resilience.handling.decorators.lease_renewal import Renewer
+from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
 from iii_resilience.handling.registration.drain import drain_at
 from iii_resilience.handling.registration.keeper import Keeper
 from iii_resilience.stores import MemoryStore, SqliteStore
@@ -109,7 +109,7 @@ class Lookout:
                 attributes(span),
                 [(event.name, event.attributes) for event in span.events],
                 span.status.description,
-                [link.attributes for link in span.links],
+                [connection.attributes for connection in span.links],
             )
         for metric in self.seen.metrics().values():
             self.text("metric", metric)
@@ -522,15 +522,15 @@ class TestInTheBackground:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
     def test_the_renewal_of_leases(self, lookout: Lookout) -> None:
-        with Renewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):
+        with LeaseRenewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):
             while not self.ours(lookout):
                 time.sleep(0.01)
         told = self.ours(lookout)[0]
         assert told.startswith("a lease could not be renewed: LookupError at test_secrets.py:")
 
     def test_following_an_entry_of_the_engine(self, lookout: Lookout) -> None:
-        link: Any = SimpleNamespace(client=Deaf())
-        _subscribe(link, "policies", Watch(lambda: None, 1.0, "test"))
+        connection: Any = SimpleNamespace(client=Deaf())
+        _subscribe(connection, "policies", Watch(lambda: None, 1.0, "test"))
         (told,) = self.ours(lookout)
         assert told == "no events of policies (FORBIDDEN): it is only looked at from time to time"
 

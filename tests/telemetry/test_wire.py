@@ -37,7 +37,7 @@ def trigger(request: pytest.FixtureRequest, caller: Resilient) -> Trigger:
         return asyncio.run(caller.trigger_async(request, **options))
 
     def at_home(request: Any, **options: Any) -> Any:
-        loop = caller._link.loop
+        loop = caller._connection.loop
         work = caller.trigger_async(request, **options)
         return asyncio.run_coroutine_threadsafe(work, loop).result(20)
 
@@ -148,7 +148,7 @@ def test_a_void_call_that_could_not_be_sent_at_first_carries_its_attempt(
 
 def until_gone(caller: Resilient) -> None:
     gone = threading.Event()
-    while caller._link.connected:
+    while caller._connection.connected:
         gone.wait(0.01)
 
 

@@ -25,7 +25,7 @@ from iii_resilience.cli import dlq_commands, policy_commands
 from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
-from iii_resilience.cli.error_explanation import Explanation, Outlook, explain
+from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
 from iii_resilience.cli.terminal import console, fail
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
@@ -232,7 +232,7 @@ def _print_explanation(explanation: Explanation) -> None:
     console().print(table)
 
 
-def _say(outlook: Outlook) -> str:
+def _say(outlook: RetryOutlook) -> str:
     if outlook.decision.retry:
         return (
             f"retried after at most {outlook.most:g} s, {outlook.attempts} attempts in all at most"

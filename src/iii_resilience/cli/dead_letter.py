@@ -16,7 +16,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.failure import Failure
 from iii_resilience.handling.decorators.idempotency_key import fingerprint
-from iii_resilience.handling.decorators.parked_message import Message
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.sdk.propagation import take_from_payload
 
 # What the queues put into every dead letter, whatever the handler said.
@@ -27,7 +27,7 @@ _MILLISECONDS = 1e11  # as seconds it would be the year 5138
 
 
 @attrs.frozen(kw_only=True)
-class Letter:
+class DeadLetter:
     """One message that nobody delivers any longer.
 
     Attributes:
@@ -56,7 +56,7 @@ class Letter:
     deliveries: int | None = None
     since: float | None = None
     data: Any = attrs.field(default=None, repr=False)
-    recorded: Message | None = None
+    recorded: ParkedMessage | None = None
 
     @property
     def parked(self) -> bool:
@@ -64,17 +64,17 @@ class Letter:
         return self.source == "parked"
 
 
-class Recorded:
+class Recordings:
     """What consumers recorded, to be found by the message itself.
 
     Args:
         messages: All of it.
     """
 
-    def __init__(self, messages: Iterable[Message]) -> None:
+    def __init__(self, messages: Iterable[ParkedMessage]) -> None:
         self.messages = tuple(messages)
-        self._by_key: dict[tuple[str | None, str], Message] = {}
-        self._by_payload: dict[tuple[str | None, str], Message] = {}
+        self._by_key: dict[tuple[str | None, str], ParkedMessage] = {}
+        self._by_payload: dict[tuple[str | None, str], ParkedMessage] = {}
         for one in sorted(self.messages, key=lambda one: one.last_failed_at or 0.0):
             # Also without its function: the oldest shape of dead letters does not name it.
             for function_id in (one.function_id, None):
@@ -82,7 +82,7 @@ class Recorded:
                     self._by_key[function_id, one.key] = one
                 self._by_payload[function_id, one.fingerprint] = one
 
-    def find(self, function_id: str | None, data: Any) -> Message | None:
+    def find(self, function_id: str | None, data: Any) -> ParkedMessage | None:
         """What was recorded of a message, or None.
 
         By the idempotency key that travels in its data; where none does, by the data itself, in
@@ -95,7 +95,7 @@ class Recorded:
         return self._by_payload.get((function_id, fingerprint(data)))
 
 
-def from_dead_letter(record: Mapping[str, Any], recorded: Recorded) -> Letter:
+def from_dead_letter(record: Mapping[str, Any], recorded: Recordings) -> DeadLetter:
     """A dead letter of a queue or topic, joined with what a consumer recorded of it.
 
     Args:
@@ -110,7 +110,7 @@ def from_dead_letter(record: Mapping[str, Any], recorded: Recorded) -> Letter:
         source = "topic"
     function_id = function_id if isinstance(function_id, str) else None
     known = recorded.find(function_id, data)
-    letter = Letter(
+    letter = DeadLetter(
         id=str(record.get("id")),
         source=source,
         function_id=function_id or (None if known is None else known.function_id),
@@ -131,10 +131,10 @@ def from_dead_letter(record: Mapping[str, Any], recorded: Recorded) -> Letter:
     return letter
 
 
-def from_parked(message: Message) -> Letter:
+def from_parked(message: ParkedMessage) -> DeadLetter:
     """A message that a consumer parked."""
     told = message.told
-    return Letter(
+    return DeadLetter(
         id=message.id,
         source="parked",
         function_id=message.function_id,
@@ -149,7 +149,9 @@ def from_parked(message: Message) -> Letter:
     )
 
 
-def _told(letter: Letter, category: Category, code: str, remedy: str, message: str) -> Letter:
+def _told(
+    letter: DeadLetter, category: Category, code: str, remedy: str, message: str
+) -> DeadLetter:
     return attrs.evolve(letter, category=category, code=code, remedy=remedy, message=message)
 
 

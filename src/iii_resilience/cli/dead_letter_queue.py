@@ -15,10 +15,10 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.cli.dead_letter import Letter, Recorded, from_dead_letter, from_parked
+from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_parked
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
-from iii_resilience.handling.decorators.parked_message import Message
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.sdk.engine_api import call_engine
 from iii_resilience.stores.protocol import Store, StoreUnavailableError
 
@@ -27,7 +27,7 @@ _ANSWER_WITHIN = 10.0
 _MONTH = 30 * 86_400.0  # what a consumer keeps its records, by default
 
 
-class Fate(StrEnum):
+class RedriveOutcome(StrEnum):
     """What became of one message."""
 
     DONE = "done"
@@ -36,7 +36,7 @@ class Fate(StrEnum):
 
 
 @attrs.frozen
-class Dealt:
+class RedriveResult:
     """What became of one message.
 
     Attributes:
@@ -45,12 +45,12 @@ class Dealt:
         why: For ``failed``: why, in a few words.
     """
 
-    letter: Letter
-    fate: Fate
+    letter: DeadLetter
+    fate: RedriveOutcome
     why: str = ""
 
 
-class Deadletters:
+class DeadLetterQueue:
     """What is dead or parked of one queue.
 
     Args:
@@ -64,7 +64,7 @@ class Deadletters:
         self._queue = queue
         self._parking = parking
 
-    def letters(self) -> list[Letter]:
+    def letters(self) -> list[DeadLetter]:
         """All of them, oldest first.
 
         Of the store those of this queue, and those of consumers that were not told their queue.
@@ -73,7 +73,7 @@ class Deadletters:
             StoreUnavailableError: The store cannot be read.
             Exception: The engine's refusal, as the SDK raises it.
         """
-        recorded = Recorded(self._recorded())
+        recorded = Recordings(self._recorded())
         found = [from_dead_letter(record, recorded) for record in self._records()]
         found += [
             from_parked(message)
@@ -82,7 +82,9 @@ class Deadletters:
         ]
         return sorted(found, key=lambda letter: (letter.since or 0.0, letter.id))
 
-    def redrive(self, letters: Iterable[Letter], *, pause: float = 0.0) -> Iterator[Dealt]:
+    def redrive(
+        self, letters: Iterable[DeadLetter], *, pause: float = 0.0
+    ) -> Iterator[RedriveResult]:
         """Send messages again, one after the other.
 
         A parked message is enqueued and removed only with the receipt; it may be delivered twice
@@ -95,7 +97,7 @@ class Deadletters:
         """
         yield from self._each(letters, pause, self._redrive_parked, self._redrive_dead)
 
-    def discard(self, letters: Iterable[Letter]) -> Iterator[Dealt]:
+    def discard(self, letters: Iterable[DeadLetter]) -> Iterator[RedriveResult]:
         """Throw messages away, for good.
 
         Args:
@@ -106,8 +108,8 @@ class Deadletters:
     # One of them.
 
     def _each(
-        self, letters: Iterable[Letter], pause: float, parked: Any, dead: Any
-    ) -> Iterator[Dealt]:
+        self, letters: Iterable[DeadLetter], pause: float, parked: Any, dead: Any
+    ) -> Iterator[RedriveResult]:
         due = time.monotonic()
         for letter in letters:
             time.sleep(max(0.0, due - time.monotonic()))
@@ -115,19 +117,19 @@ class Deadletters:
             try:
                 done = (parked if letter.parked else dead)(letter)
             except StoreUnavailableError:
-                yield Dealt(letter, Fate.FAILED, "the store is away")
+                yield RedriveResult(letter, RedriveOutcome.FAILED, "the store is away")
             except _Refused as refused:
-                yield Dealt(letter, Fate.FAILED, str(refused))
+                yield RedriveResult(letter, RedriveOutcome.FAILED, str(refused))
             except Exception as error:
                 # An enqueue that failed may have been stored all the same: the message stays.
                 failure = classify(error)
                 told = failure.code == "enqueue_error" and failure.remedy
                 why = f"{failure.code}: {told}" if told else failure.code
-                yield Dealt(letter, Fate.FAILED, why)
+                yield RedriveResult(letter, RedriveOutcome.FAILED, why)
             else:
-                yield Dealt(letter, Fate.DONE if done else Fate.GONE)
+                yield RedriveResult(letter, RedriveOutcome.DONE if done else RedriveOutcome.GONE)
 
-    def _redrive_parked(self, letter: Letter) -> bool:
+    def _redrive_parked(self, letter: DeadLetter) -> bool:
         store, message = self._kept(letter)
         if not message.whole:
             raise _Refused("its payload holds a channel, which cannot be sent again")
@@ -149,7 +151,7 @@ class Deadletters:
         store.remove(message.id, revision)
         return True
 
-    def _redrive_dead(self, letter: Letter) -> bool:
+    def _redrive_dead(self, letter: DeadLetter) -> bool:
         message, store = letter.recorded, self._parking
         if message is None or store is None or message.parked_at is not None:
             return self._tell("redrive_message", letter)
@@ -165,23 +167,23 @@ class Deadletters:
                 store.note(message.id, message.to_note(), parked=False, keep=_MONTH)
         return redriven
 
-    def _discard_parked(self, letter: Letter) -> bool:
+    def _discard_parked(self, letter: DeadLetter) -> bool:
         store, message = self._kept(letter)
         return store.remove(message.id, message.revision)
 
-    def _discard_dead(self, letter: Letter) -> bool:
+    def _discard_dead(self, letter: DeadLetter) -> bool:
         gone = self._tell("discard_message", letter)
         message = letter.recorded
         if gone and message is not None and message.parked_at is None and self._parking is not None:
             self._parking.remove(message.id, message.revision)
         return gone
 
-    def _kept(self, letter: Letter) -> tuple[Store, Message]:
+    def _kept(self, letter: DeadLetter) -> tuple[Store, ParkedMessage]:
         if self._parking is None or letter.recorded is None:
             raise _Refused("it is in no store")
         return self._parking, letter.recorded
 
-    def _tell(self, what: str, letter: Letter) -> bool:
+    def _tell(self, what: str, letter: DeadLetter) -> bool:
         payload = {"queue": self._queue, "message_id": letter.id}
         answer = call_engine(self._client, f"iii::queue::{what}", payload, timeout=_ANSWER_WITHIN)
         # Of what is not there, the answer is 0 and no error; discarding says "redriven" too.
@@ -202,9 +204,9 @@ class Deadletters:
                 return
             offset += len(page)
 
-    def _recorded(self) -> Iterator[Message]:
+    def _recorded(self) -> Iterator[ParkedMessage]:
         for record in self._parking.records() if self._parking is not None else ():
-            message = Message.from_record(record)
+            message = ParkedMessage.from_record(record)
             if message is not None:
                 yield message
 
@@ -244,7 +246,7 @@ _ADVICE = {
 }
 
 
-def triage(letters: Iterable[Letter]) -> list[Group]:
+def triage(letters: Iterable[DeadLetter]) -> list[Group]:
     """Group messages by how they failed: the categories in order, unknown last; most first."""
     order: list[Category | None] = [*Category, None]
     letters = list(letters)

@@ -25,8 +25,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from iii_resilience.cli.dead_letter import Letter
-from iii_resilience.cli.dead_letter_queue import Deadletters, Dealt, Fate, triage
+from iii_resilience.cli.dead_letter import DeadLetter
+from iii_resilience.cli.dead_letter_queue import (
+    DeadLetterQueue,
+    RedriveOutcome,
+    RedriveResult,
+    triage,
+)
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.stores import RedisStore, SqliteStore, Store, StoreUnavailableError
@@ -196,9 +201,11 @@ def discard(
         _report("discarded", letters, len(everything), dead.discard(letters))
 
 
-def _report(what: str, letters: list[Letter], total: int, dealt: Iterable[Dealt]) -> None:
+def _report(
+    what: str, letters: list[DeadLetter], total: int, dealt: Iterable[RedriveResult]
+) -> None:
     """A bar while it goes on, the counts at its end; fails where a message did."""
-    counts: Counter[Fate] = Counter()
+    counts: Counter[RedriveOutcome] = Counter()
     reasons: Counter[str] = Counter()
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
@@ -206,20 +213,20 @@ def _report(what: str, letters: list[Letter], total: int, dealt: Iterable[Dealt]
         bar = progress.add_task(what, total=len(letters))
         for one in dealt:
             counts[one.fate] += 1
-            if one.fate is Fate.FAILED:
+            if one.fate is RedriveOutcome.FAILED:
                 reasons[one.why] += 1
             progress.advance(bar)
-    done, gone = counts[Fate.DONE], counts[Fate.GONE]
-    line = f"{done} {what}, {counts[Fate.FAILED]} failed, {total - done - gone} left"
+    done, gone = counts[RedriveOutcome.DONE], counts[RedriveOutcome.GONE]
+    line = f"{done} {what}, {counts[RedriveOutcome.FAILED]} failed, {total - done - gone} left"
     _console().print(line + (f" ({gone} were gone already)" if gone else ""))
     for why, count in reasons.most_common():
         _console().print(f"  {count} failed: {escape(why)}")
-    if counts[Fate.FAILED]:
+    if counts[RedriveOutcome.FAILED]:
         raise typer.Exit(1)
 
 
 @contextmanager
-def _opened(engine: str, queue: str, parking: str | None) -> Iterator[Deadletters]:
+def _opened(engine: str, queue: str, parking: str | None) -> Iterator[DeadLetterQueue]:
     """A client and a store, for as long as they are needed."""
     store = _store(parking)
     try:
@@ -232,7 +239,7 @@ def _opened(engine: str, queue: str, parking: str | None) -> Iterator[Deadletter
         InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
     )
     try:
-        yield Deadletters(client, queue, store)
+        yield DeadLetterQueue(client, queue, store)
     except (typer.Exit, typer.Abort):
         raise
     except StoreUnavailableError as error:
@@ -272,8 +279,8 @@ def _store(parking: str | None) -> Store | None:
 
 
 def _chosen(
-    letters: list[Letter], categories: list[str] | None, ids: list[str] | None
-) -> list[Letter]:
+    letters: list[DeadLetter], categories: list[str] | None, ids: list[str] | None
+) -> list[DeadLetter]:
     allowed = [*(category.value for category in Category), _UNKNOWN]
     for name in categories or ():
         if name not in allowed:
@@ -293,7 +300,7 @@ def _pause(rate: str) -> float:
     return _SECONDS[found[2]] / float(found[1])
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
+def _summary(letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "source": letter.source,
@@ -305,7 +312,7 @@ def _summary(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _by_category(letters: list[Letter]) -> str:
+def _by_category(letters: list[DeadLetter]) -> str:
     counts = Counter(letter.category or _UNKNOWN for letter in letters)
     return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from iii_resilience.cli.engine_probe import Refused, Unanswered, Unreachable, Visit
+from iii_resilience.cli.engine_probe import EngineProbe, Refused, Unanswered, Unreachable
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
 from iii_resilience.sdk.versions import UNKNOWN, Sdk, installed
@@ -65,7 +65,7 @@ def _engine(
     url: str, function_id: str | None, worker: str | None, namespace: str | None, timeout: float
 ) -> Iterator[Finding]:
     try:
-        with Visit(url, timeout) as visit:
+        with EngineProbe(url, timeout) as visit:
             yield Finding("engine", f"answers at {url}")
             yield Finding("access", "this machine's worker is let in")
             yield from _questions(visit, function_id, worker, namespace)
@@ -87,7 +87,7 @@ def _engine(
 
 
 def _questions(
-    visit: Visit, function_id: str | None, worker: str | None, namespace: str | None
+    visit: EngineProbe, function_id: str | None, worker: str | None, namespace: str | None
 ) -> Iterator[Finding]:
     asked = [_PROVIDER] if function_id is None else [_PROVIDER, function_id]
     try:

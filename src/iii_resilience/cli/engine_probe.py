@@ -36,7 +36,7 @@ class Unanswered(Exception):  # noqa: N818 - ditto
         super().__init__(code)
 
 
-class Visit:
+class EngineProbe:
     """A connection that asks and leaves; use it in a ``with`` statement.
 
     Args:

@@ -27,7 +27,7 @@ _PRINTED = re.compile(r"\A([A-Za-z][\w./-]{0,127}): (.*)\Z", re.DOTALL)
 
 
 @attrs.frozen
-class Outlook:
+class RetryOutlook:
     """What a policy would do about the first failure of a call.
 
     Attributes:
@@ -58,7 +58,7 @@ class Explanation:
 
     failure: Failure
     why: tuple[str, ...]
-    outlooks: tuple[Outlook, Outlook]
+    outlooks: tuple[RetryOutlook, RetryOutlook]
     nearest: tuple[str, ...]
 
 
@@ -158,7 +158,7 @@ def _execution(row: Code, failure: Failure) -> str:
     return f"its table says {row.execution}, its message says {failure.execution}"
 
 
-def _outlook(failure: Failure, *, idempotent: bool) -> Outlook:
+def _outlook(failure: Failure, *, idempotent: bool) -> RetryOutlook:
     book = default_book()
     policy: RetryPolicy = book.policy(book.default)
     call = CallSoFar(
@@ -170,7 +170,7 @@ def _outlook(failure: Failure, *, idempotent: bool) -> Outlook:
     )
     # The largest delay the schedule allows: what is shown must hold for every call.
     decision = decide(failure, policy, call, now=0.0, random=lambda: 1.0)
-    return Outlook(
+    return RetryOutlook(
         idempotent,
         decision,
         None if decision.retry else hint(failure, decision.reason).action,

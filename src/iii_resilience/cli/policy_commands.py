@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
-from iii_resilience.cli.retry_schedule import Timetable, timetable
+from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
 from iii_resilience.cli.terminal import console, fail
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
@@ -49,7 +49,7 @@ def check(
     verdict = Files.of(files).read().verdict()
     if as_json:
         report = {
-            "valid": verdict.edition is not None,
+            "valid": verdict.policy_set is not None,
             "problems": [_problem(problem) for problem in verdict.problems],
             "warnings": [_problem(warning) for warning in verdict.warnings],
         }
@@ -59,15 +59,15 @@ def check(
             typer.echo(str(problem))
         for warning in verdict.warnings:
             typer.echo(f"warning: {warning}")
-    if verdict.edition is None:
+    if verdict.policy_set is None:
         if not as_json:
             typer.echo(f"{len(verdict.problems)} problem(s)", err=True)
         raise typer.Exit(1)
     if not as_json:
-        edition = verdict.edition
+        policy_set = verdict.policy_set
         typer.echo(
-            f"good: {len(edition.policies)} policies, {len(edition.rules)} rules, "
-            f"{len(edition.queues)} queues, {len(edition.codes)} codes, "
+            f"good: {len(policy_set.policies)} policies, {len(policy_set.rules)} rules, "
+            f"{len(policy_set.queues)} queues, {len(policy_set.codes)} codes, "
             f"{len(verdict.warnings)} warning(s)",
             err=True,
         )
@@ -138,7 +138,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _milliseconds(times: Timetable) -> dict[str, Any]:
+def _milliseconds(times: RetrySchedule) -> dict[str, Any]:
     def whole(seconds: float) -> int:
         return round(seconds * 1000)
 
@@ -159,7 +159,7 @@ def _milliseconds(times: Timetable) -> dict[str, Any]:
     }
 
 
-def _print(book: PolicyBook, provenance: Provenance, times: Timetable) -> None:
+def _print(book: PolicyBook, provenance: Provenance, times: RetrySchedule) -> None:
     out = console()
     rule = (
         f"no rule covers it ({provenance.rule_origin})"
@@ -193,7 +193,7 @@ _REPEATED = {
 }
 
 
-def _delays(times: Timetable) -> Table:
+def _delays(times: RetrySchedule) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for heading in ("attempt", "delay before it", "if asked to slow down"):
         table.add_column(heading, justify="right")
@@ -211,7 +211,7 @@ def _delays(times: Timetable) -> Table:
     return table
 
 
-def _totals(times: Timetable) -> list[str]:
+def _totals(times: RetrySchedule) -> list[str]:
     slowed = f"{times.throttled_delays:g} s if asked to slow down each time"
     return [
         f"Delays together: at most {times.delays:g} s ({slowed}).",

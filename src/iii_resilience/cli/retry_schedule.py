@@ -1,6 +1,6 @@
 """When the attempts of a call come: the range of each delay, and the longest a call can take.
 
-Knows nothing of terminals or files: a policy in, a `Timetable` out.
+Knows nothing of terminals or files: a policy in, a `RetrySchedule` out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Step:
 
 
 @attrs.frozen
-class Timetable:
+class RetrySchedule:
     """The attempts of one call, all of which fail; all times are seconds.
 
     Attributes:
@@ -55,7 +55,7 @@ class Timetable:
     ends_within: float
 
 
-def timetable(policy: RetryPolicy) -> Timetable:
+def timetable(policy: RetryPolicy) -> RetrySchedule:
     """The timetable of a policy's calls.
 
     Args:
@@ -73,7 +73,7 @@ def timetable(policy: RetryPolicy) -> Timetable:
     throttled_delays = _sum(backoff, attempts - 1, longest, throttled=True)
     timeout = policy.attempt_timeout if policy.attempt_timeout is not None else SDK_TIMEOUT
     each = attempts * (policy.ready_timeout + timeout)
-    return Timetable(
+    return RetrySchedule(
         tuple(steps),
         attempts,
         delays,

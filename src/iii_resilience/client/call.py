@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from iii_resilience.client.plan import Plan
+from iii_resilience.client.plan import CallPlan
 from iii_resilience.client.readiness import DOUBTFUL, Key, Readiness
 from iii_resilience.client.request import Request, carries, carrying, check
 from iii_resilience.core.classify import classify
@@ -19,12 +19,12 @@ from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.run import CallRun, GiveUp
+from iii_resilience.retry.run import RetriedCall, StopRetrying
 from iii_resilience.sdk import propagation
-from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.payload_check import size_of
-from iii_resilience.sdk.pending_calls import Held
-from iii_resilience.sdk.propagation import METADATA_FIELD, Carried, outgoing
+from iii_resilience.sdk.pending_calls import SendRefused
+from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
 
 PROVIDER: Key = (None, "engine::queue::enqueue")
 _DEADLINE = "the policy's deadline"
@@ -42,13 +42,13 @@ _STOPS = frozenset({"invocation_stopped", "1006", "1009"})
 _UNHEARD = frozenset({"TIMEOUT", "SHUTDOWN", "payload_too_large"})
 
 
-class Call:
+class TriggerCall:
     """One call: its request, its time, and its run once it has failed.
 
     Most calls succeed at the first attempt: what they do not need is not made for them.
 
     Args:
-        link: The client's connection.
+        connection: The client's connection.
         ready: What is known of the functions that are registered.
         request: What is asked for; its payload has been checked unless it is dispatched locally
             (should it not be any longer when it is sent, it is checked then).
@@ -64,7 +64,7 @@ class Call:
 
     accept_enqueued = False
     idempotency_key: str | None = None
-    run: CallRun | None = None
+    run: RetriedCall | None = None
     _sent = False
     _held_by: Key | None = None
     _timeout_ms = 0
@@ -72,15 +72,15 @@ class Call:
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         ready: Readiness,
         request: Request,
-        plan: Plan,
+        plan: CallPlan,
         *,
         local: bool,
         idempotent: bool,
     ) -> None:
-        self.link = link
+        self.connection = connection
         self.ready = ready
         self.request = request
         self.plan = plan
@@ -94,7 +94,7 @@ class Call:
                 deadline = request.timeout_ms / 1000
             deadline += started
         self.deadline_at = deadline
-        inbound = propagation.inherited()
+        inbound = propagation.current_inbound()
         self._inherits = False
         if inbound is not None and inbound.deadline_at is not None:
             # What the caller of this handler has left always wins: nobody waits for longer.
@@ -111,7 +111,7 @@ class Call:
     def _other_key(self) -> Key | None:
         if self.plan.key is None or self.request.action == "enqueue":
             return None
-        return self.link.namespace_of(self.request.fields), self.request.function_id
+        return self.connection.namespace_of(self.request.fields), self.request.function_id
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
@@ -129,10 +129,10 @@ class Call:
                     self._stayed_missing()
                 self._waited(until)
             fields, seconds = self._first_fields() if quick else self._next_fields()
-            flights = self.link.flights
+            in_flight = self.connection.in_flight
             try:
-                result = flights.send(fields, seconds=seconds, local=local, gate=self)
-            except Held:
+                result = in_flight.send(fields, seconds=seconds, local=local, send_check=self)
+            except SendRefused:
                 self._sent = False
                 quick = False
                 continue
@@ -158,10 +158,12 @@ class Call:
                     self._stayed_missing()
                 self._waited(until)
             fields, seconds = self._first_fields() if quick else self._next_fields()
-            flights = self.link.flights
+            in_flight = self.connection.in_flight
             try:
-                result = await flights.send_async(fields, seconds=seconds, local=local, gate=self)
-            except Held:
+                result = await in_flight.send_async(
+                    fields, seconds=seconds, local=local, send_check=self
+                )
+            except SendRefused:
                 self._sent = False
                 quick = False
                 continue
@@ -174,18 +176,18 @@ class Call:
     # Asked and told on the SDK's loop: between the look at what is known and the moment of sending
     # other calls may have learned better, and what this one meets is news to them.
 
-    def may_go(self) -> bool:
+    def may_send(self) -> bool:
         """Whether what the call waited for is still there."""
-        return self._held_by is None or self.ready.may_go(self._held_by)
+        return self._held_by is None or self.ready.may_send(self._held_by)
 
-    def met(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         """What an answer says about the function being there."""
         if self._key is not None and classify(error).code in DOUBTFUL:
-            self.ready.doubted(self._key)
+            self.ready.invalidate(self._key)
 
-    def failed(self, error: Exception, traceback: TracebackType | None) -> CallRun:
+    def failed(self, error: Exception, traceback: TracebackType | None) -> RetriedCall:
         """The first attempt has failed: from now on there is a run."""
-        self.run = run = CallRun(
+        self.run = run = RetriedCall(
             self.policy,
             idempotent=self.idempotent,
             name=self.request.function_id,
@@ -193,12 +195,12 @@ class Call:
             window=self.plan.window if self.idempotent else None,
             deadline_at=self.deadline_at,
             function_id=self.request.function_id,
-            pauses=self.link,
+            pauses=self.connection,
             look=self._look,
         )
         if self.request.action == "void" and self._sent:
             run.idempotent = False  # it says nothing about having run: only unsent ones repeat
-        run.fails(error, traceback, sent=self._sent)
+        run.attempt_failed(error, traceback, sent=self._sent)
         return run
 
     def left(self) -> float | None:
@@ -215,7 +217,7 @@ class Call:
         seconds, left = self._timeout()[0] / 1000, self.left()
         return seconds if left is None else min(seconds, left)
 
-    def carried(self, attempt: int, *, given_up: bool = False) -> Carried:
+    def carried(self, attempt: int, *, given_up: bool = False) -> CallContext:
         """What travels with the call now.
 
         Args:
@@ -223,7 +225,7 @@ class Call:
             given_up: Whether its retries have been given up.
         """
         left = self.left()
-        return Carried(
+        return CallContext(
             left=left,
             deadline_unix=None if left is None else time.time() + left,
             attempt=attempt,
@@ -245,7 +247,7 @@ class Call:
         """
         if self.run is None and not self._local and not self._inherits:
             key = self._key
-            if (key is None or self.ready.may_go(key)) and self.link.seems_up():
+            if (key is None or self.ready.may_send(key)) and self.connection.seems_up():
                 self._local = None  # a retry looks again
                 return True
         return False
@@ -274,7 +276,7 @@ class Call:
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
-        self.link.check_usable()
+        self.connection.check_usable()
         local, self._local = self._local, None
         if self.run is not None:
             self._sent = False
@@ -283,10 +285,10 @@ class Call:
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
         if local is None:
-            local = self.link.dispatches_locally(self.request.fields)
+            local = self.connection.dispatches_locally(self.request.fields)
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
             most = self.policy.max_payload_bytes
-            check(self.request, self.link.sdk, most, self.idempotency_key)
+            check(self.request, self.connection.sdk, most, self.idempotency_key)
         key = self._key
         if self.run is not None and self.request.action == "enqueue":
             key = PROVIDER
@@ -307,7 +309,7 @@ class Call:
     def _stayed_missing(self) -> None:
         """A retry is not sent into the hole; a first call is answered by the engine itself."""
         if self.run is not None:
-            raise GiveUp(Reason.NOT_READY)
+            raise StopRetrying(Reason.NOT_READY)
         self._held_by = None
 
     def _waited(self, until: float) -> None:
@@ -321,7 +323,7 @@ class Call:
             late = self.run.too_late()
             if late is not None:
                 raise late
-            self.run.sending()
+            self.run.attempt_sent()
             number = len(self.run.failed) + 1
         self._sent = True
         request, now = self.request, time.monotonic()
@@ -351,9 +353,9 @@ class Call:
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
-            self.link.answered = True
+            self.connection.answered = True
             if self._key is not None:
-                self.ready.learned(self._key, generation)
+                self.ready.mark_known(self._key, generation)
 
     def _learn_failure(self, error: Exception) -> None:
         if isinstance(error, NotConnectedError):
@@ -361,7 +363,7 @@ class Call:
             return
         code = classify(error).code
         if not isinstance(error, ConnectionError) and code not in _UNHEARD:
-            self.link.answered = True
+            self.connection.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 

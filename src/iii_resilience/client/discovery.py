@@ -71,8 +71,8 @@ def discover(
     """
     if namespace is None:
         own = getattr(worker, "_worker_namespace", None)
-        inherited = own() if callable(own) else None
-        namespace = inherited if isinstance(inherited, str) else None
+        current_inbound = own() if callable(own) else None
+        namespace = current_inbound if isinstance(current_inbound, str) else None
     until = time.monotonic() + timeout
     while True:
         left = until - time.monotonic()

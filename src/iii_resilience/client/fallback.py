@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.client.call import PROVIDER, Call
+from iii_resilience.client.call import PROVIDER, TriggerCall
 from iii_resilience.client.readiness import Key
 from iii_resilience.client.request import Request, carries, carrying, check, for_queue
 from iii_resilience.core.classify import classify
@@ -19,7 +19,7 @@ from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
 from iii_resilience.core.report import amend
-from iii_resilience.retry.run import CallRun
+from iii_resilience.retry.run import RetriedCall
 
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue
 # itself takes milliseconds.
@@ -39,8 +39,8 @@ class Handover:
         seconds: The timeout of the call itself.
     """
 
-    call: Call
-    run: CallRun
+    call: TriggerCall
+    run: RetriedCall
     fallback: Enqueue | Reroute
     key: Key | None
     patience: float
@@ -51,11 +51,11 @@ class Handover:
         """Whether it is sent even where the wait was in vain: the engine then says so itself."""
         return isinstance(self.fallback, Reroute)
 
-    def seen(self) -> AbstractContextManager[None]:
+    def telemetry(self) -> AbstractContextManager[None]:
         """While it is on its way: what it does hangs under a span of its own."""
         if isinstance(self.fallback, Enqueue):
-            return self.run.seen.fallback("enqueue", self.fallback.queue)
-        return self.run.seen.fallback("reroute", self.fallback.function_id)
+            return self.run.telemetry.fallback("enqueue", self.fallback.queue)
+        return self.run.telemetry.fallback("reroute", self.fallback.function_id)
 
     def fields(self) -> dict[str, Any]:
         """The request to send.
@@ -64,7 +64,7 @@ class Handover:
             InvalidPayloadError: With what travels along, the message cannot be sent.
             PayloadTooLargeError: The same.
         """
-        request, sdk = self.call.request, self.call.link.sdk
+        request, sdk = self.call.request, self.call.connection.sdk
         fields = {**request.fields, "timeout_ms": max(1, int(1000 * self.seconds))}
         carried = self.call.carried(len(self.run.failed) + 1, given_up=True)
         if isinstance(self.fallback, Reroute):
@@ -99,7 +99,7 @@ class Handover:
             if not isinstance(receipt, str):
                 return False, None  # nothing is reported as queued without a receipt
             result = Enqueued(receipt, self.fallback.queue, failure)
-        self.run.seen.decided(failure, Decision(Reason.HANDED_OFF))
+        self.run.telemetry.decided(failure, Decision(Reason.HANDED_OFF))
         return True, result
 
     def failed(self, shown: BaseException, error: Exception | None) -> None:
@@ -121,7 +121,7 @@ class Handover:
         amend(shown, f"the fallback to {where} failed too: {code}")
 
 
-def handover(call: Call) -> Handover | None:
+def handover(call: TriggerCall) -> Handover | None:
     """Where a call goes now that it is given up, or None.
 
     Never after auth, payload and permanent failures, and never for what may have run and is not
@@ -139,7 +139,7 @@ def handover(call: Call) -> Handover | None:
             left is not None and left <= 0
         ):
             return None
-        namespace = fallback.namespace or call.link.namespace_of(call.request.fields)
+        namespace = fallback.namespace or call.connection.namespace_of(call.request.fields)
         return Handover(
             call,
             run,

@@ -6,24 +6,24 @@ from typing import cast
 
 from iii_resilience.client.readiness import Key
 from iii_resilience.client.request import ENGINE_OWN
-from iii_resilience.config.policy_set import Selected
+from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.admission import Shield, shield_for
-from iii_resilience.sdk.connection import Link
+from iii_resilience.retry.admission import AttemptGuard, guard_for
+from iii_resilience.sdk.connection import Connection
 
 _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (sdk-matrix, section 3)
 
 
-class Plan:
+class CallPlan:
     """What all calls of a function under one policy have in common.
 
     Args:
-        link: The client's connection.
+        connection: The client's connection.
         selected: The policy in force.
         function_id: The function.
 
     Attributes:
-        guarded: Whether there is a `shield`.
+        guarded: Whether there is a `guard`.
         key: What has to be registered for a call, or None where only the connection matters.
         window: The budget's count, or None where the policy has no budget.
         carries: Whether anything can travel beside the payload.
@@ -31,13 +31,13 @@ class Plan:
         timeout_from: Where that is from.
     """
 
-    def __init__(self, link: Link, selected: Selected, function_id: str) -> None:
+    def __init__(self, connection: Connection, selected: SelectedPolicy, function_id: str) -> None:
         self.selected = selected
         self.policy = policy = selected.policy
         self.function_id = function_id
         own = function_id.startswith(ENGINE_OWN)
-        self.key: Key | None = None if own else (link.namespace, function_id)
-        self.carries = link.sdk.sends_metadata and not own
+        self.key: Key | None = None if own else (connection.namespace, function_id)
+        self.carries = connection.sdk.sends_metadata and not own
         self._scope = f"{selected.name}\0{function_id}"
         self.guarded = policy.breaker is not None or policy.bulkhead is not None
         self.window: BudgetWindow | None = None
@@ -45,7 +45,9 @@ class Plan:
             self.window = policy.budget.window_for(self._scope)
         self.timeout_ms: float = _SDK_TIMEOUT_MS
         self.timeout_from = "the SDK's default"
-        default = getattr(getattr(link.client, "_options", None), "invocation_timeout_ms", None)
+        default = getattr(
+            getattr(connection.client, "_options", None), "invocation_timeout_ms", None
+        )
         if policy.attempt_timeout is not None:
             self.timeout_ms = policy.attempt_timeout * 1000
             self.timeout_from = "the policy's attempt_timeout"
@@ -54,6 +56,6 @@ class Plan:
             self.timeout_from = "the SDK's invocation_timeout_ms"
 
     @property
-    def shield(self) -> Shield:
+    def guard(self) -> AttemptGuard:
         """The breaker and bulkhead of the function; only where it is `guarded`."""
-        return cast("Shield", shield_for(self.policy, self.function_id, self._scope))
+        return cast("AttemptGuard", guard_for(self.policy, self.function_id, self._scope))

@@ -13,9 +13,9 @@ import time
 from concurrent.futures import Future
 
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.sdk.connection import Link
-from iii_resilience.sdk.engine_api import Presence
-from iii_resilience.sdk.wait_queue import Waiters
+from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.engine_api import FunctionStatus
+from iii_resilience.sdk.wait_queue import WaitQueue
 
 Key = tuple[str | None, str]  # namespace (None: the default one), function id
 
@@ -33,20 +33,20 @@ class Readiness:
     """What is known about functions being registered, on one connection.
 
     Args:
-        link: The client's connection.
+        connection: The client's connection.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._known: dict[Key, str | None] = {}
         self._missing_until: dict[Key, float] = {}
-        self._asking: dict[Key, _Asking] = {}
+        self._asking: dict[Key, _PendingLookup] = {}
         self._unanswered_epoch: int | None = None
         self._lock = threading.Lock()
         # Counts the moments at which knowledge was lost: what was learned from a call that
         # started before such a moment is not believed after it.
         self.generation = 0
-        link.on_change(self._connection_changed)
+        connection.on_change(self._connection_changed)
 
     def is_ready(self, key: Key | None) -> bool:
         """Whether a call can be sent without any wait or question.
@@ -54,8 +54,10 @@ class Readiness:
         Args:
             key: As for `wait`.
         """
-        link = self._link
-        return link.connected and not link.refused and (key is None or self.may_go(key))
+        connection = self._connection
+        return (
+            connection.connected and not connection.refused and (key is None or self.may_send(key))
+        )
 
     def wait(self, key: Key | None, seconds: float) -> bool:
         """Wait until a call can be sent.
@@ -73,12 +75,12 @@ class Readiness:
         """
         until = time.monotonic() + seconds
         while True:
-            self._link.check_usable()
-            if self._link.refused or not (
-                self._link.connected or self._link.wait_connected(_left(until))
+            self._connection.check_usable()
+            if self._connection.refused or not (
+                self._connection.connected or self._connection.wait_connected(_left(until))
             ):
-                raise _not_connected(self._link, seconds)
-            if key is None or self.may_go(key):
+                raise _not_connected(self._connection, seconds)
+            if key is None or self.may_send(key):
                 return True
             if self._stayed_missing(key) or _left(until) == 0.0:
                 return self._gives_up(key, seconds)
@@ -98,12 +100,13 @@ class Readiness:
         """As `wait`, for coroutines."""
         until = time.monotonic() + seconds
         while True:
-            self._link.check_usable()
-            if self._link.refused or not (
-                self._link.connected or await self._link.wait_connected_async(_left(until))
+            self._connection.check_usable()
+            if self._connection.refused or not (
+                self._connection.connected
+                or await self._connection.wait_connected_async(_left(until))
             ):
-                raise _not_connected(self._link, seconds)
-            if key is None or self.may_go(key):
+                raise _not_connected(self._connection, seconds)
+            if key is None or self.may_send(key):
                 return True
             if self._stayed_missing(key) or _left(until) == 0.0:
                 return self._gives_up(key, seconds)
@@ -119,12 +122,12 @@ class Readiness:
             if waiters.there:
                 return True
 
-    def learned(self, key: Key, generation: int) -> None:
+    def mark_known(self, key: Key, generation: int) -> None:
         """A call succeeded: its function is there, unless something was lost since it was sent."""
         if key not in self._known:
             self._remember(key, None, generation)
 
-    def doubted(self, key: Key) -> None:
+    def invalidate(self, key: Key) -> None:
         """A call ended in a way that says its worker may be gone: with it all of its functions."""
         with self._lock:
             self.generation += 1
@@ -133,9 +136,9 @@ class Readiness:
                 for other in [k for k, o in self._known.items() if o == owner]:
                     del self._known[other]
 
-    def may_go(self, key: Key) -> bool:
+    def may_send(self, key: Key) -> bool:
         """Whether a function is known, or nobody on this connection can tell."""
-        return key in self._known or self._unanswered_epoch == self._link.epoch
+        return key in self._known or self._unanswered_epoch == self._connection.epoch
 
     def _stayed_missing(self, key: Key) -> bool:
         return self._missing_until.get(key, 0.0) > time.monotonic()
@@ -157,31 +160,31 @@ class Readiness:
 
     # One question at a time for an id, however many wait.
 
-    def _queue_for(self, key: Key) -> tuple[_Asking, Future[float]]:
+    def _queue_for(self, key: Key) -> tuple[_PendingLookup, Future[float]]:
         with self._lock:
             waiters = self._asking.get(key)
             ask = waiters is None
             if waiters is None:
-                waiters = self._asking[key] = _Asking()
+                waiters = self._asking[key] = _PendingLookup()
             future = waiters.add()
         if ask:
-            self._link.start(self._ask(key, waiters))
+            self._connection.start(self._ask(key, waiters))
         return waiters, future
 
-    async def _ask(self, key: Key, waiters: _Asking) -> None:
+    async def _ask(self, key: Key, waiters: _PendingLookup) -> None:
         """Ask, and ask again, until the function is there or nobody waits for it any longer."""
         namespace, function_id = key
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:
-            epoch, generation = self._link.epoch, self.generation
-            answers = await self._link.functions_info([function_id], namespace)
-            if epoch != self._link.epoch:
+            epoch, generation = self._connection.epoch, self.generation
+            answers = await self._connection.functions_info([function_id], namespace)
+            if epoch != self._connection.epoch:
                 break  # `_connection_changed` has let them look again
             if answers is None:
                 self._unanswered_epoch = epoch
                 self._let_go(key, waiters, there=True)
                 return
-            presence = answers.get(function_id, Presence(there=False))
+            presence = answers.get(function_id, FunctionStatus(there=False))
             if presence.there:
                 self._remember(key, presence.owner, generation)
                 self._let_go(key, waiters, there=True)
@@ -194,7 +197,7 @@ class Readiness:
             pause = min(_ASK_AGAIN_MOST, 1.5 * pause)
         self._let_go(key, waiters, there=False)
 
-    def _let_go(self, key: Key, waiters: _Asking, *, there: bool) -> None:
+    def _let_go(self, key: Key, waiters: _PendingLookup, *, there: bool) -> None:
         with self._lock:
             if self._asking.get(key) is waiters:
                 del self._asking[key]
@@ -211,7 +214,7 @@ class Readiness:
             waiters.release()
 
 
-class _Asking(Waiters):
+class _PendingLookup(WaitQueue):
     """The callers that wait for one function.
 
     Attributes:
@@ -227,17 +230,17 @@ def _left(until: float) -> float:
     return max(0.0, until - time.monotonic())
 
 
-def _not_connected(link: Link, seconds: float) -> NotConnectedError:
-    if link.dead and link.turned_away:
+def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
+    if connection.dead and connection.turned_away:
         error = NotConnectedError(
             "the engine took this worker's connection and closed it within a second, unanswered: "
-            f"it seems to refuse the worker, and {link.sdk.name} does not open another one. "
+            f"it seems to refuse the worker, and {connection.sdk.name} does not open another one. "
             "Nothing was sent. Check the worker's token (III_TOKEN, headers) and the engine's "
             "auth function, then make a new client with iii.register_worker()"
         )
         error.refused = True
         return error
-    if link.refused:
+    if connection.refused:
         error = NotConnectedError(
             "the engine takes this worker's connections and closes each of them within a second, "
             "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
@@ -245,13 +248,13 @@ def _not_connected(link: Link, seconds: float) -> NotConnectedError:
         )
         error.refused = True
         return error
-    if link.dead:
+    if connection.dead:
         return NotConnectedError(
-            f"the engine has closed the connection and {link.sdk.name} does not open another one, "
+            f"the engine has closed the connection, {connection.sdk.name} does not open another one, "
             "though it says it is connected; nothing was sent. Make a new client with "
             "iii.register_worker(), or use iii-sdk 0.24.4 or later"
         )
     return NotConnectedError(
-        f"not connected to the engine (state: {link.client.get_connection_state()}), waited "
+        f"not connected to the engine (state: {connection.client.get_connection_state()}), waited "
         f"{seconds:.3g} s; nothing was sent. Is the engine running at the worker's address?"
     )

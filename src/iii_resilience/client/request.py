@@ -12,7 +12,7 @@ import attrs
 
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.sdk.payload_check import check_payload, flat_size, size_of
-from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, Carried, outgoing
+from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, CallContext, outgoing
 from iii_resilience.sdk.versions import Sdk
 
 _LONGEST_KEY = 512  # what is read on the other side (`propagate`)
@@ -162,7 +162,7 @@ def carrying(request: Request, wire: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, METADATA_FIELD: wire} if metadata else {METADATA_FIELD: wire}
 
 
-def for_queue(payload: Any, carried: Carried) -> dict[str, Any] | None:
+def for_queue(payload: Any, carried: CallContext) -> dict[str, Any] | None:
     """A payload with what travels in its reserved field; None where it has no room for it.
 
     Args:
@@ -180,7 +180,7 @@ def keyed(request: Request, key: str) -> Request:
     Raises:
         InvalidPayloadError: The payload is no object.
     """
-    payload = for_queue(request.fields["payload"], Carried(idempotency_key=key))
+    payload = for_queue(request.fields["payload"], CallContext(idempotency_key=key))
     if payload is None:
         raise InvalidPayloadError(
             "an idempotency_key travels to a queue inside the payload, which must be an object; "

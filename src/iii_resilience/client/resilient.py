@@ -18,9 +18,9 @@ from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
 from iii_resilience.handling.registration.registrations import Registration
 from iii_resilience.handling.worker import Handlers
-from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
-from iii_resilience.sdk.shutdown import Ending
+from iii_resilience.sdk.shutdown import Shutdown
 
 
 def resilient(
@@ -70,7 +70,7 @@ def resilient(
     return Resilient(worker, policies, how, keep_registered=keep_registered)
 
 
-_PARTS = frozenset({"_link", "_ending", "_caller", "_handlers"})
+_PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers"})
 
 
 class Resilient:
@@ -88,10 +88,10 @@ class Resilient:
         *,
         keep_registered: bool = False,
     ) -> None:
-        self._link = Link(worker)
-        self._ending = Ending(self._link)
-        self._caller = Caller(self._link, policies)
-        self._handlers = Handlers(self._link, how, keep_registered=keep_registered)
+        self._connection = Connection(worker)
+        self._ending = Shutdown(self._connection)
+        self._caller = Caller(self._connection, policies)
+        self._handlers = Handlers(self._connection, how, keep_registered=keep_registered)
 
     def trigger(
         self,
@@ -244,7 +244,7 @@ class Resilient:
         Raises:
             RuntimeError: On the SDK's own thread, where it would wait for itself.
         """
-        if self._link.on_loop_thread:
+        if self._connection.on_loop_thread:
             raise RuntimeError(
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
@@ -253,8 +253,8 @@ class Resilient:
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
-        if self._link.on_loop_thread:
-            await self._ending.shut_down_here()
+        if self._connection.on_loop_thread:
+            await self._ending.shut_down_on_loop()
         else:
             await in_thread(self.shutdown)
 
@@ -273,7 +273,7 @@ class Resilient:
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS:  # copying looks for them before they are made
             raise AttributeError(name)
-        return getattr(self._link.client, name)
+        return getattr(self._connection.client, name)
 
     def __repr__(self) -> str:
-        return f"resilient({self._link.client!r})"
+        return f"resilient({self._connection.client!r})"

@@ -11,22 +11,22 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-from iii_resilience.client.call import Call
+from iii_resilience.client.call import TriggerCall
 from iii_resilience.client.fallback import Handover, handover
-from iii_resilience.client.plan import Plan
+from iii_resilience.client.plan import CallPlan
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.client.request import check, check_key, keyed, read
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
-from iii_resilience.config.policy_set import Edition, Selected
+from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.core.hints import hint
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.core.report import amend, attach_single
-from iii_resilience.retry.run import Outcome
-from iii_resilience.sdk.connection import Link
+from iii_resilience.retry.run import CallOutcome
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import meters, refused
 
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
@@ -36,16 +36,16 @@ class Caller:
     """The caller's door of one client.
 
     Args:
-        link: The client's connection.
+        connection: The client's connection.
         book: Its policies, or None for the process-wide default book.
     """
 
-    def __init__(self, link: Link, book: PolicyBook | None) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, book: PolicyBook | None) -> None:
+        self._connection = connection
         self._book = book
         # One attribute, so that another thread never sees one edition with another one's plans.
-        self._plans: tuple[Edition | None, dict[str, Plan]] = (None, {})
-        self.ready = Readiness(link)
+        self._plans: tuple[PolicySet | None, dict[str, CallPlan]] = (None, {})
+        self.ready = Readiness(connection)
 
     def trigger(
         self,
@@ -56,7 +56,7 @@ class Caller:
         accept_enqueued: bool,
     ) -> Any:
         """See `iii_resilience.client.resilient.Resilient.trigger`."""
-        if self._link.on_loop_thread:
+        if self._connection.on_loop_thread:
             raise RuntimeError(
                 "trigger() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself; nothing was sent. Use 'await "
@@ -65,12 +65,12 @@ class Caller:
         call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt
         if call.plan.guarded:
-            shield = call.plan.shield
-            attempt = partial(shield.attempt, attempt, call.deadline_at)
+            guard = call.plan.guard
+            attempt = partial(guard.attempt, attempt, call.deadline_at)
         try:
             result = attempt()
         except Exception as error:
-            run = call.failed(error, _below(error))
+            run = call.failed(error, _user_traceback(error))
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
@@ -103,12 +103,12 @@ class Caller:
         call = self._call(request, idempotent, policy, key, accept_enqueued)
         attempt: Callable[[], Any] = call.attempt_async
         if call.plan.guarded:
-            shield = call.plan.shield
-            attempt = partial(shield.attempt_async, attempt, call.deadline_at)
+            guard = call.plan.guard
+            attempt = partial(guard.attempt_async, attempt, call.deadline_at)
         try:
             result = await attempt()
         except Exception as error:
-            run = call.failed(error, _below(error))
+            run = call.failed(error, _user_traceback(error))
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
@@ -136,51 +136,55 @@ class Caller:
         policy: str | RetryPolicy | None,
         key: str | None,
         accept_enqueued: bool,
-    ) -> Call:
+    ) -> TriggerCall:
         if idempotent is not True or policy is not None or accept_enqueued is not False:
             _check_options(idempotent, policy, accept_enqueued)
-        function_id, link = None, self._link
+        function_id, connection = None, self._connection
         try:
-            checked = read(request, link.sdk)
+            checked = read(request, connection.sdk)
             function_id = checked.function_id
-            edition = (self._book if self._book is not None else default_book()).edition
+            policy_set = (self._book if self._book is not None else default_book()).policy_set
             of, plans = self._plans
-            plan = plans.get(function_id) if of is edition and policy is None else None
+            plan = plans.get(function_id) if of is policy_set and policy is None else None
             if plan is None:
-                plan = self._plan(edition, function_id, policy)
+                plan = self._plan(policy_set, function_id, policy)
             if key is not None:
                 check_key(key)
                 if checked.action == "enqueue":
                     checked = keyed(checked, key)
-            local = link.dispatches_locally(checked.fields)
+            local = connection.dispatches_locally(checked.fields)
             if not local:
-                check(checked, link.sdk, plan.policy.max_payload_bytes, key)
+                check(checked, connection.sdk, plan.policy.max_payload_bytes, key)
         except (InvalidPayloadError, PayloadTooLargeError) as error:
             _refused(error, function_id)
             raise
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
-        call = Call(link, self.ready, checked, plan, local=local, idempotent=idempotent)
+        call = TriggerCall(
+            connection, self.ready, checked, plan, local=local, idempotent=idempotent
+        )
         if key is not None:
             call.idempotency_key = key
         if accept_enqueued:
             call.accept_enqueued = True
         return call
 
-    def _plan(self, book: Edition, function_id: str, policy: str | RetryPolicy | None) -> Plan:
+    def _plan(
+        self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None
+    ) -> CallPlan:
         if isinstance(policy, RetryPolicy):
-            return Plan(self._link, Selected("inline", policy), function_id)
+            return CallPlan(self._connection, SelectedPolicy("inline", policy), function_id)
         selected = book.for_function(function_id)
         if policy is not None:
-            named = Selected(policy, book.policy(policy), selected.idempotent)
-            return Plan(self._link, named, function_id)
+            named = SelectedPolicy(policy, book.policy(policy), selected.idempotent)
+            return CallPlan(self._connection, named, function_id)
         of, plans = self._plans
         if of is not book:
             plans = {}
             self._plans = (book, plans)
         if len(plans) >= _PLANS_MOST:
             plans.clear()
-        plan = plans[function_id] = Plan(self._link, selected, function_id)
+        plan = plans[function_id] = CallPlan(self._connection, selected, function_id)
         return plan
 
     # The fallback.
@@ -188,10 +192,10 @@ class Caller:
     def _hand_over(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
         error: Exception | None = None
         try:
-            with other.seen():
+            with other.telemetry():
                 there = self.ready.wait(other.key, other.patience)
                 if there or other.fallback_answers:
-                    answer = self._link.send(other.fields(), seconds=other.seconds)
+                    answer = self._connection.send(other.fields(), seconds=other.seconds)
                     taken, result = other.arrived(answer)
                     if taken:
                         return True, result
@@ -203,10 +207,12 @@ class Caller:
     async def _hand_over_async(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
         error: Exception | None = None
         try:
-            with other.seen():
+            with other.telemetry():
                 there = await self.ready.wait_async(other.key, other.patience)
                 if there or other.fallback_answers:
-                    answer = await self._link.send_async(other.fields(), seconds=other.seconds)
+                    answer = await self._connection.send_async(
+                        other.fields(), seconds=other.seconds
+                    )
                     taken, result = other.arrived(answer)
                     if taken:
                         return True, result
@@ -241,7 +247,7 @@ def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str
     refused(function_id or "(none)", failure, error)
 
 
-def _given_up(call: Call, error: BaseException) -> Handover | None:
+def _given_up(call: TriggerCall, error: BaseException) -> Handover | None:
     run = call.run
     if run is not None and run.failure.code == "TIMEOUT":
         amend(error, call.timeout_note)
@@ -251,7 +257,7 @@ def _given_up(call: Call, error: BaseException) -> Handover | None:
     return other
 
 
-def _raise(outcome: Outcome[Any]) -> Any:
+def _raise(outcome: CallOutcome[Any]) -> Any:
     error = outcome.error
     if error is None:
         return outcome.value
@@ -261,5 +267,5 @@ def _raise(outcome: Outcome[Any]) -> Any:
         del error, outcome
 
 
-def _below(error: BaseException) -> TracebackType | None:
+def _user_traceback(error: BaseException) -> TracebackType | None:
     return None if error.__traceback__ is None else error.__traceback__.tb_next

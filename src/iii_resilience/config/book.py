@@ -1,7 +1,7 @@
 """Which policy a call runs under: named policies, rules by function id, and the default book.
 
 Knows nothing of files: `config` makes books from them, and `reload` follows them. What a book says
-is an `Edition`, which never changes; a book turns to another edition in one step, so that whoever
+is an `PolicySet`, which never changes; a book turns to another edition in one step, so that whoever
 takes the edition once sees policies, rules and default of one and the same file.
 """
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from iii_resilience.config.policy_set import (
-    Edition,
-    Selected,
+    PolicySet,
+    SelectedPolicy,
 )
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.codes.lookup import Code, change_codes
@@ -53,7 +53,7 @@ class PolicyBook:
         ValueError: A rule, or ``default``, names a policy that is not in the book.
     """
 
-    _edition: Edition = attrs.field()
+    _policy_set: PolicySet = attrs.field()
     _source: Source | None = attrs.field()
 
     def __init__(
@@ -65,57 +65,57 @@ class PolicyBook:
         codes: Mapping[str, object] | Iterable[Code] = (),
         queues: Mapping[str, Queue] | None = None,
     ) -> None:
-        edition = Edition(policies or {}, rules, default, codes, queues or {})
-        object.__setattr__(self, "_edition", edition)
+        policy_set = PolicySet(policies or {}, rules, default, codes, queues or {})
+        object.__setattr__(self, "_policy_set", policy_set)
         object.__setattr__(self, "_source", None)
 
     @classmethod
-    def of(cls, edition: Edition, source: Source | None = None) -> PolicyBook:
+    def of(cls, policy_set: PolicySet, source: Source | None = None) -> PolicyBook:
         """A book that says what an edition says.
 
         Args:
-            edition: What it says.
+            policy_set: What it says.
             source: Where that comes from, for `reload` and `watch`.
         """
         book = cls.__new__(cls)
-        object.__setattr__(book, "_edition", edition)
+        object.__setattr__(book, "_policy_set", policy_set)
         object.__setattr__(book, "_source", source)
         return book
 
     @property
-    def edition(self) -> Edition:
+    def policy_set(self) -> PolicySet:
         """What the book says now. Take it once where several things of it must fit together."""
-        return self._edition
+        return self._policy_set
 
     @property
     def policies(self) -> Mapping[str, RetryPolicy]:
         """Every policy by name."""
-        return self._edition.policies
+        return self._policy_set.policies
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The rules; of two alike the first one wins."""
-        return self._edition.rules
+        return self._policy_set.rules
 
     @property
     def default(self) -> str:
         """Name of the policy of functions that no rule covers."""
-        return self._edition.default
+        return self._policy_set.default
 
     @property
     def codes(self) -> tuple[Code, ...]:
         """Rows for codes of the user's own services."""
-        return self._edition.codes
+        return self._policy_set.codes
 
     @property
     def queues(self) -> Mapping[str, Queue]:
         """The queues that fallbacks name, by name."""
-        return self._edition.queues
+        return self._policy_set.queues
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed in the book's files and seldom meant, each with its place."""
-        return self._edition.warnings
+        return self._policy_set.warnings
 
     def policy(self, name: str) -> RetryPolicy:
         """The policy of a name.
@@ -123,11 +123,11 @@ class PolicyBook:
         Raises:
             ValueError: No policy has that name; the message lists the nearest ones.
         """
-        return self._edition.policy(name)
+        return self._policy_set.policy(name)
 
-    def for_function(self, function_id: str) -> Selected:
+    def for_function(self, function_id: str) -> SelectedPolicy:
         """The policy for a function: exact rule, then longest prefix, then order, then default."""
-        return self._edition.for_function(function_id)
+        return self._policy_set.for_function(function_id)
 
     def explain(self, function_id: str) -> Provenance:
         """The policy for a function, and the file and line that each of its values comes from.
@@ -137,7 +137,7 @@ class PolicyBook:
         """
         from iii_resilience.config.explain import explain  # noqa: PLC0415 - what files call things
 
-        return explain(self._edition, function_id)
+        return explain(self._policy_set, function_id)
 
     def reload(self) -> bool:
         """Read the book's files anew, if they have changed.
@@ -150,9 +150,9 @@ class PolicyBook:
             ValueError: The book has no files.
         """
         snapshot = self._needed_source().read()
-        if snapshot.digest == self._edition.digest:
+        if snapshot.digest == self._policy_set.digest:
             return False
-        self.turn_to(snapshot.edition())
+        self.replace(snapshot.policy_set())
         return True
 
     def watch(self, every: float = 1.0) -> Watch:
@@ -189,17 +189,17 @@ class PolicyBook:
 
         await watch_async(SourceCheck(self, self._needed_source(), every), every)
 
-    def turn_to(self, edition: Edition) -> None:
+    def replace(self, policy_set: PolicySet) -> None:
         """Say what an edition says from now on; counts and states of the guards go on.
 
         Args:
-            edition: An edition that no other book has.
+            policy_set: An edition that no other book has.
         """
         with _turning:
-            before = self._edition
-            edition.continues(before, time.monotonic())
-            change_codes(before.codes, edition.codes)
-            object.__setattr__(self, "_edition", edition)
+            before = self._policy_set
+            policy_set.continues(before, time.monotonic())
+            change_codes(before.codes, policy_set.codes)
+            object.__setattr__(self, "_policy_set", policy_set)
 
     def _needed_source(self) -> Source:
         if self._source is None:
@@ -211,15 +211,15 @@ class PolicyBook:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PolicyBook):
             return NotImplemented
-        return self._edition == other._edition
+        return self._policy_set == other._policy_set
 
     __hash__ = None  # type: ignore[assignment]  # what it says may change
 
     def __repr__(self) -> str:
-        edition = self._edition
+        policy_set = self._policy_set
         return (
-            f"PolicyBook(policies={edition.policies!r}, rules={edition.rules!r}, "
-            f"default={edition.default!r})"
+            f"PolicyBook(policies={policy_set.policies!r}, rules={policy_set.rules!r}, "
+            f"default={policy_set.default!r})"
         )
 
 

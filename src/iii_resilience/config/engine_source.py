@@ -24,12 +24,12 @@ from iii_resilience.config.default_book import ENVIRONMENT
 from iii_resilience.config.files.dump import as_data
 from iii_resilience.config.files.file_source import Contents, Files, One, from_environment
 from iii_resilience.config.files.schema import schema
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.errors import ConfigError, NotConnectedError
-from iii_resilience.sdk.connection import Link, connection_of
+from iii_resilience.sdk.connection import Connection, connection_of
 
 logger = logging.getLogger("iii_resilience")
 
@@ -76,19 +76,19 @@ def policies_from_engine(
             f"an entry's id has 1 to 64 lower-case letters, digits, _ and -, got {entry!r}"
         )
     # The link belongs to the client that the user wrapped: its end is the end here too.
-    link = connection_of(worker)
-    if link.on_loop_thread:
+    connection = connection_of(worker)
+    if connection.on_loop_thread:
         raise RuntimeError(
             "policies_from_engine() was called on the SDK's own thread, where it would wait for "
             "itself. Call it before the handlers run, or with asyncio.to_thread()"
         )
-    source = _Entry(link, entry, _files(files))
+    source = _EngineEntry(connection, entry, _files(files))
     book = PolicyBook.of(source.first(), source)
     register_codes(book.codes)
     follow = _Follow(source, SourceCheck(book, source, every))
     watch = Watch(follow, every, "iii-resilience-engine-policies")
-    link.on_change(watch.look_now)
-    _subscribe(link, entry, watch)
+    connection.on_change(watch.look_now)
+    _subscribe(connection, entry, watch)
     return book
 
 
@@ -98,11 +98,11 @@ def _files(files: One | Iterable[One] | None) -> Files:
     return Files.of(files)
 
 
-class _Entry:
+class _EngineEntry:
     """The entry, as a source of policies (a `reload.Source`)."""
 
-    def __init__(self, link: Link, entry: str, files: Files) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, entry: str, files: Files) -> None:
+        self._connection = connection
         self._entry = entry
         self._files = files
         self._last: Contents | None = None
@@ -117,18 +117,18 @@ class _Entry:
     @property
     def ended(self) -> bool:
         """Whether the client was shut down: nothing will ever be answered."""
-        return self._link.closed or not self._link.loop.is_running()
+        return self._connection.closed or not self._connection.loop.is_running()
 
-    def first(self) -> Edition:
+    def first(self) -> PolicySet:
         """What to begin with: what the entry says, or the files where that is of no use."""
         contents = self.read()
         try:
-            return contents.edition()
+            return contents.policy_set()
         except ConfigError:
             if self._last is None:
                 raise  # they are the files
             # The first looks find the same, and report it.
-            return self._files.read().edition()
+            return self._files.read().policy_set()
 
     def read(self) -> Contents:
         """What the entry holds now; what it held last where it cannot be asked, or the files."""
@@ -140,15 +140,15 @@ class _Entry:
         return self._last if self._last is not None else self._files.read()
 
     def _ask(self) -> Contents:
-        self._link.check_usable()
-        if not self._link.wait_connected(_CONNECTS_WITHIN):
+        self._connection.check_usable()
+        if not self._connection.wait_connected(_CONNECTS_WITHIN):
             raise NotConnectedError("there is no connection to the engine")
         try:
             value = self._call("get")["value"]
         except Exception as error:
             if classify(error).code != "NOT_FOUND":
                 raise
-            self._register(initial_value=as_data(self._files.read().edition()))
+            self._register(initial_value=as_data(self._files.read().policy_set()))
             value = self._call("get")["value"]
         if not self._registered or not self._has_schema():
             self._register()
@@ -182,7 +182,7 @@ class _Entry:
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
         # Straight to the SDK: the next look is the retry, and it must not count as anybody's call.
-        return self._link.send(request, seconds=_ANSWERS_WITHIN)
+        return self._connection.send(request, seconds=_ANSWERS_WITHIN)
 
     def _cannot_be_asked(self, error: Exception) -> None:
         code = classify(error).code
@@ -204,7 +204,7 @@ class _Entry:
 class _Follow:
     """Looks at the entry until its client ends."""
 
-    def __init__(self, source: _Entry, look: SourceCheck) -> None:
+    def __init__(self, source: _EngineEntry, look: SourceCheck) -> None:
         self._source = source
         self._look = look
 
@@ -212,7 +212,7 @@ class _Follow:
         return None if self._source.ended else self._look()
 
 
-def _subscribe(link: Link, entry: str, watch: Watch) -> None:
+def _subscribe(connection: Connection, entry: str, watch: Watch) -> None:
     """Look at once when the entry has changed; without triggers (SDK 0.26) the poll is enough."""
     function_id = f"iii-resilience::policies-changed::{uuid.uuid4().hex}"
 
@@ -220,12 +220,12 @@ def _subscribe(link: Link, entry: str, watch: Watch) -> None:
         watch.look_now()
 
     try:
-        link.client.register_function(function_id, changed)
+        connection.client.register_function(function_id, changed)
         with warnings.catch_warnings():
             # The way that 0.25 names instead leads to what its worker publishes, and the
             # configuration worker publishes nothing.
             warnings.simplefilter("ignore", DeprecationWarning)
-            link.client.register_trigger(
+            connection.client.register_trigger(
                 {
                     "type": "configuration",
                     "function_id": function_id,

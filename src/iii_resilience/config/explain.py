@@ -14,7 +14,7 @@ from iii_resilience.config.files.convert import unstructure
 from iii_resilience.config.files.fields import CODE_ONLY
 from iii_resilience.config.files.nodes import Node, shown
 from iii_resilience.config.files.validate import Origins
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 
 BUILT_IN = "built-in default"
 
@@ -73,19 +73,19 @@ class Provenance:
 _IN_CODE = "set in code"
 
 
-def explain(edition: Edition, function_id: str) -> Provenance:
+def explain(policy_set: PolicySet, function_id: str) -> Provenance:
     """The policy for a function, and where each of its values comes from.
 
     Args:
-        edition: What the book says.
+        policy_set: What the book says.
         function_id: The function.
     """
-    origins = edition.origins if isinstance(edition.origins, Origins) else None
-    selected = edition.for_function(function_id)
-    rule = edition.rule_for(function_id)
+    origins = policy_set.origins if isinstance(policy_set.origins, Origins) else None
+    selected = policy_set.for_function(function_id)
+    rule = policy_set.rule_for(function_id)
     said = _IN_CODE if origins is None else BUILT_IN
     if origins is not None and rule is not None:
-        place = next(index for index, one in enumerate(edition.rules) if one is rule)
+        place = next(index for index, one in enumerate(policy_set.rules) if one is rule)
         said = origins.rules[place].short
     elif origins is not None and origins.default is not None:
         said = origins.default.short

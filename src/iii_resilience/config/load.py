@@ -39,7 +39,7 @@ def load_policies(source: One | Iterable[One]) -> PolicyBook:
         TypeError: The source is none of these.
     """
     files = Files.of(source)
-    return PolicyBook.of(files.read().edition(), files if files.can_change else None)
+    return PolicyBook.of(files.read().policy_set(), files if files.can_change else None)
 
 
 def load_from_environment(variable: str, text: str) -> PolicyBook:

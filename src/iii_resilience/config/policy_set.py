@@ -23,7 +23,7 @@ _REMEMBERED = 16_384  # function ids whose policy is known without looking for t
 
 
 @attrs.frozen
-class Selected:
+class SelectedPolicy:
     """The policy chosen for a function.
 
     Attributes:
@@ -49,12 +49,12 @@ def _queues(queues: Mapping[str, Queue]) -> dict[str, Queue]:
     return dict(queues)
 
 
-def _nothing_selected() -> dict[str, Selected]:
+def _nothing_selected() -> dict[str, SelectedPolicy]:
     return {}
 
 
 @attrs.frozen
-class Edition:
+class PolicySet:
     """What a book says at one moment.
 
     Args:
@@ -82,7 +82,7 @@ class Edition:
         eq=False,
         repr=False,
     )
-    _selected: dict[str, Selected] = attrs.field(
+    _selected: dict[str, SelectedPolicy] = attrs.field(
         factory=_nothing_selected, init=False, eq=False, repr=False
     )
 
@@ -110,20 +110,20 @@ class Edition:
         """The rule that covers a function, or None."""
         return self._index.find(function_id)
 
-    def for_function(self, function_id: str) -> Selected:
+    def for_function(self, function_id: str) -> SelectedPolicy:
         """See `PolicyBook.for_function`."""
         selected = self._selected.get(function_id)
         if selected is None:
             rule = self._index.find(function_id) or _NO_RULE
             name = rule.policy or self.default
-            selected = Selected(name, self.policies[name], rule.idempotent)
+            selected = SelectedPolicy(name, self.policies[name], rule.idempotent)
             while len(self._selected) >= _REMEMBERED:
                 with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
                     del self._selected[next(iter(self._selected))]
             self._selected[function_id] = selected
         return selected
 
-    def continues(self, before: Edition, now: float) -> None:
+    def continues(self, before: PolicySet, now: float) -> None:
         """Take another edition's place: the guards of policies of the same name go on counting.
 
         Args:
@@ -156,7 +156,7 @@ class Snapshot(Protocol):
         """Equal for equal content."""
         ...
 
-    def edition(self) -> Edition:
+    def policy_set(self) -> PolicySet:
         """What it says.
 
         Raises:
@@ -182,9 +182,9 @@ class Book(Protocol):
     """What follows a source: a `PolicyBook`, seen from below."""
 
     @property
-    def edition(self) -> Edition:
+    def policy_set(self) -> PolicySet:
         """What the book says now."""
         ...
 
-    def turn_to(self, edition: Edition) -> None:
+    def replace(self, policy_set: PolicySet) -> None:
         """Say what an edition says from now on."""

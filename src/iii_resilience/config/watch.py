@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Self
 
 from iii_resilience.config.policy_set import Book, Snapshot, Source
 from iii_resilience.core.errors import ConfigError
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.validators import number
 
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = later("asyncio")  # only who watches in a task needs it
+    asyncio = lazy_module("asyncio")  # only who watches in a task needs it
 
 
 logger = logging.getLogger("iii_resilience")
@@ -137,7 +137,7 @@ class SourceCheck:
             return None
         snapshot = self._source.read()
         digest = snapshot.digest
-        if digest == book.edition.digest:
+        if digest == book.policy_set.digest:
             self._refused = None
         elif digest != self._refused:
             if digest != self._seen:
@@ -149,7 +149,7 @@ class SourceCheck:
 
     def _follow(self, book: Book, snapshot: Snapshot) -> None:
         try:
-            edition = snapshot.edition()
+            policy_set = snapshot.policy_set()
         except ConfigError as error:
             self._refused = snapshot.digest
             logger.error(  # noqa: TRY400 - the file is at fault, no code: a traceback says nothing
@@ -160,5 +160,5 @@ class SourceCheck:
             )
             return
         self._refused = None
-        book.turn_to(edition)
+        book.replace(policy_set)
         logger.info("%s: the changed policies are in force", self._source.name)

@@ -18,7 +18,7 @@ InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 @attrs.frozen
-class Ask:
+class Blocking:
     """Something that may wait for a disk or a network.
 
     Attributes:
@@ -33,14 +33,14 @@ class Ask:
 
 
 @attrs.frozen
-class Pause:
+class Sleep:
     """Time to pass, in seconds."""
 
     seconds: float
 
 
 @attrs.frozen
-class Run:
+class CallHandler:
     """The handler runs.
 
     Attributes:
@@ -50,7 +50,7 @@ class Run:
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
-Steps = Generator[Ask | Pause | Run, Any, Any]
+Steps = Generator[Blocking | Sleep | CallHandler, Any, Any]
 
 
 def drive(steps: Steps, run: Callable[..., Any]) -> Any:
@@ -61,10 +61,10 @@ def drive(steps: Steps, run: Callable[..., Any]) -> Any:
         run: Calls the handler.
     """
 
-    def make(step: Ask | Pause | Run) -> Any:
-        if isinstance(step, Run):
+    def make(step: Blocking | Sleep | CallHandler) -> Any:
+        if isinstance(step, CallHandler):
             return run(**step.extra)
-        if isinstance(step, Pause):
+        if isinstance(step, Sleep):
             return time.sleep(step.seconds)
         return step.work()
 
@@ -90,10 +90,10 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
         in_thread: Runs a blocking step on another thread.
     """
 
-    async def make(step: Ask | Pause | Run) -> Any:
-        if isinstance(step, Run):
+    async def make(step: Blocking | Sleep | CallHandler) -> Any:
+        if isinstance(step, CallHandler):
             return await run(**step.extra)
-        if isinstance(step, Pause):
+        if isinstance(step, Sleep):
             return await asyncio.sleep(step.seconds)
         return await _aside(step, in_thread) if step.blocking else step.work()
 
@@ -113,7 +113,7 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
         return end.value
 
 
-async def _aside(step: Ask, in_thread: InThread) -> Any:
+async def _aside(step: Blocking, in_thread: InThread) -> Any:
     """Done to its end even if the coroutine is cancelled meanwhile: half an operation is none."""
     answer: list[Any] = []
     task = asyncio.ensure_future(in_thread(lambda: answer.append(step.work())))

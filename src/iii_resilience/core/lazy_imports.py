@@ -63,7 +63,7 @@ class _Later:
         return getattr(module, name)
 
 
-def later(name: str) -> Any:
+def lazy_module(name: str) -> Any:
     """A module of the standard library, loaded when one of its names is first asked for.
 
     A name costs some 200 ns more than on the module itself: not for what every call does.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from iii_resilience.handling.health import Health as Health
     from iii_resilience.handling.registration.drain import Drained as Drained
     from iii_resilience.handling.registration.registrations import Registration as Registration
-    from iii_resilience.handling.registration.registrations import Standing as Standing
+    from iii_resilience.handling.registration.registrations import (
+        RegistrationState as RegistrationState,
+    )
 else:
     from iii_resilience.core.lazy_imports import lazy_exports
 
@@ -34,6 +36,6 @@ else:
             "hardening.running_handlers": "InFlight",
             "health": "Health",
             "registration.drain": "Drained",
-            "registration.registrations": "Registration Standing",
+            "registration.registrations": "Registration RegistrationState",
         },
     )

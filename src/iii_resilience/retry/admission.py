@@ -19,13 +19,13 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Execution
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
-from iii_resilience.core.guards.bulkhead import Gate, Permit
+from iii_resilience.core.guards.bulkhead import Permit, Slots
 from iii_resilience.core.policy import RetryPolicy
 
 T = TypeVar("T")
 
 
-def shield_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Shield | None:
+def guard_for(policy: RetryPolicy, name: str, scope: str | None = None) -> AttemptGuard | None:
     """The breaker and bulkhead that attempts of a function go through, or None.
 
     Args:
@@ -37,15 +37,15 @@ def shield_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Shie
         return None
     scope = name if scope is None else scope
     told = partial(telemetry.circuit_changed, name)
-    return Shield(
+    return AttemptGuard(
         name,
         None if policy.breaker is None else policy.breaker.circuit_for(scope, told),
-        None if policy.bulkhead is None else policy.bulkhead.gate_for(scope),
+        None if policy.bulkhead is None else policy.bulkhead.slots_for(scope),
     )
 
 
 @attrs.frozen
-class Shield:
+class AttemptGuard:
     """What stands before the attempts of one function.
 
     Attributes:
@@ -56,7 +56,7 @@ class Shield:
 
     name: str
     circuit: Circuit | None
-    gate: Gate | None
+    slots: Slots | None
 
     def first_attempt(
         self,
@@ -76,7 +76,7 @@ class Shield:
             deadline: Seconds that the call may take, or None.
         """
         circuit = self.circuit
-        if circuit is None or self.gate is not None:
+        if circuit is None or self.slots is not None:
             attempt = partial(function, *args, **kwargs)
             return self.attempt(attempt, None if deadline is None else started + deadline)
         ticket = circuit.admit(started)
@@ -85,7 +85,7 @@ class Shield:
         try:
             value = function(*args, **kwargs)
         except BaseException as error:
-            Visit(self, ticket, None, started).leave(error)
+            Admission(self, ticket, None, started).release(error)
             raise
         now = time.monotonic()
         circuit.succeeded(ticket, now, now - started)
@@ -101,7 +101,7 @@ class Shield:
     ) -> T:
         """As `first_attempt`, for coroutines."""
         circuit = self.circuit
-        if circuit is None or self.gate is not None:
+        if circuit is None or self.slots is not None:
             attempt = partial(function, *args, **kwargs)
             deadline_at = None if deadline is None else started + deadline
             return await self.attempt_async(attempt, deadline_at)
@@ -111,7 +111,7 @@ class Shield:
         try:
             value = await function(*args, **kwargs)
         except BaseException as error:
-            Visit(self, ticket, None, started).leave(error)
+            Admission(self, ticket, None, started).release(error)
             raise
         now = time.monotonic()
         circuit.succeeded(ticket, now, now - started)
@@ -128,49 +128,51 @@ class Shield:
             CircuitOpenError: The circuit is open; nothing was sent.
             BulkheadFullError: No place came free in time; nothing was sent.
         """
-        visit = self.enter(deadline_at)
+        admission = self.admit(deadline_at)
         try:
             value = attempt()
         except BaseException as error:
-            visit.leave(error)
+            admission.release(error)
             raise
-        visit.leave(None)
+        admission.release(None)
         return value
 
     async def attempt_async(
         self, attempt: Callable[[], Awaitable[T]], deadline_at: float | None
     ) -> T:
         """As `attempt`, for coroutines."""
-        visit = await self.enter_async(deadline_at)
+        admission = await self.admit_async(deadline_at)
         try:
             value = await attempt()
         except BaseException as error:
-            visit.leave(error)
+            admission.release(error)
             raise
-        visit.leave(None)
+        admission.release(None)
         return value
 
-    def enter(self, deadline_at: float | None) -> Visit:
-        """Go in; `Visit.leave` must follow."""
-        ticket = self._admit()
+    def admit(self, deadline_at: float | None) -> Admission:
+        """Go in; `Admission.release` must follow."""
+        ticket = self._admit_circuit()
         try:
-            permit = None if self.gate is None else self.gate.enter(_left(deadline_at))
-            return self._visit(ticket, permit)
+            permit = None if self.slots is None else self.slots.acquire(_left(deadline_at))
+            return self._admission(ticket, permit)
         except BaseException:
             self._ignore(ticket)
             raise
 
-    async def enter_async(self, deadline_at: float | None) -> Visit:
-        """As `enter`, for coroutines."""
-        ticket = self._admit()
+    async def admit_async(self, deadline_at: float | None) -> Admission:
+        """As `admit`, for coroutines."""
+        ticket = self._admit_circuit()
         try:
-            permit = None if self.gate is None else await self.gate.enter_async(_left(deadline_at))
-            return self._visit(ticket, permit)
+            permit = (
+                None if self.slots is None else await self.slots.acquire_async(_left(deadline_at))
+            )
+            return self._admission(ticket, permit)
         except BaseException:
             self._ignore(ticket)
             raise
 
-    def _admit(self) -> Ticket | None:
+    def _admit_circuit(self) -> Ticket | None:
         if self.circuit is None:
             return None
         answer = self.circuit.admit(time.monotonic())
@@ -189,42 +191,42 @@ class Shield:
         if self.circuit is not None and ticket is not None:
             self.circuit.ignored(ticket, time.monotonic())
 
-    def _visit(self, ticket: Ticket | None, permit: Permit | None) -> Visit:
-        if self.gate is not None and permit is None:
+    def _admission(self, ticket: Ticket | None, permit: Permit | None) -> Admission:
+        if self.slots is not None and permit is None:
             raise BulkheadFullError(
                 f"no place came free in the bulkhead of {self.name}; nothing was sent"
             )
-        return Visit(self, ticket, permit, time.monotonic())
+        return Admission(self, ticket, permit, time.monotonic())
 
 
 @attrs.frozen
-class Visit:
+class Admission:
     """One attempt behind its shield."""
 
-    _shield: Shield
+    _guard: AttemptGuard
     _ticket: Ticket | None
     _permit: Permit | None
     _entered: float
 
-    def leave(self, error: BaseException | None) -> None:
+    def release(self, error: BaseException | None) -> None:
         """The attempt has ended.
 
         Args:
             error: What it raised, or None.
         """
-        shield = self._shield
+        guard = self._guard
         try:
-            if shield.circuit is not None and self._ticket is not None:
+            if guard.circuit is not None and self._ticket is not None:
                 now = time.monotonic()
                 if error is None:
-                    shield.circuit.succeeded(self._ticket, now, now - self._entered)
+                    guard.circuit.succeeded(self._ticket, now, now - self._entered)
                 elif _counts(error):
-                    shield.circuit.failed(self._ticket, now, now - self._entered)
+                    guard.circuit.failed(self._ticket, now, now - self._entered)
                 else:
-                    shield.circuit.ignored(self._ticket, now)
+                    guard.circuit.ignored(self._ticket, now)
         finally:
-            if shield.gate is not None and self._permit is not None:
-                shield.gate.leave(self._permit)
+            if guard.slots is not None and self._permit is not None:
+                guard.slots.release(self._permit)
 
 
 def _counts(error: BaseException) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.lazy_imports import lazy_module
 
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = later("asyncio")  # a program without coroutines never needs it
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 _CAUSES_LOOKED_AT = 8
 

@@ -22,18 +22,18 @@ from typing import (
 )
 
 from iii_resilience.config.default_book import Default
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
-from iii_resilience.retry.policy_source import InForce, Overrides, PolicySource, begin
-from iii_resilience.retry.run import CallRun, below, deadline_of
+from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy, begin
+from iii_resilience.retry.run import RetriedCall, deadline_of, user_traceback
 from iii_resilience.telemetry import meters
 
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = later("asyncio")  # a program without coroutines never needs it
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -175,26 +175,26 @@ def _wrap_sync(  # noqa: C901 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     name = _name(function)
-    current: InForce | None = None
+    current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
-            current = by = source.in_force(name)
+        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+            current = by = source.resolved(name)
         started = time.monotonic()
-        window, shield = by.window, by.shield
+        window, guard = by.window, by.guard
         if window is not None:
             window.called(started)
         try:
-            if shield is None:
+            if guard is None:
                 value = function(*args, **kwargs)
             else:
-                value = shield.first_attempt(function, args, kwargs, started, by.policy.deadline)
+                value = guard.first_attempt(function, args, kwargs, started, by.policy.deadline)
         except Exception as error:
             run = begin(source, name, started, by.policy, window)
-            run.fails(error, below(error))
+            run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
             raise
@@ -203,8 +203,8 @@ def _wrap_sync(  # noqa: C901 - see above
                 meters.succeeded(name, started)
             return value
         attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
-        if shield is not None:
-            attempt = functools.partial(shield.attempt, attempt, run.deadline_at)
+        if guard is not None:
+            attempt = functools.partial(guard.attempt, attempt, run.deadline_at)
         outcome = run.go_on(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
@@ -224,14 +224,14 @@ def _wrap_async(  # noqa: C901 - see above
 ) -> Callable[..., Any]:
     task_of, get_running_loop = _tasks()
     name = _name(function)
-    current: InForce | None = None
+    current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
     async def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.edition is not book._edition:  # noqa: SLF001 - see above
-            current = by = source.in_force(name)
+        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+            current = by = source.resolved(name)
         started = time.monotonic()
         window = by.window
         if window is not None:
@@ -251,7 +251,7 @@ def _wrap_async(  # noqa: C901 - see above
         except Exception as error:
             cancellations = cancellations or Cancellations(cancelled)
             run = begin(source, name, started, by.policy, window, cancellations.swallowed)
-            run.fails(error, below(error))
+            run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
             raise
@@ -286,7 +286,7 @@ def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], An
 
 
 async def _guarded(
-    by: InForce,
+    by: ResolvedPolicy,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -294,27 +294,27 @@ async def _guarded(
     cancellations: Cancellations,
 ) -> Any:
     """The first attempt of an async function, behind what its policy puts before it."""
-    policy, shield = by.policy, by.shield
-    if policy.attempt_timeout is None and shield is not None:
-        return await shield.first_attempt_async(function, args, kwargs, started, policy.deadline)
+    policy, guard = by.policy, by.guard
+    if policy.attempt_timeout is None and guard is not None:
+        return await guard.first_attempt_async(function, args, kwargs, started, policy.deadline)
     attempt = functools.partial(function, *args, **kwargs)
     attempt = functools.partial(_timed, attempt, policy, started, cancellations)
-    if shield is None:
+    if guard is None:
         return await attempt()
-    return await shield.attempt_async(attempt, deadline_of(policy, started))
+    return await guard.attempt_async(attempt, deadline_of(policy, started))
 
 
 def _attempts(
-    by: InForce,
+    by: ResolvedPolicy,
     attempt: Callable[[], Any],
-    run: CallRun,
+    run: RetriedCall,
     cancellations: Cancellations,
 ) -> Callable[[], Any]:
     """What makes the attempts of an async function that follow the first."""
     if by.policy.attempt_timeout is not None:
         attempt = functools.partial(_timed, attempt, by.policy, run.started, cancellations)
-    if by.shield is not None:
-        attempt = functools.partial(by.shield.attempt_async, attempt, run.deadline_at)
+    if by.guard is not None:
+        attempt = functools.partial(by.guard.attempt_async, attempt, run.deadline_at)
     return attempt
 
 

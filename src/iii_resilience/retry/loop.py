@@ -18,10 +18,10 @@ import tenacity
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.admission import Visit, shield_for
+from iii_resilience.retry.admission import Admission, guard_for
 from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
 from iii_resilience.retry.policy_source import PolicySource, begin
-from iii_resilience.retry.run import CallRun, deadline_of
+from iii_resilience.retry.run import RetriedCall, deadline_of
 from iii_resilience.retry.tenacity_driver import hooks
 from iii_resilience.telemetry import meters
 
@@ -35,10 +35,10 @@ class RetryAttempt:
         number: 1 for the first.
     """
 
-    def __init__(self, number: int, started: float, run: CallRun | None = None) -> None:
+    def __init__(self, number: int, started: float, run: RetriedCall | None = None) -> None:
         self.number = number
         self.error: Exception | None = None
-        self.visit: Visit | None = None
+        self.admission: Admission | None = None
         self._started = started
         self._run = run
 
@@ -52,39 +52,39 @@ class RetryAttempt:
         __: TracebackType | None,
     ) -> bool:
         run, self._run = self._run, None  # the user's variable may outlive the loop
-        if self.visit is not None:
-            self.visit.leave(error)
+        if self.admission is not None:
+            self.admission.release(error)
         # The loop could not raise these two itself: to an iterator they mean its end.
         if isinstance(error, Exception) and not isinstance(
             error, (StopIteration, StopAsyncIteration)
         ):
             self.error = error
             if run is not None:
-                run.seen.leave()
+                run.telemetry.leave()
             return True
         # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
         if error is None:
             if run is None:
                 meters.succeeded(_LOOP, self._started)
             else:
-                run.seen.succeeded()
+                run.telemetry.succeeded()
         elif run is None:
             meters.passed(_LOOP, self._started, error)
         else:
-            run.passes(error)
+            run.interrupted(error)
         return False
 
-    def refused_by(self, enter: Callable[[], Visit]) -> None:
+    def refused_by(self, enter: Callable[[], Admission]) -> None:
         """Go behind the policy's breaker and bulkhead; a refusal is this attempt's error."""
         try:
-            self.visit = enter()
+            self.admission = enter()
         except (CircuitOpenError, BulkheadFullError) as error:
             self.error = error
 
-    async def refused_by_async(self, enter: Callable[[], Awaitable[Visit]]) -> None:
+    async def refused_by_async(self, enter: Callable[[], Awaitable[Admission]]) -> None:
         """As `refused_by`, for coroutines."""
         try:
-            self.visit = await enter()
+            self.admission = await enter()
         except (CircuitOpenError, BulkheadFullError) as error:
             self.error = error
 
@@ -107,10 +107,10 @@ class RetryLoop:
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
         policy, started, window = self._start()
-        shield = shield_for(policy, _LOOP)
+        guard = guard_for(policy, _LOOP)
         attempt = RetryAttempt(1, started)
-        if shield is not None:
-            attempt.refused_by(functools.partial(shield.enter, deadline_of(policy, started)))
+        if guard is not None:
+            attempt.refused_by(functools.partial(guard.admit, deadline_of(policy, started)))
         if attempt.error is None:
             yield attempt
         if attempt.error is None:
@@ -121,14 +121,14 @@ class RetryLoop:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
                 attempt.error = run.too_late()
-                if attempt.error is None and shield is not None:
-                    attempt.refused_by(functools.partial(shield.enter, run.deadline_at))
+                if attempt.error is None and guard is not None:
+                    attempt.refused_by(functools.partial(guard.admit, run.deadline_at))
                 if attempt.error is None:
-                    run.starts(sent=True)
+                    run.attempt_started(sent=True)
                     with _unless_left(run, attempt):
                         yield attempt
                 if attempt.error is not None:
-                    run.fails(attempt.error, _own(attempt.error))
+                    run.attempt_failed(attempt.error, _own(attempt.error))
             with manager:
                 attempt.replay()
         if run.reason is not None:
@@ -143,11 +143,11 @@ class RetryLoop:
         """As ``for``, without blocking the event loop while it waits."""
         policy, started, window = self._start()
         cancellations = Cancellations(cancellations_asked_for())
-        shield = shield_for(policy, _LOOP)
+        guard = guard_for(policy, _LOOP)
         attempt = RetryAttempt(1, started)
-        if shield is not None:
+        if guard is not None:
             await attempt.refused_by_async(
-                functools.partial(shield.enter_async, deadline_of(policy, started))
+                functools.partial(guard.admit_async, deadline_of(policy, started))
             )
         if attempt.error is None:
             yield attempt
@@ -159,16 +159,16 @@ class RetryLoop:
             if attempt.number > 1 or manager.retry_state.attempt_number > 1:
                 attempt = RetryAttempt(manager.retry_state.attempt_number, started, run)
                 attempt.error = run.too_late()
-                if attempt.error is None and shield is not None:
+                if attempt.error is None and guard is not None:
                     await attempt.refused_by_async(
-                        functools.partial(shield.enter_async, run.deadline_at)
+                        functools.partial(guard.admit_async, run.deadline_at)
                     )
                 if attempt.error is None:
-                    run.starts(sent=True)
+                    run.attempt_started(sent=True)
                     with _unless_left(run, attempt):
                         yield attempt
                 if attempt.error is not None:
-                    run.fails(attempt.error, _own(attempt.error))
+                    run.attempt_failed(attempt.error, _own(attempt.error))
             with manager:
                 attempt.replay()
         if run.reason is not None:
@@ -193,21 +193,21 @@ class RetryLoop:
         window: BudgetWindow | None,
         error: Exception,
         swallowed: Callable[[Exception], bool] | None = None,
-    ) -> CallRun:
+    ) -> RetriedCall:
         run = begin(self._source, _LOOP, started, policy, window, swallowed)
-        run.fails(error, _own(error))
+        run.attempt_failed(error, _own(error))
         return run
 
 
 @contextmanager
-def _unless_left(run: CallRun, attempt: RetryAttempt) -> Iterator[None]:
+def _unless_left(run: RetriedCall, attempt: RetryAttempt) -> Iterator[None]:
     """While the user has an attempt: where he leaves the loop instead, the call ends there."""
     try:
         yield
     except GeneratorExit as left:
         if attempt.error is not None:
-            run.fails(attempt.error, _own(attempt.error))
-        run.passes(left)
+            run.attempt_failed(attempt.error, _own(attempt.error))
+        run.interrupted(left)
         raise
 
 

@@ -13,14 +13,14 @@ from typing import Any, TypedDict
 import attrs
 
 from iii_resilience.config.default_book import default_book
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
-from iii_resilience.retry.admission import Shield, shield_for
-from iii_resilience.retry.run import CallRun, deadline_of
+from iii_resilience.retry.admission import AttemptGuard, guard_for
+from iii_resilience.retry.run import RetriedCall, deadline_of
 from iii_resilience.telemetry import named
 
 
@@ -39,21 +39,21 @@ class Overrides(TypedDict, total=False):
 
 
 @attrs.frozen
-class InForce:
+class ResolvedPolicy:
     """What one decorated function goes by until the default book turns to another edition.
 
     Attributes:
-        edition: The edition of the default book that it was found in.
+        policy_set: The edition of the default book that it was found in.
         policy: The policy.
         window: Its budget's count, or None where there is nothing to count.
         shield: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
     """
 
-    edition: Edition
+    policy_set: PolicySet
     policy: RetryPolicy
     window: BudgetWindow | None
-    shield: Shield | None
+    guard: AttemptGuard | None
     plain: bool
 
 
@@ -82,14 +82,14 @@ class PolicySource:
         self._no_attempt_timeout: str | None = None
         self._warned = False
         # One attribute, so that another thread never sees one book's policy with another book.
-        self._resolved: tuple[Edition, RetryPolicy, BudgetWindow | None] | None = None
+        self._resolved: tuple[PolicySet, RetryPolicy, BudgetWindow | None] | None = None
         if not isinstance(policy, str):
             # Bad numbers are found where they stand, not at the first call.
             (policy or RetryPolicy()).replace(**overrides)
 
     def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
         """The policy in force now and its budget's count."""
-        book = default_book().edition
+        book = default_book().policy_set
         resolved = self._resolved
         if resolved is None or resolved[0] is not book:
             policy, called = self._policy, "inline"
@@ -106,18 +106,18 @@ class PolicySource:
             resolved = self._resolved = (book, policy, window if self.idempotent else None)
         return resolved[1:]
 
-    def in_force(self, name: str) -> InForce:
+    def resolved(self, name: str) -> ResolvedPolicy:
         """As `resolve`, and what else a decorated function looks up once an edition.
 
         Args:
             name: The function.
         """
         # Read first: should the book turn meanwhile, the next call looks again.
-        edition = default_book().edition
+        policy_set = default_book().policy_set
         policy, window = self.resolve()
-        shield = shield_for(policy, name)
-        plain = shield is None and policy.attempt_timeout is None
-        return InForce(edition, policy, window, shield, plain)
+        guard = guard_for(policy, name)
+        plain = guard is None and policy.attempt_timeout is None
+        return ResolvedPolicy(policy_set, policy, window, guard, plain)
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -148,7 +148,7 @@ def begin(
     policy: RetryPolicy,
     window: Any,
     swallowed: Callable[[Exception], bool] | None = None,
-) -> CallRun:
+) -> RetriedCall:
     """The run of a call whose first attempt has failed.
 
     Args:
@@ -160,7 +160,7 @@ def begin(
         swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
             there are none.
     """
-    return CallRun(
+    return RetriedCall(
         policy,
         idempotent=source.idempotent,
         name=name,

@@ -24,7 +24,7 @@ from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError, NotC
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.hints import hint
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import Enqueue, RetryPolicy
 from iii_resilience.core.report import (
     Attempt,
@@ -40,13 +40,13 @@ from iii_resilience.telemetry import FailedCall
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = later("asyncio")  # a program without coroutines never needs it
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 T = TypeVar("T")
 
 
 @attrs.frozen
-class Outcome(Generic[T]):
+class CallOutcome(Generic[T]):
     """How a call ended: a value, or the exception to raise.
 
     The exception is handed back instead of being raised here, so that its traceback shows one
@@ -57,7 +57,7 @@ class Outcome(Generic[T]):
     error: BaseException | None = attrs.field(default=None, repr=False)
 
 
-class GiveUp(Exception):  # noqa: N818 - control flow between an attempt and its run, no error
+class StopRetrying(Exception):  # noqa: N818 - control flow between an attempt and its run, no error
     """Raised by an attempt that found it must not be sent: the call ends for this reason."""
 
     def __init__(self, reason: Reason) -> None:
@@ -65,7 +65,7 @@ class GiveUp(Exception):  # noqa: N818 - control flow between an attempt and its
         super().__init__(reason.value)
 
 
-class Pauses(Protocol):
+class Sleeper(Protocol):
     """What sleeps between attempts, and may raise to end the call."""
 
     def pause(self, seconds: float) -> None:
@@ -76,7 +76,7 @@ class Pauses(Protocol):
 
 
 @attrs.define
-class _Failed:
+class FailedAttempt:
     """One failed attempt and the exception it raised, with the traceback of the user's code."""
 
     attempt: Attempt
@@ -84,7 +84,7 @@ class _Failed:
     traceback: TracebackType | None
 
 
-class CallRun:
+class RetriedCall:
     """One call's attempts and decisions.
 
     Args:
@@ -114,7 +114,7 @@ class CallRun:
         deadline_at: float | None,
         function_id: str | None = None,
         on_blocking: Callable[[], object] | None = None,
-        pauses: Pauses | None = None,
+        pauses: Sleeper | None = None,
         look: Callable[[Failure], Failure] | None = None,
         swallowed: Callable[[Exception], bool] | None = None,
         tells_its_end: bool = True,
@@ -126,7 +126,7 @@ class CallRun:
         self.deadline_at = deadline_at
         self.function_id = function_id
         self.reason: Reason | None = None
-        self.failed: list[_Failed] = []
+        self.failed: list[FailedAttempt] = []
         self._window = window
         self._permit = False
         self._stops = 0
@@ -141,11 +141,11 @@ class CallRun:
         self._look = look
         self._swallowed = swallowed
         self._tells_its_end = tells_its_end
-        self._seen: FailedCall | None = None
+        self._telemetry: FailedCall | None = None
 
     # What an attempt reports.
 
-    def starts(self, *, sent: bool) -> None:
+    def attempt_started(self, *, sent: bool) -> None:
         """An attempt starts; ``sent`` says whether starting it already is sending it."""
         self._attempt_started = time.monotonic()
         self._sent = False
@@ -153,14 +153,14 @@ class CallRun:
             # Raised again, the same object would carry the library's frames along.
             self.failed[-1].error.with_traceback(None)
         if sent:
-            self.sending()
+            self.attempt_sent()
 
-    def sending(self) -> None:
+    def attempt_sent(self) -> None:
         """The attempt leaves this process now: its permit is spent, and it can be seen."""
         self._sent = True
         self.spend()
-        if self._seen is not None:
-            self._seen.sends(self._attempt_started, self._delay)
+        if self._telemetry is not None:
+            self._telemetry.sends(self._attempt_started, self._delay)
 
     def spend(self) -> None:
         """The permit of the retry is spent, if it has one."""
@@ -168,13 +168,13 @@ class CallRun:
             self._permit = False
             self._window.spend(time.monotonic())
 
-    def too_late(self) -> GiveUp | None:
+    def too_late(self) -> StopRetrying | None:
         """What ends the call instead of a retry, where its delay took longer than it should."""
         if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
-            return GiveUp(Reason.DEADLINE)
+            return StopRetrying(Reason.DEADLINE)
         return None
 
-    def fails(
+    def attempt_failed(
         self, error: Exception, traceback: TracebackType | None, *, sent: bool | None = None
     ) -> None:
         """Record a failed attempt.
@@ -182,12 +182,12 @@ class CallRun:
         Args:
             error: What it raised.
             traceback: The traceback from the user's first frame on.
-            sent: Whether the attempt left this process, where `sending` was not told.
+            sent: Whether the attempt left this process, where `attempt_sent` was not told.
         """
         self._release()
-        if isinstance(error, GiveUp):
+        if isinstance(error, StopRetrying):
             self._forced = error.reason
-            self.seen.not_made()
+            self.telemetry.not_made()
             return
         failure = self._classify(error)
         if self._look is not None:
@@ -201,24 +201,24 @@ class CallRun:
             duration=time.monotonic() - self._attempt_started,
             sent=(self._sent if sent is None else sent) and not _refused(error),
         )
-        self.failed.append(_Failed(attempt, error, traceback))
-        self.seen.failed(attempt, self._attempt_started, error)
+        self.failed.append(FailedAttempt(attempt, error, traceback))
+        self.telemetry.failed(attempt, self._attempt_started, error)
 
-    def passes(self, error: BaseException) -> None:
+    def interrupted(self, error: BaseException) -> None:
         """Something passes through the call that is no outcome to decide about: it ends.
 
         Args:
             error: Cancellation or its like, or what ended a wait.
         """
         self._release()
-        self.seen.passed(error)
+        self.telemetry.passed(error)
 
     @property
-    def seen(self) -> FailedCall:
+    def telemetry(self) -> FailedCall:
         """What the outside can see of the call."""
-        seen = self._seen
+        seen = self._telemetry
         if seen is None:
-            seen = self._seen = FailedCall(
+            seen = self._telemetry = FailedCall(
                 self.name,
                 self.started,
                 remote=self.function_id is not None,
@@ -228,15 +228,15 @@ class CallRun:
 
     # The rest of a call after its first failure.
 
-    def go_on(self, attempt: Callable[[], T], *, sends: bool = True) -> Outcome[T]:
+    def go_on(self, attempt: Callable[[], T], *, sends: bool = True) -> CallOutcome[T]:
         """Decide about the recorded failure and make the attempts that follow, if any.
 
         Args:
             attempt: Makes one attempt.
-            sends: Whether calling ``attempt`` is sending it (False: it calls `sending` itself).
+            sends: Whether calling ``attempt`` sends it (False: it calls `attempt_sent` itself).
         """
         if self._ends_at_once():
-            return Outcome(error=self.finish())
+            return CallOutcome(error=self.finish())
         state = CallState(self, self.failed[-1].error, attempt)
         try:
             while isinstance(do := state.next_step(), tenacity.DoSleep):
@@ -246,25 +246,25 @@ class CallRun:
                     self._start_in_time(sent=sends)
                     value = attempt()
                 except Exception as error:
-                    self.fails(error, below(error))
+                    self.attempt_failed(error, user_traceback(error))
                     state.failed_with(error)
                 except BaseException as error:
-                    self.passes(error)
-                    return Outcome(error=error.with_traceback(below(error)))
+                    self.interrupted(error)
+                    return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    self.seen.succeeded()
-                    return Outcome(value=value)
-            return Outcome(error=self.finish())
+                    self.telemetry.succeeded()
+                    return CallOutcome(value=value)
+            return CallOutcome(error=self.finish())
         finally:
             # The frames of what an attempt raised lead here: none of these may hold the exception.
             del self, state
 
     async def go_on_async(
         self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
-    ) -> Outcome[T]:
+    ) -> CallOutcome[T]:
         """As `go_on`, for coroutines."""
         if self._ends_at_once():
-            return Outcome(error=self.finish())
+            return CallOutcome(error=self.finish())
         state = CallState(self, self.failed[-1].error, attempt)
         try:
             while isinstance(do := state.next_step(), tenacity.DoSleep):
@@ -274,15 +274,15 @@ class CallRun:
                     self._start_in_time(sent=sends)
                     value = await attempt()
                 except Exception as error:
-                    self.fails(error, below(error))
+                    self.attempt_failed(error, user_traceback(error))
                     state.failed_with(error)
                 except BaseException as error:
-                    self.passes(error)
-                    return Outcome(error=error.with_traceback(below(error)))
+                    self.interrupted(error)
+                    return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    self.seen.succeeded()
-                    return Outcome(value=value)
-            return Outcome(error=self.finish())
+                    self.telemetry.succeeded()
+                    return CallOutcome(value=value)
+            return CallOutcome(error=self.finish())
         finally:
             # The frames of what an attempt raised lead here: none of these may hold the exception.
             del self, state
@@ -309,12 +309,12 @@ class CallRun:
             # Each as it was raised; with the library's frames it would hold this object.
             failed.error.with_traceback(failed.traceback)
         if fallback is None or self.function_id is None:
-            self.seen.gave_up(failure)
+            self.telemetry.gave_up(failure)
         return error.with_traceback(traceback)
 
     def not_handed_over(self) -> None:
         """There was no fallback for this failure, or it failed too: the call ends as it stands."""
-        self.seen.gave_up(self.failure)
+        self.telemetry.gave_up(self.failure)
 
     @property
     def failure(self) -> Failure:
@@ -326,7 +326,7 @@ class CallRun:
         """The strongest over all attempts so far."""
         return execution_over([failed.attempt for failed in self.failed])
 
-    def _shown(self) -> _Failed:
+    def _shown(self) -> FailedAttempt:
         """Of the failed attempts the last one that was sent; if none was, the last one."""
         for failed in reversed(self.failed):
             if failed.attempt.sent:
@@ -347,7 +347,7 @@ class CallRun:
         late = self.too_late()
         if late is not None:
             raise late
-        self.starts(sent=sent)
+        self.attempt_started(sent=sent)
 
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
         """The decision about the attempt that just failed; made for the first that asks.
@@ -362,14 +362,14 @@ class CallRun:
             try:
                 self._decision = self._decide(state)
             except BaseException as error:  # what a user's own wait or stop raises
-                self.passes(error)
+                self.interrupted(error)
                 raise
             last = self.failed[-1].attempt
             if self._decision.retry:
                 self._delay = self._decision.delay or 0.0
             else:
                 self.reason = self._decision.reason
-            self.seen.decided(last.failure, self._decision)
+            self.telemetry.decided(last.failure, self._decision)
         return self._decision
 
     def _decide(self, state: tenacity.RetryCallState | None) -> Decision:
@@ -439,7 +439,7 @@ class CallRun:
             else:
                 time.sleep(seconds)
         except BaseException as error:
-            self.passes(error)
+            self.interrupted(error)
             raise
 
     async def sleep_async(self, seconds: float) -> None:
@@ -450,7 +450,7 @@ class CallRun:
             else:
                 await asyncio.sleep(seconds)
         except BaseException as error:
-            self.passes(error)
+            self.interrupted(error)
             raise
 
     def _release(self) -> None:
@@ -486,7 +486,7 @@ def deadline_of(policy: RetryPolicy, started: float) -> float | None:
     return None if policy.deadline is None else started + policy.deadline
 
 
-def below(error: BaseException) -> TracebackType | None:
+def user_traceback(error: BaseException) -> TracebackType | None:
     """The traceback from the user's first frame on, without the library's above it."""
     traceback = error.__traceback__
     while traceback is not None and _is_retries(traceback.tb_frame):

@@ -15,7 +15,7 @@ from tenacity.wait import wait_base
 
 from iii_resilience.core.decide import Decision
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.run import CallRun, below, deadline_of
+from iii_resilience.retry.run import RetriedCall, deadline_of, user_traceback
 
 _RUN = "_iii_resilience_run"
 
@@ -42,11 +42,11 @@ class _Calls:
         budget = policy.budget
         self._window = budget.window_for() if budget is not None and idempotent else None
 
-    def run(self, state: tenacity.RetryCallState) -> CallRun:
+    def run(self, state: tenacity.RetryCallState) -> RetriedCall:
         """The run of the call that this state belongs to."""
-        run: CallRun | None = getattr(state, _RUN, None)
+        run: RetriedCall | None = getattr(state, _RUN, None)
         if run is None:
-            run = CallRun(
+            run = RetriedCall(
                 self.policy,
                 idempotent=self._idempotent,
                 name=getattr(state.fn, "__qualname__", "tenacity"),
@@ -62,7 +62,7 @@ class _Calls:
 
     def before(self, state: tenacity.RetryCallState) -> None:
         """An attempt starts."""
-        self.run(state).starts(sent=True)
+        self.run(state).attempt_started(sent=True)
 
     def decided(self, state: tenacity.RetryCallState) -> Decision | None:
         """The decision about the attempt that just failed; None where there is none to make."""
@@ -71,7 +71,7 @@ class _Calls:
             return None
         run = self.run(state)
         if len(run.failed) < state.attempt_number:
-            run.fails(error, below(error))
+            run.attempt_failed(error, user_traceback(error))
         decision = run.decided(state)
         if decision.retry:
             # Whether it is sent is tenacity's business from here: the permit is not held for it.

@@ -16,7 +16,7 @@ import tenacity
 from iii_resilience.core.decide import Decision
 
 
-class Run(Protocol):
+class DrivenCall(Protocol):
     """The run of a call, as far as tenacity has to do with it."""
 
     name: str
@@ -27,7 +27,7 @@ class Run(Protocol):
         """The decision about the attempt that just failed; made for the first that asks."""
 
 
-def hooks(run: Run) -> dict[str, Any]:
+def hooks(run: DrivenCall) -> dict[str, Any]:
     """Tenacity's keyword arguments for the run of one call (all but ``sleep``).
 
     Tenacity asks them in an order that depends on how an attempt ended, and not always all.
@@ -41,24 +41,24 @@ def hooks(run: Run) -> dict[str, Any]:
     }
 
 
-def _before(run: Run, state: tenacity.RetryCallState) -> None:
+def _before(run: DrivenCall, state: tenacity.RetryCallState) -> None:
     # Tenacity came in after the first failure; a user's stop_after_delay counts from the call's
     # start.
     state.start_time = run.started
 
 
-def _retry(run: Run, state: tenacity.RetryCallState) -> bool:
+def _retry(run: DrivenCall, state: tenacity.RetryCallState) -> bool:
     if state.outcome is None or not state.outcome.failed:
         return False
     run.decided(state)
     return True  # whether it is given up is what `_stop` answers
 
 
-def _wait(run: Run, state: tenacity.RetryCallState) -> float:
+def _wait(run: DrivenCall, state: tenacity.RetryCallState) -> float:
     return run.decided(state).delay or 0.0
 
 
-def _stop(run: Run, state: tenacity.RetryCallState) -> bool:
+def _stop(run: DrivenCall, state: tenacity.RetryCallState) -> bool:
     return not run.decided(state).retry
 
 
@@ -76,7 +76,7 @@ class CallState(tenacity.RetryCallState):
         attempt: What makes an attempt, for whoever looks at the state.
     """
 
-    def __init__(self, run: Run, error: Exception, attempt: Callable[[], Any]) -> None:
+    def __init__(self, run: DrivenCall, error: Exception, attempt: Callable[[], Any]) -> None:
         super().__init__(_shown_to_users(), attempt, (), {})
         self.start_time = run.started  # a user's stop_after_delay counts from the call's start
         self.run = run
@@ -117,7 +117,7 @@ def _shown_to_users() -> tenacity.Retrying:
     return tenacity.Retrying()
 
 
-def _step(hook: Callable[[Run, Any], Any]) -> Callable[[Any], Any]:
+def _step(hook: Callable[[DrivenCall, Any], Any]) -> Callable[[Any], Any]:
     return lambda state: hook(state.run, state)
 
 

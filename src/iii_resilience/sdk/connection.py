@@ -20,11 +20,11 @@ from contextlib import suppress
 from typing import Any, cast
 
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.sdk.engine_api import Presence, functions_info
-from iii_resilience.sdk.event_loops import tell
-from iii_resilience.sdk.pending_calls import Flights, Gate, unsent
+from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
+from iii_resilience.sdk.event_loops import call_soon
+from iii_resilience.sdk.pending_calls import InFlightCalls, SendCheck, unsent
 from iii_resilience.sdk.versions import Sdk, installed
-from iii_resilience.sdk.wait_queue import Waiters
+from iii_resilience.sdk.wait_queue import WaitQueue
 
 _POLL = 0.02
 
@@ -37,7 +37,7 @@ _SHORT_LIVED = 1.0
 _REFUSALS = 3
 
 
-def connection_of(worker: Any) -> Link:
+def connection_of(worker: Any) -> Connection:
     """The connection of a client, the one that `resilient` made where it has wrapped it.
 
     Args:
@@ -46,11 +46,11 @@ def connection_of(worker: Any) -> Link:
     Raises:
         TypeError: The object is no client of the SDK.
     """
-    own = getattr(worker, "_link", None)
-    return own if isinstance(own, Link) else Link(worker)
+    own = getattr(worker, "_connection", None)
+    return own if isinstance(own, Connection) else Connection(worker)
 
 
-class Link:
+class Connection:
     """What is known of one SDK client's connection.
 
     Args:
@@ -83,17 +83,17 @@ class Link:
         self.closed = False
         self.epoch = 0
         self.answered = False
-        self.connections = Waiters()
+        self.connections = WaitQueue()
         loop = getattr(client, "_loop", None)
         self.own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
-        self.flights = Flights(
+        self.in_flight = InFlightCalls(
             self.own_loop,
             self._look,
             self._call,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
-        self._pauses = Waiters()
+        self._pauses = WaitQueue()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._on_change: list[Callable[[], None]] = []
@@ -106,15 +106,15 @@ class Link:
         self._dead_since: float | None = None
         self._thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
         own = getattr(client, "_worker_namespace", None)
-        inherited = own() if callable(own) else None
-        self.namespace = inherited if isinstance(inherited, str) else None
+        current_inbound = own() if callable(own) else None
+        self.namespace = current_inbound if isinstance(current_inbound, str) else None
         subscribe = getattr(client, "add_connection_state_listener", None)
         self._listens = callable(subscribe)
         if callable(subscribe):
             subscribe(self._told)
         if not (self._listens and self.sdk.survives_clean_close):
             # Nobody tells of the loss, or not of every one: look again and again.
-            tell(self.loop, self._watch)
+            call_soon(self.loop, self._watch)
 
     # The connection.
 
@@ -143,7 +143,7 @@ class Link:
         Every SDK so far has a loop of its own, though no public way to it; one that does not show
         it (0.25 works on any loop) is called on a thread of this library.
         """
-        return self.flights.loop
+        return self.in_flight.loop
 
     @property
     def on_loop_thread(self) -> bool:
@@ -350,7 +350,7 @@ class Link:
                 self._changed()
         finally:
             if changed and not connected:
-                self.flights.lose()
+                self.in_flight.connection_lost()
             if state == "failed" or (changed and (connected or self.refused)):
                 self.connections.release()  # they look again, and learn what it is
 
@@ -398,10 +398,10 @@ class Link:
         *,
         seconds: float,
         local: bool = False,
-        gate: Gate | None = None,
+        send_check: SendCheck | None = None,
     ) -> Any:
-        """Hand a call to the SDK and wait for its answer: see `Flights.send`."""
-        return self.flights.send(request, seconds=seconds, local=local, gate=gate)
+        """Hand a call to the SDK and wait for its answer: see `InFlightCalls.send`."""
+        return self.in_flight.send(request, seconds=seconds, local=local, send_check=send_check)
 
     async def send_async(
         self,
@@ -409,12 +409,14 @@ class Link:
         *,
         seconds: float,
         local: bool = False,
-        gate: Gate | None = None,
+        send_check: SendCheck | None = None,
     ) -> Any:
         """As `send`, for coroutines on any event loop."""
-        return await self.flights.send_async(request, seconds=seconds, local=local, gate=gate)
+        return await self.in_flight.send_async(
+            request, seconds=seconds, local=local, send_check=send_check
+        )
 
-    def _look(self, request: dict[str, Any], *, local: bool, gate: Gate | None) -> None:
+    def _look(self, request: dict[str, Any], *, local: bool, send_check: SendCheck | None) -> None:
         """One more look at a call, in the step of the SDK's loop in which it is sent.
 
         Raises:
@@ -424,14 +426,14 @@ class Link:
         if local and self.dispatches_locally(request):
             return
         # Of one that was local nobody has looked whether it can be sent.
-        if not self.connected or (gate is not None and (local or not gate.may_go())):
-            raise unsent(gate)
+        if not self.connected or (send_check is not None and (local or not send_check.may_send())):
+            raise unsent(send_check)
 
     # The question.
 
     async def functions_info(
         self, function_ids: list[str], namespace: str | None
-    ) -> dict[str, Presence] | None:
+    ) -> dict[str, FunctionStatus] | None:
         """Ask the engine which functions are registered: see `question.ask`."""
         answers = await functions_info(self._call, function_ids, namespace)
         if answers is not None:
@@ -440,7 +442,7 @@ class Link:
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        running = self.flights.run(task)
+        running = self.in_flight.run(task)
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 

@@ -74,7 +74,7 @@ _TIMEOUT_MS = 1000
 
 
 @attrs.frozen
-class Presence:
+class FunctionStatus:
     """The engine's answer to the question for one function.
 
     Attributes:
@@ -103,7 +103,7 @@ async def functions_info(
     call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
     function_ids: list[str],
     namespace: str | None,
-) -> dict[str, Presence] | None:
+) -> dict[str, FunctionStatus] | None:
     """Ask the engine which functions are registered. Runs on the SDK's loop.
 
     Args:
@@ -119,7 +119,7 @@ async def functions_info(
         result = await call(functions_info_request(function_ids, namespace))
         wanted = namespace or "default"
         return {
-            item["function_id"]: Presence(
+            item["function_id"]: FunctionStatus(
                 # A forbidden item counts as there: the call is sent, the engine answers it.
                 item.get("error") in {None, "forbidden"}
                 and item.get("namespace", wanted) == wanted,

@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 
-def tell(loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any) -> None:
+def call_soon(
+    loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any
+) -> None:
     """Run something on an event loop, unless that loop has ended: then nobody listens."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(what, *arguments)
@@ -33,7 +35,7 @@ async def in_thread(work: Callable[[], None]) -> None:
             work()
         except BaseException as raised:  # handed to the waiting coroutine
             error = raised
-        tell(here, settle, done, None, error)
+        call_soon(here, settle, done, None, error)
 
     threading.Thread(target=run, name="iii-resilience", daemon=True).start()
     await done

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
-from iii_resilience.sdk.event_loops import settle, substitute_loop, tell
+from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
 
 T = TypeVar("T")
 
@@ -47,36 +47,36 @@ _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
 
-class Gate(Protocol):
+class SendCheck(Protocol):
     """What a call knows better than its connection; used on the SDK's loop only."""
 
     @abstractmethod
-    def may_go(self) -> bool:
+    def may_send(self) -> bool:
         """Whether it may be sent now."""
 
     @abstractmethod
-    def met(self, error: Exception) -> None:
+    def on_error(self, error: Exception) -> None:
         """It has ended in this; its caller will know a moment later."""
 
 
-class Held(Exception):  # noqa: N818 - control flow between a call and its gate, no error
+class SendRefused(Exception):  # noqa: N818 - control flow between a call and its gate, no error
     """Raised for a call that was not sent, because something has changed since it was let go."""
 
 
-def unsent(gate: Gate | None) -> Held | NotConnectedError:
+def unsent(send_check: SendCheck | None) -> SendRefused | NotConnectedError:
     """What a call that was let go, and cannot be sent now, ends in; one with a gate goes again."""
-    return NotConnectedError(_UNSENT) if gate is None else Held()
+    return NotConnectedError(_UNSENT) if send_check is None else SendRefused()
 
 
-class Flights:
+class InFlightCalls:
     """The calls of one client that have not ended.
 
-    Whoever takes a flight out of its crew ends it, and nobody else does: so each ends once.
+    Removing a call from the pending set transfers ownership: only the remover may settle it.
 
     Args:
         loop: Where the SDK's calls are at home; None for a loop on a thread of this library.
-        look: Raises `Held` or NotConnectedError where a call must not be sent now; asked on that
-            loop, in the step that sends it.
+        look: Raises `SendRefused` or NotConnectedError where a call must not be sent now; called
+            on that loop, in the step that sends it.
         call: The SDK's own ``trigger_async``.
         usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
             has no connection any longer.
@@ -97,11 +97,13 @@ class Flights:
         self._look = look
         self._call = call
         self._may_cancel = may_cancel
-        self._aboard: _Crew = {}
-        self._inside: _Crew = {}  # what runs in this process needs no connection
+        self._aboard: _Pending = {}
+        self._inside: _Pending = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[None]] = set()
         # With the context of the caller, in which the SDK finds the trace that a call belongs to.
-        self._waiting: deque[tuple[_Flight, _Crew, dict[str, Any], contextvars.Context]] = deque()
+        self._waiting: deque[
+            tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
+        ] = deque()
         self._turn_is_taken = False
 
     @property
@@ -112,7 +114,7 @@ class Flights:
     def __len__(self) -> int:
         return len(self._aboard) + len(self._inside)
 
-    def lose(self) -> None:
+    def connection_lost(self) -> None:
         """The connection is gone: every call that needs it ends now."""
         self._end(self._aboard, LOST)
 
@@ -121,7 +123,7 @@ class Flights:
         self._end(self._aboard, _SHUT_DOWN)
         self._end(self._inside, _SHUT_DOWN)
 
-    async def abandon(self) -> None:
+    async def cancel_rest(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
 
         Runs on the SDK's loop; after that loop's end these tasks would be complained of.
@@ -137,7 +139,7 @@ class Flights:
         *,
         seconds: float,
         local: bool = False,
-        gate: Gate | None = None,
+        send_check: SendCheck | None = None,
     ) -> Any:
         """Hand a call to the SDK and wait for its answer, from any thread but the SDK's own.
 
@@ -149,7 +151,7 @@ class Flights:
             request: What the SDK takes.
             seconds: The call's timeout, which the SDK was told.
             local: Whether the SDK runs it in this process, connected or not.
-            gate: What is asked and told on the SDK's loop, or None.
+            send_check: What is asked and told on the SDK's loop, or None.
 
         Raises:
             Held: Something has changed since the call was let go (its gate, or the connection), and
@@ -160,24 +162,24 @@ class Flights:
                 SDK could not send the call in time.
             Exception: Whatever the SDK raises.
         """
-        flight = _Awaited(gate)
-        crew = self._inside if local else self._aboard
+        pending_call = _SyncCall(send_check)
+        pending = self._inside if local else self._aboard
         left = seconds + _SLACK
-        crew[flight] = None
+        pending[pending_call] = None
         try:
-            self._hand_over(flight, crew, request)
-            while not flight.landed.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
+            self._hand_over(pending_call, pending, request)
+            while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
-                    self._give_up(flight, crew, seconds)
+                    self._give_up(pending_call, pending, seconds)
                     break
-                self._look_after(flight, crew)
+                self._look_after(pending_call, pending)
         finally:
-            if crew.pop(flight, _GONE) is None:  # the thread was interrupted
-                tell(self.loop, self._drop, flight)
-        error, flight.error = flight.error, None  # else they would hold each other
+            if pending.pop(pending_call, _GONE) is None:  # the thread was interrupted
+                call_soon(self.loop, self._drop, pending_call)
+        error, pending_call.error = pending_call.error, None  # else they would hold each other
         if error is None:
-            return flight.answer
+            return pending_call.answer
         try:
             raise error
         finally:
@@ -189,27 +191,27 @@ class Flights:
         *,
         seconds: float,
         local: bool = False,
-        gate: Gate | None = None,
+        send_check: SendCheck | None = None,
     ) -> Any:
         """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
         here = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = here.create_future()
-        flight = _AwaitedAsync(gate, here, answer)
-        crew = self._inside if local else self._aboard
-        bound = here.call_later(seconds + _SLACK, self._out_of_time, flight, crew, seconds)
-        crew[flight] = None
+        pending_call = _AsyncCall(send_check, here, answer)
+        pending = self._inside if local else self._aboard
+        bound = here.call_later(seconds + _SLACK, self._out_of_time, pending_call, pending, seconds)
+        pending[pending_call] = None
         try:
             if here is self.loop:
-                self._depart(flight, crew, request)
+                self._submit(pending_call, pending, request)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (sdk-matrix, section 3).
-                self._hand_over(flight, crew, request)
+                self._hand_over(pending_call, pending, request)
             return await answer
         finally:
             bound.cancel()
-            if crew.pop(flight, _GONE) is None:  # the caller gave it up
-                tell(self.loop, self._drop, flight)
+            if pending.pop(pending_call, _GONE) is None:  # the caller gave it up
+                call_soon(self.loop, self._drop, pending_call)
             del answer  # it holds the error that it ended in, and that one this frame
 
     def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -224,126 +226,136 @@ class Flights:
             work.close()
             raise NotConnectedError(_ENDED) from None
 
-    def _hand_over(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+    def _hand_over(
+        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+    ) -> None:
         try:
-            self.loop.call_soon_threadsafe(self._depart, flight, crew, request)
+            self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
         except RuntimeError:  # the loop was closed after the check
             raise NotConnectedError(_ENDED) from None
 
     # On the SDK's loop.
 
-    def _depart(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+    def _submit(
+        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+    ) -> None:
         # All at once they would be sent before the loop looks for answers again. One a turn, the
         # first answer to many (that their worker is gone) holds back the rest.
         if self._turn_is_taken:
-            self._waiting.append((flight, crew, request, contextvars.copy_context()))
+            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
         else:
-            self._take_off(flight, crew, request)
+            self._start(pending_call, pending, request)
 
-    def _take_off(
+    def _start(
         self,
-        flight: _Flight,
-        crew: _Crew,
+        pending_call: _InFlightCall,
+        pending: _Pending,
         request: dict[str, Any],
         context: contextvars.Context | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        if flight in crew:
-            flying = self._fly(flight, crew, request)
-            task = flight.task = loop.create_task(flying, context=context)
+        if pending_call in pending:
+            flying = self._send_now(pending_call, pending, request)
+            task = pending_call.task = loop.create_task(flying, context=context)
             if not self._may_cancel:
                 self._left.add(task)
                 task.add_done_callback(self._left.discard)
         self._turn_is_taken = True
-        loop.call_soon(self._next_turn)
+        loop.call_soon(self._next_iteration)
 
-    def _next_turn(self) -> None:
+    def _next_iteration(self) -> None:
         if self._waiting:
-            self._take_off(*self._waiting.popleft())
+            self._start(*self._waiting.popleft())
         else:
             self._turn_is_taken = False
 
-    async def _fly(self, flight: _Flight, crew: _Crew, request: dict[str, Any]) -> None:
+    async def _send_now(
+        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+    ) -> None:
         # In this order, and in the same step as the sending: whoever takes a flight out looks at
-        # `departed` afterwards, so that what he says of it is never less than the truth.
-        flight.departed = True
-        if flight not in crew:
+        # `sent` afterwards, so that what he says of it is never less than the truth.
+        pending_call.sent = True
+        if pending_call not in pending:
             return
-        gate = flight.gate
+        send_check = pending_call.send_check
         try:
-            self._look(request, local=crew is self._inside, gate=gate)
+            self._look(request, local=pending is self._inside, send_check=send_check)
             try:
                 answer = await self._call(request)
             except Exception as error:
-                if gate is not None:
-                    gate.met(error)
+                if send_check is not None:
+                    send_check.on_error(error)
                 raise
         except BaseException as error:
             # A cancellation that is not ours is the SDK's own end.
             lost = isinstance(error, asyncio.CancelledError)
-            if crew.pop(flight, _GONE) is None:
-                flight.land(None, ConnectionLostError(LOST) if lost else error)
+            if pending.pop(pending_call, _GONE) is None:
+                pending_call.settle(None, ConnectionLostError(LOST) if lost else error)
             if not isinstance(error, Exception):
                 raise
         else:
-            if crew.pop(flight, _GONE) is None:
-                flight.land(answer, None)
+            if pending.pop(pending_call, _GONE) is None:
+                pending_call.settle(answer, None)
 
-    def _drop(self, flight: _Flight) -> None:
+    def _drop(self, pending_call: _InFlightCall) -> None:
         """Nobody waits for it any longer: end the SDK's part of it too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
         the client for good (sdk-matrix, section 0).
         """
-        if flight.task is not None and self._may_cancel:
-            flight.task.cancel()
+        if pending_call.task is not None and self._may_cancel:
+            pending_call.task.cancel()
 
     # Before its answer.
 
-    def _end(self, crew: _Crew, why: str) -> None:
-        while crew:
+    def _end(self, pending: _Pending, why: str) -> None:
+        while pending:
             try:
-                flight, _ = crew.popitem()
+                pending_call, _ = pending.popitem()
             except KeyError:  # it landed in this very moment
                 return
-            error = self._end_of(flight, ConnectionLostError(why), unsent(flight.gate))
-            flight.land(None, error)
+            error = self._end_of(
+                pending_call, ConnectionLostError(why), unsent(pending_call.send_check)
+            )
+            pending_call.settle(None, error)
 
-    def _out_of_time(self, flight: _Flight, crew: _Crew, seconds: float) -> None:
-        error = self._taken(flight, crew, *_stuck(seconds))
+    def _out_of_time(self, pending_call: _InFlightCall, pending: _Pending, seconds: float) -> None:
+        error = self._taken(pending_call, pending, *_stuck(seconds))
         if error is not None:
-            flight.land(None, error)
+            pending_call.settle(None, error)
 
-    def _give_up(self, flight: _Awaited, crew: _Crew, seconds: float) -> None:
-        error = self._taken(flight, crew, *_stuck(seconds))
+    def _give_up(self, pending_call: _SyncCall, pending: _Pending, seconds: float) -> None:
+        error = self._taken(pending_call, pending, *_stuck(seconds))
         if error is not None:
             raise error
         # It is landing, unless whoever took it out was interrupted before.
-        if not flight.landed.acquire(timeout=_SLACK):
+        if not pending_call.settled.acquire(timeout=_SLACK):
             raise ConnectionLostError(LOST)
 
-    def _look_after(self, flight: _Flight, crew: _Crew) -> None:
+    def _look_after(self, pending_call: _InFlightCall, pending: _Pending) -> None:
         try:
-            self._usable(local=crew is self._inside)
+            self._usable(local=pending is self._inside)
         except Exception as unusable:
             # What is true of the client need not be true of this call.
-            error = self._taken(flight, crew, ConnectionLostError(LOST), unusable)
+            error = self._taken(pending_call, pending, ConnectionLostError(LOST), unusable)
             if error is not None:
                 raise error from None
 
     def _taken(
-        self, flight: _Flight, crew: _Crew, sent: Exception, never_sent: Exception
+        self, pending_call: _InFlightCall, pending: _Pending, sent: Exception, never_sent: Exception
     ) -> Exception | None:
         """Take a flight out; what it ends in, or None where somebody else has taken it."""
-        if crew.pop(flight, _GONE) is not None:
+        if pending.pop(pending_call, _GONE) is not None:
             return None
-        return self._end_of(flight, sent, never_sent)
+        return self._end_of(pending_call, sent, never_sent)
 
-    def _end_of(self, flight: _Flight, sent: Exception, never_sent: Exception) -> Exception:
+    def _end_of(
+        self, pending_call: _InFlightCall, sent: Exception, never_sent: Exception
+    ) -> Exception:
         """What a flight that was taken out ends in."""
-        if not flight.departed:  # and it never will
+        if not pending_call.sent:  # and it never will
             return never_sent
-        tell(self.loop, self._drop, flight)
+        call_soon(self.loop, self._drop, pending_call)
         return sent
 
 
@@ -352,61 +364,64 @@ def _stuck(seconds: float) -> tuple[Exception, Exception]:
     return sent, NotConnectedError(_STANDS_STILL.format(seconds))
 
 
-class _Flight(ABC):
+class _InFlightCall(ABC):
     """A call that somebody waits for.
 
     Attributes:
-        gate: What is asked and told on the SDK's loop, or None.
+        send_check: What is asked and told on the SDK's loop, or None.
         departed: Whether the SDK may have got it.
         task: The SDK's part of it, or None before.
     """
 
-    __slots__ = ("departed", "gate", "task")
+    __slots__ = ("send_check", "sent", "task")
 
-    def __init__(self, gate: Gate | None) -> None:
-        self.gate = gate
-        self.departed = False
+    def __init__(self, send_check: SendCheck | None) -> None:
+        self.send_check = send_check
+        self.sent = False
         self.task: asyncio.Task[None] | None = None
 
     @abstractmethod
-    def land(self, answer: Any, error: BaseException | None) -> None:
-        """End the wait for it, from any thread; called by who took it out of its crew."""
+    def settle(self, answer: Any, error: BaseException | None) -> None:
+        """End the wait for it, from any thread; called by what removed it from the pending set."""
 
 
-_Crew = dict[_Flight, None]
+_Pending = dict[_InFlightCall, None]
 
 
-class _Awaited(_Flight):
+class _SyncCall(_InFlightCall):
     """A call that a thread waits for."""
 
-    __slots__ = ("answer", "error", "landed")
+    __slots__ = ("answer", "error", "settled")
 
-    def __init__(self, gate: Gate | None) -> None:
-        super().__init__(gate)
+    def __init__(self, send_check: SendCheck | None) -> None:
+        super().__init__(send_check)
         self.answer: Any = None
         self.error: BaseException | None = None
-        self.landed = threading.Lock()
-        self.landed.acquire()
+        self.settled = threading.Lock()
+        self.settled.acquire()
 
-    def land(self, answer: Any, error: BaseException | None) -> None:
+    def settle(self, answer: Any, error: BaseException | None) -> None:
         self.answer = answer
         self.error = error
-        self.landed.release()
+        self.settled.release()
 
 
-class _AwaitedAsync(_Flight):
+class _AsyncCall(_InFlightCall):
     """A call that a coroutine waits for."""
 
     __slots__ = ("_future", "_here")
 
     def __init__(
-        self, gate: Gate | None, here: asyncio.AbstractEventLoop, answer: asyncio.Future[Any]
+        self,
+        send_check: SendCheck | None,
+        here: asyncio.AbstractEventLoop,
+        answer: asyncio.Future[Any],
     ) -> None:
-        super().__init__(gate)
+        super().__init__(send_check)
         self._here = here
         self._future: asyncio.Future[Any] | None = answer
 
-    def land(self, answer: Any, error: BaseException | None) -> None:
+    def settle(self, answer: Any, error: BaseException | None) -> None:
         # The error's traceback holds frames that hold this object, which must not hold the error.
         future, self._future = self._future, None
         if future is None:
@@ -414,4 +429,4 @@ class _AwaitedAsync(_Flight):
         if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
             settle(future, answer, error)
         else:
-            tell(self._here, settle, future, answer, error)
+            call_soon(self._here, settle, future, answer, error)

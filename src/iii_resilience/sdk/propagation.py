@@ -27,7 +27,7 @@ _MOST_MS = 1 << 53  # what JSON numbers hold exactly everywhere
 
 
 @attrs.frozen
-class Carried:
+class CallContext:
     """What one call carries.
 
     Attributes:
@@ -68,7 +68,7 @@ class Carried:
         return wire
 
     @classmethod
-    def from_wire(cls, wire: object) -> Carried | None:
+    def from_wire(cls, wire: object) -> CallContext | None:
         """What was carried, or None where the value is no mapping.
 
         Args:
@@ -92,7 +92,7 @@ class Carried:
 def outgoing(
     left: float | None, deadline_unix: float | None, attempt: int, idempotency_key: str | None
 ) -> dict[str, Any]:
-    """As an attempt carries it; see `Carried`."""
+    """As an attempt carries it; see `CallContext`."""
     wire: dict[str, Any] = {"attempt": attempt}
     if left is not None:
         wire["left_ms"] = max(0, int(left * 1000))
@@ -103,7 +103,7 @@ def outgoing(
     return wire
 
 
-def from_metadata(metadata: object) -> Carried | None:
+def from_metadata(metadata: object) -> CallContext | None:
     """What a call's metadata carries of ours, or None.
 
     Args:
@@ -111,10 +111,10 @@ def from_metadata(metadata: object) -> Carried | None:
     """
     if not isinstance(metadata, Mapping):
         return None
-    return Carried.from_wire(metadata.get(METADATA_FIELD))
+    return CallContext.from_wire(metadata.get(METADATA_FIELD))
 
 
-def take_from_payload(payload: Any) -> tuple[Any, Carried | None]:
+def take_from_payload(payload: Any) -> tuple[Any, CallContext | None]:
     """The payload without our reserved field, and what stood in it.
 
     Args:
@@ -126,11 +126,11 @@ def take_from_payload(payload: Any) -> tuple[Any, Carried | None]:
     if not isinstance(payload, dict) or PAYLOAD_FIELD not in payload:
         return payload, None
     rest = dict(payload)
-    return rest, Carried.from_wire(rest.pop(PAYLOAD_FIELD))
+    return rest, CallContext.from_wire(rest.pop(PAYLOAD_FIELD))
 
 
 @attrs.frozen
-class Inbound:
+class InboundCall:
     """The call that is being handled now.
 
     Attributes:
@@ -140,21 +140,21 @@ class Inbound:
     """
 
     deadline_at: float | None = None
-    carried: Carried = attrs.field(factory=Carried)
+    carried: CallContext = attrs.field(factory=CallContext)
     function_id: str | None = None
 
 
-_inbound: contextvars.ContextVar[Inbound | None] = contextvars.ContextVar(
+_inbound: contextvars.ContextVar[InboundCall | None] = contextvars.ContextVar(
     "iii_resilience_inbound", default=None
 )
 
 
-inherited: Callable[[], Inbound | None] = _inbound.get
+current_inbound: Callable[[], InboundCall | None] = _inbound.get
 """The call that the code running now handles, or None outside of handlers."""
 
 
 @contextmanager
-def handling(inbound: Inbound) -> Iterator[None]:
+def handling(inbound: InboundCall) -> Iterator[None]:
     """While a handler runs: its own calls inherit what is left of the caller's time."""
     token = _inbound.set(inbound)
     try:

@@ -10,21 +10,21 @@ import asyncio
 import threading
 from contextlib import suppress
 
-from iii_resilience.sdk.connection import Link
-from iii_resilience.sdk.event_loops import tell
+from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.event_loops import call_soon
 
 _ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
 
 
-class Ending:
+class Shutdown:
     """How a client is shut down; whoever asks first does it, the others wait until it is done.
 
     Args:
-        link: The client's connection.
+        connection: The client's connection.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._by: int | None = None  # the thread that shuts it down
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -41,17 +41,17 @@ class Ending:
                 self._over.wait(_ENDS_WITHIN)
             return
         try:
-            self._link.close()
+            self._connection.close()
         finally:
             self._shut_down()
 
-    async def shut_down_here(self) -> None:
+    async def shut_down_on_loop(self) -> None:
         """As `shut_down`, on the SDK's own thread, where nobody can wait for another one."""
         if self._is_first():
             try:
-                self._link.close()
+                self._connection.close()
             finally:
-                await self._shut_down_here()
+                await self._shut_down_on_loop()
 
     def _is_first(self) -> bool:
         with self._lock:
@@ -61,44 +61,46 @@ class Ending:
         return first
 
     def _shut_down(self) -> None:
-        link = self._link
+        connection = self._connection
         try:
-            if not link.ended:  # else somebody has shut the bare client down: the SDK would hang
+            if (
+                not connection.ended
+            ):  # else somebody has shut the bare client down: the SDK would hang
                 with suppress(Exception):  # a loop that stands still; the SDK says more about it
-                    link.flights.run(link.flights.abandon()).result(1.0)
-                link.client.shutdown()
+                    connection.in_flight.run(connection.in_flight.cancel_rest()).result(1.0)
+                connection.client.shutdown()
         except Exception as error:
             self._stop_loop()
             if not _harmless(error):
                 raise
         finally:
-            link.flights.end()  # calls that it left without an answer end too
+            connection.in_flight.end()  # calls that it left without an answer end too
             self._over.set()
 
-    async def _shut_down_here(self) -> None:
-        link = self._link
+    async def _shut_down_on_loop(self) -> None:
+        connection = self._connection
         try:
-            await link.flights.abandon()
-            await link.client.shutdown_async()
+            await connection.in_flight.cancel_rest()
+            await connection.client.shutdown_async()
         except Exception as error:
             self._stop_loop()
             if not _harmless(error):
                 raise
         finally:
-            link.flights.end()
+            connection.in_flight.end()
             self._over.set()
 
     def _stop_loop(self) -> None:
-        client = self._link.client
-        loop = self._link.own_loop
+        client = self._connection.client
+        loop = self._connection.own_loop
         if loop is not None and loop.is_running():
             transport = getattr(getattr(client, "_ws", None), "transport", None)
             if isinstance(transport, asyncio.Transport):
-                tell(loop, transport.abort)  # it did not come to that itself
+                call_soon(loop, transport.abort)  # it did not come to that itself
             # A moment later: whoever called this on that loop still has to hear of its end.
-            tell(loop, loop.call_later, 0.01, loop.stop)
+            call_soon(loop, loop.call_later, 0.01, loop.stop)
         thread = getattr(client, "_thread", None)
-        if isinstance(thread, threading.Thread) and not self._link.on_loop_thread:
+        if isinstance(thread, threading.Thread) and not self._connection.on_loop_thread:
             thread.join(5)
 
 

@@ -19,7 +19,7 @@ _SPREAD_EACH = 0.002
 _SPREAD_MOST = 0.5
 
 
-class Waiters:
+class WaitQueue:
     """Callers that wait for one event; released in order, a little apart from each other.
 
     Each waits on a future whose result is the number of seconds it should let pass first.

@@ -14,11 +14,11 @@ import pytest
 
 import iii_resilience
 from iii_resilience.cli.demo.callers import WithLibrary
-from iii_resilience.cli.demo.execution_log import ExecutionLog, Ledger, Told, Verdict, judge
+from iii_resilience.cli.demo.execution_log import CallReport, ExecutionLog, Ledger, Verdict, judge
 from iii_resilience.cli.demo.scenarios import run_demo
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.core.decide import decide
-from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.connection import Connection
 
 
 def verdict_of(*phases: str) -> Verdict:
@@ -42,14 +42,14 @@ class TestVerdict:
     def test_it_fails_when_the_connected_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Link, "connected", property(lambda self: True))
+        monkeypatch.setattr(Connection, "connected", property(lambda self: True))
         verdict = verdict_of("restarted")
         assert verdict.lost or verdict.ghosts
 
     def test_it_fails_when_the_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Readiness, "may_go", lambda self, key: True)
+        monkeypatch.setattr(Readiness, "may_send", lambda self, key: True)
         level = logging.getLogger("iii").level
         assert verdict_of("killed").lost
         assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
@@ -64,7 +64,7 @@ class TestVerdict:
         assert verdict_of("killed").doubled
 
 
-def told(order_id: str, outcome: str = "ok", **more: Any) -> Told:
+def told(order_id: str, outcome: str = "ok", **more: Any) -> CallReport:
     fields: dict[str, Any] = {
         "kind": order_id.partition("-")[0],
         "idempotent": True,
@@ -76,7 +76,7 @@ def told(order_id: str, outcome: str = "ok", **more: Any) -> Told:
         "expected": True,
         "most": 5,
     }
-    return Told(order_id=order_id, outcome=outcome, **{**fields, **more})
+    return CallReport(order_id=order_id, outcome=outcome, **{**fields, **more})
 
 
 def ledger(*executions: tuple[str, float], effects: tuple[str, ...] = ()) -> Ledger:

@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from iii_resilience.core.guards import bulkhead as module
-from iii_resilience.core.guards.bulkhead import Bulkhead, Gate, Permit
+from iii_resilience.core.guards.bulkhead import Bulkhead, Permit, Slots
 
 LONG = 60.0
 SOURCE = str(Path(module.__file__))
 
 
-def entered(gate: Gate, timeout: float | None = None) -> Permit:
-    permit = gate.enter(timeout)
+def entered(slots: Slots, timeout: float | None = None) -> Permit:
+    permit = slots.acquire(timeout)
     assert permit is not None
     return permit
 
@@ -67,123 +67,123 @@ def thread(work: Callable[[], object]) -> Iterator[None]:
 
 
 def test_so_many_go_in_and_no_more() -> None:
-    gate = Gate(3, 0, 0.0)
-    permits = [entered(gate) for _ in range(3)]
-    assert gate.enter() is None
-    gate.leave(permits.pop())
-    assert gate.enter() is not None
+    slots = Slots(3, 0, 0.0)
+    permits = [entered(slots) for _ in range(3)]
+    assert slots.acquire() is None
+    slots.release(permits.pop())
+    assert slots.acquire() is not None
 
 
 async def test_so_many_coroutines_go_in_and_no_more() -> None:
-    gate = Gate(3, 0, 0.0)
-    permits = [await gate.enter_async() for _ in range(3)]
+    slots = Slots(3, 0, 0.0)
+    permits = [await slots.acquire_async() for _ in range(3)]
     assert None not in permits
-    assert await gate.enter_async() is None
-    assert gate.enter() is None
+    assert await slots.acquire_async() is None
+    assert slots.acquire() is None
 
 
 def test_a_permit_given_back_twice_frees_one_place() -> None:
-    gate = Gate(2, 0, 0.0)
-    first, second = entered(gate), entered(gate)
-    gate.leave(first)
-    gate.leave(first)
-    assert gate.inside == 1
-    assert gate.enter() is not None
-    gate.leave(second)
+    slots = Slots(2, 0, 0.0)
+    first, second = entered(slots), entered(slots)
+    slots.release(first)
+    slots.release(first)
+    assert slots.inside == 1
+    assert slots.acquire() is not None
+    slots.release(second)
 
 
 def test_with_no_time_left_a_free_place_is_still_taken() -> None:
-    gate = Gate(1, 1, LONG)
-    entered(gate, 0.0)
-    kept = entered(gate, -1.0)
-    assert gate.enter(0.0) is None
-    assert gate.enter(-1.0) is None
-    gate.leave(kept)
+    slots = Slots(1, 1, LONG)
+    entered(slots, 0.0)
+    kept = entered(slots, -1.0)
+    assert slots.acquire(0.0) is None
+    assert slots.acquire(-1.0) is None
+    slots.release(kept)
 
 
 async def test_with_no_time_left_a_coroutine_is_answered_without_a_turn_of_the_loop() -> None:
-    gate = Gate(1, 1, LONG)
-    kept = entered(gate)
+    slots = Slots(1, 1, LONG)
+    kept = entered(slots)
     with pytest.raises(StopIteration) as answer:
-        gate.enter_async(0.0).send(None)
+        slots.acquire_async(0.0).send(None)
     assert answer.value.value is None
-    gate.leave(kept)
+    slots.release(kept)
 
 
 def test_a_place_that_comes_free_as_one_lines_up_is_that_ones() -> None:
-    gate, woken = Gate(1, 1, LONG), list[str]()
-    first, second, third = (Permit(gate) for _ in range(3))
-    assert gate._line_up(first, lambda: woken.append("first"))
+    slots, woken = Slots(1, 1, LONG), list[str]()
+    first, second, third = (Permit(slots) for _ in range(3))
+    assert slots._line_up(first, lambda: woken.append("first"))
     assert woken == ["first"]
-    assert gate._line_up(second, lambda: woken.append("second"))
-    assert not gate._line_up(third, lambda: woken.append("third"))
-    gate.leave(first)
-    assert gate._was_let_in(second)
+    assert slots._line_up(second, lambda: woken.append("second"))
+    assert not slots._line_up(third, lambda: woken.append("third"))
+    slots.release(first)
+    assert slots._was_let_in(second)
     assert woken == ["first", "second"]
 
 
 def test_the_queue_is_bounded_and_who_finds_it_full_is_refused_at_once() -> None:
-    gate = Gate(1, 1, LONG)
-    kept = entered(gate)
-    with thread(lambda: gate.leave(entered(gate))):
-        soon(lambda: gate.waiting == 1)
+    slots = Slots(1, 1, LONG)
+    kept = entered(slots)
+    with thread(lambda: slots.release(entered(slots))):
+        soon(lambda: slots.waiting == 1)
         started = time.monotonic()
-        assert gate.enter() is None
+        assert slots.acquire() is None
         assert time.monotonic() - started < 1.0
-        gate.leave(kept)
-    assert (gate.inside, gate.waiting) == (0, 0)
+        slots.release(kept)
+    assert (slots.inside, slots.waiting) == (0, 0)
 
 
 @pytest.mark.parametrize(("wait", "timeout"), [(0.03, None), (0.03, LONG), (LONG, 0.03)])
 def test_the_wait_is_bounded_by_the_gate_and_by_the_caller(
     wait: float, timeout: float | None
 ) -> None:
-    gate = Gate(1, 1, wait)
-    kept = entered(gate)
+    slots = Slots(1, 1, wait)
+    kept = entered(slots)
     started = time.monotonic()
-    assert gate.enter(timeout) is None
+    assert slots.acquire(timeout) is None
     assert 0.029 <= time.monotonic() - started < 1.0
-    assert (gate.inside, gate.waiting) == (1, 0)
-    gate.leave(kept)
+    assert (slots.inside, slots.waiting) == (1, 0)
+    slots.release(kept)
 
 
 @pytest.mark.parametrize(("wait", "left"), [(0.03, None), (0.03, LONG), (LONG, 0.03)])
 async def test_the_wait_of_a_coroutine_is_bounded_too(wait: float, left: float | None) -> None:
-    gate = Gate(1, 1, wait)
-    kept = entered(gate)
+    slots = Slots(1, 1, wait)
+    kept = entered(slots)
     started = time.monotonic()
-    assert await gate.enter_async(left) is None
+    assert await slots.acquire_async(left) is None
     assert 0.028 <= time.monotonic() - started < 1.0
-    assert (gate.inside, gate.waiting) == (1, 0)
-    gate.leave(kept)
+    assert (slots.inside, slots.waiting) == (1, 0)
+    slots.release(kept)
 
 
 def test_a_wait_longer_than_any_lock_can_wait_is_no_error() -> None:
-    gate = Bulkhead(1, queue=1, wait=1e300).gate_for()
-    kept = entered(gate)
-    with thread(lambda: gate.leave(entered(gate))):
-        soon(lambda: gate.waiting == 1)
-        gate.leave(kept)
+    slots = Bulkhead(1, queue=1, wait=1e300).slots_for()
+    kept = entered(slots)
+    with thread(lambda: slots.release(entered(slots))):
+        soon(lambda: slots.waiting == 1)
+        slots.release(kept)
 
 
 # First come, first served.
 
 
 def test_threads_and_coroutines_of_two_loops_are_served_in_the_order_they_came() -> None:
-    gate, served = Gate(1, 100, LONG), list[int]()
-    kept = entered(gate)
+    slots, served = Slots(1, 100, LONG), list[int]()
+    kept = entered(slots)
     loops = [asyncio.new_event_loop() for _ in range(2)]
 
     def in_thread(number: int) -> None:
-        permit = entered(gate)
+        permit = entered(slots)
         served.append(number)
-        gate.leave(permit)
+        slots.release(permit)
 
     async def in_loop(number: int) -> None:
-        permit = await gate.enter_async()
+        permit = await slots.acquire_async()
         assert permit is not None
         served.append(number)
-        gate.leave(permit)
+        slots.release(permit)
 
     with contextlib.ExitStack() as stack:
         for loop in loops:
@@ -194,24 +194,24 @@ def test_threads_and_coroutines_of_two_loops_are_served_in_the_order_they_came()
                 stack.enter_context(thread(lambda number=number: in_thread(number)))  # type: ignore[misc]
             else:
                 asyncio.run_coroutine_threadsafe(in_loop(number), loops[number % 3])
-            soon(lambda number=number: gate.waiting == number + 1)  # type: ignore[misc]
-        gate.leave(kept)
+            soon(lambda number=number: slots.waiting == number + 1)  # type: ignore[misc]
+        slots.release(kept)
         soon(lambda: len(served) == 30)
         for loop in loops:
             loop.call_soon_threadsafe(loop.stop)
         while any(loop.is_running() for loop in loops):
             time.sleep(0.001)
     assert served == list(range(30))
-    assert (gate.inside, gate.waiting) == (0, 0)
+    assert (slots.inside, slots.waiting) == (0, 0)
 
 
 async def test_nobody_overtakes_who_was_called_and_has_not_yet_come() -> None:
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
-    waits = asyncio.create_task(gate.enter_async())
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
+    waits = asyncio.create_task(slots.acquire_async())
     await asyncio.sleep(0)
-    gate.leave(kept)
-    assert gate.enter(0.0) is None
+    slots.release(kept)
+    assert slots.acquire(0.0) is None
     assert await waits is not None
 
 
@@ -219,27 +219,27 @@ async def test_nobody_overtakes_who_was_called_and_has_not_yet_come() -> None:
 
 
 async def test_a_coroutine_cancelled_while_it_waits_leaves_the_queue() -> None:
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
-    first, second = (asyncio.create_task(gate.enter_async()) for _ in range(2))
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
+    first, second = (asyncio.create_task(slots.acquire_async()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait([first])
-    assert gate.waiting == 1
-    gate.leave(kept)
+    assert slots.waiting == 1
+    slots.release(kept)
     assert await second is not None
-    assert (gate.inside, gate.waiting) == (1, 0)
+    assert (slots.inside, slots.waiting) == (1, 0)
 
 
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_permit_handed_to_who_is_cancelled_at_that_moment_goes_to_the_next(
     turns: int,
 ) -> None:
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
-    first, second = (asyncio.create_task(gate.enter_async()) for _ in range(2))
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
+    first, second = (asyncio.create_task(slots.acquire_async()) for _ in range(2))
     await asyncio.sleep(0)
-    gate.leave(kept)
+    slots.release(kept)
     for _ in range(turns):  # the loop is somewhere between being told and waking the task
         await asyncio.sleep(0)
     if first.cancel():
@@ -248,74 +248,74 @@ async def test_a_permit_handed_to_who_is_cancelled_at_that_moment_goes_to_the_ne
     else:
         permit = first.result()
         assert permit is not None
-        gate.leave(permit)
+        slots.release(permit)
     assert await second is not None
-    assert (gate.inside, gate.waiting) == (1, 0)
+    assert (slots.inside, slots.waiting) == (1, 0)
 
 
 async def test_cancelled_before_its_first_step_a_coroutine_has_taken_nothing() -> None:
-    gate = Gate(1, 5, LONG)
-    task = asyncio.create_task(gate.enter_async())
+    slots = Slots(1, 5, LONG)
+    task = asyncio.create_task(slots.acquire_async())
     task.cancel()
     await asyncio.wait([task])
-    assert (gate.inside, gate.waiting) == (0, 0)
+    assert (slots.inside, slots.waiting) == (0, 0)
 
 
 async def test_a_timeout_around_the_wait_loses_nothing() -> None:
-    gate = Gate(1, 50, LONG)
+    slots = Slots(1, 50, LONG)
     for _ in range(50):
-        kept = entered(gate)
+        kept = entered(slots)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.001):
-                asyncio.get_running_loop().call_later(0.001, gate.leave, kept)
-                permit = await gate.enter_async()
+                asyncio.get_running_loop().call_later(0.001, slots.release, kept)
+                permit = await slots.acquire_async()
                 assert permit is not None
-                gate.leave(permit)
-        gate.leave(kept)
-        assert (gate.inside, gate.waiting) == (0, 0)
+                slots.release(permit)
+        slots.release(kept)
+        assert (slots.inside, slots.waiting) == (0, 0)
 
 
 async def test_let_in_at_the_moment_its_time_is_up_it_is_in() -> None:
-    gate, complaints = Gate(1, 1, 0.01), list[Any]()
+    slots, complaints = Slots(1, 1, 0.01), list[Any]()
     asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
-    kept = entered(gate)
-    task = asyncio.create_task(gate.enter_async())
+    kept = entered(slots)
+    task = asyncio.create_task(slots.acquire_async())
     await asyncio.sleep(0)
     time.sleep(0.02)  # noqa: ASYNC251 - the alarm is due before the loop comes round
-    gate.leave(kept)
+    slots.release(kept)
     assert await task is not None
-    assert gate.inside == 1
+    assert slots.inside == 1
     await asyncio.sleep(0)
     assert not complaints  # of the alarm and the place, that came both
 
 
 def test_a_coroutine_whose_loop_is_closed_is_passed_over() -> None:
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
     loop = asyncio.new_event_loop()
-    task = loop.create_task(gate.enter_async())
+    task = loop.create_task(slots.acquire_async())
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
-    with thread(lambda: gate.leave(entered(gate))):
-        soon(lambda: gate.waiting == 2)
-        gate.leave(kept)
-    assert (gate.inside, gate.waiting) == (0, 0)
+    with thread(lambda: slots.release(entered(slots))):
+        soon(lambda: slots.waiting == 2)
+        slots.release(kept)
+    assert (slots.inside, slots.waiting) == (0, 0)
     thrown_away(task)
 
 
 def test_a_coroutine_thrown_away_after_it_was_let_in_gives_its_place_back() -> None:
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
     loop = asyncio.new_event_loop()
-    task = loop.create_task(gate.enter_async())
+    task = loop.create_task(slots.acquire_async())
     loop.run_until_complete(asyncio.sleep(0))
-    gate.leave(kept)
-    assert gate.inside == 1
+    slots.release(kept)
+    assert slots.inside == 1
     loop.close()
     thrown_away(task)
     del task
     gc.collect()
-    assert (gate.inside, gate.waiting) == (0, 0)
+    assert (slots.inside, slots.waiting) == (0, 0)
 
 
 def thrown_away(task: asyncio.Task[Any]) -> None:
@@ -372,10 +372,10 @@ def every_instruction(work: Callable[[int], bool]) -> int:
 @pytest.mark.bare
 def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
     def once(nth: int) -> bool:
-        gate, got = Gate(1, 5, LONG), list[Permit | None]()
-        interrupted = interrupted_at(nth, lambda: got.append(gate.enter()))
+        slots, got = Slots(1, 5, LONG), list[Permit | None]()
+        interrupted = interrupted_at(nth, lambda: got.append(slots.acquire()))
         got.clear()
-        assert (gate.inside, gate.waiting) == (0, 0), nth
+        assert (slots.inside, slots.waiting) == (0, 0), nth
         return interrupted
 
     assert every_instruction(once) > 30
@@ -384,12 +384,12 @@ def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
 @pytest.mark.bare
 def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
     def once(nth: int) -> bool:
-        gate, got = Gate(1, 5, 0.001), list[Permit | None]()
-        kept = entered(gate)
-        interrupted = interrupted_at(nth, lambda: got.append(gate.enter()))
-        assert (gate.inside, gate.waiting) == (1, 0), nth
-        gate.leave(kept)
-        assert gate.inside == 0
+        slots, got = Slots(1, 5, 0.001), list[Permit | None]()
+        kept = entered(slots)
+        interrupted = interrupted_at(nth, lambda: got.append(slots.acquire()))
+        assert (slots.inside, slots.waiting) == (1, 0), nth
+        slots.release(kept)
+        assert slots.inside == 0
         return interrupted
 
     assert every_instruction(once) > 80
@@ -398,16 +398,16 @@ def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
 @pytest.mark.bare
 def test_interrupted_at_any_instruction_of_leaving_the_next_one_comes_in() -> None:
     def once(nth: int) -> bool:
-        gate = Gate(1, 5, LONG)
-        holder = [entered(gate)]
+        slots = Slots(1, 5, LONG)
+        holder = [entered(slots)]
         turn = threading.Event()
-        waiting = Permit(gate)
-        assert gate._line_up(waiting, turn.set)
-        interrupted = interrupted_at(nth, lambda: gate.leave(holder[0]))
+        waiting = Permit(slots)
+        assert slots._line_up(waiting, turn.set)
+        interrupted = interrupted_at(nth, lambda: slots.release(holder[0]))
         holder.clear()  # what the interrupted caller's frame does when it ends
         assert turn.is_set(), nth
-        assert gate._was_let_in(waiting), nth
-        assert (gate.inside, gate.waiting) == (1, 0)
+        assert slots._was_let_in(waiting), nth
+        assert (slots.inside, slots.waiting) == (1, 0)
         return interrupted
 
     assert every_instruction(once) > 30
@@ -418,18 +418,18 @@ def test_who_is_interrupted_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPat
         def wait(self, timeout: float | None = None) -> bool:
             raise KeyboardInterrupt
 
-    gate = Gate(1, 5, LONG)
-    kept = entered(gate)
+    slots = Slots(1, 5, LONG)
+    kept = entered(slots)
     monkeypatch.setattr(threading, "Event", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        gate.enter()
-    assert (gate.inside, gate.waiting) == (1, 0)
-    gate.leave(kept)
+        slots.acquire()
+    assert (slots.inside, slots.waiting) == (1, 0)
+    slots.release(kept)
 
 
 def test_who_is_interrupted_as_he_wakes_the_next_one_wakes_him_all_the_same() -> None:
-    gate = Gate(1, 5, LONG)
-    kept, waiting = entered(gate), Permit(gate)
+    slots = Slots(1, 5, LONG)
+    kept, waiting = entered(slots), Permit(slots)
     woken: list[int] = []
 
     def wake() -> None:
@@ -437,72 +437,72 @@ def test_who_is_interrupted_as_he_wakes_the_next_one_wakes_him_all_the_same() ->
         if len(woken) == 1:
             raise KeyboardInterrupt
 
-    assert gate._line_up(waiting, wake)
+    assert slots._line_up(waiting, wake)
     with pytest.raises(KeyboardInterrupt):
-        gate.leave(kept)
+        slots.release(kept)
     assert len(woken) == 2
-    assert gate._was_let_in(waiting)
-    assert (gate.inside, gate.waiting) == (1, 0)
+    assert slots._was_let_in(waiting)
+    assert (slots.inside, slots.waiting) == (1, 0)
 
 
 def test_who_finds_the_queue_full_after_he_looked_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gate = Gate(1, 0, LONG)
-    kept = entered(gate)
-    monkeypatch.setattr(Gate, "_may_wait", lambda *_: True)  # as it was a moment ago
-    assert gate.enter() is None
-    assert asyncio.run(gate.enter_async()) is None
-    assert (gate.inside, gate.waiting) == (1, 0)
-    gate.leave(kept)
+    slots = Slots(1, 0, LONG)
+    kept = entered(slots)
+    monkeypatch.setattr(Slots, "_may_wait", lambda *_: True)  # as it was a moment ago
+    assert slots.acquire() is None
+    assert asyncio.run(slots.acquire_async()) is None
+    assert (slots.inside, slots.waiting) == (1, 0)
+    slots.release(kept)
 
 
 def test_who_has_nothing_that_could_wake_him_is_let_in_too() -> None:
-    gate = Gate(1, 5, LONG)
-    kept, waiting = entered(gate), Permit(gate)
-    gate._queued[waiting] = None
-    gate.leave(kept)
-    assert gate._was_let_in(waiting)
-    assert gate.waiting == 0
+    slots = Slots(1, 5, LONG)
+    kept, waiting = entered(slots), Permit(slots)
+    slots._queued[waiting] = None
+    slots.release(kept)
+    assert slots._was_let_in(waiting)
+    assert slots.waiting == 0
 
 
 def test_a_permit_nobody_holds_any_longer_gives_itself_back_to_the_next() -> None:
-    gate = Gate(1, 5, LONG)
-    kept: Permit | None = entered(gate)
-    with thread(lambda: gate.leave(entered(gate))):
-        soon(lambda: gate.waiting == 1)
+    slots = Slots(1, 5, LONG)
+    kept: Permit | None = entered(slots)
+    with thread(lambda: slots.release(entered(slots))):
+        soon(lambda: slots.waiting == 1)
         assert kept is not None
         kept = None
-    assert (gate.inside, gate.waiting) == (0, 0)
+    assert (slots.inside, slots.waiting) == (0, 0)
 
 
 def test_a_permit_found_lost_in_the_middle_of_another_call_does_no_harm() -> None:
-    gate = Gate(2, 5, LONG)
-    circle: list[Any] = [entered(gate)]
+    slots = Slots(2, 5, LONG)
+    circle: list[Any] = [entered(slots)]
     circle.append(circle)
-    other = entered(gate)
+    other = entered(slots)
     del circle
-    with gate._lock:  # where the garbage collector may start in the same thread
+    with slots._lock:  # where the garbage collector may start in the same thread
         gc.collect()
-        assert gate.inside == 1
-    gate.leave(other)
-    assert gate.inside == 0
+        assert slots.inside == 1
+    slots.release(other)
+    assert slots.inside == 0
 
 
 # Load.
 
 
 def test_of_sixteen_threads_that_come_at_once_three_go_in() -> None:
-    gates = [Gate(3, 0, 0.0) for _ in range(100)]
+    gates = [Slots(3, 0, 0.0) for _ in range(100)]
     together = threading.Barrier(16)
-    inside: list[tuple[Gate, Permit]] = []
+    inside: list[tuple[Slots, Permit]] = []
 
     def work() -> None:
-        for gate in gates:
+        for slots in gates:
             together.wait(10)
-            permit = gate.enter()
+            permit = slots.acquire()
             if permit is not None:
-                inside.append((gate, permit))
+                inside.append((slots, permit))
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -512,7 +512,7 @@ def test_of_sixteen_threads_that_come_at_once_three_go_in() -> None:
                 stack.enter_context(thread(work))
     finally:
         sys.setswitchinterval(before)
-    assert [sum(gate is one for one, _ in inside) for gate in gates] == [3] * 100
+    assert [sum(slots is one for one, _ in inside) for slots in gates] == [3] * 100
 
 
 class Crowd:
@@ -521,8 +521,8 @@ class Crowd:
     The while is longer on a slow machine: until each of these has happened often enough.
     """
 
-    def __init__(self, gate: Gate, seconds: float, most: float = 15.0) -> None:
-        self.gate = gate
+    def __init__(self, slots: Slots, seconds: float, most: float = 15.0) -> None:
+        self.slots = slots
         self.ends = time.monotonic() + seconds
         self.ends_at_last = time.monotonic() + most
         self.lock = threading.Lock()
@@ -545,12 +545,12 @@ class Crowd:
         finally:
             with self.lock:
                 self.inside -= 1
-            self.gate.leave(permit)
+            self.slots.release(permit)
 
     def in_thread(self, seed: int) -> None:
         draw = random.Random(seed)
         while self.goes_on:
-            permit = self.gate.enter(draw.choice([None, 0.0, 0.001]))
+            permit = self.slots.acquire(draw.choice([None, 0.0, 0.001]))
             if permit is None:
                 self.refused += 1
                 continue
@@ -558,7 +558,7 @@ class Crowd:
                 time.sleep(draw.choice([0, 0, 0, 0.0005]))
 
     async def in_task(self, draw: random.Random) -> None:
-        permit = await self.gate.enter_async(draw.choice([None, 0.0, 0.001]))
+        permit = await self.slots.acquire_async(draw.choice([None, 0.0, 0.001]))
         if permit is None:
             self.refused += 1
             return
@@ -584,21 +584,21 @@ class Crowd:
 
 @pytest.mark.parametrize("limit", [1, 3])
 def test_threads_and_two_loops_together_keep_the_bound_and_lose_nothing(limit: int) -> None:
-    gate = Gate(limit, 12, 0.02)
-    crowd = Crowd(gate, seconds=0.7)
+    slots = Slots(limit, 12, 0.02)
+    crowd = Crowd(slots, seconds=0.7)
     with contextlib.ExitStack() as stack:
         for seed in range(6):
             stack.enter_context(thread(partial(crowd.in_thread, seed)))
         for seed in range(2):
             stack.enter_context(thread(lambda seed=seed: asyncio.run(crowd.in_loop(seed))))  # type: ignore[misc]
-    assert (gate.inside, gate.waiting, crowd.inside) == (0, 0, 0)
+    assert (slots.inside, slots.waiting, crowd.inside) == (0, 0, 0)
     assert 1 <= crowd.most <= limit
     assert crowd.served > 10
     assert crowd.refused > 1
     assert crowd.cancelled > 1
     # Every place can still be had.
-    permits = [entered(gate, 0.0) for _ in range(limit)]
-    assert gate.enter(0.0) is None
+    permits = [entered(slots, 0.0) for _ in range(limit)]
+    assert slots.acquire(0.0) is None
     del permits
 
 
@@ -608,7 +608,7 @@ class GateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.gate = Gate(LIMIT, QUEUE, LONG)
+        self.slots = Slots(LIMIT, QUEUE, LONG)
         self.inside: list[asyncio.Task[Permit | None]] = []
         self.waiting: list[asyncio.Task[Permit | None]] = []
 
@@ -628,7 +628,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @rule()
     def one_comes(self) -> None:
-        task = self.loop.create_task(self.gate.enter_async())
+        task = self.loop.create_task(self.slots.acquire_async())
         self.turn(1)
         if len(self.inside) < LIMIT or len(self.waiting) < QUEUE:
             self.waiting.append(task)
@@ -641,7 +641,7 @@ class GateMachine(RuleBasedStateMachine):
     def one_goes(self, draw: int, turns: int) -> None:
         permit = self.loop.run_until_complete(self.inside.pop(draw % len(self.inside)))
         assert permit is not None
-        self.gate.leave(permit)
+        self.slots.release(permit)
         self.turn(turns)
         self.advance()
 
@@ -660,7 +660,7 @@ class GateMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_numbers_are_those_of_the_lists(self) -> None:
-        assert (self.gate.inside, self.gate.waiting) == (len(self.inside), len(self.waiting))
+        assert (self.slots.inside, self.slots.waiting) == (len(self.inside), len(self.waiting))
 
 
 LIMIT, QUEUE = 2, 3
@@ -672,18 +672,18 @@ TestGateMachine.settings = settings(
 
 @pytest.mark.bare
 def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory() -> None:
-    gate = Gate(1, 2, LONG)
+    slots = Slots(1, 2, LONG)
 
     async def load(count: int) -> int:
         for _ in range(count):
-            permit = entered(gate)
-            assert await gate.enter_async(0.0) is None
-            assert gate.enter(1e-6) is None
-            task = asyncio.create_task(gate.enter_async())
+            permit = entered(slots)
+            assert await slots.acquire_async(0.0) is None
+            assert slots.acquire(1e-6) is None
+            task = asyncio.create_task(slots.acquire_async())
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
-            gate.leave(permit)
+            slots.release(permit)
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
@@ -702,21 +702,21 @@ def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory()
 
 def test_one_bulkhead_has_one_gate_for_a_scope_and_another_for_another() -> None:
     bulkhead = Bulkhead(1)
-    assert bulkhead.gate_for() is bulkhead.gate_for()
-    assert bulkhead.gate_for("a") is bulkhead.gate_for("a")
-    assert bulkhead.gate_for("a") is not bulkhead.gate_for("b")
+    assert bulkhead.slots_for() is bulkhead.slots_for()
+    assert bulkhead.slots_for("a") is bulkhead.slots_for("a")
+    assert bulkhead.slots_for("a") is not bulkhead.slots_for("b")
 
 
 def test_equal_bulkheads_are_equal_whoever_is_inside_and_keep_separate_gates() -> None:
     first, second = Bulkhead(1), Bulkhead(1)
-    kept = entered(first.gate_for())
+    kept = entered(first.slots_for())
     assert first == second
     assert hash(first) == hash(second)
     assert first != Bulkhead(2)
-    assert second.gate_for().inside == 0
-    assert attrs.evolve(first, limit=2).gate_for().inside == 0
+    assert second.slots_for().inside == 0
+    assert attrs.evolve(first, limit=2).slots_for().inside == 0
     assert "_gates" not in repr(first)
-    first.gate_for().leave(kept)
+    first.slots_for().release(kept)
 
 
 @pytest.mark.parametrize(
@@ -724,11 +724,11 @@ def test_equal_bulkheads_are_equal_whoever_is_inside_and_keep_separate_gates() -
 )
 def test_a_copy_of_a_used_bulkhead_has_places_of_its_own(copied: Any) -> None:
     bulkhead = Bulkhead(1, queue=2, wait=3.0)
-    kept = entered(bulkhead.gate_for())
+    kept = entered(bulkhead.slots_for())
     other = copied(bulkhead)
     assert other == bulkhead
-    assert other.gate_for().inside == 0
-    bulkhead.gate_for().leave(kept)
+    assert other.slots_for().inside == 0
+    bulkhead.slots_for().release(kept)
 
 
 @pytest.mark.parametrize(

@@ -90,17 +90,17 @@ def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
 
 def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
     bulkhead = Bulkhead(limit=1)
-    gate = bulkhead.gate_for("f")
-    permit = gate.enter(None)
+    slots = bulkhead.slots_for("f")
+    permit = slots.acquire(None)
     assert permit is not None
 
     def work() -> object:
-        before, got = gate.inside, gate.enter(0.0)
-        return before, got is not None, gate.inside
+        before, got = slots.inside, slots.acquire(0.0)
+        return before, got is not None, slots.inside
 
-    assert while_another_thread_holds(gate._lock, work) == "(0, True, 1)"
-    assert gate.inside == 1
-    gate.leave(permit)
+    assert while_another_thread_holds(slots._lock, work) == "(0, True, 1)"
+    assert slots.inside == 1
+    slots.release(permit)
 
 
 def test_a_decorated_function_goes_on_in_the_child() -> None:

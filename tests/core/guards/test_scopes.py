@@ -13,7 +13,7 @@ import iii_resilience.core.guards.scopes as kept_room
 from iii_resilience import Breaker, Budget, Bulkhead
 from iii_resilience.core.guards.breaker import CircuitState, Rejection, Ticket
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.scopes import Kept
+from iii_resilience.core.guards.scopes import ScopedStates
 
 
 class TestBudget:
@@ -206,26 +206,26 @@ class TestBreaker:
 class TestBulkhead:
     def test_who_is_inside_counts_for_the_new_limit(self) -> None:
         before = Bulkhead(2)
-        gate = before.gate_for("f")
-        first, second = gate.enter(), gate.enter()
+        slots = before.slots_for("f")
+        first, second = slots.acquire(), slots.acquire()
         assert first is not None
         assert second is not None
         after = Bulkhead(1)
         after.continues(before, 0.0)
-        assert after.gate_for("f").enter() is None
-        gate.leave(first)
-        assert after.gate_for("f").enter() is None
-        gate.leave(second)
-        assert after.gate_for("f").enter() is not None
+        assert after.slots_for("f").acquire() is None
+        slots.release(first)
+        assert after.slots_for("f").acquire() is None
+        slots.release(second)
+        assert after.slots_for("f").acquire() is not None
 
     def test_who_waits_is_let_in_at_once_when_there_is_more_room(self) -> None:
         before = Bulkhead(1, queue=1, wait=30.0)
-        gate = before.gate_for()
-        held = gate.enter()
+        slots = before.slots_for()
+        held = slots.acquire()
         entered: list[object] = []
-        waiter = threading.Thread(target=lambda: entered.append(gate.enter()))
+        waiter = threading.Thread(target=lambda: entered.append(slots.acquire()))
         waiter.start()
-        while not gate.waiting:
+        while not slots.waiting:
             time.sleep(0.001)
         after = Bulkhead(2, queue=1, wait=30.0)
         after.continues(before, 0.0)
@@ -250,7 +250,7 @@ def test_a_state_made_while_the_numbers_change_goes_by_the_new_ones() -> None:
         def forget(self) -> None:
             """Another test may fork while this one is still remembered."""
 
-    kept = Kept[State]((1.0,))
+    kept = ScopedStates[State]((1.0,))
     assert isinstance(kept.add("f", State), State)
     assert made == [(1.0,), (2.0,)]
 
@@ -272,9 +272,9 @@ def test_the_states_are_the_same_objects_for_old_and_new_holders(
             after.continues(before, 0.0)
             assert after.circuit_for("f") is before.circuit_for("f") is circuit
         case Bulkhead(), Bulkhead():
-            gate = before.gate_for("f")
+            slots = before.slots_for("f")
             after.continues(before, 0.0)
-            assert after.gate_for("f") is before.gate_for("f") is gate
+            assert after.slots_for("f") is before.slots_for("f") is slots
 
 
 def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from iii_resilience.handling.decorators.parked_message import Message
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.stores import SqliteStore
 from iii_resilience.testing import LoopbackEngine
 
@@ -81,7 +81,7 @@ def test_a_message_survives_the_end_of_its_worker(
         assert records == []
     else:
         assert effects == []
-        (parked,) = (Message.from_record(record) for record in records)
+        (parked,) = (ParkedMessage.from_record(record) for record in records)
         assert parked is not None
         assert parked.parked_at is not None
         assert parked.told.code == "CARD_DECLINED"

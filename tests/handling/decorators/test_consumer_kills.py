@@ -15,9 +15,9 @@ from typing import Any
 import attrs
 import pytest
 
-from iii_resilience.cli.dead_letter_queue import Deadletters
+from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.handling.decorators.parked_message import Message
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.stores import SqliteStore
 from iii_resilience.testing import LoopbackEngine
 
@@ -156,11 +156,11 @@ def test_nothing_is_lost_and_only_a_kill_in_the_window_repeats_an_effect_elsewhe
     repeated = sum(count["effect", n] - 1 for n in numbers["outside"])
     # What cannot succeed: parked, each once. What never did: dead letters, each with its cause.
     store = SqliteStore(file)
-    found = [Message.from_record(record) for record in store.records()]
+    found = [ParkedMessage.from_record(record) for record in store.records()]
     parked = [one for one in found if one is not None and one.parked_at is not None]
     assert sorted(one.data()["n"] for one in parked) == sorted(numbers["refused"])
     assert engine.dead_letters("jobs") == ()
-    letters = Deadletters(connect(), "doomed", store).letters()
+    letters = DeadLetterQueue(connect(), "doomed", store).letters()
     dead = [letter for letter in letters if not letter.parked]
     assert sorted(letter.data["n"] for letter in dead) == sorted(numbers["busy"])
     # Of one whose deliveries were all cut off nobody could record why.

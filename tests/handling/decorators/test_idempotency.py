@@ -25,7 +25,7 @@ from iii_resilience.handling import (
     TransientError,
     idempotent,
 )
-from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried, Inbound, handling
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, InboundCall, handling
 from iii_resilience.stores import MemoryStore, SqliteStore, Store, StoreUnavailableError
 
 Handler = Callable[[Any], Any]
@@ -144,7 +144,7 @@ def test_the_wait_ends_with_the_callers_time(made: Callable[..., Any]) -> None:
         first = pool.submit(run, handler, {"order_id": 1})
         assert started.wait(30)
         with (
-            handling(Inbound(deadline_at=time.monotonic() + 0.1)),
+            handling(InboundCall(deadline_at=time.monotonic() + 0.1)),
             pytest.raises(TransientError, match="IDEMPOTENCY_KEY_RUNNING"),
         ):
             run(handler, {"order_id": 1})
@@ -259,7 +259,7 @@ def test_what_is_added_on_the_way_makes_no_other_payload(made: Callable[..., Any
     again = {
         "_caller_worker_id": "w-2",
         "order_id": 1,
-        PAYLOAD_FIELD: Carried(attempt=2).to_wire(),
+        PAYLOAD_FIELD: CallContext(attempt=2).to_wire(),
     }
     assert run(handler, first) == run(handler, again) == 1
     assert seen == [first]
@@ -307,10 +307,10 @@ def test_without_a_key_of_its_own_the_one_that_travelled_counts(
     handler = made(counting(ran), key=None)
 
     def call(key: str) -> Any:
-        carried = Carried(idempotency_key=key)
+        carried = CallContext(idempotency_key=key)
         if way == "payload":
             return run(handler, {"n": 1, PAYLOAD_FIELD: carried.to_wire()})
-        with handling(Inbound(carried=carried)):
+        with handling(InboundCall(carried=carried)):
             return run(handler, {"n": 1})
 
     assert [call("a"), call("a"), call("b")] == [1, 1, 2]
@@ -320,7 +320,7 @@ def test_without_a_key_of_its_own_the_one_that_travelled_counts(
 def test_the_function_is_known_from_the_registration(store: Store) -> None:
     ran: list[Any] = []
     handler = idempotent(store, key="id")(counting(ran))
-    with handling(Inbound(function_id=ID)):
+    with handling(InboundCall(function_id=ID)):
         assert handler({"id": 1}) == 1
     other = idempotent(store, key="id", function_id=ID)(counting(ran))
     assert other({"id": 1}) == 1

@@ -25,8 +25,8 @@ from iii_resilience.handling import (
     consumer,
     idempotent,
 )
-from iii_resilience.handling.decorators.parked_message import Message
-from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried, Inbound, handling
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, InboundCall, handling
 from iii_resilience.stores import MemoryStore, Store, StoreUnavailableError
 from iii_resilience.testing import LoopbackEngine
 
@@ -69,8 +69,8 @@ def failing(error: BaseException, ran: list[Any] | None = None) -> Callable[[Any
     return handler
 
 
-def messages(store: Store) -> list[Message]:
-    found = [Message.from_record(record) for record in store.records()]
+def messages(store: Store) -> list[ParkedMessage]:
+    found = [ParkedMessage.from_record(record) for record in store.records()]
     return [one for one in found if one is not None]
 
 
@@ -188,7 +188,7 @@ def test_two_messages_that_differ_only_in_the_key_that_travelled_are_two(
 ) -> None:
     handler = made(failing(PermanentError("no")), key=None)
     for key in ("a", "b", "a"):
-        carried = Carried(idempotency_key=key, left=3.0, deadline_unix=1.0)
+        carried = CallContext(idempotency_key=key, left=3.0, deadline_unix=1.0)
         run(handler, {"n": 1, PAYLOAD_FIELD: carried.to_wire()})
     parked = sorted(messages(store), key=lambda one: str(one.key))
     assert [one.key for one in parked] == ['"a"', '"b"']
@@ -317,7 +317,7 @@ def test_a_key_that_travelled_reaches_the_wrapper_inside(store: Store) -> None:
         ran.append(data)
         return "done"
 
-    payload = {"n": 1, PAYLOAD_FIELD: Carried(idempotency_key="k").to_wire()}
+    payload = {"n": 1, PAYLOAD_FIELD: CallContext(idempotency_key="k").to_wire()}
     assert handler(payload) == handler(payload) == "done"
     assert ran == [{"n": 1}]
 
@@ -340,7 +340,7 @@ def test_the_function_is_known_from_the_registration(store: Store) -> None:
     handler = consumer(parking=store)(failing(PermanentError("no")))
     with pytest.raises(PermanentError, match="FUNCTION_ID_UNKNOWN"):
         handler({})
-    with handling(Inbound(function_id=ID)):
+    with handling(InboundCall(function_id=ID)):
         handler({})
     assert [one.function_id for one in messages(store)] == [ID]
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from iii_resilience.handling.hardening.deadlines import Clocks
-from iii_resilience.sdk.propagation import Carried
+from iii_resilience.sdk.propagation import CallContext
 
 NOW = 1_800_000_000.0
 LEFT = 5.0
@@ -31,7 +31,7 @@ class Here:
         Returns:
             Whether it may be started, and how long it may take.
         """
-        carried = Carried(left=left, deadline_unix=self.now - offset + left)
+        carried = CallContext(left=left, deadline_unix=self.now - offset + left)
         arrival = self.clocks.arrival(carried, sender, now=0.0, now_unix=self.now)
         deadline = arrival.inbound.deadline_at
         return arrival.late is None, None if deadline is None else round(deadline, 3)
@@ -61,7 +61,7 @@ def test_a_deadline_counts_by_the_sender_s_clock_within_the_tolerance(
 
 
 def test_what_was_late_by_how_much(here: Here) -> None:
-    carried = Carried(left=1.0, deadline_unix=NOW - 10)
+    carried = CallContext(left=1.0, deadline_unix=NOW - 10)
     arrival = here.clocks.arrival(carried, "w1", now=0.0, now_unix=NOW)
     assert arrival.late == pytest.approx(9.0)
 
@@ -122,8 +122,8 @@ def test_senders_are_not_remembered_for_ever(here: Here) -> None:
 
 
 def test_a_deadline_without_a_time_left_counts_as_it_is(here: Here) -> None:
-    late = Carried(deadline_unix=NOW - 10)
+    late = CallContext(deadline_unix=NOW - 10)
     assert here.clocks.arrival(late, "w1", now=0.0, now_unix=NOW).late is not None
-    soon = Carried(deadline_unix=NOW + 10)
+    soon = CallContext(deadline_unix=NOW + 10)
     arrival = here.clocks.arrival(soon, "w1", now=0.0, now_unix=NOW)
     assert arrival.inbound.deadline_at == pytest.approx(11.0)

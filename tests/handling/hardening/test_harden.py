@@ -18,7 +18,12 @@ from iii_resilience import Category, Execution, RetryPolicy, classify, resilient
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.handling import PayloadError, TransientError, reports_errors
 from iii_resilience.handling.hardening.result_check import result_limit
-from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, Carried, inherited
+from iii_resilience.sdk.propagation import (
+    METADATA_FIELD,
+    PAYLOAD_FIELD,
+    CallContext,
+    current_inbound,
+)
 from iii_resilience.sdk.versions import installed
 from iii_resilience.testing import LoopbackEngine
 
@@ -501,7 +506,7 @@ class TestRegistering:
 
 def sent(left: float, ago: float = 0.0, clock: float = 0.0, **more: Any) -> dict[str, Any]:
     """Metadata of a call with so much time left, sent so long ago, by a clock that is ahead."""
-    carried = Carried(left=left, deadline_unix=time.time() - ago + clock + left, **more)
+    carried = CallContext(left=left, deadline_unix=time.time() - ago + clock + left, **more)
     return {METADATA_FIELD: carried.to_wire()}
 
 
@@ -539,7 +544,7 @@ class TestDeadlines:
         self, serve: Serve, target: Any, coroutine: bool
     ) -> None:
         def look() -> list[Any]:
-            inbound = inherited()
+            inbound = current_inbound()
             assert inbound is not None
             assert inbound.deadline_at is not None
             carried = inbound.carried
@@ -551,16 +556,16 @@ class TestDeadlines:
         left, attempt, key = call(target, metadata=metadata)
         assert 10 < left <= 21
         assert (attempt, key) == (3, "k")
-        assert inherited() is None
+        assert current_inbound() is None
 
     def test_without_anything_carried_there_is_no_deadline(self, serve: Serve, target: Any) -> None:
-        serve(lambda data: repr(attrs.asdict(inherited())))  # type: ignore[arg-type]
+        serve(lambda data: repr(attrs.asdict(current_inbound())))  # type: ignore[arg-type]
         assert "'deadline_at': None" in call(target)
 
 
 def call_inner(worker: Resilient, metadata: dict[str, Any]) -> Any:
     # With the bare client: the hop to the inner function is the SDK's own.
-    return worker._link.client.trigger(
+    return worker._connection.client.trigger(
         {"function_id": "t::inner", "payload": {}, "metadata": metadata}
     )
 
@@ -570,7 +575,7 @@ class TestQueued:
         self, serve: Serve, target: Any
     ) -> None:
         def look(data: Any) -> list[Any]:
-            inbound = inherited()
+            inbound = current_inbound()
             assert inbound is not None
             return [sorted(data), inbound.carried.idempotency_key, inbound.deadline_at]
 

@@ -14,7 +14,7 @@ from support.telemetry_fixtures import Seen
 
 from iii_resilience import NotConnectedError, resilient
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.handling import Registration, Standing
+from iii_resilience.handling import Registration, RegistrationState
 from iii_resilience.handling.registration.keeper import keeper
 from iii_resilience.testing import AnswerError, AnswerResult, LoopbackEngine
 
@@ -135,7 +135,7 @@ class TestStandby:
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")
-        other = resilient(mine._link.client, keep_registered=True)
+        other = resilient(mine._connection.client, keep_registered=True)
         other.register_function("t::g", lambda data: 1)
         until(lambda: standing(other, "t::g")[0] == standing(mine)[0] == "owner")
         other._handlers.stop_keeping()
@@ -193,7 +193,7 @@ class TestStandby:
         since = time.monotonic()
         until(lambda: all(engine.registered(function_id) for function_id in ("t::f", *more)))
         assert time.monotonic() - since < SOON
-        until(lambda: all(r.state is Standing.OWNER for r in second.registrations()))
+        until(lambda: all(r.state is RegistrationState.OWNER for r in second.registrations()))
 
     def test_what_a_worker_alone_gave_up_is_found_in_its_turn(
         self, engine: LoopbackEngine, worker: Worker
@@ -240,11 +240,11 @@ class TestTriggers:
         first, second = worker("first"), worker("second")
         until(lambda: standing(second)[0] == "standby")
         second.register_trigger(self.TRIGGER)
-        until(lambda: self.of(second).state is Standing.OWNER)
+        until(lambda: self.of(second).state is RegistrationState.OWNER)
         before = self.of(second).id
         first.shutdown()
         until(lambda: standing(second)[0] == "owner")
-        until(lambda: self.of(second).state is Standing.OWNER)
+        until(lambda: self.of(second).state is RegistrationState.OWNER)
         assert self.of(second).id != before
         info = target.trigger(
             {"function_id": "engine::functions::info", "payload": {"function_id": "t::f"}}
@@ -254,7 +254,7 @@ class TestTriggers:
     def test_one_that_is_refused_says_so_with_code_and_remedy(self, worker: Worker) -> None:
         mine = worker("mine")
         mine.register_trigger({**self.TRIGGER, "config": 5})
-        until(lambda: self.of(mine).state is Standing.REJECTED)
+        until(lambda: self.of(mine).state is RegistrationState.REJECTED)
         told = self.of(mine)
         assert told.code == "trigger_registration_failed"
         assert told.remedy
@@ -263,7 +263,7 @@ class TestTriggers:
     def test_one_that_nobody_provides_is_missing(self, worker: Worker) -> None:
         mine = worker("mine")
         reference = mine.register_trigger({**self.TRIGGER, "type": "nobody", "config": {}})
-        until(lambda: self.of(mine).state is Standing.MISSING)
+        until(lambda: self.of(mine).state is RegistrationState.MISSING)
         assert self.of(mine).remedy == "start the worker that provides triggers of this type"
         reference.unregister()
         assert [r.kind for r in mine.registrations()] == ["function"]

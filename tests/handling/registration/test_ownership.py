@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from iii_resilience.handling.registration.ownership import MOST, Answer, Rounds
-from iii_resilience.handling.registration.registrations import Served, Standing
+from iii_resilience.handling.registration.ownership import MOST, Answer, OwnershipPolling
+from iii_resilience.handling.registration.registrations import RegistrationState, RegistrationTable
 
 
 class Client:
@@ -18,18 +18,18 @@ class Client:
         return object()
 
 
-def rounds_of(count: int) -> tuple[Served, Rounds]:
-    served = Served(Client(), lambda entry: None)
+def rounds_of(count: int) -> tuple[RegistrationTable, OwnershipPolling]:
+    served = RegistrationTable(Client(), lambda entry: None)
     for number in range(count):
         served.add_function(f"t::f{number}", None, {})
-    return served, Rounds(served, "me")
+    return served, OwnershipPolling(served, "me")
 
 
-def learn(rounds: Rounds, owner: str | None, *ids: str, now: float = 1e9) -> Any:
+def learn(rounds: OwnershipPolling, owner: str | None, *ids: str, now: float = 1e9) -> Any:
     return rounds.answered(list(ids), {i: Answer(owner) for i in ids}, now)
 
 
-def state(served: Served, function_id: str) -> Standing:
+def state(served: RegistrationTable, function_id: str) -> RegistrationState:
     entry = served.function(function_id)
     assert entry is not None
     return entry.state
@@ -59,7 +59,7 @@ def test_with_more_each_has_its_turn() -> None:
 def test_every_other_owner_has_one_that_stands_for_all_of_his() -> None:
     served, rounds = rounds_of(300)
     for number, entry in enumerate(served.functions()):
-        entry.stands(Standing.STANDBY, owner=f"w{number % 3}")
+        entry.set_state(RegistrationState.STANDBY, owner=f"w{number % 3}")
     owner_of = {entry.function_id: entry.owner for entry in served.functions()}
     for _ in range(20):
         owners = {owner_of[function_id] for function_id in rounds.next_ids()}
@@ -69,11 +69,11 @@ def test_every_other_owner_has_one_that_stands_for_all_of_his() -> None:
 def test_when_it_is_gone_all_of_his_are_asked_about_before_all_others() -> None:
     served, rounds = rounds_of(300)
     for number, entry in enumerate(served.functions()):
-        entry.stands(Standing.STANDBY, owner=f"w{number % 3}")
+        entry.set_state(RegistrationState.STANDBY, owner=f"w{number % 3}")
     learn(rounds, None, "t::f0")
-    assert rounds.hurried
+    assert rounds.has_urgent
     asked: list[str] = []
-    while rounds.hurried:
+    while rounds.has_urgent:
         asked.extend(rounds.next_ids())
     assert {f"t::f{n}" for n in range(3, 300, 3)} <= set(asked[:110])
 
@@ -81,9 +81,9 @@ def test_when_it_is_gone_all_of_his_are_asked_about_before_all_others() -> None:
 def test_so_they_are_when_it_has_another_owner() -> None:
     served, rounds = rounds_of(50)
     for entry in served.functions():
-        entry.stands(Standing.STANDBY, owner="w0")
+        entry.set_state(RegistrationState.STANDBY, owner="w0")
     learn(rounds, "w1", "t::f7")
-    assert rounds.hurried
+    assert rounds.has_urgent
 
 
 def test_what_nobody_owns_is_an_orphan_at_once_but_not_when_it_is_young() -> None:
@@ -116,7 +116,7 @@ def test_what_is_hidden_is_left_as_it_is() -> None:
     served, rounds = rounds_of(1)
     hidden = Answer.read({"function_id": "t::f0", "error": "forbidden"}, "default")
     assert rounds.answered(["t::f0"], {"t::f0": hidden}, 1e9) == ([], None)
-    assert state(served, "t::f0") is Standing.UNKNOWN
+    assert state(served, "t::f0") is RegistrationState.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_an_item_is_read(item: dict[str, Any], owner: str | None) -> None:
 def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:
     served, rounds = rounds_of(1)
     rounds.learn(["t::f0", "t::gone"], {})
-    assert state(served, "t::f0") is Standing.MISSING
+    assert state(served, "t::f0") is RegistrationState.MISSING

@@ -100,7 +100,7 @@ class Ledger:
 
 
 @attrs.frozen
-class Told:
+class CallReport:
     """What one caller was told.
 
     Attributes:
@@ -175,7 +175,7 @@ _GAP = 0.05
 _NEVER = {"forbidden": "FORBIDDEN", "missing": "function_not_found"}
 
 
-def judge(ledger: Ledger, told: list[Told], kills: list[float]) -> Verdict:
+def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict:
     """Compare what the callers were told with what the workers did.
 
     Args:
@@ -211,7 +211,7 @@ def judge(ledger: Ledger, told: list[Told], kills: list[float]) -> Verdict:
     )
 
 
-def _ghosts(told: Told, runs_at: list[float]) -> int:
+def _ghosts(told: CallReport, runs_at: list[float]) -> int:
     """Executions no attempt accounts for: each may start one, while somebody waits for it."""
     open_ = sorted(told.attempts, key=lambda attempt: attempt[1])
     ghosts = 0
@@ -226,22 +226,22 @@ def _ghosts(told: Told, runs_at: list[float]) -> int:
     return ghosts
 
 
-def _should_have(told: Told) -> bool:
+def _should_have(told: CallReport) -> bool:
     return told.succeeded or told.certain or (told.expected and told.idempotent)
 
 
-def _has(told: Told, ledger: Ledger) -> bool:
+def _has(told: CallReport, ledger: Ledger) -> bool:
     """Whether the caller has what it asked for; a call without payload leaves no effect."""
     return bool(ledger.effects[told.order_id]) or (told.kind == "empty" and told.succeeded)
 
 
-def _known_at(kill: float, told: list[Told]) -> float:
+def _known_at(kill: float, told: list[CallReport]) -> float:
     """When the first caller could learn of a kill: its attempt was open then, and ended."""
     ends = [end for t in told for start, end in t.attempts if start < kill < end < math.inf]
     return min(ends, default=kill)
 
 
-def _refused(told: Told, known: list[tuple[float, float]]) -> bool:
+def _refused(told: CallReport, known: list[tuple[float, float]]) -> bool:
     """Whether this call was sent before anyone could know of a kill, and refused for it."""
     return (
         told.outcome == "function_not_found"

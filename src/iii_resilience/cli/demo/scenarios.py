@@ -32,7 +32,7 @@ from iii_resilience.cli.demo.callers import (
     connect,
     quiet_sdk,
 )
-from iii_resilience.cli.demo.execution_log import ExecutionLog, Ledger, Told, Verdict, judge
+from iii_resilience.cli.demo.execution_log import CallReport, ExecutionLog, Ledger, Verdict, judge
 from iii_resilience.cli.demo.worker_processes import Workers
 from iii_resilience.core.classify import classify
 from iii_resilience.core.policy import Enqueued
@@ -50,14 +50,14 @@ class Result:
     """One of the two runs: what was told, what was done, and the verdict."""
 
     name: str
-    told: list[Told]
+    told: list[CallReport]
     ledger: Ledger
     verdict: Verdict
     seconds: float
     left_out: tuple[str, ...] = ()
 
 
-class Run:
+class DemoRun:
     """One of the two runs: phases of orders, each with its fault.
 
     Args:
@@ -78,7 +78,7 @@ class Run:
         self._url = url
         self._engine = engine
         self._say = say
-        self._told: list[Told] = []
+        self._told: list[CallReport] = []
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._left_out: list[str] = []
@@ -269,7 +269,7 @@ class Run:
             report = report_for(error)
             outcome, category = failure.code, failure.category.value
             decision = report.reason.value if report is not None else "gave up"
-        told = Told(
+        told = CallReport(
             order_id=order.id,
             kind=order.kind,
             idempotent=order.idempotent,
@@ -356,7 +356,7 @@ def run_demo(
     if url is not None:
         check_reachable(url)
         with quiet_sdk():
-            return Run(kind, url, None, say).run(phases)
+            return DemoRun(kind, url, None, say).run(phases)
     from iii_resilience.testing import LoopbackEngine  # noqa: PLC0415 - needs an extra
 
     try:
@@ -365,6 +365,6 @@ def run_demo(
         raise DemoError(NEEDS) from None
     try:
         with quiet_sdk():
-            return Run(kind, engine.url, engine, say).run(phases)
+            return DemoRun(kind, engine.url, engine, say).run(phases)
     finally:
         engine.stop()

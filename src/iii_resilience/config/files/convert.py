@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Fault:
+class FieldError:
     """Something wrong inside one object.
 
     Attributes:
@@ -49,7 +49,7 @@ class WrongError(ValueError):
     """A value that is not allowed where it stands."""
 
 
-def structure(data: Any, kind: type, **keys: str) -> tuple[Any, list[Fault]]:
+def structure(data: Any, kind: type, **keys: str) -> tuple[Any, list[FieldError]]:
     """Make an object of a class from what a file says.
 
     Args:
@@ -63,8 +63,8 @@ def structure(data: Any, kind: type, **keys: str) -> tuple[Any, list[Fault]]:
     import cattrs  # noqa: PLC0415 - not loaded until a file is
 
     if not isinstance(data, Mapping):
-        return None, [Fault((), f"must be a mapping, got {shown(data)}")]
-    faults = [Fault((key,), _no_key(kind, key, data[key])) for key in keys if key in data]
+        return None, [FieldError((), f"must be a mapping, got {shown(data)}")]
+    faults = [FieldError((key,), _no_key(kind, key, data[key])) for key in keys if key in data]
     made: Any
     try:
         made = _converter().structure({**data, **keys}, kind)
@@ -86,7 +86,7 @@ def unstructure(value: Any) -> dict[str, Any]:
 _FALLBACKS = [keys_of(Enqueue)[0], keys_of(Reroute)[0]]
 
 
-def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iterator[Fault]:
+def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iterator[FieldError]:
     import cattrs  # noqa: PLC0415 - not loaded until a file is
 
     ofs, others = error.group_exceptions()
@@ -97,16 +97,16 @@ def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iter
         elif isinstance(inner, KeyError):
             if field.required:
                 what = f"needs {' or '.join(_needed(kind, field))}"
-                yield Fault(path, what, together=True)
+                yield FieldError(path, what, together=True)
         else:
-            yield Fault((*path, field.key), str(inner))
+            yield FieldError((*path, field.key), str(inner))
     for inner in others:
         if isinstance(inner, cattrs.ForbiddenExtraKeysError):
             for key in sorted(inner.extra_fields, key=str):
-                yield Fault((*path, key), _no_key(kind, key, data[key]))
+                yield FieldError((*path, key), _no_key(kind, key, data[key]))
         else:
             about, said = in_words_of_files(kind, str(inner))
-            yield Fault(path if about is None else (*path, about), said, together=True)
+            yield FieldError(path if about is None else (*path, about), said, together=True)
 
 
 def _needed(kind: type, field: FileField) -> list[str]:

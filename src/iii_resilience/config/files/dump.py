@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from iii_resilience.config.files.convert import unstructure
 from iii_resilience.config.files.fields import CODE_ONLY
-from iii_resilience.config.policy_set import Book, Edition
+from iii_resilience.config.policy_set import Book, PolicySet
 
 if TYPE_CHECKING:
     import yaml
@@ -45,21 +45,21 @@ def dump_policies(book: Book) -> str:
         return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
-    data = as_data(book.edition)
+    data = as_data(book.policy_set)
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def as_data(edition: Edition) -> dict[str, Any]:
+def as_data(policy_set: PolicySet) -> dict[str, Any]:
     """The plain data of a policy file that says what an edition says.
 
     Args:
-        edition: What a book says.
+        policy_set: What a book says.
 
     Raises:
         ValueError: As for `dump_policies`.
     """
     policies = {}
-    for name, policy in edition.policies.items():
+    for name, policy in policy_set.policies.items():
         for field in CODE_ONLY:
             if getattr(policy, field) is not None:
                 raise ValueError(
@@ -67,16 +67,16 @@ def as_data(edition: Edition) -> dict[str, Any]:
                 )
         policies[name] = _whole(unstructure(policy), f"policies.{name}")
     data: dict[str, Any] = {"version": 1, "policies": policies}
-    if edition.rules:
-        data["rules"] = [_given(unstructure(rule)) for rule in edition.rules]
-    data["default"] = edition.default
-    if edition.queues:
+    if policy_set.rules:
+        data["rules"] = [_given(unstructure(rule)) for rule in policy_set.rules]
+    data["default"] = policy_set.default
+    if policy_set.queues:
         data["queues"] = {
             name: _given(_whole(unstructure(queue), f"queues.{name}"))
-            for name, queue in edition.queues.items()
+            for name, queue in policy_set.queues.items()
         }
-    if edition.codes:
-        data["codes"] = {row.code: _given(unstructure(row)) for row in edition.codes}
+    if policy_set.codes:
+        data["codes"] = {row.code: _given(unstructure(row)) for row in policy_set.codes}
     return data
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import attrs
 
 from iii_resilience.config.files.nodes import Mark, Problem, allowed, of_mapping
-from iii_resilience.config.files.validate import Document, Verdict, examine
+from iii_resilience.config.files.validate import Document, ValidationResult, examine
 from iii_resilience.config.files.yaml_reader import read_yaml
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.errors import ConfigError
 
 logger = logging.getLogger("iii_resilience")
@@ -68,22 +68,22 @@ class Contents:
             digest.update(text)
         return digest.digest()
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ValidationResult:
         """What is wrong with it, or what it says."""
         return examine([_document(*part) for part in self.parts], self.digest)
 
-    def edition(self) -> Edition:
+    def policy_set(self) -> PolicySet:
         """What it says; warnings are logged.
 
         Raises:
             ConfigError: It does not validate.
         """
         verdict = self.verdict()
-        if verdict.edition is None:
+        if verdict.policy_set is None:
             raise ConfigError([str(problem) for problem in verdict.problems])
-        for warning in verdict.edition.warnings:
+        for warning in verdict.policy_set.warnings:
             logger.warning("%s", warning)
-        return verdict.edition
+        return verdict.policy_set
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.config.files.convert import Fault, structure
+from iii_resilience.config.files.convert import FieldError, structure
 from iii_resilience.config.files.fields import EXTENDS
 from iii_resilience.config.files.merge import LONGEST_CHAIN, chain, extended, overlay
 from iii_resilience.config.files.nodes import (
@@ -24,7 +24,7 @@ from iii_resilience.config.files.nodes import (
     in_line,
     shown,
 )
-from iii_resilience.config.policy_set import Edition
+from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.queue_definition import Queue
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.codes.lookup import Code, read_codes
@@ -67,21 +67,21 @@ class Origins:
 
 
 @attrs.frozen
-class Verdict:
+class ValidationResult:
     """What became of the documents.
 
     Attributes:
-        edition: What they say together; None where there are problems.
+        policy_set: What they say together; None where there are problems.
         problems: Everything that is wrong, in the order of the files.
         warnings: What is allowed and seldom meant, in the same order.
     """
 
-    edition: Edition | None
+    policy_set: PolicySet | None
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
 
 
-def examine(documents: Sequence[Document], digest: bytes | None = None) -> Verdict:
+def examine(documents: Sequence[Document], digest: bytes | None = None) -> ValidationResult:
     """Check documents, and put together what they say; later ones win.
 
     Args:
@@ -89,21 +89,21 @@ def examine(documents: Sequence[Document], digest: bytes | None = None) -> Verdi
         digest: Of what they were read from, for the edition.
     """
     found = _Findings()
-    edition = None
+    policy_set = None
     for document in documents:
         for problem in document.problems:
             found.problem(problem)
     nodes = [document.node for document in documents if document.node is not None]
     readable = [node for node in nodes if _is_policy_file(node, found)]
     if readable:
-        edition = _Examination(readable, found).edition(digest)
+        policy_set = _Examination(readable, found).policy_set(digest)
     order = {document.name: number for number, document in enumerate(documents)}
     problems, warnings = found.sorted(order)
     if problems:
-        edition = None
-    elif edition is not None:
-        edition = attrs.evolve(edition, warnings=tuple(map(str, warnings)))
-    return Verdict(edition, problems, warnings)
+        policy_set = None
+    elif policy_set is not None:
+        policy_set = attrs.evolve(policy_set, warnings=tuple(map(str, warnings)))
+    return ValidationResult(policy_set, problems, warnings)
 
 
 class _Findings:
@@ -153,7 +153,7 @@ class _Examination:
         self._known: dict[str, None] = {DEFAULT: None}
         self._queues: dict[str, Queue] = {}
 
-    def edition(self, digest: bytes | None) -> Edition | None:
+    def policy_set(self, digest: bytes | None) -> PolicySet | None:
         for document in self._documents:
             self._top(document)
         written = self._merged("policies", RetryPolicy, without=EXTENDS)
@@ -169,7 +169,7 @@ class _Examination:
         default, default_at = self._default()
         self._warn_of_queues(effective, policies, set(queues))
         try:
-            return Edition(
+            return PolicySet(
                 policies,
                 [rule for rule, _ in rules],
                 default,
@@ -223,7 +223,7 @@ class _Examination:
         self,
         nodes: dict[str, Node],
         key: str,
-        make: Callable[[str, Any], tuple[Any, list[Fault]]],
+        make: Callable[[str, Any], tuple[Any, list[FieldError]]],
     ) -> dict[str, Any]:
         made = {}
         for name, node in nodes.items():
@@ -302,12 +302,12 @@ class _Examination:
         kind = "a mapping of codes to their category and remedy"
         for document, section in self._sections("codes", dict, kind):
             for code, node in section.value.items():
-                data, faults = node.plain(), list[Fault]()
+                data, faults = node.plain(), list[FieldError]()
                 try:
                     (codes[code],) = read_codes({code: data})
                 except ConfigError as error:
                     (problem,) = error.problems
-                    faults = [Fault((), problem.removeprefix(f"codes.{code}: "))]
+                    faults = [FieldError((), problem.removeprefix(f"codes.{code}: "))]
                 if isinstance(data, dict) and not _is_refused(code):
                     faults = _faults_of_fields(data) or faults
                 for fault in faults:
@@ -347,7 +347,7 @@ class _Examination:
     def _no_such_policy(self, name: object) -> str:
         return f"names no policy: {shown(name)} {allowed(list(self._known), name, 'there are')}"
 
-    def _fault(self, document: Node, path: Path, fault: Fault) -> None:
+    def _fault(self, document: Node, path: Path, fault: FieldError) -> None:
         self._problem(document, (*path, *fault.path), fault.what)
 
     def _problem(self, document: Node, path: Path, what: str) -> None:
@@ -366,5 +366,5 @@ def _is_refused(code: str) -> bool:
     return False
 
 
-def _faults_of_fields(data: dict[str, Any]) -> list[Fault]:
+def _faults_of_fields(data: dict[str, Any]) -> list[FieldError]:
     return structure(data, Code, code="code")[1]

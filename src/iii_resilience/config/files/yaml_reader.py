@@ -74,12 +74,12 @@ def _read(name: str, text: bytes, loader: Any) -> tuple[Node | None, list[Proble
     reader = _Reader(name, yaml.parse(text, loader))
     try:
         node = reader.document()
-    except _Stop:
+    except _UnreadableYamlError:
         node = None
     return (None if reader.problems else node), reader.problems
 
 
-class _Stop(Exception):  # noqa: N818 - nothing went wrong: what was read is reported
+class _UnreadableYamlError(Exception):
     """There is no going on behind this problem."""
 
 
@@ -101,7 +101,7 @@ class _Reader:
                 documents += 1
                 if documents > 1:
                     self._problem(event, (), "a second document begins here: a policy file has one")
-                    raise _Stop
+                    raise _UnreadableYamlError
             elif kind == "DocumentEndEvent" or kind.startswith("Stream"):
                 pass
             else:
@@ -113,17 +113,17 @@ class _Reader:
         if kind == "AliasEvent" or event.tag is not None or event.anchor is not None:
             # Aliases can make a small file an endless tree, tags can make anything.
             self._problem(event, path, "anchors, aliases and tags are not used in policy files")
-            raise _Stop
+            raise _UnreadableYamlError
         self._parts += 1
         if self._parts > MOST:
             self._problem(event, (), TOO_MANY)
-            raise _Stop
+            raise _UnreadableYamlError
         if kind == "ScalarEvent":
             return Node(self._scalar(event, path), mark)
         if len(path) >= DEEPEST:
             # Not read to its end: the time YAML takes grows with the square of the depth.
             self._problem(event, (), TOO_DEEP)
-            raise _Stop
+            raise _UnreadableYamlError
         if kind == "SequenceStartEvent":
             return Node(self._sequence(path), mark)
         return Node(self._mapping(path), mark)

@@ -18,11 +18,11 @@ from iii_resilience.core.classifiers.builtin_exceptions import (
     text_of,
 )
 from iii_resilience.core.classifiers.message_cause import (
+    from_known_text,
     from_row,
     guard,
     structured,
     too_large,
-    worded,
 )
 from iii_resilience.core.classifiers.text_patterns import LIMIT, legacy
 from iii_resilience.core.classifiers.wire_error import PLAIN, READY, from_code
@@ -161,7 +161,7 @@ def _own(error: BaseException, function_id: str | None) -> Failure:
 def _guard(error: BaseException, message: str) -> Failure:
     """The documented producer-side guard: raised before anything is sent (seed 000)."""
     actual, limit = attribute(error, "payload_bytes"), attribute(error, "limit_bytes")
-    found = worded(message)
+    found = from_known_text(message)
     if isinstance(actual, int) and isinstance(limit, int):
         found = too_large(actual, limit, message)
     if found is None or found.code != "payload_too_large":
@@ -204,7 +204,7 @@ def _codeless(
 def _legacy(error: BaseException, message: str, function_id: str | None) -> Failure | None:
     """SDK ≤ 0.11.2: plain exceptions whose text is all there is."""
     if isinstance(error, TimeoutError):
-        found = worded(message)
+        found = from_known_text(message)
         return found if found is not None and found.code == "TIMEOUT" else None
     if type(error) is not Exception:
         return None

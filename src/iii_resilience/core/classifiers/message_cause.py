@@ -2,7 +2,7 @@
 
 A handler written in Python cannot set its code: everything becomes ``invocation_failed`` with
 ``message = str(exc)``, and a bridge, a queue and an HTTP endpoint word their own errors into
-messages too (iii-errors, section 2). `look_inside` finds such a cause. It knows nothing of
+messages too (iii-errors, section 2). `cause_in_message` finds such a cause. It knows nothing of
 exceptions, of which function was called, or of what is done about a failure.
 
 Only the first `LIMIT` characters of a message are looked at, and JSON longer than that is not
@@ -87,7 +87,7 @@ def from_row(
     )
 
 
-def unknown(
+def unknown_failure(
     code: str, message: str = "", *, system: str = "iii", origin: str = "handler"
 ) -> Failure:
     """A failure whose code no table knows: permanent, and it may have run.
@@ -110,7 +110,7 @@ def unknown(
     )
 
 
-def look_inside(code: str, message: str, depth: int = 0) -> Failure | None:
+def cause_in_message(code: str, message: str, depth: int = 0) -> Failure | None:
     """The cause a message carries, for the codes that carry one.
 
     Args:
@@ -153,7 +153,7 @@ def _cause(message: str, depth: int) -> Failure | None:
             return structured(text, depth) if whole else _legacy(text, depth)
         if text.startswith("remote error ("):
             found = _REMOTE.match(text)
-            return coded(found[1], text[found.end() :], depth) if found else None
+            return from_code_in_text(found[1], text[found.end() :], depth) if found else None
         if text.startswith("serialization error: "):
             return from_row(III["serialization_error"], text)
     head, colon, _ = text[: LONGEST_CODE + 2].partition(": ")
@@ -161,10 +161,10 @@ def _cause(message: str, depth: int) -> Failure | None:
         return _known(row, text[len(head) + 2 :], depth)
     if "/" in head and (row := find(text)) is not None:
         return from_row(row)  # llm-router: the code may stand alone
-    return worded(text)
+    return from_known_text(text)
 
 
-def worded(text: str) -> Failure | None:
+def from_known_text(text: str) -> Failure | None:
     """The cause in words that stand for a code, without the code.
 
     Args:
@@ -217,7 +217,7 @@ def too_large(payload_bytes: int, limit_bytes: int, message: str = "") -> Failur
     )
 
 
-def coded(code: str, message: str, depth: int = 0) -> Failure:
+def from_code_in_text(code: str, message: str, depth: int = 0) -> Failure:
     """A cause that names its code, known or not.
 
     Args:
@@ -226,7 +226,7 @@ def coded(code: str, message: str, depth: int = 0) -> Failure:
         depth: How deep this cause lies inside others.
     """
     row = find(code)
-    return unknown(code, message) if row is None else _known(row, message, depth)
+    return unknown_failure(code, message) if row is None else _known(row, message, depth)
 
 
 def _known(row: Code, message: str, depth: int) -> Failure:
@@ -234,7 +234,7 @@ def _known(row: Code, message: str, depth: int) -> Failure:
     if row.code in execution_proof.DOUBTFUL and message:
         # Of a nested call nobody here knows which function was called.
         failure = failure.replace(execution=execution_proof.execution(message, None))
-    return with_cause(failure, look_inside(row.code, message, depth + 1))
+    return with_cause(failure, cause_in_message(row.code, message, depth + 1))
 
 
 def with_cause(failure: Failure, cause: Failure | None) -> Failure:
@@ -314,10 +314,10 @@ def from_body(body: Mapping[str, object], depth: int = 0) -> Failure | None:
         if (pair := sizes(body)) is not None:
             return too_large(*pair, message)
         if _category(body) is None:
-            return worded(message) if message else None
+            return from_known_text(message) if message else None
         code = "_OTHER"
     row = find(code)
-    failure = unknown(code, message) if row is None else _known(row, message, depth)
+    failure = unknown_failure(code, message) if row is None else _known(row, message, depth)
     return annotate(failure, body)
 
 
@@ -357,4 +357,4 @@ def _sqlstate(failure: Failure, state: object) -> Failure:
 
 def _legacy(text: str, depth: int) -> Failure | None:
     pair = legacy(text)
-    return coded(*pair, depth) if pair is not None else None
+    return from_code_in_text(*pair, depth) if pair is not None else None

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from iii_resilience.core.classifiers.message_cause import from_row, unknown
+from iii_resilience.core.classifiers.message_cause import from_row, unknown_failure
 from iii_resilience.core.classifiers.refinements import refine
 from iii_resilience.core.classifiers.text_patterns import LIMIT, retry_after_words
 from iii_resilience.core.codes.lookup import RPC, find_user
@@ -80,7 +80,7 @@ def from_error(error: RpcError, function_id: str | None) -> Failure:
     key = function_id or _string(error.fn_key)
     row = RPC.get(code) or find_user(code)
     if row is None:
-        failure = unknown(code, message, system="rpc")
+        failure = unknown_failure(code, message, system="rpc")
         failure = failure.replace(remedy=LAYER_REMEDIES.get(layer or "", failure.remedy))
     else:
         failure = refine(from_row(row, message)).replace(system="rpc")

@@ -55,13 +55,13 @@ def from_code(
     if code in execution_proof.DOUBTFUL:
         fields["execution"] = execution_proof.execution(message, function_id, namespace)
         return failure
-    return message_cause.with_cause(refine(failure), message_cause.look_inside(code, message))
+    return message_cause.with_cause(refine(failure), message_cause.cause_in_message(code, message))
 
 
 def _other(code: str, message: str, function_id: str | None, stacktrace: str | None) -> Failure:
     row = find(code) if len(code) <= LONGEST_CODE else None
     failure = (
-        message_cause.unknown(code, message)
+        message_cause.unknown_failure(code, message)
         if row is None
         else refine(message_cause.from_row(row, message))
     )
@@ -97,7 +97,7 @@ def from_mapping(body: Mapping[str, object], function_id: str | None, depth: int
         return guard.replace(execution=Execution.NOT_EXECUTED, function_id=function_id)
     # The last is what the SDK makes of an error whose code is not a string (iii/errors.py).
     failure = (
-        message_cause.worded(message)
+        message_cause.from_known_text(message)
         or message_cause.from_body(body)
         or message_cause.from_row(III["UNKNOWN"], message)
     )

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Kept
-from iii_resilience.core.guards.sliding_window import Outcomes
+from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.guards.sliding_window import SlidingWindow
 from iii_resilience.core.validators import number
 
 logger = logging.getLogger("iii_resilience")
@@ -47,7 +47,7 @@ OnTransition = Callable[[CircuitState, CircuitState, float], object]
 
 @attrs.define(eq=False)
 class _Closed:
-    outcomes: Outcomes
+    outcomes: SlidingWindow
     # Every call of this phase gets the same one: a closed circuit has nothing to remember of it.
     ticket: Ticket = attrs.field(init=False)
     state: ClassVar = CircuitState.CLOSED
@@ -164,7 +164,7 @@ class Circuit:
         # Reentrant: a coroutine that is thrown away gives its ticket back wherever the garbage
         # collector happens to find it, and that may be in the middle of one of these methods.
         self._lock = threading.RLock()
-        self._phase: _Closed | _Open | _HalfOpen = _Closed(Outcomes(self._window))
+        self._phase: _Closed | _Open | _HalfOpen = _Closed(SlidingWindow(self._window))
 
     @property
     def state(self) -> CircuitState:
@@ -309,7 +309,7 @@ class Circuit:
                 phase.successes += 1
                 if phase.successes < self._probes:
                     return
-                after = _Closed(Outcomes(self._window))
+                after = _Closed(SlidingWindow(self._window))
             self._phase = after
         self._tell(phase.state, after.state, now)
 
@@ -376,8 +376,8 @@ class Breaker:
     slow_call: float | None = attrs.field(
         default=None, validator=number(above=0, optional=True, unit="seconds")
     )
-    _circuits: Kept[Circuit] = attrs.field(
-        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+    _circuits: ScopedStates[Circuit] = attrs.field(
+        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
         init=False,
         repr=False,
         eq=False,

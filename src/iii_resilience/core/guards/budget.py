@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Kept
+from iii_resilience.core.guards.scopes import ScopedStates
 from iii_resilience.core.validators import number
 
 _BUCKETS = 10
@@ -212,8 +212,8 @@ class Budget:
     ratio: float = attrs.field(default=0.2, validator=number(least=0))
     min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
     window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
-    _windows: Kept[BudgetWindow] = attrs.field(
-        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+    _windows: ScopedStates[BudgetWindow] = attrs.field(
+        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
         init=False,
         repr=False,
         eq=False,

@@ -17,30 +17,30 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Kept
-from iii_resilience.core.lazy_imports import later
+from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.validators import number, seconds
 
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = later("asyncio")  # a program without coroutines never needs it
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 
 @attrs.define(eq=False)
 class Permit:
-    """One caller's place in a gate; given back with `Gate.leave`."""
+    """One caller's place in a gate; given back with `Slots.release`."""
 
-    _gate: Gate = attrs.field(repr=False)
+    _gate: Slots = attrs.field(repr=False)
     _wake: Callable[[], object] | None = attrs.field(default=None, repr=False)
 
     def __del__(self) -> None:
-        # Ctrl-C may strike in the first moment of `leave`, or between `enter` and the caller's
+        # Ctrl-C may strike in the first moment of `release`, or between `acquire` and the caller's
         # ``try``; a coroutine may be thrown away. The place then comes back with the permit.
         self._gate._lost(self)  # noqa: SLF001 - a gate and its permits are one
 
 
-class Gate:
+class Slots:
     """At most `limit` callers inside at once, at most `queue` of them waiting in front.
 
     Nobody overtakes: who comes while others wait goes to the end of the queue. A caller that is
@@ -80,7 +80,7 @@ class Gate:
         """How many callers wait."""
         return len(self._queued)
 
-    def enter(self, timeout: float | None = None) -> Permit | None:
+    def acquire(self, timeout: float | None = None) -> Permit | None:
         """Go in, waiting for a place if need be. Blocks the thread while it waits.
 
         Args:
@@ -88,7 +88,7 @@ class Gate:
                 and the gate's `wait` applies.
 
         Returns:
-            The permit, for which exactly one `leave` must follow; None if there was no place in
+            The permit, for which exactly one `release` must follow; None if there was no place in
             the queue, or none came free in time.
         """
         permit = Permit(self)
@@ -105,13 +105,13 @@ class Gate:
             turn.wait(seconds)
             return permit if self._was_let_in(permit) else None
         except BaseException:
-            self.leave(permit)
+            self.release(permit)
             raise
 
-    async def enter_async(self, timeout: float | None = None) -> Permit | None:  # noqa: ASYNC109
-        """`enter` for coroutines: other tasks of the loop go on while it waits.
+    async def acquire_async(self, timeout: float | None = None) -> Permit | None:  # noqa: ASYNC109
+        """`acquire` for coroutines: other tasks of the loop go on while it waits.
 
-        The arguments and the result are those of `enter`.
+        The arguments and the result are those of `acquire`.
         """
         # A timeout around this coroutine would be a cancellation: who was let in at that very
         # moment would be sent away. Ours looks once more.
@@ -133,14 +133,14 @@ class Gate:
                 alarm.cancel()
             return permit if self._was_let_in(permit) else None
         except BaseException:
-            self.leave(permit)
+            self.release(permit)
             raise
 
-    def leave(self, permit: Permit) -> None:
+    def release(self, permit: Permit) -> None:
         """Give a permit back; the first in the queue gets the place.
 
         Args:
-            permit: What `enter` returned. Giving it back twice does no harm.
+            permit: What `acquire` returned. Giving it back twice does no harm.
         """
         try:
             self._let_go(permit)
@@ -198,7 +198,7 @@ class Gate:
 
     def _lost(self, permit: Permit) -> None:
         if id(permit) in self._inside:  # nobody else can change that: nobody else has it
-            self.leave(permit)
+            self.release(permit)
 
     def _let_in(self) -> None:
         # In an order in which each step may be interrupted and done again: who is inside and still
@@ -240,8 +240,8 @@ class Bulkhead:
     limit: int = attrs.field(validator=number(least=1, integer=True))
     queue: int = attrs.field(default=0, validator=number(least=0, integer=True))
     wait: float = attrs.field(default=0.0, validator=number(least=0, unit="seconds"))
-    _gates: Kept[Gate] = attrs.field(
-        default=attrs.Factory(lambda self: Kept(self._numbers()), takes_self=True),
+    _slots: ScopedStates[Slots] = attrs.field(
+        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
         init=False,
         repr=False,
         eq=False,
@@ -255,16 +255,16 @@ class Bulkhead:
                 "given together, or neither: with one of them alone no call could ever wait"
             )
 
-    def gate_for(self, scope: str | None = None) -> Gate:
+    def slots_for(self, scope: str | None = None) -> Slots:
         """The gate of a scope, made at its first use.
 
         Args:
             scope: A function id in `worker.trigger`; None for everything under one policy.
         """
-        gate = self._gates.get(scope)
-        if gate is None:
-            gate = self._gates.add(scope, Gate)
-        return gate
+        slots = self._slots.get(scope)
+        if slots is None:
+            slots = self._slots.add(scope, Slots)
+        return slots
 
     def continues(self, before: Bulkhead, now: float) -> None:
         """Take another bulkhead's place: who is inside its gates counts here too.
@@ -273,8 +273,8 @@ class Bulkhead:
             before: The bulkhead that stood in the same policy.
             now: Monotonic time in seconds.
         """
-        before._gates.retune(now, self._numbers())
-        object.__setattr__(self, "_gates", before._gates)
+        before._slots.retune(now, self._numbers())
+        object.__setattr__(self, "_slots", before._slots)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the gates: a copy, or the one in another process, has its own places.

@@ -25,11 +25,10 @@ class Tunable(Protocol):
 S = TypeVar("S", bound=Tunable)
 
 
-class Kept(dict[str | None, S]):
+class ScopedStates(dict[str | None, S]):
     """The states of one guard by scope, and the numbers that they go by.
 
-    A guard that takes another one's place, because a policy file has changed, has the same `Kept`
-    as the one before it. Calls that still hold the old guard thereby see the same states, and give
+    A guard that replaces another one, because a policy file has changed, shares its `ScopedStates`. Calls that still hold the old guard thereby see the same states, and give
     back there what they have reserved there.
 
     Args:
@@ -78,10 +77,10 @@ class Kept(dict[str | None, S]):
             state.forget()
 
 
-_all: weakref.WeakValueDictionary[int, Kept[Any]] = weakref.WeakValueDictionary()
+_all: weakref.WeakValueDictionary[int, ScopedStates[Any]] = weakref.WeakValueDictionary()
 
 
-def everything() -> list[Kept[Any]]:
+def everything() -> list[ScopedStates[Any]]:
     """What every guard of this process keeps."""
     return list(_all.values())
 

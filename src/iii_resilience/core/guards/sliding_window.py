@@ -8,7 +8,7 @@ from __future__ import annotations
 _BUCKETS = 10
 
 
-class Outcomes:
+class SlidingWindow:
     """How many calls ended in a sliding window, and how many of them failed.
 
     A call counts for the length of the window, or up to a tenth of it less; never for longer.
@@ -48,14 +48,14 @@ class Outcomes:
         self._newest: int | None = None
         self.place, self.since, self.until = 0, 0.0, 0.0  # no time lies between them
 
-    def stretched(self, now: float | None, window: float) -> Outcomes:
+    def stretched(self, now: float | None, window: float) -> SlidingWindow:
         """The same counts in a window of another length; each keeps its relative age.
 
         Args:
             now: Monotonic time in seconds; None where nothing can have grown old yet.
             window: Length of the window in seconds.
         """
-        other = Outcomes(window)
+        other = SlidingWindow(window)
         if now is not None:
             self._advance(int(now / self._width))
         if self._newest is not None:

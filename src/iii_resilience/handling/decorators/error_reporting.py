@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import find
 from iii_resilience.core.codes.model import Category
-from iii_resilience.core.effects import Run, Steps
+from iii_resilience.core.effects import CallHandler, Steps
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.report import already_retried
-from iii_resilience.handling.decorators.wrapper import Arrived, F, wrap
+from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
 from iii_resilience.handling.handler_errors import (
     AuthError,
     HandlerError,
@@ -51,10 +51,10 @@ def reports_errors(handler: F) -> F:
         handler: A plain or asynchronous handler, or method.
     """
 
-    def steps(call: Arrived) -> Steps:
+    def steps(call: IncomingCall) -> Steps:
         since = time.monotonic()
         try:
-            return (yield Run())
+            return (yield CallHandler())
         except Exception as raised:
             error = raised
         reported = reported_as(error, since=since)

@@ -18,7 +18,7 @@ import attrs
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
-from iii_resilience.core.effects import Ask, Pause, Run, Steps
+from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
 from iii_resilience.handling.decorators.idempotency_key import (
@@ -28,8 +28,8 @@ from iii_resilience.handling.decorators.idempotency_key import (
     key_of,
     missing,
 )
-from iii_resilience.handling.decorators.lease_renewal import Renewer
-from iii_resilience.handling.decorators.wrapper import Arrived, takes, wrap
+from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
+from iii_resilience.handling.decorators.wrapper import IncomingCall, takes, wrap
 from iii_resilience.handling.handler_errors import PayloadError, TransientError
 from iii_resilience.sdk import propagation
 from iii_resilience.stores.protocol import (
@@ -119,7 +119,7 @@ class _Times:
 
 
 @attrs.frozen
-class _Mine:
+class _OwnedKey:
     """A key that this call has claimed."""
 
     slot: str
@@ -133,21 +133,21 @@ class _Guard:
         self._store = store
         self._key = key
         self._times = times
-        self._renewer = Renewer(store)
+        self._renewer = LeaseRenewer(store)
 
-    def steps(self, call: Arrived) -> Steps:
+    def steps(self, call: IncomingCall) -> Steps:
         """The handler's effects go elsewhere."""
         claim, slot = yield from self._claim(call)
         if claim.state is not State.CLAIMED:
             return _stored(claim)
-        return (yield from self._run(_Mine(slot, claim.token), None))
+        return (yield from self._run(_OwnedKey(slot, claim.token), None))
 
-    def steps_in_transaction(self, call: Arrived) -> Steps:
+    def steps_in_transaction(self, call: IncomingCall) -> Steps:
         """The handler's effects go into the store's transaction."""
         claim, slot = yield from self._claim(call)
         if claim.state is not State.CLAIMED:
             return _stored(claim)
-        mine = _Mine(slot, claim.token)
+        mine = _OwnedKey(slot, claim.token)
         try:
             with _as_transient("nothing was run"):
                 begin = self._ask(
@@ -163,7 +163,7 @@ class _Guard:
 
     # Before.
 
-    def _claim(self, call: Arrived) -> Steps:
+    def _claim(self, call: IncomingCall) -> Steps:
         """Claim the call's key, or wait for whoever has it."""
         function = call.known_function()
         key = key_of(self._key, call.payload, call.carried)
@@ -171,7 +171,7 @@ class _Guard:
             raise missing(self._key)
         slot, payload = digest(function, key), fingerprint(call.payload)
         until = time.monotonic() + self._times.wait
-        inbound = propagation.inherited()
+        inbound = propagation.current_inbound()
         if inbound is not None and inbound.deadline_at is not None:
             until = min(until, inbound.deadline_at)
         look = _FIRST_LOOK
@@ -190,7 +190,7 @@ class _Guard:
                 raise TransientError(
                     "the same call is still running", code="IDEMPOTENCY_KEY_RUNNING"
                 )
-            yield Pause(min(look, left))
+            yield Sleep(min(look, left))
             look = min(2 * look, _LAST_LOOK)
 
     def _claim_once(self, slot: str, payload: str) -> Steps:
@@ -210,14 +210,14 @@ class _Guard:
 
     # While, and after.
 
-    def _run(self, mine: _Mine, transaction: Transaction | None) -> Steps:
+    def _run(self, mine: _OwnedKey, transaction: Transaction | None) -> Steps:
         exclusive = transaction is not None and transaction.exclusive
         extra = {} if transaction is None else {_TRANSACTION: transaction.handle}
         times = self._times
         renewed = self._renewer.hold(mine.slot, mine.token, lease=times.lease, keep=times.ttl)
         try:
             with nullcontext() if exclusive else renewed:
-                result = yield Run(extra)
+                result = yield CallHandler(extra)
                 outcome = _as_outcome(result)
                 recorded = yield from self._record(mine, transaction, outcome)
         except GeneratorExit:
@@ -234,7 +234,7 @@ class _Guard:
             )
         return result
 
-    def _record(self, mine: _Mine, transaction: Transaction | None, outcome: str) -> Steps:
+    def _record(self, mine: _OwnedKey, transaction: Transaction | None, outcome: str) -> Steps:
         """Store the outcome; a store that is away for a moment is asked again."""
         keep = self._times.ttl
 
@@ -253,9 +253,9 @@ class _Guard:
                 except StoreUnavailableError:
                     if time.monotonic() >= until:
                         raise
-                yield Pause(_RECORD_AGAIN)
+                yield Sleep(_RECORD_AGAIN)
 
-    def _failed(self, mine: _Mine, error: BaseException) -> Steps:
+    def _failed(self, mine: _OwnedKey, error: BaseException) -> Steps:
         """Free the key, or store the failure; where the store is away, the lease frees it."""
         store, keep = self._store, self._times.ttl
 
@@ -276,8 +276,10 @@ class _Guard:
         except StoreUnavailableError as away:
             logger.warning("a failed call's key is not free before its lease is over: %s", away)
 
-    def _ask(self, work: Callable[[], Any], undo: Callable[[Any], object] | None = None) -> Ask:
-        return Ask(work, undo, blocking=self._store.blocking)
+    def _ask(
+        self, work: Callable[[], Any], undo: Callable[[Any], object] | None = None
+    ) -> Blocking:
+        return Blocking(work, undo, blocking=self._store.blocking)
 
 
 def _stored(claim: Claim) -> Any:

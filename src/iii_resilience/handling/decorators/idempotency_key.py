@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iii_resilience.handling.handler_errors import PayloadError
-from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext
 from iii_resilience.stores.protocol import digest
 
 INJECTED = "_caller_worker_id"
@@ -53,7 +53,7 @@ def check_key(key: object, decorator: str) -> None:
         )
 
 
-def key_of(key: KeyOf, payload: Any, carried: Carried | None) -> str | None:
+def key_of(key: KeyOf, payload: Any, carried: CallContext | None) -> str | None:
     """The key of one call.
 
     Args:

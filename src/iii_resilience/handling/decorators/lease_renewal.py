@@ -30,7 +30,7 @@ class _Held:
     due: float
 
 
-class Renewer:
+class LeaseRenewer:
     """Renews leases that this process holds, on a thread that lives as long as there are any.
 
     Args:

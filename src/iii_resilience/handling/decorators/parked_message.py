@@ -19,7 +19,7 @@ from iii_resilience.core.codes.model import Category
 from iii_resilience.core.failure import Failure
 from iii_resilience.handling.decorators.idempotency_key import as_json, bare, fingerprint
 from iii_resilience.handling.handler_errors import HandlerError
-from iii_resilience.sdk.propagation import PAYLOAD_FIELD, Carried
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext
 from iii_resilience.stores.protocol import Record, digest
 
 _LONGEST_MESSAGE = 2000  # characters of an error's message that are kept
@@ -37,7 +37,7 @@ def message_id(function_id: str, key: str | None, payload: Any) -> str:
 
 
 @attrs.frozen
-class Told:
+class FailureSummary:
     """What a failure tells an operator.
 
     Attributes:
@@ -53,7 +53,7 @@ class Told:
     message: str = attrs.field(default="", repr=False)
 
     @classmethod
-    def of(cls, error: Exception) -> Told:
+    def of(cls, error: Exception) -> FailureSummary:
         """What an exception tells."""
         failure = classify(error)
         if isinstance(error, HandlerError):
@@ -71,7 +71,7 @@ def _telling(failure: Failure) -> Failure:
 
 
 @attrs.frozen(kw_only=True)
-class Message:
+class ParkedMessage:
     """A message with its failure, as it is recorded.
 
     Attributes:
@@ -101,7 +101,7 @@ class Message:
     whole: bool
     fingerprint: str
     carried: Mapping[str, Any] | None = attrs.field(repr=False)
-    told: Told
+    told: FailureSummary
     trace_id: str | None
     span_id: str | None
     deliveries: int = 0
@@ -114,13 +114,13 @@ class Message:
     def of(
         cls,
         payload: Any,
-        told: Told,
+        told: FailureSummary,
         *,
         function_id: str,
         queue: str | None,
         key: str | None,
-        carried: Carried | None,
-    ) -> Message:
+        carried: CallContext | None,
+    ) -> ParkedMessage:
         """A message that has just failed, in the current span."""
         try:
             text, whole = json.dumps(bare(payload)), True
@@ -160,7 +160,7 @@ class Message:
         }
 
     @classmethod
-    def from_record(cls, record: Record) -> Message | None:
+    def from_record(cls, record: Record) -> ParkedMessage | None:
         """The message a store has kept; None where it was only counted so far."""
         note = record.note
         if not note:
@@ -174,7 +174,9 @@ class Message:
             whole=note["whole"],
             fingerprint=note["fingerprint"],
             carried=note["carried"],
-            told=Told(note["code"], Category(note["category"]), note["remedy"], note["message"]),
+            told=FailureSummary(
+                note["code"], Category(note["category"]), note["remedy"], note["message"]
+            ),
             trace_id=note["trace_id"],
             span_id=note["span_id"],
             deliveries=record.deliveries,
@@ -197,9 +199,9 @@ class Message:
         return None if self.key is None else digest(self.function_id, self.key)
 
 
-def _lasting(carried: Carried | None) -> dict[str, Any] | None:
+def _lasting(carried: CallContext | None) -> dict[str, Any] | None:
     """As it travels on: without the deadline of a caller who does not wait any longer."""
     if carried is None:
         return None
     lasting = attrs.evolve(carried, left=None, deadline_unix=None, attempt=1)
-    return None if lasting == Carried() else lasting.to_wire()
+    return None if lasting == CallContext() else lasting.to_wire()

@@ -13,12 +13,16 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.codes.model import Category
-from iii_resilience.core.effects import Ask, Run, Steps
+from iii_resilience.core.effects import Blocking, CallHandler, Steps
 from iii_resilience.core.hints import consuming
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.idempotency_key import KeyOf, check_key, key_of, missing
-from iii_resilience.handling.decorators.parked_message import Message, Told, message_id
-from iii_resilience.handling.decorators.wrapper import Arrived, F, wrap
+from iii_resilience.handling.decorators.parked_message import (
+    FailureSummary,
+    ParkedMessage,
+    message_id,
+)
+from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
 from iii_resilience.handling.handler_errors import HandlerError, PayloadError, TransientError
 from iii_resilience.stores.protocol import Messages, Store, StoreUnavailableError
 from iii_resilience.telemetry import logger, worker_events
@@ -65,7 +69,7 @@ def consumer(
         if not callable(getattr(parking, needed, None)):
             raise TypeError(f"consumer: parking must be a store, got {type(parking).__name__}")
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
-    desk = _Desk(parking, key, queue, limits, blocking=parking.blocking)
+    desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
 
     def decorate(handler: F) -> F:
         return wrap(handler, desk.steps, function_id=function_id)
@@ -80,7 +84,7 @@ class _Limits:
 
 
 @attrs.frozen
-class _Desk:
+class _Delivery:
     """The steps around one handler's deliveries."""
 
     parking: Messages
@@ -89,23 +93,25 @@ class _Desk:
     limits: _Limits
     blocking: bool
 
-    def steps(self, call: Arrived) -> Steps:
+    def steps(self, call: IncomingCall) -> Steps:
         function_id = call.known_function()
         key, unusable = self._key(call)
         message = message_id(function_id, key, call.payload)
         count = yield from self._counted(message)
         most = self.limits.max_deliveries
         if unusable is not None:
-            return (yield from self._park(call, key, Told.of(unusable)))
+            return (yield from self._park(call, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
             # Nobody could record how the last one ended: it took the worker with it.
-            told = Told("MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", "")
+            told = FailureSummary(
+                "MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", ""
+            )
             return (yield from self._park(call, key, told))
         try:
             with consuming():
-                result = yield Run()
+                result = yield CallHandler()
         except Exception as error:
-            told = Told.of(error)
+            told = FailureSummary.of(error)
             if told.category is Category.TRANSIENT and not (most is not None and count >= most):
                 yield from self._record(call, key, told)
                 raise
@@ -117,7 +123,7 @@ class _Desk:
             logger.warning("%s: a handled message is still on record: %s", function_id, away)
         return result
 
-    def _key(self, call: Arrived) -> tuple[str | None, HandlerError | None]:
+    def _key(self, call: IncomingCall) -> tuple[str | None, HandlerError | None]:
         try:
             key = key_of(self.key, call.payload, call.carried)
         except PayloadError as error:
@@ -132,14 +138,14 @@ class _Desk:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
 
-    def _record(self, call: Arrived, key: str | None, told: Told) -> Steps:
+    def _record(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
         message = self._message(call, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=False))
         except StoreUnavailableError as away:
             logger.warning("%s: a failure is not on record: %s", call.function_id, away)
 
-    def _park(self, call: Arrived, key: str | None, told: Told) -> Steps:
+    def _park(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
         """Park the message; what is returned acknowledges it."""
         message = self._message(call, key, told)
         try:
@@ -155,12 +161,12 @@ class _Desk:
         )
         return {"parked": message.id}
 
-    def _note(self, message: Message, *, parked: bool) -> None:
+    def _note(self, message: ParkedMessage, *, parked: bool) -> None:
         keep = self.limits.keep
         self.parking.note(message.id, message.to_note(), parked=parked, keep=keep)
 
-    def _message(self, call: Arrived, key: str | None, told: Told) -> Message:
-        return Message.of(
+    def _message(self, call: IncomingCall, key: str | None, told: FailureSummary) -> ParkedMessage:
+        return ParkedMessage.of(
             call.payload,
             told,
             function_id=call.known_function(),
@@ -169,8 +175,8 @@ class _Desk:
             carried=call.carried,
         )
 
-    def _ask(self, work: Callable[[], Any]) -> Ask:
-        return Ask(work, blocking=self.blocking)
+    def _ask(self, work: Callable[[], Any]) -> Blocking:
+        return Blocking(work, blocking=self.blocking)
 
 
 def _not_now(away: StoreUnavailableError, what: str) -> TransientError:

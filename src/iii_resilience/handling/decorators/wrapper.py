@@ -19,7 +19,7 @@ from iii_resilience.core.effects import Steps, drive, drive_async
 from iii_resilience.handling.handler_errors import PermanentError
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.event_loops import in_thread
-from iii_resilience.sdk.propagation import Carried, Inbound
+from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +32,7 @@ def is_wrapped(handler: object) -> bool:
 
 
 @attrs.frozen
-class Arrived:
+class IncomingCall:
     """One call of a wrapped handler.
 
     Attributes:
@@ -42,7 +42,7 @@ class Arrived:
     """
 
     payload: Any = attrs.field(repr=False)
-    carried: Carried | None
+    carried: CallContext | None
     function_id: str | None
 
     def known_function(self) -> str:
@@ -62,7 +62,7 @@ class Arrived:
 
 def wrap(
     handler: F,
-    steps: Callable[[Arrived], Steps],
+    steps: Callable[[IncomingCall], Steps],
     *,
     function_id: str | None = None,
     hidden: str | None = None,
@@ -84,11 +84,11 @@ def wrap(
     names = list(signature.parameters)
     place = 1 if names[:1] in (["self"], ["cls"]) else 0
 
-    def arrive(args: tuple[Any, ...], kwargs: dict[str, Any], stack: ExitStack) -> _Call:
+    def arrive(args: tuple[Any, ...], kwargs: dict[str, Any], stack: ExitStack) -> _WrappedCall:
         given = list(args)
         if len(given) <= place and len(names) > place and names[place] in kwargs:
             given.append(kwargs.pop(names[place]))
-        inbound = propagation.inherited() or Inbound()
+        inbound = propagation.current_inbound() or InboundCall()
         carried = inbound.carried
         if len(given) > place:
             given[place], queued = propagation.take_from_payload(given[place])
@@ -100,8 +100,8 @@ def wrap(
         inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
         stack.enter_context(propagation.handling(inbound))
         payload = given[place] if len(given) > place else None
-        call = Arrived(payload, carried, serves)
-        return _Call(steps(call), functools.partial(handler, *given, **kwargs))
+        call = IncomingCall(payload, carried, serves)
+        return _WrappedCall(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
     if is_async(handler):
@@ -130,7 +130,7 @@ def wrap(
 
 
 @attrs.frozen
-class _Call:
+class _WrappedCall:
     steps: Steps
     run: Callable[..., Any] = attrs.field(repr=False)
 

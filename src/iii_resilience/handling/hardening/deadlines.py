@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.sdk.propagation import Carried, Inbound
+from iii_resilience.sdk.propagation import CallContext, InboundCall
 from iii_resilience.telemetry import logger
 
 _VISIBLY_OFF = 60.0  # seconds
@@ -46,7 +46,7 @@ class Arrival:
             started.
     """
 
-    inbound: Inbound
+    inbound: InboundCall
     late: float | None = None
 
 
@@ -63,7 +63,7 @@ class Clocks:
         self._lock = threading.Lock()
 
     def arrival(
-        self, carried: Carried | None, sender: Any, *, now: float, now_unix: float
+        self, carried: CallContext | None, sender: Any, *, now: float, now_unix: float
     ) -> Arrival:
         """What a call's deadline means here.
 
@@ -74,19 +74,19 @@ class Clocks:
             now_unix: Seconds since 1970, by this machine's clock.
         """
         if carried is None:
-            return Arrival(Inbound())
+            return Arrival(InboundCall())
         left, deadline = carried.left, carried.deadline_unix
         if deadline is not None and self._believes(carried, sender, now_unix):
             late = now_unix - deadline - self._tolerance
             if late > 0:
-                return Arrival(Inbound(now, carried), late)
+                return Arrival(InboundCall(now, carried), late)
             # Within the tolerance nobody knows whose clock is right: the caller's time counts
             # from when it says, but not to the last second.
             until = deadline - now_unix + self._tolerance
             left = until if left is None else min(left, until)
-        return Arrival(Inbound(None if left is None else now + left, carried))
+        return Arrival(InboundCall(None if left is None else now + left, carried))
 
-    def _believes(self, carried: Carried, sender: Any, now_unix: float) -> bool:
+    def _believes(self, carried: CallContext, sender: Any, now_unix: float) -> bool:
         """Whether a sender's clock is not visibly off.
 
         A clock that is ahead shows at once: nothing arrives before it was sent. One that is

@@ -40,7 +40,7 @@ class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which h
         super().__init__(text)
 
 
-def leaving(error: BaseException, *, since: float) -> HandlerFailed:
+def encode_error(error: BaseException, *, since: float) -> HandlerFailed:
     """What is handed to the SDK in place of what a handler raised.
 
     Args:

@@ -26,7 +26,7 @@ from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.wrapper import is_wrapped
 from iii_resilience.handling.handler_errors import PayloadError
 from iii_resilience.handling.hardening.deadlines import Clocks
-from iii_resilience.handling.hardening.error_encoding import HandlerFailed, leaving, structured
+from iii_resilience.handling.hardening.error_encoding import HandlerFailed, encode_error, structured
 from iii_resilience.handling.hardening.result_check import (
     OLD_RECEIVE_LIMIT,
     check_result,
@@ -166,7 +166,7 @@ class Hardener:
         """Log and count what a handler raised; what is to be raised in its place."""
         if isinstance(error, asyncio.CancelledError):
             _let_the_cancellation_go_on()
-        failed = leaving(error, since=since)
+        failed = encode_error(error, since=since)
         if not worker_events.told(error, since=since):
             worker_events.handler_failed(
                 function_id,
@@ -203,7 +203,7 @@ def _refused(function_id: str, late: float, attempt: int) -> HandlerFailed:
     return HandlerFailed(text)
 
 
-def _carried(data: Any, metadata: Any) -> tuple[Any, propagation.Carried | None]:
+def _carried(data: Any, metadata: Any) -> tuple[Any, propagation.CallContext | None]:
     """The payload as the handler sees it, and what came with it."""
     payload, queued = propagation.take_from_payload(data)
     if queued is None:

@@ -13,7 +13,7 @@ import attrs
 
 
 @attrs.define
-class _Call:
+class _RunningHandler:
     function_id: str
     since: float
     parts: int
@@ -37,7 +37,7 @@ class Running:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, _RunningHandler] = {}
         self._tickets = itertools.count()
 
     def begin(self, function_id: str, parts: int) -> int:
@@ -53,7 +53,7 @@ class Running:
         """
         ticket = next(self._tickets)
         with self._changed:
-            self._calls[ticket] = _Call(function_id, time.monotonic(), parts)
+            self._calls[ticket] = _RunningHandler(function_id, time.monotonic(), parts)
         return ticket
 
     def end(self, ticket: int) -> None:

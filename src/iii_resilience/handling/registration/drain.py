@@ -17,9 +17,9 @@ from typing import TypeVar
 import attrs
 
 from iii_resilience.handling.hardening.running_handlers import Running
-from iii_resilience.handling.registration.registrations import Entry, Served
+from iii_resilience.handling.registration.registrations import Entry, RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
-from iii_resilience.sdk.connection import Link
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.logs import where
@@ -47,25 +47,29 @@ class Drained:
     seconds: float
 
 
-class Leave:
+class Drainer:
     """The way out of one worker.
 
     Args:
-        link: Its connection.
+        connection: Its connection.
         served: Its functions.
         running: The calls it is handling.
         standby: Who takes over, or None where nobody is asked to.
     """
 
     def __init__(
-        self, link: Link, served: Served, running: Running, standby: Standby | None
+        self,
+        connection: Connection,
+        served: RegistrationTable,
+        running: Running,
+        standby: Standby | None,
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._served = served
         self._running = running
         self._standby = standby
         self._still_answered: set[str] = set()
-        link.on_change(self._forget)
+        connection.on_change(self._forget)
 
     def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
         """Hand over, wait for running handlers, shut down.
@@ -95,7 +99,7 @@ class Leave:
         handed_over: dict[str, str] = {}
         for entries in _groups(self._served.functions(), _AT_ONCE):
             self._let_go(entries)
-            if self._standby is not None and self._link.connected:
+            if self._standby is not None and self._connection.connected:
                 handed_over.update(self._standby.hand_over(entries, until))
         self._last_calls(until)
         return handed_over
@@ -116,13 +120,13 @@ class Leave:
                 done.set()
 
         try:
-            self._link.loop.call_soon_threadsafe(work)
+            self._connection.loop.call_soon_threadsafe(work)
         except RuntimeError:  # the loop has ended, and every registration with it
             return
         done.wait(_HAND_OVER_MOST)
 
     def _give_up(self, entry: Entry) -> None:
-        functions = getattr(self._link.client, "_functions", None)
+        functions = getattr(self._connection.client, "_functions", None)
         handler = functions.get(entry.function_id) if isinstance(functions, dict) else None
         self._served.give_up(entry)
         if handler is not None and isinstance(functions, dict):
@@ -131,16 +135,16 @@ class Leave:
 
     def _forget(self) -> None:
         """A new connection would register again what was given up. Runs on the SDK's thread."""
-        functions = getattr(self._link.client, "_functions", {})
-        while self._still_answered and not self._link.connected:
+        functions = getattr(self._connection.client, "_functions", {})
+        while self._still_answered and not self._connection.connected:
             functions.pop(self._still_answered.pop(), None)
 
     def _last_calls(self, until: float) -> None:
         """Wait for a word of the engine: what it had sent here before has arrived by then."""
         timeout_ms = int(min(_LAST_CALLS_MS, 1000 * (until - time.monotonic())))
-        if timeout_ms > 0 and self._link.connected:
+        if timeout_ms > 0 and self._connection.connected:
             with suppress(Exception):  # any answer will do, and so will none
-                self._link.send(
+                self._connection.send(
                     {
                         "function_id": FUNCTIONS_INFO,
                         "payload": {"function_ids": [FUNCTIONS_INFO]},
@@ -161,7 +165,7 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
         ValueError: This is not the main thread.
     """
     before = signal.getsignal(number)
-    leaving = threading.Event()
+    encode_error = threading.Event()
     left = threading.Event()
 
     def work() -> None:
@@ -179,9 +183,9 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
                 before(signum, frame)
             elif before is not signal.SIG_IGN:
                 raise SystemExit(0)
-        elif not leaving.is_set():
+        elif not encode_error.is_set():
             # Not here: the main thread may hold a lock that draining needs.
-            leaving.set()
+            encode_error.set()
             threading.Thread(target=work, name="iii-resilience drain", daemon=True).start()
 
     signal.signal(number, received)

@@ -20,9 +20,13 @@ from contextlib import suppress
 from typing import Any
 
 from iii_resilience.core.classify import classify
-from iii_resilience.handling.registration.ownership import Answer, Rounds
-from iii_resilience.handling.registration.registrations import Entry, Served, Standing
-from iii_resilience.sdk.connection import Link
+from iii_resilience.handling.registration.ownership import Answer, OwnershipPolling
+from iii_resilience.handling.registration.registrations import (
+    Entry,
+    RegistrationState,
+    RegistrationTable,
+)
+from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.logs import where
@@ -49,11 +53,11 @@ _NO_ANSWER_HERE = frozenset(
 )
 
 
-class Kept:
+class KeptClient:
     """One client whose functions are kept registered.
 
     Args:
-        link: Its connection.
+        connection: Its connection.
         served: Its functions.
         name: Its own name, as the engine knows it.
         standing_by: Is called on the keeper's thread after every answer.
@@ -63,16 +67,20 @@ class Kept:
     """
 
     def __init__(
-        self, link: Link, served: Served, name: str, standing_by: Callable[[], None]
+        self,
+        connection: Connection,
+        served: RegistrationTable,
+        name: str,
+        standing_by: Callable[[], None],
     ) -> None:
-        self.link = link
+        self.connection = connection
         self.asked_at: float | None = None
         self._served = served
         self._standing_by = standing_by
-        self.rounds = Rounds(served, name)
+        self.rounds = OwnershipPolling(served, name)
         self._asking: Future[Any] | None = None
         self._asking_since = 0.0
-        self._was_connected = link.connected
+        self._was_connected = connection.connected
         self._refused = False
         self._warned = False
         self.due = time.monotonic()
@@ -84,7 +92,7 @@ class Kept:
             now: Monotonic time in seconds.
             tell: Is called with the answer, on any thread.
         """
-        connected = self.link.connected
+        connected = self.connection.connected
         if connected is not self._was_connected:
             self.connection_changed(now)
         self.due = now + (INTERVAL if connected else _RECONNECTED_LOOK)
@@ -100,7 +108,7 @@ class Kept:
         if self.asked_at is None:
             self.asked_at = now
         try:
-            asking = asyncio.run_coroutine_threadsafe(self.ask(ids), self.link.loop)
+            asking = asyncio.run_coroutine_threadsafe(self.ask(ids), self.connection.loop)
         except RuntimeError:  # the loop was closed: the client has ended
             return
         self._asking = asking
@@ -114,8 +122,8 @@ class Kept:
             Exception: Whatever the SDK raises.
             LookupError: The answer is not in a form that is known.
         """
-        namespace = self.link.namespace_of({})
-        result = await self.link.client.trigger_async(functions_info_request(ids, namespace))
+        namespace = self.connection.namespace_of({})
+        result = await self.connection.client.trigger_async(functions_info_request(ids, namespace))
         try:
             return {
                 item["function_id"]: Answer.read(item, namespace or "default")
@@ -138,7 +146,7 @@ class Kept:
             self._refuses(error)
             return
         self.asked_at = None
-        if not self.link.connected or self.link.closed:
+        if not self.connection.connected or self.connection.closed:
             return
         orphans, soon = self.rounds.answered(ids, answers, now)
         for entry in orphans:
@@ -146,7 +154,7 @@ class Kept:
         self._standing_by()
         if soon is not None:
             self.due = now + soon
-        elif self.rounds.hurried:
+        elif self.rounds.has_urgent:
             self.due = now
 
     def register_again(self, entry: Entry) -> None:
@@ -163,23 +171,23 @@ class Kept:
 
     def added(self, entry: Entry) -> None:
         """A function was registered."""
-        self.rounds.suspect([entry.function_id])
+        self.rounds.check_next([entry.function_id])
         self.due = min(self.due, time.monotonic())
 
     def connection_changed(self, now: float) -> None:
         """The connection has come or gone: what is registered is another question."""
-        self._was_connected = connected = self.link.connected
+        self._was_connected = connected = self.connection.connected
         self._refused = False
         self._asking = self.asked_at = None
         self.due = now
         functions = self._served.functions()
-        self.rounds.suspect(entry.function_id for entry in functions)
+        self.rounds.check_next(entry.function_id for entry in functions)
         if connected:
             for entry in functions:
                 entry.at, entry.misses, entry.tries, entry.retry_at = now, 0, 0, 0.0
-        elif not self.link.closed:
+        elif not self.connection.closed:
             for entry in (*functions, *self._served.triggers()):
-                entry.stands(Standing.MISSING, code="NOT_CONNECTED")
+                entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
 
     def not_answered(self, error: Exception) -> str:
         """The engine has answered with an error, or not at all.
@@ -198,7 +206,7 @@ class Kept:
             return
         self._refused = True
         for entry in self._served.functions():
-            entry.stands(Standing.UNKNOWN)
+            entry.set_state(RegistrationState.UNKNOWN)
         if not self._warned:
             self._warned = True
             logger.warning(
@@ -215,11 +223,11 @@ class Keeper:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, KeptClient] = {}
         self._thread: threading.Thread | None = None
         self._events: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: KeptClient) -> None:
         """Keep a client's functions registered from now on."""
         with self._lock:
             self._kept[id(kept)] = kept
@@ -230,7 +238,7 @@ class Keeper:
                 self._thread.start()
         self.do(None)
 
-    def remove(self, kept: Kept) -> None:
+    def remove(self, kept: KeptClient) -> None:
         """Do so no longer."""
         with self._lock:
             self._kept.pop(id(kept), None)
@@ -262,11 +270,11 @@ class Keeper:
                 if client.due <= time.monotonic():
                     self._safely(lambda now, client=client: self._look(client, now))  # type: ignore[misc]
 
-    def _look(self, client: Kept, now: float) -> None:
-        def tell(done: Future[Any], ids: list[str]) -> None:
+    def _look(self, client: KeptClient, now: float) -> None:
+        def call_soon(done: Future[Any], ids: list[str]) -> None:
             self.do(lambda at: client.answered(done, ids, at))
 
-        client.look(now, tell)
+        client.look(now, call_soon)
 
     @staticmethod
     def _safely(work: Callable[[float], None] | None) -> None:

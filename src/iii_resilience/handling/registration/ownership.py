@@ -12,7 +12,11 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.handling.registration.registrations import Entry, Served, Standing
+from iii_resilience.handling.registration.registrations import (
+    Entry,
+    RegistrationState,
+    RegistrationTable,
+)
 from iii_resilience.telemetry import worker_events
 
 MOST = 32
@@ -59,7 +63,7 @@ class Answer:
         )
 
 
-class Rounds:
+class OwnershipPolling:
     """The questions about one client's functions.
 
     Args:
@@ -67,13 +71,13 @@ class Rounds:
         name: Its own name, as the engine knows it.
     """
 
-    def __init__(self, served: Served, name: str) -> None:
+    def __init__(self, served: RegistrationTable, name: str) -> None:
         self._served = served
         self.name = name
         self._suspects: dict[str, None] = {}  # to be asked about before all others
         self._turn = 0
 
-    def suspect(self, function_ids: Iterable[str]) -> None:
+    def check_next(self, function_ids: Iterable[str]) -> None:
         """These are asked about next."""
         self._suspects.update(dict.fromkeys(function_ids))
 
@@ -94,7 +98,7 @@ class Rounds:
         return list(chosen)
 
     @property
-    def hurried(self) -> bool:
+    def has_urgent(self) -> bool:
         """Whether something is to be asked about at once."""
         return bool(self._suspects)
 
@@ -102,7 +106,7 @@ class Rounds:
         """One function of every other owner, a different one every time."""
         by_owner: dict[str, list[str]] = {}
         for entry in entries:
-            if entry.state is Standing.STANDBY and entry.owner is not None:
+            if entry.state is RegistrationState.STANDBY and entry.owner is not None:
                 by_owner.setdefault(entry.owner, []).append(entry.function_id)
         return [ids[self._turn % len(ids)] for ids in by_owner.values()]
 
@@ -130,7 +134,7 @@ class Rounds:
             answer = answers.get(function_id, Answer())
             if answer.hidden:
                 continue
-            before = entry.owner if entry.state is Standing.STANDBY else None
+            before = entry.owner if entry.state is RegistrationState.STANDBY else None
             if before is not None and answer.owner != before:
                 left.add(before)
             if answer.owner is None:
@@ -138,20 +142,20 @@ class Rounds:
                     orphans.append(entry)
                 elif now >= entry.retry_at:
                     soon = _LOOK_AGAIN
-                    self.suspect([function_id])
+                    self.check_next([function_id])
             else:
                 self._owned(entry, answer)
         if left:
-            self.suspect(
+            self.check_next(
                 entry.function_id
                 for entry in self._served.functions()
-                if entry.state is Standing.STANDBY
+                if entry.state is RegistrationState.STANDBY
                 and entry.owner in left
                 and entry.function_id not in asked
             )
         if orphans:
             # How that went is looked at soon, so that the winner is known.
-            self.suspect(entry.function_id for entry in orphans)
+            self.check_next(entry.function_id for entry in orphans)
             soon = _LOOK_AGAIN
         return orphans, soon
 
@@ -168,18 +172,18 @@ class Rounds:
                 continue
             if answer.owner is not None:
                 self._owned(entry, answer)
-            elif entry.state is not Standing.REJECTED:
-                entry.stands(Standing.MISSING)
+            elif entry.state is not RegistrationState.REJECTED:
+                entry.set_state(RegistrationState.MISSING)
 
     def _owned(self, entry: Entry, answer: Answer) -> None:
         entry.misses = entry.tries = 0
         entry.retry_at = 0.0
         own = answer.owner == self.name
         if own:
-            entry.stands(Standing.OWNER, owner=answer.owner)
+            entry.set_state(RegistrationState.OWNER, owner=answer.owner)
         else:
-            code = entry.code if entry.state is Standing.STANDBY else None
-            entry.stands(Standing.STANDBY, owner=answer.owner, code=code)
+            code = entry.code if entry.state is RegistrationState.STANDBY else None
+            entry.set_state(RegistrationState.STANDBY, owner=answer.owner, code=code)
         ids = {trigger_id for trigger_id, _ in answer.triggers}
         types = {kind for _, kind in answer.triggers}
         for trigger in self._served.triggers(entry.function_id):
@@ -189,16 +193,16 @@ class Rounds:
                 else trigger.trigger_id in ids
             )
             if active:
-                trigger.stands(Standing.OWNER, owner=self.name)
-            elif trigger.state is not Standing.REJECTED:
-                trigger.stands(Standing.MISSING)
+                trigger.set_state(RegistrationState.OWNER, owner=self.name)
+            elif trigger.state is not RegistrationState.REJECTED:
+                trigger.set_state(RegistrationState.MISSING)
 
     def _is_orphan(self, entry: Entry, now: float) -> bool:
         entry.misses += 1
         if now < entry.retry_at or (entry.misses < 2 and now - entry.at < _YOUNG):  # noqa: PLR2004 - twice
             return False
-        if entry.state is not Standing.REJECTED:
-            entry.stands(Standing.MISSING, code=entry.code)
+        if entry.state is not RegistrationState.REJECTED:
+            entry.set_state(RegistrationState.MISSING, code=entry.code)
         beyond = entry.tries + 1 - _TRIES_AT_ONCE
         if beyond > 0:
             # The engine takes no notice of it; to ask for it every second would change nothing.

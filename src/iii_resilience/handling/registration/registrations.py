@@ -20,7 +20,7 @@ from iii_resilience.telemetry import worker_events
 _REFUSED_MOST = 1000  # remembered, of triggers that were not made here
 
 
-class Standing(StrEnum):
+class RegistrationState(StrEnum):
     """How a registration stands."""
 
     OWNER = "owner"
@@ -53,7 +53,7 @@ class Registration:
 
     kind: str
     id: str
-    state: Standing
+    state: RegistrationState
     since: float
     function_id: str
     trigger_type: str | None = None
@@ -91,12 +91,14 @@ class Entry:
     misses: int = 0
     retry_at: float = 0.0
     gone: bool = False
-    state: Standing = Standing.UNKNOWN
+    state: RegistrationState = RegistrationState.UNKNOWN
     since: float = attrs.field(factory=time.time)
     owner: str | None = None
     code: str | None = None
 
-    def stands(self, state: Standing, *, owner: str | None = None, code: str | None = None) -> None:
+    def set_state(
+        self, state: RegistrationState, *, owner: str | None = None, code: str | None = None
+    ) -> None:
         """What was learned of it; a change is logged and counted.
 
         Args:
@@ -115,7 +117,7 @@ class Entry:
     def described(self) -> Registration:
         """What is told of it."""
         # To stand by is no trouble, whatever the engine calls it.
-        well = self.state in {Standing.OWNER, Standing.STANDBY}
+        well = self.state in {RegistrationState.OWNER, RegistrationState.STANDBY}
         row = find(self.code) if self.code is not None and not well else None
         return Registration(
             self.kind,
@@ -131,14 +133,17 @@ class Entry:
 
 
 _REMEDIES = {
-    ("function", Standing.MISSING): "keep it registered: resilient(worker, keep_registered=True)",
-    ("trigger", Standing.MISSING): "start the worker that provides triggers of this type",
-    ("function", Standing.REJECTED): "see the engine's log for what it refuses",
-    ("trigger", Standing.REJECTED): "see the engine's log for what it refuses",
+    (
+        "function",
+        RegistrationState.MISSING,
+    ): "keep it registered: resilient(worker, keep_registered=True)",
+    ("trigger", RegistrationState.MISSING): "start the worker that provides triggers of this type",
+    ("function", RegistrationState.REJECTED): "see the engine's log for what it refuses",
+    ("trigger", RegistrationState.REJECTED): "see the engine's log for what it refuses",
 }
 
 
-class Served:
+class RegistrationTable:
     """The functions and triggers of one client.
 
     Args:
@@ -261,19 +266,19 @@ class Served:
         self._refused[trigger_id] = code
         for trigger in self.triggers():
             if trigger.trigger_id == trigger_id:
-                trigger.stands(Standing.REJECTED, code=code)
+                trigger.set_state(RegistrationState.REJECTED, code=code)
 
     def _make_trigger(self, entry: Entry) -> None:
         before = set(getattr(self._client, "_triggers", ()))
         entry.ref = entry.register()
         made = set(getattr(self._client, "_triggers", ())) - before
         entry.at = time.monotonic()
-        if entry.state is Standing.REJECTED:
-            entry.stands(Standing.UNKNOWN)
+        if entry.state is RegistrationState.REJECTED:
+            entry.set_state(RegistrationState.UNKNOWN)
         entry.trigger_id = made.pop() if len(made) == 1 else None
         code = self._refused.pop(entry.trigger_id or "", None)
         if code is not None:
-            entry.stands(Standing.REJECTED, code=code)
+            entry.set_state(RegistrationState.REJECTED, code=code)
 
 
 class Reference:
@@ -282,7 +287,7 @@ class Reference:
     Everything but `unregister` is the SDK's own.
     """
 
-    def __init__(self, served: Served, entry: Entry) -> None:
+    def __init__(self, served: RegistrationTable, entry: Entry) -> None:
         self._served = served
         self._entry = entry
 

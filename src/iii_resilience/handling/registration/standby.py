@@ -18,9 +18,13 @@ from contextlib import suppress
 from typing import Any
 
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.handling.registration.keeper import Kept
-from iii_resilience.handling.registration.registrations import Entry, Served, Standing
-from iii_resilience.sdk.connection import Link
+from iii_resilience.handling.registration.keeper import KeptClient
+from iii_resilience.handling.registration.registrations import (
+    Entry,
+    RegistrationState,
+    RegistrationTable,
+)
+from iii_resilience.sdk.connection import Connection
 
 _PRIVATE = "iii-resilience::keeper::"
 _TIMEOUT_MS = 1000
@@ -40,7 +44,7 @@ class Standby:
     """One worker's side of the conversation.
 
     Args:
-        link: Its connection.
+        connection: Its connection.
         served: Its functions.
         name: Its own name, as the engine knows it.
         do: Runs work on the keeper's thread.
@@ -48,22 +52,22 @@ class Standby:
 
     def __init__(
         self,
-        link: Link,
-        served: Served,
+        connection: Connection,
+        served: RegistrationTable,
         name: str,
         do: Callable[[Callable[[float], None]], None],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._served = served
         self._name = name
         self._do = do
-        self._kept: Kept | None = None
+        self._kept: KeptClient | None = None
         self._lock = threading.Lock()
         # Who stands by for what of ours, and until when that is believed.
         self._others: dict[str, tuple[frozenset[str], float]] = {}
         self._told: dict[str, tuple[frozenset[str], float]] = {}  # owner: what was told, until
 
-    def register(self, kept: Kept) -> None:
+    def register(self, kept: KeptClient) -> None:
         """Register the private function.
 
         Args:
@@ -71,7 +75,7 @@ class Standby:
         """
         self._kept = kept
         with suppress(ValueError):  # another object around the same client has it already
-            self._link.client.register_function(
+            self._connection.client.register_function(
                 private_id(self._name), self._asked, metadata={"internal": True}
             )
 
@@ -81,7 +85,7 @@ class Standby:
         """Tell those whose functions are served here too. Runs on the keeper's thread."""
         mine: dict[str, set[str]] = {}
         for entry in self._served.functions():
-            if entry.state is Standing.STANDBY and entry.owner is not None:
+            if entry.state is RegistrationState.STANDBY and entry.owner is not None:
                 mine.setdefault(entry.owner, set()).add(entry.function_id)
         now = time.monotonic()
         self._told = {owner: told for owner, told in self._told.items() if owner in mine}
@@ -93,11 +97,11 @@ class Standby:
             self._told[owner] = frozenset(functions), again
             payload = {"worker": self._name, "standby": sorted(functions)}
             with suppress(NotConnectedError):  # the client has just ended
-                self._link.start(self._tell(owner, payload))
+                self._connection.start(self._tell(owner, payload))
 
     async def _tell(self, owner: str, payload: dict[str, Any]) -> None:
         try:
-            await self._link.client.trigger_async(_message(owner, payload))
+            await self._connection.client.trigger_async(_message(owner, payload))
         except Exception:
             # The owner has no keeper, may not be called, or has just gone: it is told again later.
             return
@@ -133,14 +137,14 @@ class Standby:
     def _take_over(self, function_ids: list[Any], took: list[str]) -> None:
         """Register what another worker has just given up. Runs on the keeper's thread."""
         kept = self._kept
-        if kept is None or self._link.closed:
+        if kept is None or self._connection.closed:
             return
         for function_id in function_ids:
             entry = self._served.function(function_id) if isinstance(function_id, str) else None
-            if entry is not None and entry.state is not Standing.OWNER:
+            if entry is not None and entry.state is not RegistrationState.OWNER:
                 kept.register_again(entry)
                 took.append(entry.function_id)
-        kept.rounds.suspect(took)
+        kept.rounds.check_next(took)
         kept.due = time.monotonic()
 
     # Leaving.
@@ -173,7 +177,7 @@ class Standby:
     def _ask(self, worker: str, function_ids: list[str], timeout_ms: int) -> set[str]:
         message = _message(worker, {"take_over": function_ids})
         try:
-            result = self._link.send(
+            result = self._connection.send(
                 {**message, "timeout_ms": timeout_ms}, seconds=timeout_ms / 1000
             )
             return {i for i in result["took_over"] if isinstance(i, str)}

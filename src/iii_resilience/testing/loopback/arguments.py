@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from iii_resilience.testing.loopback.history import BuiltinError
-from iii_resilience.testing.loopback.registry import Request
+from iii_resilience.testing.loopback.registry import BuiltinRequest
 
 
 def whole(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -54,7 +54,7 @@ def text(name: str, value: object) -> None:
 _EXPECTED: Final[dict[type, str]] = {str: "a string", bool: "a boolean", list: "a sequence"}
 
 
-def fields(request: Request, struct: str, /, **wanted: type) -> dict[str, Any]:
+def fields(request: BuiltinRequest, struct: str, /, **wanted: type) -> dict[str, Any]:
     """The payload of a call, if it has the fields that are wanted.
 
     Args:
@@ -76,7 +76,7 @@ def fields(request: Request, struct: str, /, **wanted: type) -> dict[str, Any]:
         raise BuiltinError("deserialization_error", text) from None
 
 
-def strings(request: Request, values: list[Any] | None) -> list[str]:
+def strings(request: BuiltinRequest, values: list[Any] | None) -> list[str]:
     """A list of strings from the payload of a call; None is an empty one.
 
     Raises:

@@ -34,23 +34,23 @@ _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 class Owner(Protocol):
     """Whoever a connection reports to; called on the engine's thread only."""
 
-    def opened(self, connection: Connection, path: str, headers: dict[str, str]) -> None:
+    def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """The handshake is done."""
 
-    def received(self, connection: Connection, text: str) -> None:
+    def received(self, connection: ClientConnection, text: str) -> None:
         """A message came in."""
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """The connection is over; called once for every one that was opened."""
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: ClientConnection) -> None:
         """Its TCP connection is gone too; nothing will be heard of it again."""
 
     def broken(self, error: Exception) -> None:
         """Handling a message failed: a bug, of which the owner must make a noise."""
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection, from its handshake to its end.
 
     Args:

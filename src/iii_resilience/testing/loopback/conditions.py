@@ -11,7 +11,7 @@ from collections.abc import Callable
 from iii_resilience.testing.loopback.loop_thread import LoopThread
 
 
-class Watchers:
+class Conditions:
     """Everybody who waits for something on the engine's thread.
 
     Args:

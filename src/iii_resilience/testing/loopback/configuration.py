@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from iii_resilience.testing.loopback.arguments import fields
-from iii_resilience.testing.loopback.history import BuiltinError, Outcome
-from iii_resilience.testing.loopback.registry import Builtin, Request
-from iii_resilience.testing.loopback.router import Invocation, Switchboard
+from iii_resilience.testing.loopback.history import BuiltinError, InvocationOutcome
+from iii_resilience.testing.loopback.registry import Builtin, BuiltinRequest
+from iii_resilience.testing.loopback.router import Invocation, Router
 from iii_resilience.testing.loopback.triggers import CONFIGURATION, Trigger, Triggers
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Configuration:
         triggers: Who wants to be told.
     """
 
-    def __init__(self, calls: Switchboard, triggers: Triggers) -> None:
+    def __init__(self, calls: Router, triggers: Triggers) -> None:
         self._calls = calls
         self._triggers = triggers
         self._entries: dict[str, _Entry] = {}
@@ -81,7 +81,7 @@ class Configuration:
             entry_id: attrs.evolve(entry, schema=None) for entry_id, entry in self._entries.items()
         }
 
-    def register(self, request: Request) -> dict[str, Any]:
+    def register(self, request: BuiltinRequest) -> dict[str, Any]:
         """Adds an entry, or replaces its schema and, where one is given, its value."""
         asked = fields(
             request,
@@ -111,7 +111,7 @@ class Configuration:
             self._tell(entry_id, "configuration:updated", old.value)
         return {**_view(entry_id, entry), "value": value}
 
-    def set(self, request: Request) -> dict[str, Any]:
+    def set(self, request: BuiltinRequest) -> dict[str, Any]:
         """Replaces a value."""
         asked = fields(request, "ConfigurationSetInput", id=str, value=object)
         entry_id: str = asked["id"]
@@ -132,7 +132,7 @@ class Configuration:
         self._tell(entry_id, "configuration:updated", entry.value)
         return {"old_value": entry.value, "new_value": asked["value"]}
 
-    def get(self, request: Request) -> dict[str, Any]:
+    def get(self, request: BuiltinRequest) -> dict[str, Any]:
         """Reads a value, with ``${VARIABLE:default}`` filled in unless ``raw`` is asked for."""
         asked = fields(request, "ConfigurationGetInput", id=str, raw_=bool)
         entry = self._entry(asked["id"])
@@ -146,14 +146,14 @@ class Configuration:
             _check(value, entry.schema)
         return {"id": asked["id"], "value": value}
 
-    def list(self, request: Request) -> dict[str, Any]:
+    def list(self, request: BuiltinRequest) -> dict[str, Any]:
         """Every entry without its value, by id."""
         fields(request, "ConfigurationListInput")
         return {
             "configurations": [_view(name, self._entries[name]) for name in sorted(self._entries)]
         }
 
-    def schema(self, request: Request) -> dict[str, Any]:
+    def schema(self, request: BuiltinRequest) -> dict[str, Any]:
         """One entry without its value."""
         asked = fields(request, "ConfigurationSchemaInput", id=str)
         return _view(asked["id"], self._entry(asked["id"]))
@@ -185,7 +185,7 @@ class Configuration:
                 )
             )
 
-        def decided(outcome: Outcome) -> None:
+        def decided(outcome: InvocationOutcome) -> None:
             if outcome.error is None and outcome.result is not False:
                 call(trigger.function_id, trigger.metadata, _unheard)
 
@@ -197,7 +197,7 @@ class Configuration:
             call(trigger.function_id, trigger.metadata, _unheard)
 
 
-def _unheard(_: Outcome) -> None:
+def _unheard(_: InvocationOutcome) -> None:
     """An event is fire and forget."""
 
 

@@ -17,19 +17,19 @@ import attrs
 from iii_resilience.testing.faults import AnswerError, AnswerResult, Fault
 from iii_resilience.testing.loopback import wire
 from iii_resilience.testing.loopback.arguments import seconds, text, whole
-from iii_resilience.testing.loopback.conditions import Watchers
+from iii_resilience.testing.loopback.conditions import Conditions
 from iii_resilience.testing.loopback.loop_thread import LoopThread
-from iii_resilience.testing.loopback.queries import Questions
+from iii_resilience.testing.loopback.queries import Queries
 from iii_resilience.testing.loopback.rbac import Rbac
 
 if TYPE_CHECKING:
-    from iii_resilience.testing.loopback.listener import Sockets
+    from iii_resilience.testing.loopback.listener import Listener
     from iii_resilience.testing.loopback.queue_worker import QueueWorker
 
 _NO_EXTRA = "the loopback engine needs {}: pip install 'iii-resilience[testing]'"
 
 
-class LoopbackEngine(Questions):
+class LoopbackEngine(Queries):
     """An engine for tests; use it in a ``with`` statement, or call `start` and `stop`.
 
     It listens on 127.0.0.1 only, runs on a daemon thread of its own, and keeps its port over
@@ -66,12 +66,12 @@ class LoopbackEngine(Questions):
                 raise ImportError(_NO_EXTRA.format(name))
         from iii_resilience.testing.loopback.configuration import Configuration  # noqa: PLC0415
         from iii_resilience.testing.loopback.engine_core import Engine  # noqa: PLC0415
-        from iii_resilience.testing.loopback.listener import Port, Sockets  # noqa: PLC0415
+        from iii_resilience.testing.loopback.listener import Listener, Port  # noqa: PLC0415
         from iii_resilience.testing.loopback.queue_worker import QueueWorker  # noqa: PLC0415
-        from iii_resilience.testing.loopback.state import State  # noqa: PLC0415
+        from iii_resilience.testing.loopback.state import StateFunctions  # noqa: PLC0415
 
         thread = LoopThread("iii-loopback-engine")
-        watchers = Watchers(thread)
+        watchers = Conditions(thread)
         inside = _Inside(thread)
         engine = Engine(inside, rbac or Rbac(), keep, self._changed, watchers.look)
         self._port = Port(port)
@@ -81,7 +81,7 @@ class LoopbackEngine(Questions):
         if queue_worker:
             queues = QueueWorker(engine, inside, self._configuration, watchers.look)
         super().__init__(thread, watchers, engine, queues)
-        state = State()
+        state = StateFunctions()
         for function_id, builtin in {
             **self._configuration.builtins(),
             "state::get": state.get,
@@ -89,7 +89,7 @@ class LoopbackEngine(Questions):
             "state::delete": state.delete,
         }.items():
             engine.add_builtin(function_id, builtin)
-        self._sockets: Sockets = Sockets(
+        self._sockets: Listener = Listener(
             engine,
             thread,
             self._port,
@@ -310,7 +310,7 @@ class _Inside:
 
     def __init__(self, thread: LoopThread) -> None:
         self._thread = thread
-        self.sockets: Sockets | None = None
+        self.sockets: Listener | None = None
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         self._thread.later(seconds, action)

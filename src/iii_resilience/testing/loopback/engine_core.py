@@ -11,15 +11,15 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
 from iii_resilience.testing.faults import FaultPlan
-from iii_resilience.testing.loopback.client_connection import Connection
-from iii_resilience.testing.loopback.history import BuiltinError, Outcome
+from iii_resilience.testing.loopback.client_connection import ClientConnection
+from iii_resilience.testing.loopback.history import BuiltinError, InvocationOutcome
 from iii_resilience.testing.loopback.introspection import add_introspection
-from iii_resilience.testing.loopback.invocations import Reception
-from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.invocations import InvocationFrames
+from iii_resilience.testing.loopback.outbox import Outbox
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE, Rbac, Session, session_from
-from iii_resilience.testing.loopback.registration_frames import REGISTRATIONS, Registrations
+from iii_resilience.testing.loopback.registration_frames import REGISTRATIONS, RegistrationFrames
 from iii_resilience.testing.loopback.registry import Builtin, Function, Registry, Worker
-from iii_resilience.testing.loopback.router import Host, Invocation, Switchboard
+from iii_resilience.testing.loopback.router import Host, Invocation, Router
 from iii_resilience.testing.loopback.triggers import Triggers
 from iii_resilience.testing.loopback.wire import Message, UnreadableFrame, decode, recorded
 
@@ -45,17 +45,17 @@ class Engine:
     ) -> None:
         self.registry = Registry()
         self.faults = FaultPlan()
-        self.post = Post(keep)
-        self.calls = Switchboard(self.registry, self.post, self.faults, host)
+        self.post = Outbox(keep)
+        self.calls = Router(self.registry, self.post, self.faults, host)
         self.triggers = Triggers(self.registry, self.post)
-        self.reception = Reception(self.post, self.calls, called)
-        self._registrations = Registrations(self.registry, self.triggers, self.post, changed)
+        self.reception = InvocationFrames(self.post, self.calls, called)
+        self._registrations = RegistrationFrames(self.registry, self.triggers, self.post, changed)
         self._host = host
         self._rbac = rbac
         self._changed = changed
-        self._connections: dict[Connection, Worker] = {}
-        self._early: dict[Connection, list[str]] = {}
-        self._guarded: set[Connection] = set()
+        self._connections: dict[ClientConnection, Worker] = {}
+        self._early: dict[ClientConnection, list[str]] = {}
+        self._guarded: set[ClientConnection] = set()
         self._numbers = 0
         add_introspection(self.registry, self.triggers)
         self.add_builtin("engine::workers::register", self._registrations.announce)
@@ -84,7 +84,7 @@ class Engine:
         """A worker that lives in the engine itself is gone, with its functions and calls."""
         self._retire(worker)
 
-    def guard(self, connection: Connection) -> None:
+    def guard(self, connection: ClientConnection) -> None:
         """Puts a new connection under the second listener's rules."""
         self._guarded.add(connection)
 
@@ -98,13 +98,13 @@ class Engine:
         self.triggers.clear()
         self._changed()
 
-    def worker_of(self, connection: Connection) -> Worker | None:
+    def worker_of(self, connection: ClientConnection) -> Worker | None:
         """The worker behind a connection."""
         return self._connections.get(connection)
 
     # What connections call.
 
-    def opened(self, connection: Connection, path: str, headers: dict[str, str]) -> None:
+    def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """A connection is open: a worker's, or the second one an SDK sends telemetry through."""
         parts = urlsplit(path)
         telemetry = parts.path == "/otel"
@@ -119,7 +119,7 @@ class Engine:
         else:
             self._ask(connection, auth, parts.query, headers, telemetry=telemetry)
 
-    def received(self, connection: Connection, text: str) -> None:
+    def received(self, connection: ClientConnection, text: str) -> None:
         """A message came in."""
         early = self._early.get(connection)
         if early is not None:
@@ -136,7 +136,7 @@ class Engine:
         self.post.received(worker, message)
         self._handle(worker, message)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """A connection is over."""
         self._guarded.discard(connection)
         self._early.pop(connection, None)
@@ -146,13 +146,13 @@ class Engine:
 
     # Connections.
 
-    def _new_worker(self, connection: Connection | None = None) -> Worker:
+    def _new_worker(self, connection: ClientConnection | None = None) -> Worker:
         self._numbers += 1
         return Worker(self._numbers, link=connection)
 
     def _ask(
         self,
-        connection: Connection,
+        connection: ClientConnection,
         auth: str,
         query: str,
         headers: dict[str, str],
@@ -165,7 +165,7 @@ class Engine:
         data = {"headers": headers, "query_params": parameters, "ip_address": "127.0.0.1"}
         self._early[connection] = []
 
-        def decided(outcome: Outcome) -> None:
+        def decided(outcome: InvocationOutcome) -> None:
             early = self._early.pop(connection, None)
             if early is None:
                 return
@@ -183,7 +183,7 @@ class Engine:
 
         self.calls.place(Invocation(auth, data, decided))
 
-    def _admit(self, connection: Connection, session: Session | None) -> None:
+    def _admit(self, connection: ClientConnection, session: Session | None) -> None:
         worker = self._new_worker(connection)
         worker.session = session
         self._connections[connection] = worker
@@ -201,7 +201,7 @@ class Engine:
         )
         self._changed()
 
-    def _refuse(self, connection: Connection, error: BuiltinError) -> None:
+    def _refuse(self, connection: ClientConnection, error: BuiltinError) -> None:
         worker = self._new_worker(connection)
         body = {"code": error.code, "message": error.message}
         self.post.send(worker, {"type": "error", "error": body})

@@ -82,7 +82,7 @@ class ErrorBody:
 
 
 @attrs.frozen
-class Outcome:
+class InvocationOutcome:
     """How a call ended: with a result (None included) or with an error.
 
     Attributes:
@@ -94,9 +94,9 @@ class Outcome:
     error: ErrorBody | None = None
 
 
-def failed(code: str, message: str, stacktrace: str | None = None) -> Outcome:
+def failed(code: str, message: str, stacktrace: str | None = None) -> InvocationOutcome:
     """An outcome with an error."""
-    return Outcome(error=ErrorBody(code, message, stacktrace))
+    return InvocationOutcome(error=ErrorBody(code, message, stacktrace))
 
 
 class BuiltinError(Exception):

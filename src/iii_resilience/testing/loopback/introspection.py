@@ -10,7 +10,7 @@ from typing import Any, Final
 from iii_resilience.testing.loopback.arguments import fields, strings
 from iii_resilience.testing.loopback.history import BuiltinError
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
-from iii_resilience.testing.loopback.registry import Function, Registry, Request
+from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry
 from iii_resilience.testing.loopback.triggers import Triggers
 
 #: How many ids one question may ask about (observed on engine 0.23).
@@ -33,7 +33,7 @@ class _Introspection:
         self._registry = registry
         self._triggers = triggers
 
-    def info(self, request: Request) -> dict[str, Any]:
+    def info(self, request: BuiltinRequest) -> dict[str, Any]:
         asked = fields(
             request, "FunctionInfoInput", function_id_=str, function_ids_=list, namespace_=str
         )
@@ -54,7 +54,7 @@ class _Introspection:
             raise BuiltinError("INVALID_ARGUMENTS", f"too many function_ids (max {MAX_IDS})")
         return {"functions": [self._item(request, i, asked["namespace"]) for i in ids]}
 
-    def functions(self, request: Request) -> dict[str, Any]:
+    def functions(self, request: BuiltinRequest) -> dict[str, Any]:
         asked = fields(
             request,
             "FunctionsListInput",
@@ -81,7 +81,7 @@ class _Introspection:
         listed.sort(key=lambda function: function.function_id)
         return {"functions": [_summary(function) for function in listed]}
 
-    def workers(self, request: Request) -> dict[str, Any]:
+    def workers(self, request: BuiltinRequest) -> dict[str, Any]:
         asked = fields(request, "WorkersListInput", search_=str, runtime_=str, status_=str)
         search = (asked["search"] or "").lower()
         return {
@@ -99,7 +99,9 @@ class _Introspection:
             ]
         }
 
-    def _one(self, request: Request, function_id: str, namespace: str | None) -> dict[str, Any]:
+    def _one(
+        self, request: BuiltinRequest, function_id: str, namespace: str | None
+    ) -> dict[str, Any]:
         function = self._find(function_id, namespace)
         if function is None:
             spaces = self._registry.namespaces_of(function_id)
@@ -115,7 +117,9 @@ class _Introspection:
             raise BuiltinError("FORBIDDEN", message)
         return self._detail(function)
 
-    def _item(self, request: Request, function_id: str, namespace: str | None) -> dict[str, Any]:
+    def _item(
+        self, request: BuiltinRequest, function_id: str, namespace: str | None
+    ) -> dict[str, Any]:
         function = self._find(function_id, namespace)
         if function is None:
             return {"function_id": function_id, "error": "not_found"}
@@ -131,7 +135,7 @@ class _Introspection:
             return self._registry.function(function_id, DEFAULT_NAMESPACE)
         return self._registry.function(function_id, spaces[0]) if len(spaces) == 1 else None
 
-    def _visible(self, request: Request, function: Function) -> bool:
+    def _visible(self, request: BuiltinRequest, function: Function) -> bool:
         session = request.caller.session if request.caller is not None else None
         return session is None or session.allows(function.function_id, function.namespace)
 

@@ -9,11 +9,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-from iii_resilience.testing.loopback.history import Outcome, failed
-from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.history import InvocationOutcome, failed
+from iii_resilience.testing.loopback.outbox import Outbox
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE, forbidden_message, matches
 from iii_resilience.testing.loopback.registry import Worker
-from iii_resilience.testing.loopback.router import Invocation, Switchboard, with_function_id
+from iii_resilience.testing.loopback.router import Invocation, Router, with_function_id
 from iii_resilience.testing.loopback.wire import Message
 
 #: The function that `Enqueue` calls, whoever registered it.
@@ -25,7 +25,7 @@ _NO_PROVIDER: Final = (
 )
 
 
-class Reception:
+class InvocationFrames:
     """Takes calls in.
 
     Args:
@@ -37,7 +37,7 @@ class Reception:
         forbidden: Patterns of functions that nobody on the first listener may call.
     """
 
-    def __init__(self, post: Post, calls: Switchboard, called: Callable[[], None]) -> None:
+    def __init__(self, post: Outbox, calls: Router, called: Callable[[], None]) -> None:
         self.forbidden: list[str] = []
         self._post = post
         self._calls = calls
@@ -116,10 +116,10 @@ class Reception:
         if namespace != DEFAULT_NAMESPACE:
             data["namespace"] = namespace
 
-        def stored(outcome: Outcome) -> None:
+        def stored(outcome: InvocationOutcome) -> None:
             error = outcome.error
             if error is None:
-                answer = Outcome({"messageReceiptId": receipt})
+                answer = InvocationOutcome({"messageReceiptId": receipt})
             elif error.code == "function_not_found":
                 answer = failed("enqueue_error", f"{_NO_PROVIDER} (underlying: {error.message})")
             else:
@@ -129,7 +129,7 @@ class Reception:
 
         self._calls.place(Invocation(ENQUEUE, data, stored))
 
-    def _answer(self, worker: Worker, message: Message, outcome: Outcome) -> None:
+    def _answer(self, worker: Worker, message: Message, outcome: InvocationOutcome) -> None:
         answer: Message = {
             "type": "invocationresult",
             "invocation_id": message.get("invocation_id") or str(uuid.uuid4()),
@@ -151,5 +151,5 @@ class _Refusal:
         self.outcome = failed(code, message)
 
 
-def _nobody_listens(_: Outcome) -> None:
+def _nobody_listens(_: InvocationOutcome) -> None:
     """A call without an id, or a Void call, is not answered."""

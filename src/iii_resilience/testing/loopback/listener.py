@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 
-from iii_resilience.testing.loopback.client_connection import Connection
+from iii_resilience.testing.loopback.client_connection import ClientConnection
 from iii_resilience.testing.loopback.engine_core import Engine
 from iii_resilience.testing.loopback.loop_thread import LoopThread
 
@@ -64,7 +64,7 @@ def _bound(port: int) -> socket.socket:
     return bound
 
 
-class Sockets:
+class Listener:
     """The listeners and connections of one engine; used on its thread only.
 
     Args:
@@ -92,7 +92,7 @@ class Sockets:
         self._went_down = went_down
         self._came_up = came_up
         self._servers: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: set[ClientConnection] = set()
         self._opening = False
         self._stalled = False
 
@@ -151,19 +151,19 @@ class Sockets:
 
     # What connections call.
 
-    def opened(self, connection: Connection, path: str, headers: dict[str, str]) -> None:
+    def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """A handshake is done."""
         self._engine.opened(connection, path, headers)
 
-    def received(self, connection: Connection, text: str) -> None:
+    def received(self, connection: ClientConnection, text: str) -> None:
         """A message came in."""
         self._engine.received(connection, text)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: ClientConnection) -> None:
         """A connection is over."""
         self._engine.ended(connection)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: ClientConnection) -> None:
         """A TCP connection is gone."""
         self._connections.discard(connection)
 
@@ -175,17 +175,17 @@ class Sockets:
         await asyncio.sleep(down_for)
         await self.listen()
 
-    def _accept(self) -> Connection:
-        connection = Connection(self, stalled=self._stalled)
+    def _accept(self) -> ClientConnection:
+        connection = ClientConnection(self, stalled=self._stalled)
         self._connections.add(connection)
         return connection
 
-    def _accept_guarded(self) -> Connection:
+    def _accept_guarded(self) -> ClientConnection:
         connection = self._accept()
         self._engine.guard(connection)
         return connection
 
-    def _chosen(self, worker_name: str | None) -> Iterator[Connection]:
+    def _chosen(self, worker_name: str | None) -> Iterator[ClientConnection]:
         for connection in tuple(self._connections):
             worker = self._engine.worker_of(connection)
             if worker_name is None or (worker is not None and worker.name == worker_name):

@@ -32,7 +32,7 @@ class _Called:
     at: float
 
 
-class Post:
+class Outbox:
     """What passed through the engine, oldest first.
 
     Args:

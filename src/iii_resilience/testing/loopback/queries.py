@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from iii_resilience.testing.loopback.arguments import seconds, text, whole
-from iii_resilience.testing.loopback.conditions import Watchers
+from iii_resilience.testing.loopback.conditions import Conditions
 from iii_resilience.testing.loopback.history import Call, Frame
 from iii_resilience.testing.loopback.loop_thread import LoopThread
 from iii_resilience.testing.loopback.queue import QueueConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iii_resilience.testing.loopback.queue_worker import QueueWorker
 
 
-class Questions:
+class Queries:
     """The questions; `LoopbackEngine` answers them.
 
     Args:
@@ -34,7 +34,7 @@ class Questions:
     def __init__(
         self,
         thread: LoopThread,
-        watchers: Watchers,
+        watchers: Conditions,
         engine: Engine,
         queue_worker: QueueWorker | None,
     ) -> None:

@@ -118,7 +118,7 @@ class QueueConfig:
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
 
-class Standing(Enum):
+class MessageState(Enum):
     """Where a message stands."""
 
     READY = "ready"
@@ -128,7 +128,7 @@ class Standing(Enum):
 
 
 @attrs.define(eq=False)
-class Message:
+class QueuedMessage:
     """One message of a queue.
 
     Attributes:
@@ -159,11 +159,11 @@ class Message:
     id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
     enqueued_at: float = attrs.field(factory=time.time)
     attempts: int = 0
-    standing: Standing = Standing.READY
+    standing: MessageState = MessageState.READY
     turn: int = 0
     due: float = 0.0
 
-    def move(self, standing: Standing, seconds: float = 0.0) -> int:
+    def move(self, standing: MessageState, seconds: float = 0.0) -> int:
         """Moves on; returns the new turn. `seconds` is how long until its timer is due."""
         self.standing = standing
         self.turn += 1
@@ -172,7 +172,7 @@ class Message:
 
 
 @attrs.define(eq=False)
-class Queue:
+class BrokerQueue:
     """One queue.
 
     Attributes:
@@ -188,8 +188,8 @@ class Queue:
 
     name: str
     config: QueueConfig
-    messages: list[Message] = attrs.field(factory=list)
-    dead: dict[str, tuple[dict[str, Any], Message]] = attrs.field(factory=dict)
+    messages: list[QueuedMessage] = attrs.field(factory=list)
+    dead: dict[str, tuple[dict[str, Any], QueuedMessage]] = attrs.field(factory=dict)
     delivered: int = 0
     failed: int = 0
     defined: bool = True
@@ -197,20 +197,20 @@ class Queue:
     @property
     def depth(self) -> int:
         """Messages that hold no slot: ready ones and those that wait for a retry."""
-        return sum(m.standing in {Standing.READY, Standing.BACKOFF} for m in self.messages)
+        return sum(m.standing in {MessageState.READY, MessageState.BACKOFF} for m in self.messages)
 
-    def next_ready(self) -> Message | None:
+    def next_ready(self) -> QueuedMessage | None:
         """The message whose turn it is, where a slot is free."""
         # A fifo queue retries in place: a message that waits for its retry keeps its slot.
-        slots = {Standing.WAITING, Standing.RUNNING}
+        slots = {MessageState.WAITING, MessageState.RUNNING}
         if self.config.type == "fifo":
-            slots.add(Standing.BACKOFF)
+            slots.add(MessageState.BACKOFF)
         busy = [message for message in self.messages if message.standing in slots]
         if len(busy) >= self.config.concurrency:
             return None
         taken = {self.group(message) for message in busy} if self.config.type == "fifo" else set()
         for message in self.messages:
-            if message.standing is not Standing.READY:
+            if message.standing is not MessageState.READY:
                 continue
             if self.config.type == "standard":
                 return message
@@ -219,11 +219,11 @@ class Queue:
                 return message
         return None
 
-    def deliverable(self, message: Message) -> bool:
+    def deliverable(self, message: QueuedMessage) -> bool:
         """Whether a message may be given to its function: not without a group in a fifo queue."""
         return self.config.type == "standard" or self.group(message) is not None
 
-    def group(self, message: Message) -> str | None:
+    def group(self, message: QueuedMessage) -> str | None:
         """The group of a message in a fifo queue: a text that is not empty, or a number."""
         field = self.config.message_group_field
         value = message.data.get(field) if isinstance(message.data, dict) else None
@@ -231,7 +231,7 @@ class Queue:
             return None
         return str(value) or None
 
-    def bury(self, message: Message) -> None:
+    def bury(self, message: QueuedMessage) -> None:
         """Makes a message a dead letter."""
         self.messages.remove(message)
         self.failed += 1
@@ -265,6 +265,6 @@ class Queue:
             return False
         _, message = found
         message.attempts = 0
-        message.move(Standing.READY)
+        message.move(MessageState.READY)
         self.messages.append(message)
         return True

@@ -14,11 +14,17 @@ from typing import Any, Final
 
 from iii_resilience.testing.loopback.configuration import Configuration
 from iii_resilience.testing.loopback.engine_core import Engine
-from iii_resilience.testing.loopback.history import BuiltinError, Outcome
+from iii_resilience.testing.loopback.history import BuiltinError, InvocationOutcome
 from iii_resilience.testing.loopback.invocations import ENQUEUE
-from iii_resilience.testing.loopback.queue import Message, Queue, QueueConfig, Refusal, Standing
+from iii_resilience.testing.loopback.queue import (
+    BrokerQueue,
+    MessageState,
+    QueueConfig,
+    QueuedMessage,
+    Refusal,
+)
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
-from iii_resilience.testing.loopback.registry import Builtin, Request, Worker
+from iii_resilience.testing.loopback.registry import Builtin, BuiltinRequest, Worker
 from iii_resilience.testing.loopback.router import Host, Invocation
 
 #: The configuration entry in which the definitions of queues stand.
@@ -49,7 +55,7 @@ class QueueWorker:
         self._host = host
         self._configuration = configuration
         self._changed = changed
-        self._queues: dict[str, Queue] = {}
+        self._queues: dict[str, BrokerQueue] = {}
         self._worker: Worker | None = None
 
     def connect(self) -> None:
@@ -79,15 +85,15 @@ class QueueWorker:
             return
         for queue in self._queues.values():
             for message in queue.messages:
-                if message.standing is Standing.BACKOFF:
+                if message.standing is MessageState.BACKOFF:
                     message.turn += 1  # the timer is gone; when it is due stays
                 else:
-                    message.move(Standing.READY)
+                    message.move(MessageState.READY)
                 if queue.config.type == "fifo":
                     message.attempts = 0
         self._engine.leave(worker)
 
-    def queue(self, name: str) -> Queue:
+    def queue(self, name: str) -> BrokerQueue:
         """The queue of this name.
 
         Raises:
@@ -109,7 +115,7 @@ class QueueWorker:
         if queue is not None and queue.defined and queue.config == config:
             return False
         if queue is None:
-            self._queues[name] = Queue(name, config)
+            self._queues[name] = BrokerQueue(name, config)
         else:
             queue.config, queue.defined = config, True
             self._deliver_again(queue)
@@ -121,7 +127,7 @@ class QueueWorker:
         """A function may have come for which a message waits."""
         for queue in self._queues.values():
             for message in queue.messages:
-                if message.standing is Standing.WAITING and self._present(message):
+                if message.standing is MessageState.WAITING and self._present(message):
                     self._later(_NOTICE_SECONDS, message, partial(self._start, queue, message))
 
     # Its functions.
@@ -139,7 +145,7 @@ class QueueWorker:
             "engine::queue::dlq_messages": self._dlq_messages,
         }
 
-    def _enqueue(self, request: Request) -> dict[str, str]:
+    def _enqueue(self, request: BuiltinRequest) -> dict[str, str]:
         data = request.data
         name = _named(data, "queue").strip()
         if not name:
@@ -150,7 +156,7 @@ class QueueWorker:
             raise ValueError(text)
         if "data" not in data:
             raise _Unreadable("missing field `data`")
-        message = Message(
+        message = QueuedMessage(
             receipt=_named(data, "messageReceiptId"),
             function_id=_named(data, "function_id"),
             data=data["data"],
@@ -165,7 +171,7 @@ class QueueWorker:
         self._host.later(0, lambda: self._pump(queue))
         return {"messageReceiptId": message.receipt}
 
-    def _define(self, request: Request) -> dict[str, Any]:
+    def _define(self, request: BuiltinRequest) -> dict[str, Any]:
         name = _named(request.data, "queue").strip()
         known = ("queue", "config", "_caller_worker_id")
         for field in request.data:
@@ -182,7 +188,7 @@ class QueueWorker:
             raise ValueError("queue name is required")
         return {"queue": name, "changed": self.define(name, config)}
 
-    def _redrive(self, request: Request) -> dict[str, Any]:
+    def _redrive(self, request: BuiltinRequest) -> dict[str, Any]:
         name = _filled(_named(request.data, "queue", "topic"), "Queue name")
         queue = self._queues.get(name)
         letters = [] if queue is None else list(queue.dead)
@@ -191,7 +197,7 @@ class QueueWorker:
             self._pump(queue)
         return {"queue": name, "redriven": redriven}
 
-    def _redrive_message(self, request: Request) -> dict[str, Any]:
+    def _redrive_message(self, request: BuiltinRequest) -> dict[str, Any]:
         name, letter = _one_letter(request)
         queue = self._queues.get(name)
         redriven = queue is not None and queue.revive(letter)
@@ -199,20 +205,20 @@ class QueueWorker:
             self._pump(queue)
         return {"message_id": letter, "queue": name, "redriven": int(redriven)}
 
-    def _discard_message(self, request: Request) -> dict[str, Any]:
+    def _discard_message(self, request: BuiltinRequest) -> dict[str, Any]:
         name, letter = _one_letter(request)
         queue = self._queues.get(name)
         gone = queue is not None and queue.dead.pop(letter, None) is not None
         return {"message_id": letter, "queue": name, "redriven": int(gone)}
 
-    def _list_topics(self, _: Request) -> list[dict[str, Any]]:
+    def _list_topics(self, _: BuiltinRequest) -> list[dict[str, Any]]:
         return [
             {"name": name, "broker_type": "builtin", "subscriber_count": 0}
             for name, queue in sorted(self._queues.items())
             if queue.defined
         ]
 
-    def _topic_stats(self, request: Request) -> dict[str, Any]:
+    def _topic_stats(self, request: BuiltinRequest) -> dict[str, Any]:
         queue = self._queues.get(_filled(_named(request.data, "topic", "queue"), "topic"))
         return {
             "config": None,
@@ -223,14 +229,14 @@ class QueueWorker:
             "failed": 0 if queue is None else queue.failed,
         }
 
-    def _dlq_topics(self, _: Request) -> list[dict[str, Any]]:
+    def _dlq_topics(self, _: BuiltinRequest) -> list[dict[str, Any]]:
         return [
             {"broker_type": "builtin", "message_count": len(queue.dead), "topic": name}
             for name, queue in sorted(self._queues.items())
             if queue.defined and queue.dead
         ]
 
-    def _dlq_messages(self, request: Request) -> list[dict[str, Any]]:
+    def _dlq_messages(self, request: BuiltinRequest) -> list[dict[str, Any]]:
         queue = self._queues.get(_filled(_named(request.data, "topic", "queue"), "topic"))
         offset = _page_number(request.data, "offset", 0)
         limit = _page_number(request.data, "limit", _PAGE)
@@ -263,29 +269,29 @@ class QueueWorker:
         if read == {name: q.config for name, q in self._queues.items() if q.defined}:
             return
         for name, config in read.items():
-            queue = self._queues.setdefault(name, Queue(name, config))
+            queue = self._queues.setdefault(name, BrokerQueue(name, config))
             queue.config = config
         for name, queue in self._queues.items():
             queue.defined = name in read
             self._deliver_again(queue)
 
-    def _deliver_again(self, queue: Queue) -> None:
+    def _deliver_again(self, queue: BrokerQueue) -> None:
         for message in queue.messages:
-            if message.standing is Standing.RUNNING:
-                message.move(Standing.READY)
+            if message.standing is MessageState.RUNNING:
+                message.move(MessageState.READY)
         self._pump(queue)
 
-    def _rearm(self, queue: Queue, message: Message) -> None:
+    def _rearm(self, queue: BrokerQueue, message: QueuedMessage) -> None:
         left = max(0.0, message.due - time.monotonic())
-        if message.standing is Standing.BACKOFF:
+        if message.standing is MessageState.BACKOFF:
             self._later(left, message, lambda: self._retry(queue, message))
-        elif message.standing is Standing.RUNNING:
+        elif message.standing is MessageState.RUNNING:
             if queue.config.redeliver_on_engine_restart:
-                message.move(Standing.READY)
+                message.move(MessageState.READY)
             else:
                 self._later(left, message, lambda: self._fail(queue, message))
 
-    def _pump(self, queue: Queue) -> None:
+    def _pump(self, queue: BrokerQueue) -> None:
         while self._worker is not None and queue.defined:
             message = queue.next_ready()
             if message is None:
@@ -293,18 +299,18 @@ class QueueWorker:
             if not queue.deliverable(message):
                 self._fail(queue, message)
                 continue
-            message.move(Standing.WAITING)
+            message.move(MessageState.WAITING)
             self._start(queue, message)
         self._changed()
 
-    def _start(self, queue: Queue, message: Message) -> None:
+    def _start(self, queue: BrokerQueue, message: QueuedMessage) -> None:
         if self._worker is None or not queue.defined or not self._present(message):
             return
         timeout = queue.config.timeout_ms / 1000
-        turn = message.move(Standing.RUNNING, timeout)
+        turn = message.move(MessageState.RUNNING, timeout)
         self._later(timeout, message, lambda: self._fail(queue, message))
 
-        def answered(outcome: Outcome) -> None:
+        def answered(outcome: InvocationOutcome) -> None:
             # The answer of a delivery that was given up, or made again meanwhile, counts nothing.
             if message.turn != turn:
                 return
@@ -330,26 +336,26 @@ class QueueWorker:
         )
         self._engine.calls.place(call, delivery=True)
 
-    def _fail(self, queue: Queue, message: Message) -> None:
+    def _fail(self, queue: BrokerQueue, message: QueuedMessage) -> None:
         message.attempts += 1
         if message.attempts > queue.config.max_retries:
             message.turn += 1
             queue.bury(message)
         else:
             delay = message.backoff_ms * 2 ** (message.attempts - 1) / 1000
-            message.move(Standing.BACKOFF, delay)
+            message.move(MessageState.BACKOFF, delay)
             self._later(delay, message, lambda: self._retry(queue, message))
         self._host.later(0, lambda: self._pump(queue))
 
-    def _retry(self, queue: Queue, message: Message) -> None:
-        message.move(Standing.READY)
+    def _retry(self, queue: BrokerQueue, message: QueuedMessage) -> None:
+        message.move(MessageState.READY)
         self._pump(queue)
 
-    def _present(self, message: Message) -> bool:
+    def _present(self, message: QueuedMessage) -> bool:
         where = message.namespace or DEFAULT_NAMESPACE
         return self._engine.registry.function(message.function_id, where) is not None
 
-    def _later(self, seconds: float, message: Message, action: Callable[[], None]) -> None:
+    def _later(self, seconds: float, message: QueuedMessage, action: Callable[[], None]) -> None:
         turn = message.turn
 
         def act() -> None:
@@ -375,7 +381,7 @@ def _filled(value: str, what: str) -> str:
     return value
 
 
-def _one_letter(request: Request) -> tuple[str, str]:
+def _one_letter(request: BuiltinRequest) -> tuple[str, str]:
     name, letter = _named(request.data, "queue", "topic"), _named(request.data, "message_id")
     return _filled(name, "Queue name"), _filled(letter, "Message ID")
 
@@ -394,7 +400,7 @@ class _Unreadable(Exception):  # noqa: N818 - a request that is not of the funct
 def _in_its_words(builtin: Builtin) -> Builtin:
     """Errors as the queue worker reports them."""
 
-    def run(request: Request) -> Any:
+    def run(request: BuiltinRequest) -> Any:
         try:
             return builtin(request)
         except (_Unreadable, TypeError) as error:

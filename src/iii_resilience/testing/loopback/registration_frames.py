@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from iii_resilience.testing.loopback.history import BuiltinError
-from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.outbox import Outbox
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
-from iii_resilience.testing.loopback.registry import Function, Registry, Request, Worker
+from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry, Worker
 from iii_resilience.testing.loopback.triggers import Triggers
 from iii_resilience.testing.loopback.wire import Message, normal_uuid
 
@@ -31,7 +31,7 @@ REGISTRATIONS: Final = frozenset(
 _NO_STRUCT: Final = "Failed to deserialize input for engine::workers::register: {}"
 
 
-class Registrations:
+class RegistrationFrames:
     """Takes registrations in.
 
     Args:
@@ -42,7 +42,7 @@ class Registrations:
     """
 
     def __init__(
-        self, registry: Registry, triggers: Triggers, post: Post, changed: Callable[[], None]
+        self, registry: Registry, triggers: Triggers, post: Outbox, changed: Callable[[], None]
     ) -> None:
         self._registry = registry
         self._triggers = triggers
@@ -111,7 +111,7 @@ class Registrations:
             self._register(worker, message)
         self._changed()
 
-    def announce(self, request: Request) -> dict[str, bool]:
+    def announce(self, request: BuiltinRequest) -> dict[str, bool]:
         """`engine::workers::register`: a worker says its name and namespace."""
         worker, data = request.caller, request.data
         if worker is None or not isinstance(data, dict):

@@ -16,7 +16,7 @@ from iii_resilience.testing.loopback.rbac import Session
 from iii_resilience.testing.loopback.wire import Message
 
 
-class Link(Protocol):
+class ClientLink(Protocol):
     """What a worker is reached through."""
 
     def send(self, text: str, ticket: str | None = None) -> None:
@@ -56,7 +56,7 @@ class Worker:
     """
 
     number: int
-    link: Link | None = None
+    link: ClientLink | None = None
     session: Session | None = None
     worker_id: str = attrs.field(factory=_new_id)
     token: str = attrs.field(factory=_new_id)
@@ -74,7 +74,7 @@ class Worker:
 
 
 @attrs.frozen
-class Request:
+class BuiltinRequest:
     """A call of one of the engine's own functions.
 
     Attributes:
@@ -88,7 +88,7 @@ class Request:
     caller: Worker | None = None
 
 
-Builtin = Callable[[Request], Any]
+Builtin = Callable[[BuiltinRequest], Any]
 
 
 @attrs.frozen(eq=False)

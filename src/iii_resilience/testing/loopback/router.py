@@ -24,14 +24,14 @@ from iii_resilience.testing.faults import (
     FaultPlan,
     RestartEngine,
 )
-from iii_resilience.testing.loopback.history import BuiltinError, Outcome, failed
-from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.history import BuiltinError, InvocationOutcome, failed
+from iii_resilience.testing.loopback.outbox import Outbox
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
-from iii_resilience.testing.loopback.registry import Function, Registry, Request, Worker
+from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry, Worker
 from iii_resilience.testing.loopback.wire import Message
 
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-Reply = Callable[[Outcome], None]
+Reply = Callable[[InvocationOutcome], None]
 STOPPED = failed("invocation_stopped", "Invocation stopped")
 
 
@@ -81,7 +81,7 @@ def with_function_id(baggage: str | None, function_id: str) -> str:
     return ",".join([*kept, f"iii.function.id={function_id}"])
 
 
-def not_found(registry: Registry, function_id: str, namespace: str | None) -> Outcome:
+def not_found(registry: Registry, function_id: str, namespace: str | None) -> InvocationOutcome:
     """What a caller is told of a function that is not there."""
     spaces = registry.namespaces_of(function_id)
     hint = f" It is registered in namespace(s): {', '.join(spaces)}." if spaces else ""
@@ -90,7 +90,7 @@ def not_found(registry: Registry, function_id: str, namespace: str | None) -> Ou
     return failed("function_not_found", message)
 
 
-class Switchboard:
+class Router:
     """Every call that is waiting for its answer.
 
     Args:
@@ -100,7 +100,7 @@ class Switchboard:
         host: The engine around it.
     """
 
-    def __init__(self, registry: Registry, post: Post, faults: FaultPlan, host: Host) -> None:
+    def __init__(self, registry: Registry, post: Outbox, faults: FaultPlan, host: Host) -> None:
         self._registry = registry
         self._post = post
         self._faults = faults
@@ -153,7 +153,7 @@ class Switchboard:
             return
         error = message.get("error")
         if error is None:
-            outcome = Outcome(message.get("result"))
+            outcome = InvocationOutcome(message.get("result"))
         else:
             outcome = failed(error["code"], error["message"], error.get("stacktrace"))
         self._finish(call, outcome)
@@ -176,18 +176,20 @@ class Switchboard:
         if epoch == self._epoch and (call.caller is None or not call.caller.gone):
             self.connect(call)
 
-    def _missing(self, call: Invocation, where: str) -> Outcome:
+    def _missing(self, call: Invocation, where: str) -> InvocationOutcome:
         if call.caller is None:
             # The engine's own calls are refused in fewer words (observed on engine 0.23).
             message = f"Function {call.function_id} not found in namespace {where}"
             return failed("function_not_found", message)
         return not_found(self._registry, call.function_id, call.namespace)
 
-    def _run(self, function: Function, call: Invocation) -> Outcome:
+    def _run(self, function: Function, call: Invocation) -> InvocationOutcome:
         if function.builtin is None:
             raise AssertionError(function.function_id)
         try:
-            return Outcome(function.builtin(Request(call.function_id, call.data, call.caller)))
+            return InvocationOutcome(
+                function.builtin(BuiltinRequest(call.function_id, call.data, call.caller))
+            )
         except BuiltinError as error:
             return failed(error.code, error.message)
 
@@ -219,7 +221,7 @@ class Switchboard:
             message["baggage"] = with_function_id(call.baggage, call.function_id)
         self._post.send(target, message, call.invocation_id)
 
-    def _finish(self, call: Invocation, outcome: Outcome) -> None:
+    def _finish(self, call: Invocation, outcome: InvocationOutcome) -> None:
         del self._open[call.invocation_id]
         for worker in (call.caller, call.target):
             if worker is not None:
@@ -230,7 +232,7 @@ class Switchboard:
         if isinstance(fault, AnswerError):
             answer(failed(fault.code, fault.message, fault.stacktrace))
         elif isinstance(fault, AnswerResult):
-            answer(Outcome(fault.value))
+            answer(InvocationOutcome(fault.value))
         elif isinstance(fault, CutCaller):
             if call.caller is not None and call.caller.link is not None:
                 call.caller.link.reset()

@@ -12,7 +12,7 @@ import attrs
 
 from iii_resilience.testing.loopback.arguments import expect, shown
 from iii_resilience.testing.loopback.history import ErrorBody
-from iii_resilience.testing.loopback.outbox import Post
+from iii_resilience.testing.loopback.outbox import Outbox
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
 from iii_resilience.testing.loopback.registry import Registry, Worker
 from iii_resilience.testing.loopback.wire import Message
@@ -54,7 +54,7 @@ class Triggers:
         post: Sends messages.
     """
 
-    def __init__(self, registry: Registry, post: Post) -> None:
+    def __init__(self, registry: Registry, post: Outbox) -> None:
         self._registry = registry
         self._post = post
         self._triggers: dict[str, Trigger] = {}
