@@ -320,10 +320,10 @@ def test_a_bare_try_again_is_a_transient_failure_that_may_have_run() -> None:
     }
 
 
-@pytest.mark.parametrize("connection", ["__cause__", "__context__"])
-def test_try_again_says_what_its_cause_says(connection: str) -> None:
+@pytest.mark.parametrize("attribute", ["__cause__", "__context__"])
+def test_try_again_says_what_its_cause_says(attribute: str) -> None:
     again = tenacity.TryAgain()
-    setattr(again, connection, InvocationError("RATE_LIMITED", "retry after 1500ms"))
+    setattr(again, attribute, InvocationError("RATE_LIMITED", "retry after 1500ms"))
     failure = failing(error=again).failure
     assert failure.code == "TryAgain"
     assert failure.throttled

@@ -28,8 +28,8 @@ S = TypeVar("S", bound=Tunable)
 class ScopedStates(dict[str | None, S]):
     """The states of one guard by scope, and the numbers that they go by.
 
-    A guard that replaces another one, because a policy file has changed, shares its `ScopedStates`. Calls that still hold the old guard thereby see the same states, and give
-    back there what they have reserved there.
+    A guard that replaces another one, because a policy file has changed, shares its states. Calls
+    that still hold the old guard thereby see the same states, and give back what they reserved.
 
     Args:
         numbers: What the states go by, as their own class takes them.
