@@ -250,7 +250,7 @@ def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
         return error
     if connection.dead:
         return NotConnectedError(
-            f"the engine has closed the connection; {connection.sdk.name} does not open another one "
+            f"the engine closed the connection; {connection.sdk.name} does not open another one "
             "though it says it is connected; nothing was sent. Make a new client with "
             "iii.register_worker(), or use iii-sdk 0.24.4 or later"
         )
