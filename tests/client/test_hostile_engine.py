@@ -7,13 +7,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
 from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
-from support.real_sdk import needs, until
+from support.real_sdk import fixed_in, needs
+from support.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -195,19 +196,13 @@ class TestBlockedSocket:
 
 
 class TestRefusedHandshake:
-    def _until(self, true: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
-        while not true():
-            assert time.monotonic() < end, "it did not come to be"
-            time.sleep(0.01)
-
     @needs((0, 24, 4), "takes such an end for none, and does not come back")
     def test_it_is_recognised_and_says_what_to_fix(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        self._until(lambda: hostile.connections >= 6)
+        until(lambda: hostile.connections >= 6)
         began = time.monotonic()
         with pytest.raises(NotConnectedError, match="seems to refuse the worker") as caught:
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=30.0))
@@ -222,18 +217,18 @@ class TestRefusedHandshake:
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        self._until(lambda: worker._connection.refused)
+        until(lambda: worker._connection.refused)
         hostile.refuses = False
-        self._until(lambda: not worker._connection.refused)
+        until(lambda: not worker._connection.refused)
         assert worker.trigger({"function_id": "t::any"}) == "done"
 
-    @until((0, 24, 4), "such an end is taken for none, and the client does not come back")
+    @fixed_in((0, 24, 4), "such an end is taken for none, and the client does not come back")
     def test_a_client_that_does_not_come_back_says_so_at_once_and_can_be_shut_down(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        self._until(lambda: worker._connection.stays_dead)
+        until(lambda: worker._connection.stays_dead)
         began = time.monotonic()
         with pytest.raises(NotConnectedError, match=r"does not open another one") as caught:
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support.real_sdk import needs, until
+from support.real_sdk import fixed_in, needs
 
 from iii_resilience import NotConnectedError, RetryPolicy
 from iii_resilience.client.resilient import Resilient
@@ -74,7 +74,7 @@ class TestACancelledCall:
 
 @pytest.mark.parametrize("code", [1000, 1001])
 class TestACleanClose:
-    @until((0, 24, 4), "the client does not come back")
+    @fixed_in((0, 24, 4), "the client does not come back")
     def test_is_said_clearly_and_soon(
         self, engine: LoopbackEngine, caller: Resilient, code: int
     ) -> None:
@@ -88,7 +88,7 @@ class TestACleanClose:
         assert time.monotonic() - began < 10, "it does not wait for what will not come"
         assert "new client" in str(caught.value)
 
-    @until((0, 24, 4), "the client does not come back")
+    @fixed_in((0, 24, 4), "the client does not come back")
     async def test_ends_the_calls_under_way(
         self, engine: LoopbackEngine, caller: Resilient, answered: threading.Event, code: int
     ) -> None:

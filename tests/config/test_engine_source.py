@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from iii import InvocationError
 from support.engine_fixtures import connect, engine
+from support.waiting import until
 
 import iii_resilience
 from iii_resilience import (
@@ -34,13 +35,6 @@ ENTRY = "iii-resilience"
 
 def value(attempts: int, **more: Any) -> dict[str, Any]:
     return {"version": 1, "policies": {"default": {"attempts": attempts}}, **more}
-
-
-def until(happened: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.005)
 
 
 def warned(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:

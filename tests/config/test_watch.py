@@ -9,13 +9,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
+from support.waiting import until
 
 from iii_resilience import (
     ConfigError,
@@ -35,13 +35,6 @@ def write(path: Path, text: str) -> None:
     other = path.with_suffix(".new")
     other.write_text(text, encoding="utf-8")
     other.replace(path)
-
-
-def until(happened: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.005)
 
 
 def attempts(count: int, rest: str = "") -> str:

@@ -18,6 +18,7 @@ import pytest
 from iii import InitOptions, TriggerAction, register_worker
 from support.processes import Worker, read_log
 from support.real_sdk import SDK, InvocationError, needs
+from support.waiting import until
 
 from iii_resilience import (
     Backoff,
@@ -89,13 +90,6 @@ def serve(target: Any, function_id: str) -> list[Any]:
     return seen
 
 
-def eventually(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
-
-
 def refused(caller: Resilient, request: dict[str, Any], **options: Any) -> Any:
     """The SDK's exception of a call."""
     with pytest.raises(InvocationError) as caught:
@@ -127,7 +121,7 @@ class TestResults:
         seen = serve(target, f"{tag}::echo")
         action = TriggerAction.Void()
         assert caller.trigger({"function_id": f"{tag}::echo", "action": action}) is None
-        eventually(lambda: seen)
+        until(lambda: seen)
 
     @needs((0, 21, 3), "sends no metadata")
     def test_what_travels_arrives(self, target: Any, caller: Resilient, tag: str) -> None:
@@ -219,7 +213,7 @@ class TestWorkerGone:
         first, second = start().register(), start()
 
         def restart() -> None:
-            eventually(lambda: read_log(tmp_path / "log"))
+            until(lambda: read_log(tmp_path / "log"))
             first.kill()
             time.sleep(0.5)
             second.register()
@@ -237,7 +231,7 @@ class TestWorkerGone:
         first = start().register()
 
         def kill() -> None:
-            eventually(lambda: read_log(tmp_path / "log"))
+            until(lambda: read_log(tmp_path / "log"))
             first.kill()
 
         thread = threading.Thread(target=kill)
@@ -312,7 +306,7 @@ class TestFailures:
         request = {"function_id": f"{tag}::slow", "timeout_ms": 1000}
         assert caller.trigger(request, idempotent=True) == "done"
         assert len(runs) == 2
-        eventually(lambda: len(ended) == 2)
+        until(lambda: len(ended) == 2)
 
     def test_what_the_engine_would_drop_is_refused_at_once(
         self, target: Any, caller: Resilient, tag: str
@@ -373,7 +367,7 @@ class TestQueue:
         action = TriggerAction.Enqueue(queue=queue)
         request = {"function_id": f"{tag}::job", "payload": {"n": 1}, "action": action}
         assert caller.trigger(request)["messageReceiptId"]
-        eventually(lambda: seen)
+        until(lambda: seen)
 
     def test_what_is_given_up_is_handed_over_and_runs_later(
         self, target: Any, caller: Resilient, tag: str, queue: str
@@ -383,5 +377,5 @@ class TestQueue:
         result = caller.trigger(request, policy=policy, accept_enqueued=True)
         assert isinstance(result, Enqueued)
         seen = serve(target, f"{tag}::later")
-        eventually(lambda: seen)
+        until(lambda: seen)
         assert seen[0]["n"] == 1

@@ -25,6 +25,7 @@ import pytest
 from iii import InitOptions, register_worker
 from support.paths import ROOT
 from support.real_sdk import InvocationError, needs
+from support.waiting import until
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -51,13 +52,6 @@ POLICY = RetryPolicy(
     ready_timeout=5.0,
 )
 KILLS_WORKER = ROOT / "tests" / "handling" / "decorators" / "kills_worker.py"
-
-
-def eventually(true: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
 
 
 class World:
@@ -114,7 +108,7 @@ class World:
         return stats["delivered"], stats["dlq_depth"]
 
     def wait_for(self, delivered: int, dead: int = 0) -> None:
-        eventually(lambda: self.ended() == (delivered, dead), 60)
+        until(lambda: self.ended() == (delivered, dead), 60)
 
     def dead(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.ask("engine::queue::dlq_messages", topic=self.queue)
@@ -243,7 +237,7 @@ class TestEnsureQueue:
             assert go_on.wait(20)
 
         world.enqueue(world.serve("slow", handler), {"n": 1})
-        eventually(lambda: heard)
+        until(lambda: heard)
         with caplog.at_level(logging.WARNING, "iii_resilience"):
             assert not ensure_queue(world.target, world.queue, max_retries=9)
             # Nor does another queue's definition touch it.
@@ -331,7 +325,7 @@ class TestConsumer:
         world.enqueue(world.serve("shaky", handler), {"n": 1})
         world.wait_for(delivered=1)
         assert heard == [1, 1, 1]
-        eventually(lambda: list(store.records()) == [])
+        until(lambda: list(store.records()) == [])
 
     def test_after_its_own_number_of_deliveries_it_is_parked(
         self, world: World, tmp_path: Path
@@ -392,16 +386,16 @@ def test_a_delivery_beside_one_that_still_runs_gets_its_answer(
 
     world.serve("once", delivered)
     world.enqueue(function_id, {"n": 1})
-    eventually(lambda: effects)
+    until(lambda: effects)
     WAYS[way](world)
-    eventually(lambda: len(arrived) >= 2, 40)
+    until(lambda: len(arrived) >= 2, 40)
     go_on.set()
     # Counted from its start on: what the one that was killed had counted is in its file, too.
     world.wait_for(delivered=1)
-    eventually(lambda: len(answers) == len(arrived))
+    until(lambda: len(answers) == len(arrived))
     assert effects == [1]
     assert set(answers) == {"done"}
-    eventually(lambda: list(store.records()) == [])
+    until(lambda: list(store.records()) == [])
 
 
 class TestDeadLetters:
@@ -530,8 +524,8 @@ class TestDeadLetters:
         time.sleep(0.5)
         for n in (1, 2):
             world.ask("iii::durable::publish", topic=topic, data={"n": n})
-        eventually(lambda: len(heard) >= 2)
-        eventually(
+        until(lambda: len(heard) >= 2)
+        until(
             lambda: (
                 self.listed(world, file, topic) == [("bare", "transient", "BUSY")] * 2
                 or self.listed(world, file, topic) == [("topic", "transient", "BUSY")] * 2
@@ -541,8 +535,8 @@ class TestDeadLetters:
         heard.clear()
         said = self.dlq(world, file, "redrive", "--rate", "100/s", "--execute", name=topic)
         assert "2 redriven, 0 failed, 0 left" in said
-        eventually(lambda: sorted(heard) == [1, 2], 40)
-        eventually(lambda: self.listed(world, file, topic) == [])
+        until(lambda: sorted(heard) == [1, 2], 40)
+        until(lambda: self.listed(world, file, topic) == [])
 
 
 @pytest.mark.long
@@ -579,17 +573,17 @@ def test_workers_killed_and_a_queue_restarted_lose_nothing(world: World, tmp_pat
     worker = start()
     try:
         for aim in (20, 40):
-            eventually(partial(reached, aim), 60)
+            until(partial(reached, aim), 60)
             kill(worker)
             worker = start()
         if world.queues.loopback is not None or world.queues.command:
             world.queues.restart()
         # What was delivered is counted by a queue that may have been killed before it wrote so.
-        eventually(lambda: world.ask("engine::queue::topic_stats", topic=world.queue)["depth"] == 0)
-        eventually(lambda: set(events("end")) == set(kinds), 60)
+        until(lambda: world.ask("engine::queue::topic_stats", topic=world.queue)["depth"] == 0)
+        until(lambda: set(events("end")) == set(kinds), 60)
         parked = SqliteStore(file)
-        eventually(lambda: sum(one.parked_at is not None for one in parked.records()) == 20, 60)
-        eventually(lambda: all(one.parked_at is not None for one in parked.records()), 60)
+        until(lambda: sum(one.parked_at is not None for one in parked.records()) == 20, 60)
+        until(lambda: all(one.parked_at is not None for one in parked.records()), 60)
     finally:
         kill(worker)
     inside = [n for (n,) in sqlite3.connect(file).execute("SELECT n FROM effects")]

@@ -27,6 +27,7 @@ import attrs
 import pytest
 from engine.worker_program import SCHEMA
 from iii import InitOptions, register_worker
+from support.waiting import until
 
 from iii_resilience import Enqueue, Enqueued, RetryPolicy, classify, report_for, resilient
 from iii_resilience.client.resilient import Resilient
@@ -39,13 +40,6 @@ LOOSE = 1 if os.environ.get("III_LONG") else 5
 AWAY_AT_DRAIN, AWAY_AT_KILL = 0.1 * LOOSE, 2.5 * LOOSE
 CALLERS = 5
 CALLS_A_SECOND = 50
-
-
-def until(true: Callable[[], object], timeout: float = 20.0) -> None:
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
 
 
 class World:

@@ -33,7 +33,7 @@ def needs(version: tuple[int, ...], what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(SDK.version < version, reason=f"{what} (iii-sdk {first})")
 
 
-def until(version: tuple[int, ...], what: str) -> pytest.MarkDecorator:
+def fixed_in(version: tuple[int, ...], what: str) -> pytest.MarkDecorator:
     """Skip a test where the SDK is newer.
 
     Args:

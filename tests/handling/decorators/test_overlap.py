@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.waiting import until
 
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.handling import consumer, idempotent
@@ -60,21 +61,14 @@ def test_an_overlapping_delivery_waits_and_gets_the_same_answer(
     engine.wait_registered(ID)
     request = {"function_id": ID, "payload": {"n": 1}}
     caller.trigger({**request, "action": {"type": "enqueue", "queue": "jobs"}})
-    wait_for(lambda: len(effects) == 1)
+    until(lambda: len(effects) == 1)
     WAYS[way](engine)
-    wait_for(lambda: len(arrived) >= 2)
+    until(lambda: len(arrived) >= 2)
     go_on.set()
     engine.wait_queue_idle("jobs", timeout=30)
-    wait_for(lambda: len(answers) == len(arrived))
+    until(lambda: len(answers) == len(arrived))
     assert effects == [1]
     assert set(answers) == {"done"}
     assert len(answers) >= 2
     assert engine.dead_letters("jobs") == ()
-    wait_for(lambda: list(store.records()) == [])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it never came to that"
-        time.sleep(0.01)
+    until(lambda: list(store.records()) == [])

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.engine_fixtures import QUICK
+from support.waiting import until
 
 from iii_resilience import resilient
 from iii_resilience.client.resilient import Resilient
@@ -23,13 +24,6 @@ from iii_resilience.testing import LoopbackEngine
 
 SOON = 15.0
 Worker = Callable[..., Resilient]
-
-
-def until(true: Callable[[], object], timeout: float = SOON) -> None:
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.002)
 
 
 @pytest.fixture

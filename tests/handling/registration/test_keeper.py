@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.engine_fixtures import QUICK
 from support.telemetry_fixtures import Seen
+from support.waiting import until
 
 from iii_resilience import NotConnectedError, resilient
 from iii_resilience.client.resilient import Resilient
@@ -22,13 +23,6 @@ from iii_resilience.testing import AnswerError, AnswerResult, LoopbackEngine
 SOON = 15.0
 
 Worker = Callable[..., Resilient]
-
-
-def until(true: Callable[[], object], timeout: float = SOON) -> None:
-    end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.005)
 
 
 @pytest.fixture

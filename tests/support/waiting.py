@@ -1,0 +1,19 @@
+"""Waits for what happens on another thread or in another process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def until(happened: Callable[[], object], timeout: float = 20.0) -> None:
+    """Poll until something is true.
+
+    Args:
+        happened: Says whether it is.
+        timeout: Seconds after which the test fails.
+    """
+    end = time.monotonic() + timeout
+    while not happened():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
