@@ -1,7 +1,7 @@
-"""What a caller asks for, checked before anything is sent, and written out for the SDK.
+"""A caller's request, validated before anything is sent, and converted for the SDK.
 
-Knows nothing of connections or policies. The SDK sends whatever it gets, or fails without saying
-where; so what can be known to go wrong is refused here.
+The SDK sends invalid requests, or fails without naming the field. So what is known to fail is
+rejected here. Knows nothing of connections or policies.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read(request: Any, sdk: Sdk) -> Request:
         )
     if fields.get("payload") is None:
         # The SDK leaves the field out and the engine drops such a frame: a TIMEOUT after the
-        # full wait, on every version (engine-observed, section 1).
+        # full wait, on every version (docs/engine-notes.md, 1).
         fields["payload"] = {}
     if fields.get("namespace") is not None:
         _check_namespace(fields["namespace"], sdk)

@@ -1,7 +1,7 @@
-"""`resilient(worker)`: the one object a user holds, in place of the SDK's client.
+"""`resilient(worker)`: the wrapper that replaces the SDK's client in a user's program.
 
-Knows nothing of how calls are made safe; it joins the rooms that do, and passes everything else
-through to the SDK unchanged.
+It joins the caller's and the worker's side, and passes everything else through to the SDK
+unchanged. Knows nothing of how calls are made safe.
 """
 
 from __future__ import annotations

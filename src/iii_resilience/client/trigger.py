@@ -1,7 +1,8 @@
 """`trigger` and `trigger_async` with policies: the SDK's calls, made safe to retry.
 
-Knows nothing of handlers. Checks what is asked for, makes the first attempt inline, and leaves the
-rest to those who know: `call` (one attempt), `run` (what follows a failure), `fallback`.
+Validates the request and makes the first attempt inline. `client.call` makes an attempt,
+`retry.run` handles a failure, and `client.fallback` handles a call whose retries have stopped.
+Knows nothing of handlers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which policy a call runs under: named policies, rules by function id, and the default book.
+"""The policy of a call: named policies, rules by function id, and the book that holds them.
 
-Knows nothing of files: `config` makes books from them, and `reload` follows them. What a book says
-is an `PolicySet`, which never changes; a book turns to another edition in one step, so that whoever
-takes the edition once sees policies, rules and default of one and the same file.
+A book's content is an immutable `PolicySet`, and a reload replaces it in one step. So a reader that
+takes the set once sees policies, rules and default of the same file. Knows nothing of files:
+`config.load` makes books from them, and `config.watch` follows them.
 """
 
 from __future__ import annotations

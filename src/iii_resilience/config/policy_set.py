@@ -1,6 +1,6 @@
-"""What a policy book says at one moment: policies, rules, codes and queues, never changed.
+"""The immutable content of a policy book: policies, rules, codes and queues.
 
-Knows nothing of files or of who reads them: `Source` and `Snapshot` are what a book is read from.
+Books are read from a `Source`, which returns a `Snapshot`. Knows nothing of files or readers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One attempt under its policy's breaker and bulkhead.
+"""Admits one attempt through its policy's circuit breaker and bulkhead.
 
-Knows nothing of what an attempt is. Only transient failures of attempts that were made count
-against the circuit: what was refused or never sent says nothing about the other side's health,
-and neither do FORBIDDEN or a bad payload.
+Only transient failures of attempts that were sent count against the circuit. A rejected or unsent
+attempt says nothing about the target's health; neither does FORBIDDEN or a bad payload. Knows
+nothing of what an attempt is.
 """
 
 from __future__ import annotations

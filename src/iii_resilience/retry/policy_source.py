@@ -1,4 +1,4 @@
-"""Where a decorator or loop has its policy from, and how a call under it begins once it has failed.
+"""Resolves the policy of a decorator or loop, and starts a call's run after its first failure.
 
 Knows nothing of what is called, nor of how.
 """

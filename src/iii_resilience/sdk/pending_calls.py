@@ -1,8 +1,8 @@
-"""Calls that were handed to the SDK: sent from any thread or loop, and ended when they must be.
+"""Calls in flight: sends them from any thread or event loop, and settles each exactly once.
 
-The SDK ends a call when its answer comes or its timeout is over. It does not when the connection
-is lost, nor when its socket takes no more bytes: then only this file does. Knows nothing of
-policies, of what is called, or of how a connection is watched.
+The SDK ends a call when its answer arrives or its timeout is over. It does not when the connection
+is lost, nor when its socket blocks: this module ends it then. Knows nothing of policies, of what is
+called, or of how a connection is watched.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class InFlightCalls:
                 self._submit(pending_call, pending, request)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
-                # then fails to wait for it (sdk-matrix, section 3).
+                # then fails to wait for it (docs/engine-notes.md, 6).
                 self._hand_over(pending_call, pending, request)
             return await answer
         finally:
@@ -301,7 +301,7 @@ class InFlightCalls:
         """Nobody waits for it any longer: end the SDK's part of it too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
-        the client for good (sdk-matrix, section 0).
+        the client for good (docs/engine-notes.md, 6).
         """
         if pending_call.task is not None and self._may_cancel:
             pending_call.task.cancel()

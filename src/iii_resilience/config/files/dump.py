@@ -1,6 +1,6 @@
-"""A book as a policy file: what `load_policies` makes the same book from.
+"""Writes a book as a policy file, from which `load_policies` makes the same book.
 
-Knows nothing of where its policies came from: what is written out says everything, defaults too.
+All values are written, defaults too. Knows nothing of where the book's policies came from.
 """
 
 from __future__ import annotations

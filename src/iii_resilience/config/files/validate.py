@@ -1,7 +1,7 @@
-"""The documents of one book: everything that is wrong with them at once, or what they say.
+"""Validates all documents of a book together, and reports every problem at once.
 
-Knows nothing of how they were read. Each document is checked by itself first, then all of them
-together: what a later one replaces must be right too.
+Each document is validated alone first, then all of them together: a value that a later document
+replaces must be valid too. Knows nothing of how documents were read.
 """
 
 from __future__ import annotations

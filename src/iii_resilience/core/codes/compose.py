@@ -1,9 +1,8 @@
 """Codes of iii-compose (``compose::*``), which are wire codes of their own.
 
-Knows nothing of messages. The strings are verified in ``iii-compose/src/error.rs`` and
-``hooks.rs``; the categories are those of the reference "iii-errors", section 1.7. It marks some
-rows maybe_executed and gives no execution for the others: a refused file or name is a check that
-stands before anything starts, the rest proves nothing.
+The strings are those of ``iii-compose/src/error.rs`` and ``hooks.rs``; docs/engine-notes.md, 15 has
+the rule for their categories. Without a known execution, a rejected file or name counts as a check
+before the work, and the rest proves nothing. Knows nothing of messages.
 """
 
 from __future__ import annotations

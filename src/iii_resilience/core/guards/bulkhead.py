@@ -1,11 +1,9 @@
-"""Bulkheads: only so many calls of a function run at once, and only so many wait for their turn.
+"""Bulkheads: limit how many calls of a function run at once, and how many wait.
 
-Knows nothing of failures or policies, and has no clock: its callers say how long they can wait.
-
-One gate serves threads and coroutines of any number of event loops together, first come, first
-served. What a caller holds is an object known by name, never a unit of a counter: whatever
-interrupts the taking or giving back can be followed by giving back once more, and nothing is lost
-or freed twice by it. A permit that nobody holds any longer gives itself back.
+One set of slots serves threads and coroutines of any number of event loops, first come, first
+served. A permit is an object with an identity, not a unit of a counter: releasing it twice, after
+an interruption, neither loses a slot nor frees two. A permit without a holder releases itself.
+Knows nothing of failures or policies, and has no clock: the caller passes the longest wait.
 """
 
 from __future__ import annotations

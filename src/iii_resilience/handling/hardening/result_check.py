@@ -1,8 +1,7 @@
-"""Whether a handler's result would reach its caller.
+"""Checks whether a handler's result can reach its caller, before it is sent.
 
-Knows nothing of handlers. A result that the engine's JSON parser drops is a ``TIMEOUT`` for the
-caller, and one that is too large costs the worker its connection (engine-observed, sections 1
-and 2): both are found here, before anything is sent.
+If the engine's JSON parser drops a result, the caller gets a ``TIMEOUT``; a result that is too
+large costs the worker its connection (docs/engine-notes.md, 1 and 2). Knows nothing of handlers.
 """
 
 from __future__ import annotations
