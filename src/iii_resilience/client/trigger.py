@@ -34,7 +34,7 @@ _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more 
 
 
 class Caller:
-    """The caller's door of one client.
+    """The caller's side of one client.
 
     Args:
         connection: The client's connection.
@@ -44,7 +44,7 @@ class Caller:
     def __init__(self, connection: Connection, book: PolicyBook | None) -> None:
         self._connection = connection
         self._book = book
-        # One attribute, so that another thread never sees one edition with another one's plans.
+        # One attribute, so that another thread never sees a policy set with another one's plans.
         self._plans: tuple[PolicySet | None, dict[str, CallPlan]] = (None, {})
         self.ready = Readiness(connection)
 

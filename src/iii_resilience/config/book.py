@@ -71,10 +71,10 @@ class PolicyBook:
 
     @classmethod
     def of(cls, policy_set: PolicySet, source: Source | None = None) -> PolicyBook:
-        """A book that says what an edition says.
+        """A book with a policy set as its content.
 
         Args:
-            policy_set: What it says.
+            policy_set: Its content.
             source: Where that comes from, for `reload` and `watch`.
         """
         book = cls.__new__(cls)
@@ -190,10 +190,10 @@ class PolicyBook:
         await watch_async(SourceCheck(self, self._needed_source(), every), every)
 
     def replace(self, policy_set: PolicySet) -> None:
-        """Say what an edition says from now on; counts and states of the guards go on.
+        """Replace the content; counts and states of the guards go on.
 
         Args:
-            policy_set: An edition that no other book has.
+            policy_set: A policy set that no other book has.
         """
         with _turning:
             before = self._policy_set

@@ -75,7 +75,7 @@ def policies_from_engine(
         raise ValueError(
             f"an entry's id has 1 to 64 lower-case letters, digits, _ and -, got {entry!r}"
         )
-    # The link belongs to the client that the user wrapped: its end is the end here too.
+    # The connection is that of the user's wrapped client: its shutdown ends this source too.
     connection = connection_of(worker)
     if connection.on_loop_thread:
         raise RuntimeError(

@@ -113,7 +113,7 @@ def decide(
     Returns:
         A retry with its delay, or a reason to give up.
     """
-    # Whoever cancels wants an end: an attempt that swallowed that gets no other one.
+    # Never retry an attempt that swallowed a cancellation.
     may_help = failure.retryable and not call.swallowed
     if never_retried(failure) or not (call.asked or may_help):
         return Decision(Reason.NOT_RETRYABLE)

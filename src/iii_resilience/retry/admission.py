@@ -31,7 +31,7 @@ def guard_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Attem
     Args:
         policy: The policy in force.
         name: The function id or the decorated function's name, for messages and metrics.
-        scope: What the circuit and the gate are kept for; None for the name.
+        scope: The scope of the circuit and the slots; None for the name.
     """
     if policy.breaker is None and policy.bulkhead is None:
         return None
@@ -51,7 +51,7 @@ class AttemptGuard:
     Attributes:
         name: The function, for messages.
         circuit: Its circuit, or None where the policy has no breaker.
-        gate: Its gate, or None where the policy has no bulkhead.
+        slots: Its slots, or None where the policy has no bulkhead.
     """
 
     name: str
@@ -201,7 +201,7 @@ class AttemptGuard:
 
 @attrs.frozen
 class Admission:
-    """One attempt behind its shield."""
+    """One attempt that its guard has admitted."""
 
     _guard: AttemptGuard
     _ticket: Ticket | None

@@ -59,9 +59,9 @@ class Connection:
 
     Attributes:
         epoch: Counts the comings and goings of the connection.
-        closed: Whether the client was shut down through this link.
+        closed: Whether the client was shut down through this object.
         answered: Whether the engine has answered anything on this connection.
-        flights: The calls that have not ended.
+        in_flight: The calls that have not ended.
         own_loop: The SDK's own event loop, or None where it shows none.
         namespace: Where calls go that name none, or None for the engine's default one.
 
@@ -420,8 +420,8 @@ class Connection:
         """One more look at a call, in the step of the SDK's loop in which it is sent.
 
         Raises:
-            Held: It must not be sent now.
-            NotConnectedError: Nor must one that has no gate.
+            SendRefused: A call with a send check must not be sent now.
+            NotConnectedError: A call without one must not be sent now.
         """
         if local and self.dispatches_locally(request):
             return
@@ -429,12 +429,12 @@ class Connection:
         if not self.connected or (send_check is not None and (local or not send_check.may_send())):
             raise unsent(send_check)
 
-    # The question.
+    # The availability check.
 
     async def functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus] | None:
-        """Ask the engine which functions are registered: see `question.ask`."""
+        """Ask the engine which functions are registered: see `sdk.engine_api`."""
         answers = await functions_info(self._call, function_ids, namespace)
         if answers is not None:
             self.answered = True

@@ -24,7 +24,7 @@ from iii_resilience.telemetry import call_events, spans
 # Calls through the engine keep the real time: the engine and the SDK live in it.
 _READ_THE_TIME: tuple[ModuleType, ...] = (
     call_events,
-    import_module("iii_resilience.telemetry.metrics"),  # the package shows its `meters` there
+    import_module("iii_resilience.telemetry.metrics"),  # the package has its `meters` there
     loop,
     tenacity_adapter,
     decorator,

@@ -50,10 +50,10 @@ def dump_policies(book: Book) -> str:
 
 
 def as_data(policy_set: PolicySet) -> dict[str, Any]:
-    """The plain data of a policy file that says what an edition says.
+    """The plain data of a policy file for a policy set.
 
     Args:
-        policy_set: What a book says.
+        policy_set: The content of a book.
 
     Raises:
         ValueError: As for `dump_policies`.

@@ -18,7 +18,7 @@ def _row(code: str, category: Category, meaning: str, remedy: str, source: str =
     return Code(code, category, execution, "worker", remedy, meaning, source)
 
 
-# INVALID_NAMESPACE stands in `engine`: one code, one row.
+# INVALID_NAMESPACE is in `codes.engine_codes`: one code, one row.
 ROWS = (
     _row("REGISTRY_UNREACHABLE", T, "the registry cannot be reached", "check the registry"),
     _row("PACKAGE_DOWNLOAD_FAILED", T, "a package could not be downloaded", "check the network"),

@@ -13,7 +13,7 @@ from iii_resilience.sdk.payload_check import check_payload, size_of
 from iii_resilience.sdk.versions import Sdk
 
 _ENVELOPE = 512  # what stands around a result in its message, without the function's id
-_GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`payloads`)
+_GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`sdk.payload_check`)
 
 _BOUND_IS_ENOUGH = 1 << 19  # below this size nobody asks for the exact one
 

@@ -39,7 +39,7 @@ def _new_id() -> str:
 
 @attrs.define(eq=False)
 class Worker:
-    """One connection's worker, or one that lives in the engine itself (without a link).
+    """One connection's worker, or one that lives in the engine itself (without a connection).
 
     Attributes:
         number: Counts connections, to name those that never say a name.
