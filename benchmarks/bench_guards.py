@@ -66,7 +66,7 @@ def of_the_budget() -> dict[str, Callable[[], object]]:
 
 
 def of_the_bulkhead() -> dict[str, Callable[[], object]]:
-    """A gate with a free place, and a full one."""
+    """Slots with a free place, and full ones."""
     free, full = Bulkhead(10).slots_for(), Bulkhead(1).slots_for()
     kept = full.acquire()
 

@@ -75,7 +75,7 @@ def test_there_are_blocks_to_run() -> None:
 
 
 class TestErrorHandling:
-    """The seeds' three examples do what the originals do."""
+    """The three examples of iii's error handling guide do what the originals do."""
 
     @pytest.fixture
     def iii(self, engine: LoopbackEngine) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """Retry and resilience policies for Python programs that call functions through the iii engine.
 
-Three ways to use it: the decorator `iii_retry` (and the loop `retrying`) around your own code,
-policy files read by `load_policies`, and `resilient(worker)` around the SDK's client.
+There are three ways to use it: the decorator `iii_retry` (and the loop `retrying`) around your own
+code, policy files read by `load_policies`, and `resilient(worker)` around the SDK's client.
 
 Stable import paths are this package, ``iii_resilience.handling``, ``iii_resilience.stores``,
 ``iii_resilience.testing`` and ``iii_resilience.config.dump_policies``. Everything else is private.

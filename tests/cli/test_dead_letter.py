@@ -17,7 +17,7 @@ from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext
 
 NOTHING = Recordings([])
 
-# As seen beside engine 0.23 (queue-observed, section 3).
+# As seen beside engine 0.23 (docs/engine-notes.md, 9).
 QUEUE = {
     "id": "5f0c",
     "error": "function call failed",
@@ -35,7 +35,7 @@ QUEUE = {
         "traceparent": None,
     },
 }
-# As seen in engine 0.23 (engine-observed, section 5).
+# As seen in engine 0.23 (docs/engine-notes.md, 9).
 TOPIC = {
     "error": (
         'ErrorBody { code: "invocation_failed", message: '
@@ -48,7 +48,7 @@ TOPIC = {
     "retries": 3,
     "size_bytes": 2333,
 }
-# As seen in engine 0.19.7 (engine-observed, "Older engines").
+# As seen in engine 0.19.7 (docs/engine-notes.md, 9).
 BARE = {
     "error": "function call failed",
     "failed_at": 1_795_270_853,

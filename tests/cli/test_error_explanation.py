@@ -92,7 +92,7 @@ class TestNearest:
 class TestWhy:
     def test_it_names_the_source_and_the_meaning(self) -> None:
         (line, *_) = explain("invocation_stopped").why
-        assert line.startswith("invocation_stopped (seed 00")
+        assert line.startswith("invocation_stopped (iii error codes page)")
 
     def test_it_says_that_a_message_changed_the_category(self) -> None:
         why = "\n".join(explain("invocation_failed: TIMEOUT: invocation timed out").why)

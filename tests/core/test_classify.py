@@ -68,7 +68,7 @@ class IIITimeoutError(IIIInvocationError):
 
 
 class IIIRemoteError(Exception):
-    """As seed 000 documents it."""
+    """As the iii error codes page documents it (docs/engine-notes.md, 15)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class IIIRemoteError(Exception):
 
 
 class IIIPayloadTooLarge(ValueError):  # noqa: N818 - the documented name
-    """As seed 000 documents it."""
+    """As the iii error codes page documents it (docs/engine-notes.md, 15)."""
 
     def __init__(self, payload_bytes: int, limit_bytes: int) -> None:
         self.payload_bytes = payload_bytes

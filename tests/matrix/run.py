@@ -20,7 +20,7 @@ import venv
 from pathlib import Path
 
 VERSIONS = ("0.11.6", "0.19.7", "0.20.0", "0.22.1", "0.23.0", "0.24.3", "0.24.6", "0.25.0")
-"""Each is the last or the first of its kind: sdk-matrix.md, section 8."""
+"""Each is the last or the first of its kind: docs/engine-notes.md, 6."""
 TESTS = (
     "tests/client",
     "tests/engine/test_calls_engine.py",

@@ -273,7 +273,7 @@ class TestBreakerInADecorator:
 class TestBulkheadInADecorator:
     @staticmethod
     def full() -> tuple[AttemptGuard, object]:
-        """A gate that would be waited for for a minute, and who holds its only place."""
+        """Slots with a wait of a minute, and the holder of the only one."""
         slots = Bulkhead(1, queue=5, wait=60.0).slots_for()
         guard = AttemptGuard("f", None, slots)
         return guard, guard.admit(None)

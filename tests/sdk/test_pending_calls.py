@@ -230,7 +230,7 @@ class TestCancelling:
 
 
 class Refuses:
-    """A gate that is never asked: what it is given to has not come that far."""
+    """A send check that is never consulted."""
 
     def may_send(self) -> bool:
         raise AssertionError("asked about a call that is lost")

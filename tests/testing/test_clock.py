@@ -117,7 +117,7 @@ class TestFakeClock:
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert ran.stderr == ""
-        # A book notes when it turned to another edition; a report is handed the time it goes by.
+        # A book notes when it got another policy set; a report is handed the time it goes by.
         assert ran.stdout.split() == ["iii_resilience.config.book", "iii_resilience.core.report"]
 
     def test_afterwards_everything_is_as_before(self) -> None:

@@ -1,1 +1,1 @@
-"""The operator's side: the command `iii-resilience`. Private."""
+"""The operator's side: the command ``iii-resilience``. Private."""

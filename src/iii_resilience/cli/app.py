@@ -1,6 +1,6 @@
-"""The commands of ``iii-resilience`` and their tables.
+"""The commands of ``iii-resilience`` and the tables they print.
 
-Knows nothing of how the work is done. Imported only where typer and rich are installed.
+Knows nothing of how the work is done. Imported only if typer and rich are installed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Messages that are dead or parked, in one shape whatever kept them.
+"""Dead letters and parked messages in one shape, whatever stored them.
 
-Reads the three shapes of iii's dead letters (queue-observed, section 8) and the parked messages of
-a store. Knows nothing of how they are fetched, shown or sent again.
+Reads the three shapes of iii's dead letters (docs/engine-notes.md, 9) and the parked messages of a
+store. Knows nothing of how messages are fetched, shown or sent again.
 """
 
 from __future__ import annotations

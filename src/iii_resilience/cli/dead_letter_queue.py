@@ -1,8 +1,7 @@
-"""A queue's dead letters and parked messages: found, sent again, thrown away.
+"""Lists, redrives and discards the dead letters and parked messages of a queue.
 
-Knows nothing of terminals: it is given a client of the SDK and yields what became of each message.
-Function ids and shapes as the queue workers were seen to have them (queue-observed, section 4;
-iii-errors, section 4).
+Takes a client of the SDK and yields the result for each message. The function ids and shapes are
+those of the queue workers (docs/engine-notes.md, 9). Knows nothing of terminals.
 """
 
 from __future__ import annotations

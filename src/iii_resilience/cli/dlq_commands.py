@@ -1,6 +1,6 @@
-"""``iii-resilience dlq``: dead letters and parked messages of a queue, at the terminal.
+"""The commands ``iii-resilience dlq``: dead letters and parked messages at the terminal.
 
-Knows nothing but what to ask and what to print. Imported only where typer and rich are installed.
+Knows only what to prompt for and what to print. Imported only if typer and rich are installed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""``iii-resilience doctor``: what works between this machine, an engine and a function.
+"""The checks of ``iii-resilience doctor``, from this machine to an engine and a function.
 
-Knows nothing of how it is printed. What an SDK version cannot do is from the SDK matrix.
+What an SDK version cannot do is in docs/engine-notes.md, 6. Knows nothing of how results are
+printed.
 """
 
 from __future__ import annotations

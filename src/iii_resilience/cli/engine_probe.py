@@ -1,7 +1,7 @@
-"""One raw connection to an engine: who answers, and what.
+"""One raw WebSocket connection to an engine, to see whether it accepts a worker.
 
-Knows nothing of what is made of it. Not through the SDK: that tries again for ever, and never says
-why an engine refused it. Needs ``websockets``, which every iii-sdk brings.
+Not through the SDK, which reconnects for ever and never reports why an engine refused it. Needs
+``websockets``, which every iii-sdk installs. Knows nothing of what the result is used for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a pasted error means, and what the default policy would do about it.
+"""Explains a pasted error: what it means, and what the default policy would do about it.
 
-Knows nothing of terminals: text in, an `Explanation` out.
+Takes text and returns an `Explanation`. Knows nothing of terminals.
 """
 
 from __future__ import annotations

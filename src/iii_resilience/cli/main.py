@@ -1,6 +1,6 @@
-"""The command line: ``iii-resilience``.
+"""The entry point of the command ``iii-resilience``.
 
-Knows nothing but what to print: each command's work is done elsewhere. Needs the extra ``cli``.
+Each command's work is done elsewhere. Needs the extra ``cli``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands for policy files: ``check``, ``show`` and ``init``.
 
-Knows nothing of how files are read or policies chosen. Imported only where typer and rich are
+Knows nothing of how files are read or policies chosen. Imported only if typer and rich are
 installed.
 """
 

@@ -1,6 +1,6 @@
-"""The policy file that ``iii-resilience init`` writes: everything a beginner needs, with its why.
+"""The commented policy file that ``iii-resilience init`` writes.
 
-Knows nothing of files that exist.
+Knows nothing of existing files.
 """
 
 from __future__ import annotations

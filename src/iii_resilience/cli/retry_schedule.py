@@ -1,6 +1,6 @@
-"""When the attempts of a call come: the range of each delay, and the longest a call can take.
+"""The schedule of a call's attempts: the range of each delay, and the longest total time.
 
-Knows nothing of terminals or files: a policy in, a `RetrySchedule` out.
+Takes a policy and returns a `RetrySchedule`. Knows nothing of terminals or files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.policy import RetryPolicy
 
 SDK_TIMEOUT = 30.0
-"""Seconds after which the SDK itself gives up waiting for an answer (sdk-matrix, section 3)."""
+"""Seconds after which the SDK itself gives up waiting for an answer (docs/engine-notes.md, 6)."""
 
 _ROWS = 20  # attempts that are listed; what follows is like the last one
 

@@ -1,4 +1,4 @@
-"""How the commands speak: the console, and the one line before a failed end.
+"""The console of the commands, and the one line printed before a failed exit.
 
 Knows nothing of any command.
 """

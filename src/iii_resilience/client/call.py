@@ -1,7 +1,7 @@
-"""One call through the engine: its request, its time, and what each attempt at it does.
+"""One call through the engine: its request, its time limit, and its attempts.
 
-An attempt is: wait until it can be sent, send it, learn from how it ended. What is done about a
-failure is decided in `run`; what is done once it is given up, in `fallback`. Knows nothing of
+Each attempt waits until it can be sent, sends it, and classifies the result. `retry.run` decides
+about a failure; `client.fallback` handles a call whose retries have stopped. Knows nothing of
 handlers.
 """
 
@@ -32,7 +32,7 @@ _INHERITED = "what the caller of this handler has left"
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
 ANSWER_WITHIN = 0.25
 
-# Python workers before SDK 0.24.5 receive 1 MiB and die of more (engine-observed, section 2).
+# Python workers before SDK 0.24.5 receive 1 MiB and die of more (docs/engine-notes.md, 2).
 POISON_BYTES = 1 << 20
 # How the death of a worker or of the own connection looks: the engine's words for the one, the
 # close codes that escape from the SDK as a number for the other.

@@ -1,7 +1,7 @@
-"""`discover`: wait until a function is registered, without calling it.
+"""`discover`: waits until a function is registered, without calling it.
 
-What a failure with the hint ``discover`` is answered with. Knows nothing of retries or policies:
-it asks ``engine::functions::info``, and asks again.
+It is the remedy for a failure with the hint ``discover``. It polls ``engine::functions::info``.
+Knows nothing of retries or policies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, call_engine
 
 _LIST = "engine::functions::list"
-_POLL = 0.1  # the question takes about 1 ms (engine-observed, section 3)
+_POLL = 0.1  # a request takes about 1 ms (docs/engine-notes.md, 3)
 _ANSWER_WITHIN = 1.0
 _NEAR = 5
 

@@ -1,7 +1,7 @@
-"""What becomes of a call that was given up: another function, or a queue.
+"""The fallback of an abandoned call: another function, or a queue.
 
-Knows nothing of attempts and waits but that they have ended. A fallback that fails leaves the
-original exception, with one more clause in its note.
+Knows nothing of attempts and waits, except that they have ended. If the fallback fails too, the
+original exception stays, with one more clause in its note.
 """
 
 from __future__ import annotations

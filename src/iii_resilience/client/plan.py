@@ -1,4 +1,7 @@
-"""TODO client/plan.py."""
+"""The plan of a function's calls: what all calls under one policy have in common.
+
+Knows nothing of attempts or results.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.sdk.connection import Connection
 
-_SDK_TIMEOUT_MS = 30_000  # the SDK's own default (sdk-matrix, section 3)
+_SDK_TIMEOUT_MS = 30_000  # the SDK's own default (docs/engine-notes.md, 6)
 
 
 class CallPlan:

@@ -1,8 +1,8 @@
-"""`ensure_queue`: a queue with sane settings, defined only where it is not defined yet.
+"""`ensure_queue`: defines a queue with safe settings, unless it is already defined.
 
-Knows nothing of what is put into a queue. Defining a queue again delivers whatever it has in
-flight a second time, beside the handlers that still run (queue-observed, section 2); so the queue
-worker's configuration entry is read first.
+A second definition delivers all messages in flight again, beside the handlers that still run
+(docs/engine-notes.md, 9). So the queue worker's configuration entry is read first. Knows nothing of
+what is enqueued.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The waits before a call: is the SDK connected, and is the function registered?
+"""Waits before a call: until the SDK is connected and the function is registered.
 
-Knows nothing of policies or retries. ``function_not_found`` must never be retried, yet every
-caller meets it for a moment when its target starts, restarts or is deployed; so the wait comes
-*before* the call. The question costs about 1 ms, and none is asked of an id that is known.
+``function_not_found`` must never be retried, yet callers see it for a moment when the target
+starts, restarts or is deployed. So the wait comes before the call. The availability check costs
+about 1 ms, and is skipped for functions known to be registered. Knows nothing of policies or
+retries.
 """
 
 from __future__ import annotations

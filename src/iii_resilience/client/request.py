@@ -1,7 +1,7 @@
-"""What a caller asks for, checked before anything is sent, and written out for the SDK.
+"""A caller's request, validated before anything is sent, and converted for the SDK.
 
-Knows nothing of connections or policies. The SDK sends whatever it gets, or fails without saying
-where; so what can be known to go wrong is refused here.
+The SDK sends invalid requests, or fails without naming the field. So what is known to fail is
+rejected here. Knows nothing of connections or policies.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from iii_resilience.sdk.payload_check import check_payload, flat_size, size_of
 from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, CallContext, outgoing
 from iii_resilience.sdk.versions import Sdk
 
-_LONGEST_KEY = 512  # what is read on the other side (`propagate`)
+_LONGEST_KEY = 512  # what the other side reads (`sdk.propagation`)
 # Beside payload and metadata a message has ids, trace headers and an action, of a few hundred
 # bytes; where it could matter the message is measured whole.
 _FRAME_MOST = 16_384
-# Of one byte of compact JSON older SDKs make at most six (`payloads`).
+# Of one byte of compact JSON older SDKs make at most six (`sdk.payload_check`).
 _GROWS_MOST = 6
 _LONGEST = (9_999_999.0, 9_999_999_999.0, 99)  # seconds left, deadline, attempt
 _INVOCATION_ID = "00000000-0000-4000-8000-000000000000"  # as long as the one that is made later
@@ -77,7 +77,7 @@ def read(request: Any, sdk: Sdk) -> Request:
         )
     if fields.get("payload") is None:
         # The SDK leaves the field out and the engine drops such a frame: a TIMEOUT after the
-        # full wait, on every version (engine-observed, section 1).
+        # full wait, on every version (docs/engine-notes.md, 1).
         fields["payload"] = {}
     if fields.get("namespace") is not None:
         _check_namespace(fields["namespace"], sdk)
@@ -163,11 +163,11 @@ def carrying(request: Request, wire: dict[str, Any]) -> dict[str, Any]:
 
 
 def for_queue(payload: Any, carried: CallContext) -> dict[str, Any] | None:
-    """A payload with what travels in its reserved field; None where it has no room for it.
+    """A payload with the call's context in its reserved field; None if it cannot hold one.
 
     Args:
-        payload: The payload; only an object has room.
-        carried: What travels.
+        payload: The payload; only an object can hold a context.
+        carried: The context.
     """
     if not isinstance(payload, dict):
         return None

@@ -1,7 +1,7 @@
-"""`resilient(worker)`: the one object a user holds, in place of the SDK's client.
+"""`resilient(worker)`: the wrapper that replaces the SDK's client in a user's program.
 
-Knows nothing of how calls are made safe; it joins the rooms that do, and passes everything else
-through to the SDK unchanged.
+It joins the caller's and the worker's side, and passes everything else through to the SDK
+unchanged. Knows nothing of how calls are made safe.
 """
 
 from __future__ import annotations
@@ -200,10 +200,10 @@ class Resilient:
         return self._handlers.health(zombie_after)
 
     def drain(self, timeout: float = 30.0) -> Drained:
-        """Leave without anybody noticing: hand over, let running handlers end, shut down.
+        """Graceful shutdown: hand functions over, let running handlers end, shut down.
 
-        The functions are given up, and a worker that stands by for them (``keep_registered`` on
-        both) takes them over within milliseconds. Calls that are on their way here are still
+        The functions are unregistered, and a hot standby (``keep_registered`` on both workers)
+        takes them over within milliseconds. Calls that are on their way here are still
         answered.
 
         Args:

@@ -1,7 +1,8 @@
 """`trigger` and `trigger_async` with policies: the SDK's calls, made safe to retry.
 
-Knows nothing of handlers. Checks what is asked for, makes the first attempt inline, and leaves the
-rest to those who know: `call` (one attempt), `run` (what follows a failure), `fallback`.
+Validates the request and makes the first attempt inline. `client.call` makes an attempt,
+`retry.run` handles a failure, and `client.fallback` handles a call whose retries have stopped.
+Knows nothing of handlers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more 
 
 
 class Caller:
-    """The caller's door of one client.
+    """The caller's side of one client.
 
     Args:
         connection: The client's connection.
@@ -43,7 +44,7 @@ class Caller:
     def __init__(self, connection: Connection, book: PolicyBook | None) -> None:
         self._connection = connection
         self._book = book
-        # One attribute, so that another thread never sees one edition with another one's plans.
+        # One attribute, so that another thread never sees a policy set with another one's plans.
         self._plans: tuple[PolicySet | None, dict[str, CallPlan]] = (None, {})
         self.ready = Readiness(connection)
 

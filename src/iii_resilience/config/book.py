@@ -1,8 +1,8 @@
-"""Which policy a call runs under: named policies, rules by function id, and the default book.
+"""The policy of a call: named policies, rules by function id, and the book that holds them.
 
-Knows nothing of files: `config` makes books from them, and `reload` follows them. What a book says
-is an `PolicySet`, which never changes; a book turns to another edition in one step, so that whoever
-takes the edition once sees policies, rules and default of one and the same file.
+A book's content is an immutable `PolicySet`, and a reload replaces it in one step. So a reader that
+takes the set once sees policies, rules and default of the same file. Knows nothing of files:
+`config.load` makes books from them, and `config.watch` follows them.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class PolicyBook:
 
     @classmethod
     def of(cls, policy_set: PolicySet, source: Source | None = None) -> PolicyBook:
-        """A book that says what an edition says.
+        """A book with a policy set as its content.
 
         Args:
-            policy_set: What it says.
+            policy_set: Its content.
             source: Where that comes from, for `reload` and `watch`.
         """
         book = cls.__new__(cls)
@@ -190,10 +190,10 @@ class PolicyBook:
         await watch_async(SourceCheck(self, self._needed_source(), every), every)
 
     def replace(self, policy_set: PolicySet) -> None:
-        """Say what an edition says from now on; counts and states of the guards go on.
+        """Replace the content; counts and states of the guards go on.
 
         Args:
-            policy_set: An edition that no other book has.
+            policy_set: A policy set that no other book has.
         """
         with _turning:
             before = self._policy_set

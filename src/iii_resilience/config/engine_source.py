@@ -1,11 +1,11 @@
-"""Policies that live in iii's configuration worker, where operators change them for every process.
+"""Policies in iii's configuration worker, where operators change them for all processes.
 
-Knows nothing of what policies mean: `config` reads them, `reload` follows them. It stands beside
-`resilient`, not under it: who has his policies in files never loads it.
+The engine does not guarantee delivery of configuration events, and a schema does not survive an
+engine restart (docs/engine-notes.md, 11). So an event, a new connection and the slow poll all do
+the same: read again, and register the schema if it is missing.
 
-Delivery of configuration events is fire and forget, and a schema does not survive a restart of the
-engine (iii-errors, section 5). So an event, a new connection and the slow poll all do the same:
-look again, and register the schema where it is missing.
+Knows nothing of what policies mean: `config.load` reads them, `config.watch` follows them. Programs
+with policies in files never import it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def policies_from_engine(
         raise ValueError(
             f"an entry's id has 1 to 64 lower-case letters, digits, _ and -, got {entry!r}"
         )
-    # The link belongs to the client that the user wrapped: its end is the end here too.
+    # The connection is that of the user's wrapped client: its shutdown ends this source too.
     connection = connection_of(worker)
     if connection.on_loop_thread:
         raise RuntimeError(

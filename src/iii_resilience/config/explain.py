@@ -1,6 +1,6 @@
-"""Why a function has the policy it has: each value with its file, line and column.
+"""Explains why a function has its policy: each value with its file, line and column.
 
-Knows nothing of how policies are chosen or read: it reads what a policy set recorded of that.
+Knows nothing of how policies are chosen or read: it uses what the policy set has recorded.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Policies from YAML files and mappings: `load_policies`, and `dump_policies` for the way back.
+"""`load_policies` makes a book from YAML files and mappings.
 
-Knows nothing of calls. The rooms of this floor, in the order in which a file passes through them:
-`sources` (where it is), `reader` (YAML with places), `check` (everything that is wrong at once)
-with `merge` and `convert`, and at the end an edition of a `PolicyBook`. `fields` says what files
-call the fields of the classes; `schema`, `dump` and `explain` go by it too. YAML and cattrs are
-loaded with the first file.
+A file passes through these modules of `config.files`, in this order: `file_source` finds it,
+`yaml_reader` parses it, and `validate` reports its problems and makes a `PolicySet` of it, with the
+help of `merge` and `convert`. YAML and cattrs are imported with the first file. Knows nothing of
+calls.
 """
 
 from __future__ import annotations

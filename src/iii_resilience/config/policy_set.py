@@ -1,6 +1,6 @@
-"""What a policy book says at one moment: policies, rules, codes and queues, never changed.
+"""The immutable content of a policy book: policies, rules, codes and queues.
 
-Knows nothing of files or of who reads them: `Source` and `Snapshot` are what a book is read from.
+Books are read from a `Source`, which returns a `Snapshot`. Knows nothing of files or readers.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class PolicySet:
         codes: As for `PolicyBook`.
         queues: As for `PolicyBook`.
         warnings: What is allowed in its files, and seldom meant.
-        origins: Where its values stand (see `config`), or None for what was made in code.
-        digest: Of what it was read from (see `reload.Snapshot`), or None.
+        origins: Where its values stand (see `config.files`), or None for what was made in code.
+        digest: Of what it was read from (see `Snapshot`), or None.
     """
 
     policies: dict[str, RetryPolicy] = attrs.field(converter=_policies)
@@ -124,10 +124,10 @@ class PolicySet:
         return selected
 
     def continues(self, before: PolicySet, now: float) -> None:
-        """Take another edition's place: the guards of policies of the same name go on counting.
+        """Replace another set: the guards of policies of the same name go on counting.
 
         Args:
-            before: The edition that was in force.
+            before: The policy set that was in force.
             now: Monotonic time in seconds.
         """
         for name, policy in self.policies.items():
@@ -183,8 +183,8 @@ class Book(Protocol):
 
     @property
     def policy_set(self) -> PolicySet:
-        """What the book says now."""
+        """The book's present content."""
         ...
 
     def replace(self, policy_set: PolicySet) -> None:
-        """Say what an edition says from now on."""
+        """Replace the book's content."""

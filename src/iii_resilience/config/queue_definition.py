@@ -1,7 +1,7 @@
-"""What a queue is to be like: an entry under ``queues`` in a policy file, as data.
+"""The definition of a queue: an entry under ``queues`` in a policy file, as data.
 
-Knows nothing of engines; all times are seconds. The fields are those of ``queue::define``
-(queue-observed, section 2).
+All times are seconds. The fields are those of ``queue::define`` (docs/engine-notes.md, 9). Knows
+nothing of engines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Queue:
 
     The defaults are the queue worker's own, but for two: a message that was being handled when the
     engine died is stuck, and holds a place, until `timeout` is over (half an hour there, five
-    minutes here), unless `redeliver_on_engine_restart` is set (queue-observed, sections 5 and 8).
+    minutes here), unless `redeliver_on_engine_restart` is set (docs/engine-notes.md, 9).
 
     Args:
         name: The queue's name.

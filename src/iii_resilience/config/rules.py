@@ -1,4 +1,4 @@
-"""Which rule covers a function: the exact id, else the longest prefix, else the first of equals.
+"""Chooses the rule for a function: the exact id, else the longest prefix, else the first of equals.
 
 Knows nothing of books or files.
 """

@@ -1,7 +1,7 @@
-"""Follows the source of a policy book: one look at the source, repeated in a thread or a task.
+"""Follows the source of a policy book by polling, in a thread or a task.
 
-Knows nothing of files or engines: a `Source` reads them. A change takes effect only after two looks
-in a row have found the same content, because a file may be read while it is being written.
+A file may be read while it is being written, so a change takes effect only when two polls in a row
+find the same content. Knows nothing of files or engines: a `Source` reads them.
 """
 
 from __future__ import annotations

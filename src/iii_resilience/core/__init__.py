@@ -1,1 +1,1 @@
-"""What an error means and what to do about it: no SDK, no files, no threads of its own."""
+"""Classification and decisions, without an SDK, files, or threads of its own."""

@@ -1,6 +1,6 @@
-"""How long to wait before a retry: delay schedules with jitter.
+"""Delay schedules with jitter: how long to wait before a retry.
 
-Knows nothing of failures, deadlines or clocks; randomness comes in as an argument.
+Randomness is an argument. Knows nothing of failures, deadlines or clocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Backoff:
 
     The ceiling of the n-th retry is ``min(cap, base * factor**n)``. Full jitter draws the delay
     from 0 up to that ceiling; at 100 contending clients it halves the calls of un-jittered
-    backoff (re-run of the AWS backoff simulator; peers, section 3.1).
+    backoff (re-run of the AWS backoff simulator; docs/engine-notes.md, 14).
 
     Args:
         base: Ceiling of the first delay, in seconds.

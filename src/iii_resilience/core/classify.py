@@ -1,7 +1,7 @@
-"""What happened: an exception, a wire error, an RPC response or a code becomes a Failure.
+"""`classify`: turns an exception, a wire error, an RPC response or a code into a `Failure`.
 
-The door to the rooms that know how: `raised` (exceptions), `wire` (codes and messages), `rpc`
-(responses). Knows nothing of retrying: what is done about a failure is decided elsewhere.
+Chooses among `classifiers.exceptions`, `classifiers.wire_error` (codes and messages) and
+`classifiers.rpc_response`. Knows nothing of retries: decisions about a failure are made elsewhere.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def classify(error: object, *, function_id: str | None = None) -> Failure:
 
     Args:
         error: An exception of any SDK version, of this library or of your own code; a wire error
-            body ``{"code", "message", "stacktrace"}``; a response of the RPC system of seed 004;
-            a bare code, or the Rust debug text of an error body that a topic's dead letters hold.
+            body ``{"code", "message", "stacktrace"}``; a response of the RPC system
+            (docs/engine-notes.md, 13); a bare code, or the Rust debug text of an error body that a
+            topic's dead letters hold.
         function_id: The function that was called. Where it is None and the exception carries a
             string ``function_id``, that one. Without it ``FORBIDDEN`` and ``function_not_found``
             with a message do not prove that nothing ran.

@@ -1,8 +1,8 @@
-"""What to do about one failed attempt: retry after a delay, or give up for a reason.
+"""Decides about one failed attempt: retry after a delay, or give up for a reason.
 
-I/O-free: no clock, no randomness and no state of its own. Knows nothing of exceptions, of
-tenacity, or of what carries its decision out. (Whether a budget still has a permit is asked by the
-caller, after everything decided here: taking one is a side effect.)
+A pure function: no I/O, clock, randomness or state. Knows nothing of exceptions, of tenacity, or of
+what carries the decision out. Taking a permit from the budget is a side effect, so the caller does
+that after the decision.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def decide(
     Returns:
         A retry with its delay, or a reason to give up.
     """
-    # Whoever cancels wants an end: an attempt that swallowed that gets no other one.
+    # Never retry an attempt that swallowed a cancellation.
     may_help = failure.retryable and not call.swallowed
     if never_retried(failure) or not (call.asked or may_help):
         return Decision(Reason.NOT_RETRYABLE)

@@ -1,7 +1,7 @@
-"""What a wrapper does around a handler, told once and carried out twice: plainly or in a coroutine.
+"""Runs a generator of effects around a handler, either synchronously or in a coroutine.
 
-A wrapper is a generator of steps: ask a store, pause, run the handler. Knows nothing of stores or
-handlers, only how each kind of step is made without holding up an event loop.
+The effects are a blocking operation, a sleep, and the handler itself. Knows nothing of stores or
+handlers, only how each effect runs without blocking an event loop.
 """
 
 from __future__ import annotations

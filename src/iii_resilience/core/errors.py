@@ -1,8 +1,8 @@
-"""The exceptions this library raises itself; each says what was (not) sent and what to do.
+"""The exceptions of this library; each says what was (not) sent and what to do.
 
-Knows nothing of who raises them. Every one carries a string ``code`` that has a row in
-`codes.local`, so `classify` treats them as it treats any other error. An exception of the SDK or
-of a user's function is never replaced by one of these: they stand only for what was not sent.
+Each has a string ``code`` with a row in `codes.local`, so `classify` treats it like any other
+error. They stand only for what was not sent: an exception of the SDK or of a user's function is
+never replaced by one. Knows nothing of who raises them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PayloadTooLargeError(ValueError):
     def __init__(self, payload_bytes: int, limit_bytes: int) -> None:
         self.payload_bytes = payload_bytes
         self.limit_bytes = limit_bytes
-        # The wording is the seeds' (seed 000, "The message wording is identical").
+        # The wording is that of the iii error codes page (docs/engine-notes.md, 15).
         super().__init__(
             f"Payload {payload_bytes} bytes exceeds invocation limit {limit_bytes} bytes. "
             "For binary blobs use channels: https://iii.dev/docs/how-to/use-channels"
@@ -110,7 +110,7 @@ class BulkheadFullError(ConnectionError):
 
 
 class RpcError(Exception):
-    """An error response of the RPC system of seed 004, raised by `check_rpc`.
+    """An error response of the RPC system (docs/engine-notes.md, 13), raised by `check_rpc`.
 
     Args:
         code: Machine-readable code: ``error.code``, else the response's label.

@@ -1,6 +1,6 @@
-"""One classified error: what every floor above `classify` speaks about instead of exceptions.
+"""`Failure`: one classified error, which the other packages use instead of exceptions.
 
-Knows nothing of how an error was recognised, nor of what is done about it.
+Knows nothing of how an error is classified, nor of what is done about it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What to do instead of retrying: one hint for every failure that is given up.
+"""Hints: what to do about a failure that is not retried.
 
-Knows nothing of how hints reach the caller, and does nothing of what they advise. The table is
-written out in docs/hints.md.
+The table is written out in docs/hints.md. Knows nothing of how hints reach the caller, and does
+nothing of what they advise.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
 def consuming() -> Iterator[None]:
     """While a queue consumer handles a message: what is permanent there belongs with the dead.
 
-    The queue would deliver it again and again whatever it fails with (queue-observed, section 3).
+    The queue would deliver it again and again whatever it fails with (docs/engine-notes.md, 9).
     """
     token = _consuming.set(True)
     try:

@@ -1,7 +1,7 @@
-"""Modules and public names that are loaded on first use.
+"""Loads modules and public names on first use.
 
-Knows nothing of what is loaded. A process pays for what it uses: a program that decorates plain
-functions loads neither the worker's side nor asyncio.
+A program that decorates plain functions imports neither the worker's side nor asyncio. Knows
+nothing of what is loaded.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a user decides about retries: `RetryPolicy` and its parts, as data.
+"""`RetryPolicy` and its parts, as data; all times are seconds.
 
-Knows nothing of failures or of how a policy is carried out; all times are seconds.
+Knows nothing of failures or of how a policy is carried out.
 """
 
 from __future__ import annotations

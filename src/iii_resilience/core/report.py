@@ -1,7 +1,7 @@
-"""What was tried, kept beside the exception that the caller sees.
+"""The report of a call's attempts, attached to the exception that the caller sees.
 
-Knows nothing of how attempts are made. The record is one attribute of the exception, so it goes
-wherever the exception goes, pickling included; the note in the traceback is made from it.
+The record is one attribute of the exception, so it survives pickling; the note in the traceback is
+made from it. Knows nothing of how attempts are made.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checks of values that come from users: one wording for every class and file.
+"""Validators for values that come from users: one wording for all classes and files.
 
-Knows nothing of what the values are for. Each check can be read as well as called, so that files
-and their JSON Schema are held to what the classes allow.
+Each has readable limits too, from which files and their JSON Schema are derived. Knows nothing of
+what the values are for.
 """
 
 from __future__ import annotations

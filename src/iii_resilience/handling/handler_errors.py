@@ -1,8 +1,8 @@
-"""Errors that a handler raises on purpose, so that their category survives the hop to the caller.
+"""Errors that a handler raises on purpose, and whose category reaches the caller.
 
 The SDK sends ``invocation_failed`` with ``str(exception)`` for everything a handler raises
-(iii-errors, section 2); so the ``str()`` of these is the JSON that `classify` reads on the other
-side. Knows nothing of handlers or of how they are wrapped.
+(docs/engine-notes.md, 7). So the ``str()`` of these errors is JSON, which `classify` reads on the
+caller's side. Knows nothing of handlers or of wrappers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How one worker fares: connected, served, busy, or dead without knowing it.
+"""The health of one worker: connected, owning its functions, busy, or silently dead.
 
-Knows nothing of how any of it is repaired.
+Knows nothing of repairs.
 """
 
 from __future__ import annotations

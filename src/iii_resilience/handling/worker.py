@@ -1,6 +1,6 @@
-"""The handler's door of one client: what `resilient(worker)` does for functions it serves.
+"""The worker's side of one client: what `resilient(worker)` does for its functions.
 
-Knows nothing of calls that go out. Each part is done in a room of its own.
+Delegates to `hardening` and `registration`. Knows nothing of outgoing calls.
 """
 
 from __future__ import annotations

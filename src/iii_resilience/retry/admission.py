@@ -1,8 +1,8 @@
-"""One attempt under its policy's breaker and bulkhead.
+"""Admits one attempt through its policy's circuit breaker and bulkhead.
 
-Knows nothing of what an attempt is. Only transient failures of attempts that were made count
-against the circuit: what was refused or never sent says nothing about the other side's health,
-and neither do FORBIDDEN or a bad payload.
+Only transient failures of attempts that were sent count against the circuit. A rejected or unsent
+attempt says nothing about the target's health; neither does FORBIDDEN or a bad payload. Knows
+nothing of what an attempt is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def guard_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Attem
     Args:
         policy: The policy in force.
         name: The function id or the decorated function's name, for messages and metrics.
-        scope: What the circuit and the gate are kept for; None for the name.
+        scope: The scope of the circuit and the slots; None for the name.
     """
     if policy.breaker is None and policy.bulkhead is None:
         return None
@@ -51,7 +51,7 @@ class AttemptGuard:
     Attributes:
         name: The function, for messages.
         circuit: Its circuit, or None where the policy has no breaker.
-        gate: Its gate, or None where the policy has no bulkhead.
+        slots: Its slots, or None where the policy has no bulkhead.
     """
 
     name: str
@@ -201,7 +201,7 @@ class AttemptGuard:
 
 @attrs.frozen
 class Admission:
-    """One attempt behind its shield."""
+    """One attempt that its guard has admitted."""
 
     _guard: AttemptGuard
     _ticket: Ticket | None

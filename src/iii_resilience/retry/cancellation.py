@@ -1,7 +1,7 @@
-"""The cancellations of one async call: whether an attempt has swallowed one.
+"""Detects cancellations of an async call that an attempt has swallowed.
 
-Knows nothing of policies or retries. A task that was told to end, and whose attempt made an error
-of that, must not be kept alive by a retry.
+A retry must not keep a cancelled task alive if its attempt turned the cancellation into an error.
+Knows nothing of policies or retries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The decorator `@iii_retry` and the loop `retrying`: retries around a user's own code.
+"""The decorator `@iii_retry`, and `retrying`: retries around a user's own code.
 
-Knows nothing of the engine. The first attempt runs inline; after a failure `run` takes over.
+The first attempt runs inline; after a failure `retry.run` takes over. Knows nothing of the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The loop `retrying`: retries around a block of a user's own code.
 
-Knows nothing of the engine. The first attempt is yielded before anything else is made; after a
-failure tenacity drives the loop, and `run` decides.
+The first attempt is yielded before anything else is made. After a failure tenacity drives the loop,
+and `retry.run` decides. Knows nothing of the engine.
 """
 
 from __future__ import annotations

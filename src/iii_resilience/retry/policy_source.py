@@ -1,4 +1,4 @@
-"""Where a decorator or loop has its policy from, and how a call under it begins once it has failed.
+"""Resolves the policy of a decorator or loop, and starts a call's run after its first failure.
 
 Knows nothing of what is called, nor of how.
 """
@@ -40,13 +40,13 @@ class Overrides(TypedDict, total=False):
 
 @attrs.frozen
 class ResolvedPolicy:
-    """What one decorated function goes by until the default book turns to another edition.
+    """The policy of one decorated function, valid until the default book gets another policy set.
 
     Attributes:
-        policy_set: The edition of the default book that it was found in.
+        policy_set: The content of the default book in which it was found.
         policy: The policy.
         window: Its budget's count, or None where there is nothing to count.
-        shield: Its breaker and bulkhead, or None.
+        guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
     """
 
@@ -107,7 +107,7 @@ class PolicySource:
         return resolved[1:]
 
     def resolved(self, name: str) -> ResolvedPolicy:
-        """As `resolve`, and what else a decorated function looks up once an edition.
+        """As `resolve`, and what else a decorated function looks up once per policy set.
 
         Args:
             name: The function.

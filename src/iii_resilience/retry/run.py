@@ -1,7 +1,7 @@
-"""One call under a policy, from its first failure on: tenacity drives, `decide` decides.
+"""One call under a policy, from its first failure on: tenacity drives, `core.decide` decides.
 
-Knows nothing of decorators, loops or the engine: it is handed the failure of an attempt and a
-callable that makes the next one. The first attempt never comes here, so success costs nothing.
+It takes the failure of an attempt and a callable that makes the next one. The first attempt never
+comes here, so a success costs nothing. Knows nothing of decorators, loops or the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A policy as tenacity's own keyword arguments, for whoever drives tenacity himself.
+"""Converts a policy to tenacity's keyword arguments, for users' own ``Retrying`` objects.
 
-Knows nothing of decorators and loops. The decisions are those of `decide`; what is known of a call
-is kept on tenacity's own state of that call, so one ``Retrying`` may serve many threads.
+The decisions are those of `core.decide`. The state of a call is kept on tenacity's own state of
+that call, so one ``Retrying`` may serve many threads. Knows nothing of decorators and loops.
 """
 
 from __future__ import annotations

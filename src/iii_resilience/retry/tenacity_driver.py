@@ -1,7 +1,6 @@
-"""What tenacity is asked after each failed attempt, and what it is told.
+"""Drives tenacity: after each failed attempt it passes the run's decision to it.
 
-Knows nothing of attempts or of why something is decided: it takes the decision from the run of the
-call, and puts it where tenacity looks for it.
+Knows nothing of attempts, or of the reason for a decision: the run of the call makes it.
 """
 
 from __future__ import annotations

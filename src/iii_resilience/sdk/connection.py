@@ -1,11 +1,11 @@
-"""One client of the iii SDK: whether it is connected, since when, and one question to the engine.
+"""The connection of one SDK client: its state, its age, and requests to the engine.
 
-Knows nothing of policies or retries. Works with every SDK from 0.11.3 on by looking at what the
-client can do, never by importing ``iii``.
+The SDK does not fail a call when the connection is lost. It queues calls made while disconnected
+and sends them later, and it hangs after ``shutdown()`` (docs/engine-notes.md, 4 and 5). So this
+module reports each connect and disconnect, and rejects use after the shutdown.
 
-The SDK never fails a call whose connection is lost, queues calls made while disconnected and runs
-them later, and hangs after ``shutdown()`` (sdk-matrix, section 0). So this file tells its users
-when the connection comes and goes, and refuses to be used after the end.
+Works with every SDK from 0.11.3 on, by inspecting the client and never importing ``iii``. Knows
+nothing of policies or retries.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NO_CLIENT = "resilient() takes what iii.register_worker() returned, got {!r}, w
 _ENDED = "the client was shut down while the call waited; nothing more was sent"
 
 # An engine that refuses this worker takes the connection and closes it at once; the SDK tries
-# again every few hundred ms and never hears why (engine-observed, section 1).
+# again every few hundred ms and never hears why (docs/engine-notes.md, 1).
 _SHORT_LIVED = 1.0
 _REFUSALS = 3
 
@@ -59,9 +59,9 @@ class Connection:
 
     Attributes:
         epoch: Counts the comings and goings of the connection.
-        closed: Whether the client was shut down through this link.
+        closed: Whether the client was shut down through this object.
         answered: Whether the engine has answered anything on this connection.
-        flights: The calls that have not ended.
+        in_flight: The calls that have not ended.
         own_loop: The SDK's own event loop, or None where it shows none.
         namespace: Where calls go that name none, or None for the engine's default one.
 
@@ -123,7 +123,7 @@ class Connection:
         """Whether a call handed to the SDK now would be sent now.
 
         The state alone is no proof: the SDK learns a moment late that its socket is closing, and
-        before 0.24.4 a clean close leaves it "connected" for good (sdk-matrix, section 0).
+        before 0.24.4 a clean close leaves it "connected" for good (docs/engine-notes.md, 6).
         """
         client = self.client
         if client.get_connection_state() != "connected":
@@ -179,7 +179,7 @@ class Connection:
     def dead(self) -> bool:
         """Whether the SDK thinks it is connected and its socket is closed, for good.
 
-        Before 0.24.4 it does not reconnect after a clean close (sdk-matrix, section 0).
+        Before 0.24.4 it does not reconnect after a clean close (docs/engine-notes.md, 6).
         """
         return (
             not self.sdk.survives_clean_close
@@ -420,8 +420,8 @@ class Connection:
         """One more look at a call, in the step of the SDK's loop in which it is sent.
 
         Raises:
-            Held: It must not be sent now.
-            NotConnectedError: Nor must one that has no gate.
+            SendRefused: A call with a send check must not be sent now.
+            NotConnectedError: A call without one must not be sent now.
         """
         if local and self.dispatches_locally(request):
             return
@@ -429,12 +429,12 @@ class Connection:
         if not self.connected or (send_check is not None and (local or not send_check.may_send())):
             raise unsent(send_check)
 
-    # The question.
+    # The availability check.
 
     async def functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus] | None:
-        """Ask the engine which functions are registered: see `question.ask`."""
+        """Ask the engine which functions are registered: see `sdk.engine_api`."""
         answers = await functions_info(self._call, function_ids, namespace)
         if answers is not None:
             self.answered = True

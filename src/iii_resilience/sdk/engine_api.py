@@ -1,7 +1,7 @@
 """Requests to the engine's own functions, and how their answers are read.
 
-A request is never handed to an SDK that is disconnected: the SDK would queue it and send it later
-(docs/engine-notes.md, "A disconnected SDK").
+A request is never sent through an SDK that is disconnected: the SDK would queue it and send it
+later (docs/engine-notes.md, 5).
 """
 
 from __future__ import annotations

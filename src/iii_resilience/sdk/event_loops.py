@@ -1,4 +1,4 @@
-"""Event loops that run on other threads: telling them something, and one of our own.
+"""Schedules callbacks on event loops of other threads, and runs a loop of its own.
 
 Knows nothing of calls or connections.
 """

@@ -1,8 +1,8 @@
-"""What the engine tells a client and the SDK keeps to itself.
+"""Reads the frames of a client for messages that the SDK does not pass on.
 
-The SDK logs a refused registration (before 0.23 not even that) and tells nobody, so the client's
-frames are looked at on their way in. Nothing is changed, and where this SDK's inside looks
-different nothing is seen. Knows nothing of what is made of it.
+The SDK only logs a rejected registration (before 0.23 not even that). The frames are read and never
+changed; if an SDK's internals differ, nothing is read. Knows nothing of what the messages are used
+for.
 """
 
 from __future__ import annotations

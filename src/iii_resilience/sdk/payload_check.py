@@ -1,11 +1,11 @@
-"""What cannot be sent: payloads that the engine would drop or change, found before they leave.
+"""Rejects payloads that the engine would drop or change, before they are sent.
 
-The engine drops a frame with NaN, a lone surrogate or deep nesting without a word, which is a
-``TIMEOUT`` for the caller, and rounds integers that need more than 64 bits (engine-observed,
-section 1). Knows nothing of connections, policies, or of who sends what.
+The engine silently drops a frame with NaN, a lone surrogate or deep nesting, which is a ``TIMEOUT``
+for the caller. It rounds integers that need more than 64 bits (docs/engine-notes.md, 1). Knows
+nothing of connections, policies, or senders.
 
-A payload is written out once, as the SDK will write it; only where the text looks suspicious is
-the payload itself walked through to find the place.
+A payload is encoded once, as the SDK will do it. Only if the text looks suspicious is the payload
+itself traversed to find the path.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from iii_resilience.core.errors import InvalidPayloadError
 
 DEEPEST = 120
 """Collections in one another that are sent; the engine drops what is nested deeper than 126
-levels (engine-observed, section 1), and the frame around a payload and the SDK's own models take
+levels (docs/engine-notes.md, 1), and the frame around a payload and the SDK's own models take
 some of them."""
 SMALLEST_INTEGER = -(1 << 63)
 LARGEST_INTEGER = 1 << 64
-"""Integers beyond these two arrive as floats (engine-observed, section 1)."""
+"""Integers beyond these two arrive as floats (docs/engine-notes.md, 1)."""
 
 _LONGEST_PATH = 200
 _SHOWN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")

@@ -1,8 +1,8 @@
-"""Calls that were handed to the SDK: sent from any thread or loop, and ended when they must be.
+"""Calls in flight: sends them from any thread or event loop, and settles each exactly once.
 
-The SDK ends a call when its answer comes or its timeout is over. It does not when the connection
-is lost, nor when its socket takes no more bytes: then only this file does. Knows nothing of
-policies, of what is called, or of how a connection is watched.
+The SDK ends a call when its answer arrives or its timeout is over. It does not when the connection
+is lost, nor when its socket blocks: this module ends it then. Knows nothing of policies, of what is
+called, or of how a connection is watched.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class SendCheck(Protocol):
         """It has ended in this; its caller will know a moment later."""
 
 
-class SendRefused(Exception):  # noqa: N818 - control flow between a call and its gate, no error
+class SendRefused(Exception):  # noqa: N818 - control flow between a call and its send check, no error
     """Raised for a call that was not sent, because something has changed since it was let go."""
 
 
 def unsent(send_check: SendCheck | None) -> SendRefused | NotConnectedError:
-    """What a call that was let go, and cannot be sent now, ends in; one with a gate goes again."""
+    """The error for a call that may no longer be sent. Calls with a send check are retried."""
     return NotConnectedError(_UNSENT) if send_check is None else SendRefused()
 
 
@@ -149,15 +149,14 @@ class InFlightCalls:
 
         Args:
             request: What the SDK takes.
-            seconds: The call's timeout, which the SDK was told.
+            seconds: The call's timeout, as the SDK has it.
             local: Whether the SDK runs it in this process, connected or not.
-            send_check: What is asked and told on the SDK's loop, or None.
+            send_check: What is consulted on the SDK's loop, or None.
 
         Raises:
-            Held: Something has changed since the call was let go (its gate, or the connection), and
-                it was not sent.
+            SendRefused: It was not sent: its send check or the connection has changed.
             NotConnectedError: It was not sent: the client has ended, the SDK's loop did not take
-                it, or, where there is no gate, the connection went before.
+                it, or, without a send check, the connection was lost before.
             ConnectionLostError: The connection or the client went before the answer came, or the
                 SDK could not send the call in time.
             Exception: Whatever the SDK raises.
@@ -205,7 +204,7 @@ class InFlightCalls:
                 self._submit(pending_call, pending, request)
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
-                # then fails to wait for it (sdk-matrix, section 3).
+                # then fails to wait for it (docs/engine-notes.md, 6).
                 self._hand_over(pending_call, pending, request)
             return await answer
         finally:
@@ -239,8 +238,8 @@ class InFlightCalls:
     def _submit(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
     ) -> None:
-        # All at once they would be sent before the loop looks for answers again. One a turn, the
-        # first answer to many (that their worker is gone) holds back the rest.
+        # Calls are sent one per event-loop iteration. If the first reports that its worker is gone,
+        # the rest are held back.
         if self._turn_is_taken:
             self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
         else:
@@ -272,8 +271,8 @@ class InFlightCalls:
     async def _send_now(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
     ) -> None:
-        # In this order, and in the same step as the sending: whoever takes a flight out looks at
-        # `sent` afterwards, so that what he says of it is never less than the truth.
+        # In this order, and in the same step as the sending: the remover of a call reads
+        # `sent` afterwards, so its error never claims less than the truth.
         pending_call.sent = True
         if pending_call not in pending:
             return
@@ -301,7 +300,7 @@ class InFlightCalls:
         """Nobody waits for it any longer: end the SDK's part of it too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
-        the client for good (sdk-matrix, section 0).
+        the client for good (docs/engine-notes.md, 6).
         """
         if pending_call.task is not None and self._may_cancel:
             pending_call.task.cancel()
@@ -312,7 +311,7 @@ class InFlightCalls:
         while pending:
             try:
                 pending_call, _ = pending.popitem()
-            except KeyError:  # it landed in this very moment
+            except KeyError:  # it was settled in this very moment
                 return
             error = self._end_of(
                 pending_call, ConnectionLostError(why), unsent(pending_call.send_check)
@@ -328,7 +327,7 @@ class InFlightCalls:
         error = self._taken(pending_call, pending, *_stuck(seconds))
         if error is not None:
             raise error
-        # It is landing, unless whoever took it out was interrupted before.
+        # It is being settled, unless its remover was interrupted before.
         if not pending_call.settled.acquire(timeout=_SLACK):
             raise ConnectionLostError(LOST)
 
@@ -344,7 +343,7 @@ class InFlightCalls:
     def _taken(
         self, pending_call: _InFlightCall, pending: _Pending, sent: Exception, never_sent: Exception
     ) -> Exception | None:
-        """Take a flight out; what it ends in, or None where somebody else has taken it."""
+        """Remove a call; its error, or None if another thread has removed it."""
         if pending.pop(pending_call, _GONE) is not None:
             return None
         return self._end_of(pending_call, sent, never_sent)
@@ -352,7 +351,7 @@ class InFlightCalls:
     def _end_of(
         self, pending_call: _InFlightCall, sent: Exception, never_sent: Exception
     ) -> Exception:
-        """What a flight that was taken out ends in."""
+        """The error for a call that was removed."""
         if not pending_call.sent:  # and it never will
             return never_sent
         call_soon(self.loop, self._drop, pending_call)
@@ -368,8 +367,8 @@ class _InFlightCall(ABC):
     """A call that somebody waits for.
 
     Attributes:
-        send_check: What is asked and told on the SDK's loop, or None.
-        departed: Whether the SDK may have got it.
+        send_check: What is consulted on the SDK's loop, or None.
+        sent: Whether the SDK may have got it.
         task: The SDK's part of it, or None before.
     """
 

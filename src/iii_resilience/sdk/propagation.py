@@ -1,10 +1,9 @@
-"""What travels with a call from worker to worker: deadline, attempt, key, and a mark.
+"""The context that travels with a call between workers: deadline, attempt, key, and a marker.
 
 A call carries it in ``metadata["iii.resilience"]`` (SDK 0.21.3 and later; older ones drop it). A
-queue carries no metadata, so there it sits in one reserved field of the payload object. Both are
-written by the caller's side and read by the handler's, which know nothing of each other; this file
-knows nothing of either, and believes nothing it reads: a field of the wrong type is as good as
-absent.
+queue carries no metadata, so there it is in one reserved field of the payload object. Input is not
+trusted: a field of the wrong type counts as absent. Knows nothing of the caller's and the handler's
+side, which write and read it.
 """
 
 from __future__ import annotations

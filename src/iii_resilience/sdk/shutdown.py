@@ -1,7 +1,7 @@
-"""The end of one SDK client: every wait ends, then the SDK is shut down, once.
+"""Shuts down one SDK client, once, and ends every wait on it first.
 
-The SDK hangs when it is shut down twice, one after the other or both at once, and older ones
-stumble over their own end (sdk-matrix, section 0). Knows nothing of policies or handlers.
+The SDK hangs if it is shut down twice, in sequence or at once (docs/engine-notes.md, 5), and older
+versions raise errors from their own shutdown. Knows nothing of policies or handlers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _harmless(error: Exception) -> bool:
     """Whether older SDKs stumble like this where nothing is lost any longer.
 
     Over the end of their connection (websockets' own word for it), or over an answer to a question
-    that was given up a moment before (sdk-matrix, section 0).
+    that was given up a moment before (docs/engine-notes.md, 6).
     """
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return "ConnectionClosed" in kinds or isinstance(error, asyncio.InvalidStateError)

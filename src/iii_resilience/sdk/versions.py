@@ -1,7 +1,7 @@
-"""What the installed version of iii's SDK does and does not do.
+"""The quirks of the installed SDK version, as one frozen record per version.
 
-Facts of reference/sdk-matrix.md and engine-observed.md, as one frozen record a version. Knows
-nothing of any client: what can be seen on the client itself (a method that is there) is not here.
+The facts are those of docs/engine-notes.md, 2 and 6. Knows nothing of any client: what a client
+shows itself (such as an existing method) is not here.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Sdk:
     Attributes:
         version: ``(0, 25, 0)``; `UNKNOWN` where there is none to be found.
         cancels_safely: Whether a call may be cancelled inside the SDK. Before 0.24.4 the late
-            answer to a cancelled call kills the client for good (sdk-matrix, section 0).
+            answer to a cancelled call kills the client for good (docs/engine-notes.md, 6).
         survives_clean_close: Whether it reconnects after the engine closed with 1000 or 1001.
-            Before 0.24.4 it stays "connected" and dead (sdk-matrix, section 0).
+            Before 0.24.4 it stays "connected" and dead (docs/engine-notes.md, 6).
         sends_metadata: Whether ``metadata`` reaches the handler (0.21.3).
         sends_namespace: Whether ``namespace`` is sent; before 0.23 it is ignored and the call runs
-            in the default one (engine-observed, section 1).
+            in the default one (docs/engine-notes.md, 1).
         compact: Whether messages are written as compact UTF-8 (0.25), not as ``json.dumps``
             writes by default.
         send_limit: Largest message that can be sent, in bytes: the SDK's own limit from 0.24.5 on;
-            before, the engine cuts the connection above 16 MiB (engine-observed, section 2).
-        receive_limit: Largest message it can receive, in bytes (engine-observed, section 2).
+            before, the engine cuts the connection above 16 MiB (docs/engine-notes.md, 2).
+        receive_limit: Largest message it can receive, in bytes (docs/engine-notes.md, 2).
     """
 
     version: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Callers that wait for one event, and start a little apart from each other when it comes.
+"""Callers that wait for one event, released a little apart from each other.
 
-Knows nothing of connections, functions or retries. Serves threads and coroutines alike: each waits
-for a `concurrent.futures.Future`.
+Serves threads and coroutines: each waits for a `concurrent.futures.Future`. Knows nothing of
+connections, functions or retries.
 """
 
 from __future__ import annotations

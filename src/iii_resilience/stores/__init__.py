@@ -1,4 +1,4 @@
-"""Where idempotency keys and parked messages are kept: memory, a SQLite file, or Redis.
+"""Stores for idempotency keys and parked messages: memory, a SQLite file, or Redis.
 
 Importing it loads no database client.
 """

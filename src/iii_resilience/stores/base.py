@@ -1,6 +1,6 @@
-"""What the stores that are written in Python have in common: every operation is one changed row.
+"""The base of stores that are written in Python: every operation changes one row.
 
-Knows nothing of where rows stand: that, and how one is locked, is each store's own.
+Knows nothing of where rows are and how they are locked: each store defines that.
 """
 
 from __future__ import annotations

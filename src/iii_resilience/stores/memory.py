@@ -1,6 +1,6 @@
 """`MemoryStore`: for tests, and for keys that need not outlive their process.
 
-Knows nothing of what it keeps. A process that ends forgets everything, and no other sees it.
+Nothing survives the process, and no other process sees it. Knows nothing of what it stores.
 """
 
 from __future__ import annotations

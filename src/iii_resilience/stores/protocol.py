@@ -1,7 +1,7 @@
-"""What a store is asked and what it answers: keys that run once, and messages that failed.
+"""The `Store` protocol: keys that run once, and messages that failed.
 
-Knows nothing of handlers, queues or of how anything is kept. Every operation is atomic, and a
-store that cannot be reached refuses: it never answers "nobody has run this" because it cannot look.
+Every operation is atomic. A store that cannot be reached raises: it never reports a key as new
+because it cannot look it up. Knows nothing of handlers, queues or storage.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""`RedisStore`: for the processes of many machines.
+"""`RedisStore`: for processes on several machines.
 
-Knows nothing of what it keeps. Needs the extra ``redis``, which is loaded when a store is made.
-What it promises is what the server promises: with ``appendonly yes`` and ``appendfsync always``
-nothing that was answered is lost; a server that evicts keys, or a replica that takes over with a
-delay, forgets keys that have run.
+Needs the extra ``redis``, which is imported when a store is made. The guarantees are the server's:
+with ``appendonly yes`` and ``appendfsync always`` no confirmed write is lost; a server that evicts
+keys, or a replica that lags, loses keys that have run. Knows nothing of what it stores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The operations of a store as scripts that Redis runs: one script an operation, each atomic.
+"""The operations of a store as Redis scripts: one script per operation, each atomic.
 
-They say what `rules` says for the other stores; one contract test holds both to it. The time is
-the server's: of several machines' clocks none is right.
+They are the same as those of `stores.transitions`; one contract test covers both. The time is the
+server's, because the clocks of several machines differ.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`SqliteStore`: one file, for all processes of one machine.
+"""`SqliteStore`: one file for all processes of one machine.
 
-Knows nothing of what it keeps. The file may hold your own tables too: that is what makes an effect
-and its key one commit. Not for network file systems, where SQLite's locks do not hold.
+The file may hold your own tables too: that makes an effect and its key one commit. Not for network
+file systems, where SQLite's locks do not work. Knows nothing of what it stores.
 """
 
 from __future__ import annotations

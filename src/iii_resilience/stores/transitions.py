@@ -1,7 +1,7 @@
-"""What an operation does to one row, for stores that are written in Python.
+"""The transitions of one row, for stores that are written in Python.
 
-Pure functions of a row and the time; they know nothing of where rows stand or how they are locked.
-The scripts of `lua` say the same for Redis, and one contract test holds both to it.
+They are pure functions of a row and the time. `stores.redis_scripts` does the same for Redis; one
+contract test covers both. Knows nothing of where rows are or how they are locked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the outside can see of calls: metrics, spans and log records, through the standard ways.
+"""Observability of calls and workers: metrics, spans and log records.
 
-Knows nothing of how calls are made. Payloads, arguments, keys and remote messages never come here.
-`meters` counts and measures, `FailedCall` tells the story of a call that has failed at least once,
-`records` writes the log.
+`metrics` counts and measures, `call_events` reports a call that has failed at least once, `logs`
+writes the log. Payloads, arguments, keys and remote messages are never recorded. Knows nothing of
+how calls are made.
 """
 
 from __future__ import annotations

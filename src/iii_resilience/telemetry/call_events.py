@@ -1,7 +1,7 @@
-"""What the outside can see of one call from its first failure on: spans, metrics and log records.
+"""The telemetry of one call from its first failure on: spans, metrics and log records.
 
-Knows nothing of how calls are made; whoever makes them tells what happens, in order. A call that
-succeeds at once never comes here.
+The caller reports each event in order. A call that succeeds at once never comes here. Knows nothing
+of how calls are made.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The log: one record for every decision and every change of a circuit.
+"""The log: one record per decision and per state change of a circuit.
 
-Knows nothing of metrics, or of how calls are made. Every record of a failure has the same fields,
-so that a query for one of them finds all; payloads, arguments and remote messages never come here.
+Every record of a failure has the same fields, so one query finds all of them. Payloads, arguments
+and remote messages are never recorded. Knows nothing of metrics, or of how calls are made.
 """
 
 from __future__ import annotations

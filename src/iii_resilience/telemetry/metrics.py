@@ -1,11 +1,9 @@
 """The metrics: what is counted and measured, and under which function ids.
 
-Knows nothing of spans, of log records, or of how calls are made. The instruments are made at first
-use, so a meter provider that is set after the import is still the one used; as long as none is
-set, a success costs one look at `Meters.probe` and nothing is put together for a measurement.
-
-Names, units and attributes are those of docs/telemetry.md, which a test compares with what a run
-has produced.
+Instruments are made on first use, so a meter provider that is set after the import is still used.
+Without a configured provider, a success costs one check of `Meters.probe`. Names, units and
+attributes are those of docs/telemetry.md, which a test compares with a run. Knows nothing of spans,
+of log records, or of how calls are made.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The spans of one call that has failed at least once: one for the call, one for each attempt.
+"""The spans of one call that has failed at least once: one for the call, one per attempt.
 
-Knows nothing of metrics, or of what is decided. What is over when the first failure is known is
-told after the fact, with its true times; an attempt from the second on has its span while it runs,
-so that whatever it does (the engine's part of it included) hangs under it. Messages, arguments and
-exceptions never come here.
+On first failure the spans of the past are created with their real times. From the second attempt on
+a span is open while the attempt runs, so the spans it causes (the engine's included) are its
+children. Messages, arguments and exceptions are never recorded. Knows nothing of metrics or
+decisions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the outside can see of a worker: its handlers' failures and its registrations' changes.
+"""The telemetry of a worker: its handlers' failures and its registrations' changes.
 
-Knows nothing of handlers or engines. Payloads, results and messages never come here.
+Payloads, results and messages are never recorded. Knows nothing of handlers or engines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""For users' tests: an engine for the real iii-sdk without the engine, and a clock that tests move.
+"""Test support for users: a loopback engine for the real iii-sdk, and a controllable clock.
 
-Loads nothing heavy before a name is used: pytest imports this package in every project that has
-the library installed. Never imports ``iii``; ``websockets`` only when an engine is started.
+pytest imports this package in every project that has the library installed, so heavy modules are
+imported only on first use. ``iii`` is never imported; ``websockets`` only when an engine starts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Testing without waiting: a clock that only moves when something sleeps, and two switches.
+"""A test clock that moves only when something sleeps, and two switches for retries.
 
-Knows nothing of engines, and does not concern `worker.trigger`: engine and SDK live in real time.
-What is changed is what decorators and loops see of time and of retries, for as long as the context
-lasts and for the whole process; a user's own code keeps its clock.
+It replaces the time of decorators and loops for the whole process while the context lasts; a user's
+own code keeps its clock. It does not affect `worker.trigger`: engine and SDK use real time. Knows
+nothing of engines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from iii_resilience.telemetry import call_events, spans
 # Calls through the engine keep the real time: the engine and the SDK live in it.
 _READ_THE_TIME: tuple[ModuleType, ...] = (
     call_events,
-    import_module("iii_resilience.telemetry.metrics"),  # the package shows its `meters` there
+    import_module("iii_resilience.telemetry.metrics"),  # the package has its `meters` there
     loop,
     tenacity_adapter,
     decorator,

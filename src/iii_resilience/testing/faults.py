@@ -1,6 +1,6 @@
-"""What can be made to go wrong with a call, and at which call it does.
+"""Faults that can be injected into a call, and the call at which they occur.
 
-Knows nothing of how a fault is carried out: that is the router's business.
+Knows nothing of how a fault is carried out: `loopback.router` does that.
 """
 
 from __future__ import annotations

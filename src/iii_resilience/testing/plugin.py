@@ -1,7 +1,7 @@
 """The pytest plugin: an engine for one test, and tests of retries that do not wait.
 
-Knows nothing of engines until a fixture is used: pytest imports this module in every project
-that has the library installed, so its imports stay light.
+pytest imports this module in every project that has the library installed, so its imports are
+light. Knows nothing of engines until a fixture is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Responses of the RPC system of seed 004, as recorded."""
+"""Responses of the RPC system, as recorded (docs/engine-notes.md, 13)."""
 
 from __future__ import annotations
 

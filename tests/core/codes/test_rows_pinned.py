@@ -1,6 +1,6 @@
 """Every field of every row, pinned: a change of what users read or what is retried shows in a diff.
 
-The other tests hold the rows against the seeds and the reference; this one holds them against
+The other tests hold the rows against the documents and facts; this one holds them against
 themselves. Run as a script it writes the rows down anew, to be read in the diff.
 """
 

@@ -603,7 +603,7 @@ def test_threads_and_two_loops_together_keep_the_bound_and_lose_nothing(limit: i
 
 
 class GateMachine(RuleBasedStateMachine):
-    """A gate against two plain lists: who is inside, and who waits."""
+    """Slots against two plain lists: who is inside, and who waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -697,7 +697,7 @@ def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory()
     assert many - few < 60_000
 
 
-# The numbers, and who shares a gate.
+# The numbers, and who shares slots.
 
 
 def test_one_bulkhead_has_one_gate_for_a_scope_and_another_for_another() -> None:

@@ -18,7 +18,7 @@ from iii_resilience.testing import LoopbackEngine
 
 ID = "jobs::do"
 
-# The ways in which a queue was seen to deliver twice at once (queue-observed, section 8).
+# The ways in which a queue was seen to deliver twice at once (docs/engine-notes.md, 9).
 WAYS: dict[str, Callable[[LoopbackEngine], None]] = {
     "timeout": lambda engine: None,  # it comes by itself
     "redefinition": lambda engine: engine.define_queue("jobs", max_retries=8),

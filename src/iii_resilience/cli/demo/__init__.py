@@ -1,1 +1,1 @@
-"""The demo: real workers, real faults, and what callers are told, with the library and without."""
+"""The demo: real workers and real faults, called with the library and without it."""

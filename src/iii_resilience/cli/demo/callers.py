@@ -1,6 +1,6 @@
 """The demo's callers: the same orders, once through the library and once without it.
 
-Knows nothing of faults, nor of what becomes of the orders.
+Knows nothing of faults, nor of what the workers do with the orders.
 """
 
 from __future__ import annotations

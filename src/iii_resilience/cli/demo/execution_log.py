@@ -1,7 +1,7 @@
-"""The demo's truth: what the workers did, written by them, and the verdict computed from it.
+"""The demo's execution log: what the workers did, and the verdict computed from it.
 
-Knows nothing of retries, nor of what any caller believes: only what ran, when, and what was left
-behind. One SQLite file, so that a worker that is killed takes nothing with it.
+The workers write it into one SQLite file, so a killed worker takes no record with it. Knows nothing
+of retries, nor of what a caller saw: only what ran, when, and what was left behind.
 """
 
 from __future__ import annotations

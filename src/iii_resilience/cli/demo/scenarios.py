@@ -1,7 +1,7 @@
-"""The demo: real workers, real faults, and what callers are told, with the library and without.
+"""The demo's scenarios: the same orders meet the same faults twice.
 
-Knows nothing of the command line. The same orders meet the same faults twice: once through
-`resilient(worker)`, once through a plain tenacity decorator around the SDK.
+Once they go through `resilient(worker)`, once through a plain tenacity decorator around the SDK.
+Knows nothing of the command line.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from iii_resilience.core.policy import Enqueued
 from iii_resilience.core.report import report_for
 
 _THREADS = 8
-_OVERSIZE = 65 * 1024 * 1024  # above the 64 MiB that SDK 0.25 sends (engine-observed, section 2)
+_OVERSIZE = 65 * 1024 * 1024  # above the 64 MiB that SDK 0.25 sends (docs/engine-notes.md, 2)
 
 
 PHASES = ("calm", "killed", "restarted", "hopeless", "slow", "handed_over")

@@ -1,8 +1,8 @@
-"""A worker process of the demo: plain handlers on the real SDK, which write down what they do.
+"""A worker process of the demo: plain handlers on the real SDK, which log what they do.
 
-Knows nothing of the library: it is what any user's worker is. Run as
-``python -m iii_resilience.cli.demo.worker_process URL NAME LOG``; it ends when its standard input
-does, so that none outlives the demo.
+Run as ``python -m iii_resilience.cli.demo.worker_process URL NAME LOG``. It ends when its standard
+input is closed, so no process outlives the demo. Knows nothing of the library, like any user's
+worker.
 """
 
 from __future__ import annotations

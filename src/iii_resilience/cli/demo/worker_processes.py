@@ -1,4 +1,4 @@
-"""The demo's worker processes: started, killed, started again.
+"""Starts, kills and restarts the demo's worker processes.
 
 Knows nothing of what they do, nor of who calls them.
 """

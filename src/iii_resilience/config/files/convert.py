@@ -1,7 +1,7 @@
-"""Plain data of a file to objects of the classes, and back.
+"""Converts the plain data of a file to objects of the classes, and back.
 
-Knows nothing of places or of several files; what is wrong is said with the path inside the object.
-cattrs does the work, by the table in `fields`.
+cattrs does the work, by the table in `config.files.fields`. An error names the path inside the
+object. Knows nothing of files and lines, or of several files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A book as a policy file: what `load_policies` makes the same book from.
+"""Writes a book as a policy file, from which `load_policies` makes the same book.
 
-Knows nothing of where its policies came from: what is written out says everything, defaults too.
+All values are written, defaults too. Knows nothing of where the book's policies came from.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def dump_policies(book: Book) -> str:
 
 
 def as_data(policy_set: PolicySet) -> dict[str, Any]:
-    """The plain data of a policy file that says what an edition says.
+    """The plain data of a policy file for a policy set.
 
     Args:
-        policy_set: What a book says.
+        policy_set: The content of a book.
 
     Raises:
         ValueError: As for `dump_policies`.

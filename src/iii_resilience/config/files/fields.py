@@ -1,8 +1,8 @@
-"""What files call the fields of the classes, and what a file may say there.
+"""The fields of policy files: what they are called, and which values they allow.
 
-Knows nothing of files that are read: it is made from the classes, whose own checks say what is
-allowed, and reading, writing and the JSON Schema all go by it. Files hold whole milliseconds with
-a ``_ms`` suffix, as iii's own configuration does; Python holds seconds.
+Derived from the classes and their validators; reading, writing and the JSON Schema all use this
+table. Files hold whole milliseconds with the suffix ``_ms``, as iii's own configuration does;
+Python holds seconds. Knows nothing of reading files.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where policy files are: paths, the ready-made ones, mappings; and what was in them at one moment.
+"""The source of policy files: paths, the ready-made files, mappings, and a snapshot of them.
 
-Knows nothing of what they mean: `check` does.
+Knows nothing of what they mean: `config.files.validate` does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Layers of policies as one: later files over earlier ones, policies over those they extend.
+"""Merges layers of policies: later files over earlier ones, policies over those they extend.
 
-Knows nothing of what a policy may hold. Mappings are merged key by key, so that a layer says only
-what it changes; everything else is replaced. The result's parts keep the places they come from.
+Mappings are merged key by key, so a layer holds only its changes; everything else is replaced. Each
+part of the result keeps its place in a file. Knows nothing of what a policy may hold.
 """
 
 from __future__ import annotations

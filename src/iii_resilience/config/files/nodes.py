@@ -1,4 +1,4 @@
-"""Policy data whose every part knows the place where it was written; and problems with it.
+"""Policy data in which every part has a place in a file; and problems at such places.
 
 Knows nothing of YAML or of what the data means.
 """

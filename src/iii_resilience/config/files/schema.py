@@ -1,8 +1,8 @@
-"""The JSON Schema of policy files, made from the classes.
+"""The JSON Schema of policy files, derived from the classes.
 
-Run as a module it prints the schema (``make schema``). Knows nothing of any file. Editors check
-files against it as they are written, and so does iii's configuration worker; what only a whole book
-can be wrong in (names that lead nowhere, a base above its cap) it cannot say, and `check` does.
+Run as a module it prints the schema (``make schema``). Editors and iii's configuration worker
+validate files against it. It cannot express what needs the whole book (unknown names, a base above
+its cap): `config.files.validate` checks that. Knows nothing of any file.
 """
 
 from __future__ import annotations

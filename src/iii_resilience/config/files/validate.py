@@ -1,7 +1,7 @@
-"""The documents of one book: everything that is wrong with them at once, or what they say.
+"""Validates all documents of a book together, and reports every problem at once.
 
-Knows nothing of how they were read. Each document is checked by itself first, then all of them
-together: what a later one replaces must be right too.
+Each document is validated alone first, then all of them together: a value that a later document
+replaces must be valid too. Knows nothing of how documents were read.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Document:
 
 @attrs.frozen
 class Origins:
-    """Where the parts of an edition stand.
+    """The places of the parts of a policy set.
 
     Attributes:
         policies: Every policy of the files with all it extends, by name.
-        rules: The place of each rule, in the order of the edition's rules.
+        rules: The place of each rule, in the order of the set's rules.
         default: Where it is said which policy is the default one, or None.
     """
 
@@ -86,7 +86,7 @@ def examine(documents: Sequence[Document], digest: bytes | None = None) -> Valid
 
     Args:
         documents: The documents in their order.
-        digest: Of what they were read from, for the edition.
+        digest: Of what they were read from, for the policy set.
     """
     found = _Findings()
     policy_set = None
@@ -145,7 +145,7 @@ def _is_policy_file(node: Node, found: _Findings) -> bool:
 
 
 class _Examination:
-    """Documents that are mappings on their way to an edition."""
+    """Documents that are mappings, while they become a policy set."""
 
     def __init__(self, documents: Sequence[Node], found: _Findings) -> None:
         self._documents = documents

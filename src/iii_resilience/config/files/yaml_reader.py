@@ -1,7 +1,7 @@
-"""YAML to nodes: safe types only, no aliases, no tags, bounded depth, and the place of everything.
+"""Reads YAML into nodes: safe types only, no aliases, no tags, bounded depth, with positions.
 
-Knows nothing of policies. Scalars mean what YAML 1.2 says, as in editors that check the JSON
-Schema: ``yes`` and ``on`` are text, ``010`` is ten, ``1:30`` is no ninety.
+Scalars follow YAML 1.2, as in editors that use the JSON Schema: ``yes`` and ``on`` are text,
+``010`` is ten, and ``1:30`` is text. Knows nothing of policies.
 """
 
 from __future__ import annotations

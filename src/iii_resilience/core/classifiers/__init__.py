@@ -1,4 +1,4 @@
 """The parts of `classify`: exceptions, wire errors, messages, and what they prove.
 
-Knows nothing of retrying.
+Knows nothing of retries.
 """

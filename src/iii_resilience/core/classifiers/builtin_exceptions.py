@@ -1,8 +1,8 @@
-"""Exceptions without a code: what their class and their words say.
+"""Classifies exceptions without a code by their class and their text.
 
-The SDK's own before it sends anything, websockets', the standard library's, and mistakes of the
-program (iii-errors, section 1.2). Knows nothing of codes' messages or of causes behind an
-exception.
+These are the SDK's own before it sends anything, those of websockets and the standard library, and
+mistakes of the program (docs/engine-notes.md, 6). Knows nothing of codes' messages or of causes
+behind an exception.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
     return None
 
 
-# What the SDK raises itself before it sends anything (iii-errors, section 1.2).
+# What the SDK raises itself before it sends anything (docs/engine-notes.md, 6).
 _BEFORE: tuple[tuple[type[Exception], Callable[[str], bool], Category], ...] = (
     (TypeError, lambda text: text.endswith("is not JSON serializable"), Category.PAYLOAD),
     (TypeError, lambda text: text.startswith("keys must be str, int"), Category.PAYLOAD),

@@ -1,7 +1,7 @@
-"""An exception of any SDK version, of this library or of a user's code becomes a Failure.
+"""Classifies an exception of any SDK version, of this library or of a user's code.
 
-Recognised by attributes and class names, never by an import of the SDK (sdk-matrix, sections 1
-and 3; iii-errors, section 1.2). Knows nothing of mappings or bare codes.
+It goes by attributes and class names, and never imports the SDK (docs/engine-notes.md, 6). Knows
+nothing of mappings or bare codes.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _own(error: BaseException, function_id: str | None) -> Failure:
 
 
 def _guard(error: BaseException, message: str) -> Failure:
-    """The documented producer-side guard: raised before anything is sent (seed 000)."""
+    """The documented size check of the SDKs, before the send (docs/engine-notes.md, 15)."""
     actual, limit = attribute(error, "payload_bytes"), attribute(error, "limit_bytes")
     found = from_known_text(message)
     if isinstance(actual, int) and isinstance(limit, int):

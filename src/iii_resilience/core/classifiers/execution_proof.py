@@ -1,10 +1,9 @@
-"""Whether a code that says "not executed" is to be believed.
+"""Decides whether a code that means "not executed" is proof of that.
 
-A code is chosen by whoever failed last: a Rust or Go handler and an HTTP endpoint may pass a
-downstream code through, so FORBIDDEN or function_not_found can come from inside an executed
-target (iii-errors, section 0, caveat 1). They prove that nothing ran only where the message
-names the function or namespace that was called. Knows nothing of categories: a denial stays a
-denial whoever met it.
+Whoever fails last chooses the code: Rust and Go handlers and HTTP endpoints may pass a downstream
+code through, so FORBIDDEN or function_not_found can come from inside an executed target. They prove
+that nothing ran only if the message names the called function or namespace (docs/engine-notes.md,
+8). Knows nothing of categories: a denial remains a denial.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ DOUBTFUL = frozenset(
 
 _LIMIT = 8192  # characters of a message that are looked at
 
-# The engine's and the SDKs' own sentences about a function (engine-observed, section 1;
-# iii-errors, section 3). The id is the user's and may hold anything, so only the words around
+# The engine's and the SDKs' own sentences about a function (docs/engine-notes.md, 1 and
+# 12). The id is the user's and may hold anything, so only the words around
 # it are matched.
 _FUNCTION = re.compile(
     r"[Ff]unction (?P<quote>'?)(?P<id>[^\n]{0,1024}?)(?P=quote) "

@@ -1,12 +1,12 @@
-"""The cause inside a message: what four wire codes carry behind themselves.
+"""Finds the cause inside a message, for the four wire codes that carry another error.
 
-A handler written in Python cannot set its code: everything becomes ``invocation_failed`` with
-``message = str(exc)``, and a bridge, a queue and an HTTP endpoint word their own errors into
-messages too (iii-errors, section 2). `cause_in_message` finds such a cause. It knows nothing of
-exceptions, of which function was called, or of what is done about a failure.
+A Python handler cannot choose its code: every error becomes ``invocation_failed`` with
+``message = str(exc)``. Bridges, queues and HTTP endpoints put their errors into messages too
+(docs/engine-notes.md, 7). Knows nothing of exceptions, of which function was called, or of what is
+done about a failure.
 
-Only the first `LIMIT` characters of a message are looked at, and JSON longer than that is not
-looked into: the time is bounded whatever a remote side sends.
+Only the first `LIMIT` characters of a message are read, and longer JSON is not parsed: the time is
+bounded, whatever a remote side sends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DEPTH = 4  # a worker that calls a worker that calls a worker: deeper causes ad
 _REMOTE = re.compile(r"remote error \(([^()\s]{1,128})\): ?")
 _LEGACY_TIMEOUT = re.compile(r"Invocation of '(.{0,512}?)' timed out after \S{1,32}?m?s$")
 
-# Words that stand alone: the Rust SDK's errors without a code (iii-errors, section 2) and the
+# Words that stand alone: the Rust SDK's errors without a code (docs/engine-notes.md, 7) and the
 # standalone queue worker's. The row of an engine that is not connected is this library's, but
 # here it is an SDK elsewhere that says so.
 _EXACT = {
@@ -337,7 +337,7 @@ def annotate(failure: Failure, body: Mapping[str, object]) -> Failure:
     if failure.code == "DRIVER_ERROR":
         failure = _sqlstate(failure, body.get("inner_code"))
     if failure.message.startswith("during sandbox::run step"):
-        # Earlier steps have run, whatever the inner code says (iii-errors, section 1.6).
+        # Earlier steps have run, whatever the inner code says (docs/engine-notes.md, 7).
         failure = failure.replace(execution=Execution.EXECUTED)
     if failure.category is Category.PAYLOAD and (pair := sizes(body)) is not None:
         failure = failure.replace(payload_bytes=pair[0], limit_bytes=pair[1])

@@ -1,6 +1,7 @@
-"""What the words of a message change in its code's row, for codes that stand for two things.
+"""Refines a code's row by the text of the message, for codes that have two meanings.
 
-Knows nothing of causes inside messages (`inner`) nor of which function was called (`trust`).
+Knows nothing of causes inside messages (`classifiers.message_cause`), nor of which function was
+called (`classifiers.execution_proof`).
 """
 
 from __future__ import annotations

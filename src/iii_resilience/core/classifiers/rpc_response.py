@@ -1,8 +1,8 @@
-"""Responses of the RPC system of seed 004: their result, or their error.
+"""Classifies responses of the RPC system (docs/engine-notes.md, 13).
 
-Knows nothing of iii. `check_rpc` turns a response into its result or an exception; the failure
-of an error response says what its code's row says. The layer never decides: recorded
-INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE responses say ``validation`` and did run.
+`check_rpc` turns a response into its result or an exception; the failure of an error response is
+that of its code's row. The layer never decides: recorded INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE
+responses have the layer ``validation``, and their handlers ran. Knows nothing of iii.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Shapes of text and fields in which the sides of iii word their errors.
+"""Patterns of the texts and fields in which the parts of iii report errors.
 
-Finds codes, sizes, statuses and delays; knows nothing of what they mean. Only the first `LIMIT`
-characters of a text are looked at, so that the time is bounded whatever a remote side sends.
+Finds codes, sizes, statuses and delays. Only the first `LIMIT` characters of a text are read, so
+the time is bounded, whatever a remote side sends. Knows nothing of what the values mean.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ LIMIT = 8192
 """Characters of a message that are looked at."""
 
 _HTTP = re.compile(r"HTTP ([1-5]\d\d)(?=\s|$)")
-# The producer-side guard of the seeds (seed 000, "The message wording is identical") and the
+# The producer-side guard of the iii error codes page (docs/engine-notes.md, 15) and the
 # wording of SDK 0.24.5 and later.
 _GUARD = re.compile(
     r"Payload (\d{1,19}) bytes exceeds invocation limit (\d{1,19}) bytes"
     r"|Serialized JSON envelope is (\d{1,19}) bytes; limit is (\d{1,19}) bytes"
 )
 _RETRY_AFTER_MS = re.compile(r"\bretry after (\d{1,15}(?:\.\d{1,6})?) ?ms\b")
-# ≤ 0.11.2: str() of the error's dict is the message (sdk-matrix, section 1).
+# ≤ 0.11.2: str() of the error's dict is the message (docs/engine-notes.md, 6).
 _LITERAL = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LEGACY_DICT = re.compile(rf"\{{'code': {_LITERAL}(?:, 'message': {_LITERAL})?", re.DOTALL)
 
@@ -31,7 +31,7 @@ _RUST_DEBUG = re.compile(rf"ErrorBody \{{ code: {_QUOTED}, message: {_QUOTED}", 
 _RUST_ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|(.))", re.DOTALL)
 
 # Words of the standalone queue worker for what the built-in one gives codes
-# (iii-errors, section 1.4); exact, but for the queue's name.
+# (docs/engine-notes.md, 7); exact, but for the queue's name.
 QUEUE_WORDS = {
     "Topic is not set": "topic_not_set",
     "Queue name is required": "queue_not_set",
@@ -146,7 +146,7 @@ def rust_debug(text: str) -> tuple[str, str] | None:
 
     Args:
         text: ``ErrorBody { code: "…", message: "…", stacktrace: … }``, possibly cut off
-            (engine-observed, section 5).
+            (docs/engine-notes.md, 9).
 
     Returns:
         Both, or None where the text is no such thing.

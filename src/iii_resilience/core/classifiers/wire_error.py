@@ -1,6 +1,7 @@
-"""A code with its message, as it stands on iii's wire, becomes a Failure.
+"""Classifies a code with its message, as iii's wire carries them.
 
-Knows nothing of exceptions: whoever has a code and a message, from whatever object, asks here.
+Every source of a code and a message uses it, whatever object they come from. Knows nothing of
+exceptions.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def from_mapping(body: Mapping[str, object], function_id: str | None, depth: int
         if isinstance(nested, Mapping) and depth < _DEPTH:
             return from_mapping(nested, function_id, depth + 1)
     if (pair := sizes(body)) is not None:
-        # A producer-side guard of Node or Rust: it stands before the send (seed 000).
+        # A producer-side guard of Node or Rust: raised before the send (docs/engine-notes.md, 15).
         guard = message_cause.too_large(*pair, message)
         return guard.replace(execution=Execution.NOT_EXECUTED, function_id=function_id)
     # The last is what the SDK makes of an error whose code is not a string (iii/errors.py).

@@ -1,1 +1,1 @@
-"""Everything known about each error code: one table per system, one row per code."""
+"""The facts about each error code: one table per system, one row per code."""

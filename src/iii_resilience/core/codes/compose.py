@@ -1,9 +1,8 @@
 """Codes of iii-compose (``compose::*``), which are wire codes of their own.
 
-Knows nothing of messages. The strings are verified in ``iii-compose/src/error.rs`` and
-``hooks.rs``; the categories are those of the reference "iii-errors", section 1.7. It marks some
-rows maybe_executed and gives no execution for the others: a refused file or name is a check that
-stands before anything starts, the rest proves nothing.
+The strings are those of ``iii-compose/src/error.rs`` and ``hooks.rs``; docs/engine-notes.md, 15 has
+the rule for their categories. Without a known execution, a rejected file or name counts as a check
+before the work, and the rest proves nothing. Knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ def _row(code: str, category: Category, meaning: str, remedy: str, source: str =
     return Code(code, category, execution, "worker", remedy, meaning, source)
 
 
-# INVALID_NAMESPACE stands in `engine`: one code, one row.
+# INVALID_NAMESPACE is in `codes.engine_codes`: one code, one row.
 ROWS = (
     _row("REGISTRY_UNREACHABLE", T, "the registry cannot be reached", "check the registry"),
     _row("PACKAGE_DOWNLOAD_FAILED", T, "a package could not be downloaded", "check the network"),

@@ -1,11 +1,11 @@
 """Codes of the engine's wire: invocation, access, HTTP-invoked functions, built-in workers.
 
-One row a code, to be read in a diff. Knows nothing of messages: what a message adds to a row is
-in `inner` and `trust`. Where a seed and the source disagree, the seed decides the category and
-the source decides the execution; the comment above the row says so.
+One row per code. Knows nothing of messages: `classifiers.message_cause` and
+`classifiers.execution_proof` add what a message says. If a document and the source disagree, the
+document decides the category and the source the execution; a comment above the row says so.
 
-Sources: ``seed 000`` … ``seed 003`` are the documents the project was created from; paths are
-those of engine 0.23.0-rc.4, relative to ``engine/src``.
+The documents are listed in docs/engine-notes.md, 15. Paths are relative to ``engine/src`` of engine
+0.23.0-rc.4.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ INVOCATION = (
         "fail the upstream caller; treat it as failed work and find out why the worker left",
         "the call in flight was halted: the target's or the caller's connection closed, or the "
         "engine shut down; the handler may have run",
-        "seed 001",
+        "iii error codes page",
         queue=True,
     ),
     # No release emits it; before 0.25 the socket is closed instead and the caller meets
     # invocation_stopped or TIMEOUT, later engines answer payload_too_large.
-    # max_message_size is a setting of the seed's documentation only.
+    # max_message_size is a setting of the error codes page only.
     Code(
         "invocation_failed_payload_too_large",
         P,
@@ -38,7 +38,7 @@ INVOCATION = (
         "limit: 1 MiB up to 0.24.4, 64 MiB since 0.24.5 (older documentation, for settings no "
         "release has: raise max_message_size on both the engine config and the SDK InitOptions)",
         "a message exceeded the size limit and the engine closed the connection",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "function_not_found",
@@ -49,10 +49,10 @@ INVOCATION = (
         "the worker that owns it is connected (install or start it), discover functions with "
         "engine::functions::list, and look at the trigger type hints",
         "no function is registered under that id in that namespace; also while its worker restarts",
-        "seed 002",
+        "iii error handling guide",
         queue=True,
     ),
-    # Category by the seeds ("Retry"); by the source it is practically unreachable, and failed
+    # Category by the documents ("Retry"); by the source it is practically unreachable, and failed
     # delivery is channel_send_failed.
     Code(
         "invocation_error",
@@ -62,10 +62,10 @@ INVOCATION = (
         "retry if idempotent; if persistent, inspect engine logs for the underlying transport "
         "error, protocol state and worker connectivity",
         "the engine could not route, remember or complete the invocation",
-        "seed 001",
+        "iii error codes page",
         queue=True,
     ),
-    # The seed says "overloaded"; by the source a full channel blocks and only a dead writer
+    # The page says "overloaded"; by the source a full channel blocks and only a dead writer
     # fails, so this is no signal to slow down.
     Code(
         "channel_send_failed",
@@ -75,7 +75,7 @@ INVOCATION = (
         "usually transient: the worker will reconnect; persistent failures mean it is gone "
         "(older documentation: the worker is overloaded)",
         "the engine could not hand the call to the target's connection, which is closing",
-        "seed 001",
+        "iii error codes page",
         queue=True,
     ),
     # One row for two places. "Failed to serialize result" means that a built-in did run.
@@ -88,9 +88,9 @@ INVOCATION = (
         "JSON; for an HTTP-invoked function inspect the payload for non-JSON-serializable values",
         "the engine could not serialise a payload or response, or the body of a request to an "
         "HTTP-invoked function",
-        "seed 001",
+        "iii error codes page",
     ),
-    # Bare, the row speaks with the seed of a bridge's answer. In the source it is the input of
+    # Bare, the row follows the page: a bridge's answer. In the source it is the input of
     # any built-in function; that message ("Failed to deserialize input") makes it payload,
     # not_executed.
     Code(
@@ -101,7 +101,7 @@ INVOCATION = (
         "align engine versions: likely a version mismatch between bridged engines; from a "
         "built-in function it means the input: fix the payload's shape",
         "a bridge's response, or the input of a built-in function, could not be parsed",
-        "seed 001",
+        "iii error codes page",
     ),
     # Emitted by tests only; the real code is trigger_registration_failed.
     Code(
@@ -113,7 +113,7 @@ INVOCATION = (
         "rejection reason",
         "a registration of a function or trigger was rejected: duplicate id, malformed format, "
         "or invalid trigger config",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "trigger_registration_failed",
@@ -133,7 +133,7 @@ INVOCATION = (
         "a trigger could not be unregistered",
         "workers/engine_fn/mod.rs:2150",
     ),
-    # The seed's deadline of the engine does not exist in the source: only a handler or an HTTP
+    # The documents' deadline of the engine does not exist in the source: only a handler or an HTTP
     # endpoint can send this code.
     Code(
         "timeout",
@@ -143,7 +143,7 @@ INVOCATION = (
         "treat it as a timeout, though no SDK maps it to a timeout class: raise timeout_ms on the "
         "trigger request or invocation_timeout_ms on InitOptions, split the work, or enqueue it",
         "the invocation exceeded a deadline that was reported over the wire",
-        "seed 002",
+        "iii error handling guide",
         queue=True,
     ),
     # Emitted by tests only.
@@ -155,11 +155,11 @@ INVOCATION = (
         "the handler chose to short-circuit: inspect the condition definition to confirm the "
         "intent",
         "a trigger condition evaluated to fail",
-        "seed 001",
+        "iii error codes page",
     ),
-    # The cell has two categories ("permanent if no provider or not defined; else transient"):
-    # the first stands, and an inner code may change it. The enqueue itself may have been stored
-    # unless the message says otherwise, hence maybe_executed.
+    # Permanent if there is no provider or definition, else transient: the row has the first
+    # category (docs/engine-notes.md, 15), and an inner code may change it. The enqueue itself may
+    # have been stored unless the message says otherwise, hence maybe_executed.
     Code(
         "enqueue_error",
         X,
@@ -182,7 +182,7 @@ ACCESS = (
         "functions (rbac.expose_functions, rbac.forbidden_functions, the auth function's answer); "
         "behind an RBAC proxy inspect the proxy's policy",
         "RBAC denied the action, in the engine or in an RBAC proxy",
-        "seed 002",
+        "iii error handling guide",
     ),
     Code(
         "forbidden",
@@ -259,7 +259,7 @@ ACCESS = (
         "another live worker holds this worker's name in the namespace",
         "engine/mod.rs:2885",
     ),
-    # No answer to a call (the source's cell is "n/a"), so it proves nothing about one.
+    # No answer to a call (only the SDK's log has it), so it proves nothing about one.
     Code(
         "FUNCTION_NAMESPACE_CONFLICT",
         X,
@@ -272,7 +272,7 @@ ACCESS = (
 )
 
 HTTP = (
-    # By status where the message has one (HTTP_STATUS below); the row is the rest. The seed's
+    # By status where the message has one (HTTP_STATUS below); the row is the rest. The page's
     # advice names no repetition.
     Code(
         "http_error",
@@ -282,7 +282,7 @@ HTTP = (
         "check the remote handler logs; verify the URL and auth config",
         "the HTTP endpoint of a function answered with a status that is not 2xx and no structured "
         "error body",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "http_request_failed",
@@ -292,10 +292,10 @@ HTTP = (
         "confirm reachability from the engine and check the URL",
         "the HTTP request itself failed: connection refused or reset, DNS error, TLS error, "
         "30 s timeout",
-        "seed 001",
+        "iii error codes page",
         queue=True,
     ),
-    # The per-invocation timeout of the seed is not a setting of the engine: its HTTP client
+    # The per-invocation timeout of the page is not a setting of the engine: its HTTP client
     # waits 30 s.
     Code(
         "http_response_failed",
@@ -305,9 +305,9 @@ HTTP = (
         "retry if idempotent; let the endpoint answer within the engine's 30 s (older "
         "documentation: raise the per-invocation timeout if the remote is slow)",
         "the HTTP endpoint answered, but its response body could not be read",
-        "seed 001",
+        "iii error codes page",
     ),
-    # The seed could be read as payload; the configuration is wrong, not the call's payload.
+    # The page could be read as payload; the configuration is wrong, not the call's payload.
     Code(
         "url_validation_failed",
         X,
@@ -315,9 +315,9 @@ HTTP = (
         "engine",
         "fix the URL in the function registration: absolute, https and on the allow-list",
         "the URL of an HTTP-invoked function is not valid or not allowed",
-        "seed 001",
+        "iii error codes page",
     ),
-    # The seed says HMAC only; by the source every HTTP invocation.
+    # The page says HMAC only; by the source every HTTP invocation.
     Code(
         "timestamp_error",
         X,
@@ -325,9 +325,9 @@ HTTP = (
         "engine",
         "system clock issue on the engine host: confirm that its time is set",
         "the engine could not produce a signing timestamp",
-        "seed 001",
+        "iii error codes page",
     ),
-    # The seed says "declared response schema"; by the source the body is not JSON.
+    # The page says "declared response schema"; by the source the body is not JSON.
     Code(
         "invalid_response",
         X,
@@ -336,7 +336,7 @@ HTTP = (
         "return a JSON body (older documentation: align the remote handler's output with the "
         "registered response_format)",
         "the HTTP endpoint's 2xx body is not JSON",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "missing_env_var",
@@ -346,9 +346,9 @@ HTTP = (
         "set the referenced env var before starting the engine",
         "a function's bearer, HMAC or API-key auth names an environment variable that is not set "
         "on the engine process",
-        "seed 001",
+        "iii error codes page",
     ),
-    # Seed: bearer. Source: HMAC, and at registration.
+    # Page: bearer. Source: HMAC, and at registration.
     Code(
         "secret_not_found",
         A,
@@ -356,9 +356,9 @@ HTTP = (
         "engine",
         "set the env var of the HMAC secret (older documentation: the bearer secret) on the engine",
         "the environment variable of an auth secret is not set on the engine",
-        "seed 001",
+        "iii error codes page",
     ),
-    # Seed: HMAC. Source: bearer, and at registration.
+    # Page: HMAC. Source: bearer, and at registration.
     Code(
         "token_not_found",
         A,
@@ -366,7 +366,7 @@ HTTP = (
         "engine",
         "set the env var of the bearer token (older documentation: the HMAC token) on the engine",
         "the environment variable of an auth token is not set on the engine",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "api_key_not_found",
@@ -375,7 +375,7 @@ HTTP = (
         "engine",
         "set the env var of the API key on the engine",
         "the environment variable of an API key is not set on the engine",
-        "seed 001",
+        "iii error codes page",
     ),
     # Below: JSON bodies of the HTTP worker; a caller meets them where an endpoint is itself
     # served by iii, because an endpoint's own code replaces http_error.
@@ -506,7 +506,7 @@ QUEUE = (
         "provide topic in the trigger config or the call payload; for pub/sub provide topic in "
         "the call payload",
         "a queue trigger or call, or a pub/sub publish or subscribe call, had an empty topic",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "topic_required",
@@ -515,9 +515,9 @@ QUEUE = (
         "worker",
         "pass the target topic",
         "a queue management call (stats, dead letters) had no topic",
-        "seed 001",
+        "iii error codes page",
     ),
-    # Seed: an unknown queue, so not-found. Source: only ever "Queue name is required", which the
+    # Page: an unknown queue, so not-found. Source: only ever "Queue name is required", which the
     # message turns into payload.
     Code(
         "queue_not_set",
@@ -526,7 +526,7 @@ QUEUE = (
         "worker",
         "verify the queue name and pass it; create the queue via the queue config if missing",
         "an admin call named no queue, or an unknown one",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "message_id_not_set",
@@ -535,7 +535,7 @@ QUEUE = (
         "worker",
         "include the message ID",
         "a redrive or discard call had no message_id",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "redrive_failed",
@@ -544,7 +544,7 @@ QUEUE = (
         "worker",
         "check the adapter logs (Redis, RabbitMQ, builtin); part may have been redriven",
         "the queue adapter failed to redrive a topic from its dead letters",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "redrive_message_failed",
@@ -553,7 +553,7 @@ QUEUE = (
         "worker",
         "inspect the adapter logs",
         "the queue adapter failed to redrive one message",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "discard_message_failed",
@@ -562,7 +562,7 @@ QUEUE = (
         "worker",
         "inspect the adapter logs",
         "the queue adapter failed to delete a dead letter",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "list_topics_failed",
@@ -571,7 +571,7 @@ QUEUE = (
         "worker",
         "adapter or storage backend issue: check both; reading again is safe",
         "the queue adapter failed to list topics",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "topic_stats_failed",
@@ -580,7 +580,7 @@ QUEUE = (
         "worker",
         "adapter or storage backend issue: check both; reading again is safe",
         "the queue adapter failed to read a topic's stats",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "dlq_topics_failed",
@@ -589,7 +589,7 @@ QUEUE = (
         "worker",
         "adapter or storage backend issue: check both; reading again is safe",
         "the queue adapter failed to list topics with dead letters",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "dlq_messages_failed",
@@ -598,7 +598,7 @@ QUEUE = (
         "worker",
         "adapter or storage backend issue: check both; reading again is safe",
         "the queue adapter failed to read a topic's dead letters",
-        "seed 001",
+        "iii error codes page",
     ),
 )
 
@@ -610,7 +610,7 @@ BRIDGE = (
         "worker",
         "check the remote engine's reachability and the bridge config",
         "an invocation on a remote engine failed",
-        "seed 001",
+        "iii error codes page",
         queue=True,
     ),
 )
@@ -795,7 +795,7 @@ ENGINE_FUNCTIONS = (
 )
 
 OBSERVABILITY = (
-    # The setting is named by the source's own text; the seed's is that of older documentation.
+    # The setting is named by the source's own text; the page's is that of older documentation.
     Code(
         "memory_exporter_not_enabled",
         X,
@@ -804,7 +804,7 @@ OBSERVABILITY = (
         "set `exporter: memory` or `both` in the observability worker's config (older "
         "documentation: set otel.in_memory_exporter: true in the worker config)",
         "spans or metrics were asked for, but the in-memory exporter is not enabled",
-        "seed 001",
+        "iii error codes page",
     ),
     Code(
         "observability_blocking_task_failed",

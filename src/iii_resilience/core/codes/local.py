@@ -1,6 +1,6 @@
-"""Codes of this library's own: what was not sent and why, and what became of a handler.
+"""Codes of this library's own errors: what was not sent and why, and how a handler ended.
 
-Knows nothing of the exceptions themselves. System and origin are ``local`` in every row.
+System and origin are ``local`` in every row. Knows nothing of the exceptions themselves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is known of every error code: one table a system, one row a code.
+"""Finds the row of an error code: one table per system, one row per code.
 
-Knows nothing of exceptions or messages. A row of a user's own service stands behind the built-in
-ones and never changes them.
+A row of a user's own service comes after the built-in ones and never changes them. Knows nothing of
+exceptions or messages.
 """
 
 from __future__ import annotations

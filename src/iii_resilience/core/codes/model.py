@@ -1,4 +1,4 @@
-"""What a table of codes is made of: five categories, three degrees of execution, one row.
+"""The model of a code table: five categories, three execution certainties, and one row.
 
 Knows nothing of any particular code, of exceptions, or of what is done about a failure.
 """
@@ -52,7 +52,7 @@ class Code:
         origin: Who says it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker`` or ``local``.
         remedy: What to do about it, in one clause.
         meaning: What happened, in one clause.
-        source: Where the row comes from: ``seed 000`` … ``seed 004``, or a source file.
+        source: Where the row comes from: a document of docs/engine-notes.md, 15, or a source file.
         system: ``iii``, ``rpc`` or ``local`` (raised by this library).
         throttled: Whether it says "slow down".
         queue: Whether handing the work to a queue instead makes sense.

@@ -1,8 +1,8 @@
-"""Codes and labels of the RPC system of seed 004, which is no part of iii.
+"""Codes and labels of the RPC system (docs/engine-notes.md, 13), which is no part of iii.
 
-Knows nothing of responses (`core/classifiers/rpc_response`). The category and the execution follow
-the seed's words ("When"); the ``layer`` of a response never changes them, because recorded
-INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE responses say ``validation`` and did run.
+Category and execution follow the column "When" of its documentation. The ``layer`` of a response
+never changes them: recorded INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE responses have the layer
+``validation``, and their handlers ran. Knows nothing of responses (`classifiers.rpc_response`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _row(
         origin,
         remedy,
         meaning,
-        "seed 004",
+        "RPC error codes page",
         system="rpc",
         throttled=throttled,
     )
@@ -109,7 +109,7 @@ ROWS = (
         "serialization rejected the result value",
         origin="handler",
     ),
-    # The only code of all seeds that says "slow down" in words.
+    # The only code of all documents that says "slow down" in words.
     _row(
         "RATE_LIMITED",
         T,

@@ -1,7 +1,8 @@
-"""Codes the SDKs make themselves: on the caller's side and around handlers.
+"""Codes that the SDKs make themselves: on the caller's side and around handlers.
 
-Knows nothing of the engine's own codes (`engine`) nor of messages. The source of a row without a
-seed is a file of the Python SDK 0.25.0 unless another SDK is named.
+A source is one of the documents of docs/engine-notes.md, 15, or a file of the Python SDK 0.25.0
+unless another SDK is named. Knows nothing of the engine's own codes (`codes.engine_codes`) or of
+messages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROWS = (
         "or enqueue; check the connection state first; behind an RBAC proxy check the proxy",
         "the caller waited longer than its timeout; also the only sign of an engine that is down, "
         "a refused handshake or a dropped frame; or an RBAC proxy gave up waiting",
-        "seed 002",
+        "iii error handling guide",
         queue=True,
     ),
     Code(
@@ -31,7 +32,7 @@ ROWS = (
         "sdk",
         "inspect the registration and the invocation type",
         "the registration exists but has no callable, as an HTTP-invoked function's",
-        "seed 002",
+        "iii error handling guide",
     ),
     # Permanent unless the message holds a known cause; executed, because the handler ran in all
     # cases but one (a channel that could not be resolved before it).
@@ -42,7 +43,7 @@ ROWS = (
         "handler",
         "inspect the handler logs, the stacktrace and the payload validation",
         "the handler of the function raised, or the wrapper around it",
-        "seed 002",
+        "iii error handling guide",
     ),
     Code(
         "UNKNOWN",
@@ -75,7 +76,7 @@ ROWS = (
         "and 0.24.6 and 64 MiB in 0.25 (older documentation, for settings no release has: raise "
         "max_message_size on both sides and keep the two values aligned)",
         "the message, or the function's result, exceeds a size limit",
-        "seed 001; iii/iii.py:979",
+        "iii error codes page; iii/iii.py:979",
     ),
     Code(
         "trigger_type_not_found",

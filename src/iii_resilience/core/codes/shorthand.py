@@ -1,7 +1,7 @@
-"""One-letter names for categories and executions, so that a row of a table fits the eye.
+"""One-letter names for categories and executions, which keep the rows of the tables short.
 
-Knows nothing of any code. ``T`` transient, ``A`` auth, ``N`` not-found, ``P`` payload,
-``X`` permanent; ``NE`` not, ``ME`` maybe, ``EX`` executed.
+``T`` transient, ``A`` auth, ``N`` not-found, ``P`` payload, ``X`` permanent; ``NE`` not executed,
+``ME`` maybe executed, ``EX`` executed. Knows nothing of any code.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Codes of the official workers: sandbox, worker manager, shell, coder, database, storage, router.
 
-Most arrive inside the message of ``invocation_failed`` (`inner` looks there); the execution of a
-row is what the code says about the worker's own operation. Knows nothing of messages. The
-sources name the repositories' files; strings are verified there, while the categories of codes
-without a seed are those of the reference "iii-errors", sections 1.6 and 1.8.
+Most arrive inside the message of ``invocation_failed`` (`classifiers.message_cause` finds them).
+The execution of a row concerns the worker's own operation. The sources name files of the workers'
+repositories; docs/engine-notes.md, 15 has the rule for their categories. Knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -171,7 +170,7 @@ WORKER_MANAGER = (
     _row(_MANAGER, "W141", T, ME, "an image could not be pulled", "check the image registry"),
     _row(_MANAGER, "W142", T, ME, "a download failed", "check the network"),
     _row(_MANAGER, "W150", X, ME, "lock file mismatch", "update the lock file"),
-    # "permanent or transient" in the reference: the first stands.
+    # Permanent or transient: the row has the first (docs/engine-notes.md, 15).
     _row(_MANAGER, "W160", X, ME, "the worker could not be spawned", "inspect the worker's log"),
     _row(_MANAGER, "W161", T, ME, "the worker did not start in time", "inspect its log"),
     _row(_MANAGER, "W162", T, ME, "the worker did not stop in time", "inspect its log"),
@@ -365,8 +364,8 @@ STORAGE = (
 
 _ROUTER = "llm-router"
 
-# Where the reference gives no execution, payload and not-found failures are checks that stand
-# before the provider is asked; the others prove nothing.
+# Without a known execution, payload and not-found failures are checks before the provider is
+# called; the others prove nothing (docs/engine-notes.md, 15).
 ROUTER = (
     _row(_ROUTER, "router/invalid_request", P, NE, "invalid request", "fix the request"),
     _row(_ROUTER, "router/unknown_provider", N, NE, "no such provider", "check its name"),

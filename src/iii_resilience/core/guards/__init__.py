@@ -1,1 +1,1 @@
-"""What limits calls: budgets, circuit breakers and bulkheads, each with the time as an argument."""
+"""Guards limit calls: budgets, circuit breakers and bulkheads; the time is an argument."""

@@ -1,10 +1,8 @@
-"""Circuit breakers: calls to a function that mostly fails are not sent for a while.
+"""Circuit breakers: stop sending calls to a function while most of them fail.
 
-Knows nothing of failures, policies or telemetry, and has no clock: every method takes the time.
-Its callers say which results count.
-
-Whoever asks gets a `Ticket` or a `Rejection`, never an exception: with an open circuit rejecting
-is the common case, and the one that has to cost next to nothing.
+The caller decides which results count, and gets a `Ticket` or a `Rejection`, never an exception:
+with an open circuit, rejection is the common case and must be cheap. Knows nothing of failures,
+policies or telemetry, and has no clock: every method takes the time.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Retry budgets: retries may add only so much load to the calls that are made anyway.
+"""Retry budgets: limit the load that retries add to the calls.
 
-Knows nothing of failures or policies, and has no clock: every method takes the time.
-
-A permit is reserved *before* the delay of a retry, not after it: retries that are still waiting
-count, so that a thousand of them cannot all pass at once when their delays end (Envoy #30205).
+A permit is reserved before the delay of a retry, not after it: waiting retries count, so a thousand
+of them cannot all pass when their delays end (docs/engine-notes.md, 14). Knows nothing of failures
+or policies, and has no clock: every method takes the time.
 """
 
 from __future__ import annotations
@@ -195,8 +194,9 @@ class Budget:
     """How many retries may be sent beside the calls: a ratio of them, plus a minimum.
 
     In any window the retries sent stay at or below ``ratio * calls + min_per_second * window``.
-    20 % and 10 a second over 10 s are Finagle's numbers (peers, section 3.3): at total failure
-    the load is 1.2 times the calls, and a program that calls seldom still gets its retries.
+    20 % and 10 a second over 10 s are Finagle's numbers (docs/engine-notes.md, 14). At total
+    failure the load is 1.2 times the calls, and a program that calls seldom still gets its
+    retries.
 
     The object keeps its own count, so policies that hold the same object share it.
 

@@ -1,11 +1,9 @@
-"""Bulkheads: only so many calls of a function run at once, and only so many wait for their turn.
+"""Bulkheads: limit how many calls of a function run at once, and how many wait.
 
-Knows nothing of failures or policies, and has no clock: its callers say how long they can wait.
-
-One gate serves threads and coroutines of any number of event loops together, first come, first
-served. What a caller holds is an object known by name, never a unit of a counter: whatever
-interrupts the taking or giving back can be followed by giving back once more, and nothing is lost
-or freed twice by it. A permit that nobody holds any longer gives itself back.
+One set of slots serves threads and coroutines of any number of event loops, first come, first
+served. A permit is an object with an identity, not a unit of a counter: releasing it twice, after
+an interruption, neither loses a slot nor frees two. A permit without a holder releases itself.
+Knows nothing of failures or policies, and has no clock: the caller passes the longest wait.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ else:
 
 @attrs.define(eq=False)
 class Permit:
-    """One caller's place in a gate; given back with `Slots.release`."""
+    """One caller's slot; given back with `Slots.release`."""
 
     _gate: Slots = attrs.field(repr=False)
     _wake: Callable[[], object] | None = attrs.field(default=None, repr=False)
@@ -37,7 +35,7 @@ class Permit:
     def __del__(self) -> None:
         # Ctrl-C may strike in the first moment of `release`, or between `acquire` and the caller's
         # ``try``; a coroutine may be thrown away. The place then comes back with the permit.
-        self._gate._lost(self)  # noqa: SLF001 - a gate and its permits are one
+        self._gate._lost(self)  # noqa: SLF001 - slots and their permits are one
 
 
 class Slots:
@@ -63,7 +61,7 @@ class Slots:
 
     def forget(self) -> None:
         """Start anew: in a forked child who was inside, and who holds the lock, is not there."""
-        # By identity, so that the gate itself keeps no permit alive that its holder has lost.
+        # By identity, so that the slots themselves keep no permit alive that its holder has lost.
         self._inside: set[int] = set()
         self._queued: OrderedDict[Permit, None] = OrderedDict()
         # Reentrant: a lost permit gives itself back wherever the garbage collector happens to find
@@ -85,7 +83,7 @@ class Slots:
 
         Args:
             timeout: Seconds the caller has left, None for no bound of its own. The shorter of it
-                and the gate's `wait` applies.
+                and the slots' `wait` applies.
 
         Returns:
             The permit, for which exactly one `release` must follow; None if there was no place in
@@ -180,7 +178,7 @@ class Slots:
         with self._lock:
             if len(self._queued) >= self._queue:
                 return self._step_in(permit)  # a place may have come free since the first look
-            permit._wake = wake  # noqa: SLF001 - a permit is opaque to all but its gate
+            permit._wake = wake  # noqa: SLF001 - a permit is opaque to all but its slots
             self._queued[permit] = None
             self._let_in()
             return True
@@ -209,7 +207,7 @@ class Slots:
                 if len(self._inside) >= self._limit:
                     return
                 self._inside.add(id(permit))
-            wake = permit._wake  # noqa: SLF001 - a permit is opaque to all but its gate
+            wake = permit._wake  # noqa: SLF001 - a permit is opaque to all but its slots
             try:
                 if wake is not None:
                     wake()
@@ -225,7 +223,7 @@ class Bulkhead:
     There are no default numbers, because there is no limit that fits two functions: it is what
     the function at the other end can do at once.
 
-    The object keeps its own gates, so policies that hold the same object share them.
+    The object keeps its own slots, so policies that hold the same object share them.
 
     Args:
         limit: Calls at once.
@@ -256,7 +254,7 @@ class Bulkhead:
             )
 
     def slots_for(self, scope: str | None = None) -> Slots:
-        """The gate of a scope, made at its first use.
+        """The slots of a scope, made at its first use.
 
         Args:
             scope: A function id in `worker.trigger`; None for everything under one policy.
@@ -267,7 +265,7 @@ class Bulkhead:
         return slots
 
     def continues(self, before: Bulkhead, now: float) -> None:
-        """Take another bulkhead's place: who is inside its gates counts here too.
+        """Replace another bulkhead: the calls in its slots count here too.
 
         Args:
             before: The bulkhead that stood in the same policy.
@@ -277,7 +275,7 @@ class Bulkhead:
         object.__setattr__(self, "_slots", before._slots)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without the gates: a copy, or the one in another process, has its own places.
+        # Without the slots: a copy, or the one in another process, has its own places.
         return type(self), self._numbers()
 
     def _numbers(self) -> tuple[int, int, float]:

@@ -1,6 +1,6 @@
-"""What one guard keeps for each scope, and how another guard takes its place without losing it.
+"""The states of a guard by scope, and their transfer when a new guard replaces it.
 
-Knows nothing of what is kept.
+Knows nothing of what a state holds.
 """
 
 from __future__ import annotations

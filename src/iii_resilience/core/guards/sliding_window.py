@@ -1,4 +1,4 @@
-"""How many calls ended in a sliding window, and how many of them failed.
+"""Counts calls and failures in a sliding time window.
 
 Knows nothing of circuits or of what a failure is, and has no clock: every method takes the time.
 """

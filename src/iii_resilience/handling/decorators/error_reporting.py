@@ -1,7 +1,7 @@
-"""`@reports_errors`: a handler's exceptions reach the caller with their category, and nothing else.
+"""`@reports_errors`: reports a handler's exceptions to the caller with their category only.
 
-Without it the SDK sends ``str(exception)`` and the stack trace of whatever was raised (iii-errors,
-section 2). Knows nothing of how handlers are registered.
+Without it the SDK sends ``str(exception)`` and the stack trace (docs/engine-notes.md, 7). Knows
+nothing of how handlers are registered.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`@idempotent`: a key runs once; whoever comes with it again gets what it gave.
+"""`@idempotent`: runs a handler once per key; later calls with the key get the recorded result.
 
-Knows nothing of how keys are kept, nor of queues. What it can promise depends on where a handler's
-effects go: written in the store's own transaction they happen exactly once; elsewhere they happen
-at least once, and again if the worker dies, or loses its store, between the effect and its record.
+The guarantee depends on the handler's effects. Effects in the store's own transaction happen
+exactly once. Others happen at least once, and again if the worker dies, or loses its store, between
+the effect and its record. Knows nothing of how keys are stored, nor of queues.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What stands for a message: its idempotency key, and the fingerprint of its payload.
+"""The idempotency key of a message, and the fingerprint of its payload.
 
-Knows nothing of stores. ``_caller_worker_id``, which the engine adds to payloads (engine-observed,
-section 7), is another one whenever a caller reconnects; it enters neither.
+Both leave out ``_caller_worker_id``: the engine adds it to payloads, and it changes when a caller
+reconnects (docs/engine-notes.md, 10). Knows nothing of stores.
 """
 
 from __future__ import annotations

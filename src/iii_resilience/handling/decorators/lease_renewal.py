@@ -1,4 +1,4 @@
-"""Leases that are renewed while handlers run: one thread for all calls of a handler.
+"""Renews leases while handlers run: one thread for all calls of a handler.
 
 Knows nothing of handlers, nor of what is done once a lease is lost.
 """

@@ -1,8 +1,7 @@
-"""What is recorded of a message that failed: enough to see why, and to send it again.
+"""The record of a message that failed: its cause, and what is needed to send it again.
 
-Knows nothing of queues, nor of who records or reads. The queue's own dead letters say no more than
-"function call failed" (queue-observed, section 3); what is recorded here is found again by the
-message itself.
+The queue's own dead letters hold only "function call failed" (docs/engine-notes.md, 9). A parked
+message is found again by its content. Knows nothing of queues, nor of who records or reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""`@consumer`: a queue's messages that cannot succeed are parked with their cause, not retried.
+"""`@consumer`: parks queue messages that cannot succeed, with their cause, instead of retrying.
 
-iii retries every error blindly and its dead letters name no cause (queue-observed, sections 3 and
-8). The only way to stop a message is to acknowledge it; so it is parked first, in a store. At
-every point at which the process can end, the message is in the queue, or parked, or both.
+iii's queues retry every error, and their dead letters name no cause (docs/engine-notes.md, 9). Only
+an acknowledgement stops a message. So it is first parked in a store. Wherever the process ends, the
+message is in the queue, or parked, or both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Wrappers around handlers: what they are given, and what the SDK sees of them.
+"""The common base of wrappers around handlers: their arguments, and what the SDK sees.
 
-Knows nothing of what a wrapper is for. The SDK looks at a handler's signature to find out whether
-it takes ``metadata``, and whether it is a coroutine function; a wrapper must look like what it
-wraps.
+The SDK inspects a handler's signature for ``metadata``, and whether it is a coroutine function; a
+wrapper must look like the handler. Knows nothing of what a wrapper is for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Whether a call that arrives is too late to be started, and how long it may take.
+"""Decides whether a call arrives too late to start, and how long it may run.
 
-Knows nothing of handlers. A deadline by the caller's clock is only as good as that clock, so what
-every sender's clock was seen to do is remembered here.
+A deadline by the caller's clock is only as good as that clock, so the offset of each sender's clock
+is recorded here. Knows nothing of handlers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What leaves a handler that failed: one text, and nothing of the stack behind it.
+"""Encodes the error of a failed handler as one text, without its stack trace.
 
 The SDK sends ``invocation_failed`` with ``str(exception)`` and the formatted traceback
-(iii-errors, section 2), so the text is all that can be chosen. Knows nothing of how handlers are
-run.
+(docs/engine-notes.md, 7), so only the text can be chosen. Knows nothing of how handlers run.
 """
 
 from __future__ import annotations

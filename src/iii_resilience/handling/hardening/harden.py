@@ -1,8 +1,8 @@
-"""Hardened handlers: whatever a handler does, its caller gets an answer and its worker lives.
+"""Hardens a handler: the caller always gets an answer, and the worker survives.
 
-Knows nothing of how functions are kept registered. The SDK answers a call with what its handler
-returns or raises, but not when that is `SystemExit` (before 0.25 the worker's loop dies of it),
-a cancellation, or a result that cannot be sent (engine-observed, sections 1 and 2).
+The SDK sends no answer if the handler raises `SystemExit` (before 0.25 the worker's loop dies of
+it), is cancelled, or returns what cannot be sent (docs/engine-notes.md, 1 and 2). Knows nothing of
+how functions are kept registered.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from iii_resilience.telemetry import logger, worker_events
 
 Handler = Callable[..., Any]
 
-# The engine adds it to payloads that are objects (engine-observed, section 7).
+# The engine adds it to payloads that are objects (docs/engine-notes.md, 10).
 _SENDER = "_caller_worker_id"
 # A handler's task that is cancelled from outside may still send its answer, but not for ever.
 _ANSWER_WITHIN = 1.0

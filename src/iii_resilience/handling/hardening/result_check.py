@@ -1,8 +1,7 @@
-"""Whether a handler's result would reach its caller.
+"""Checks whether a handler's result can reach its caller, before it is sent.
 
-Knows nothing of handlers. A result that the engine's JSON parser drops is a ``TIMEOUT`` for the
-caller, and one that is too large costs the worker its connection (engine-observed, sections 1
-and 2): both are found here, before anything is sent.
+If the engine's JSON parser drops a result, the caller gets a ``TIMEOUT``; a result that is too
+large costs the worker its connection (docs/engine-notes.md, 1 and 2). Knows nothing of handlers.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from iii_resilience.sdk.payload_check import check_payload, size_of
 from iii_resilience.sdk.versions import Sdk
 
 _ENVELOPE = 512  # what stands around a result in its message, without the function's id
-_GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`payloads`)
+_GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`sdk.payload_check`)
 
 _BOUND_IS_ENOUGH = 1 << 19  # below this size nobody asks for the exact one
 

@@ -1,4 +1,4 @@
-"""A worker leaves without anybody noticing: hand over, let running handlers end, shut down.
+"""Graceful shutdown of a worker: hand functions over, let running handlers end, shut down.
 
 Knows nothing of how functions are kept registered.
 """

@@ -1,9 +1,9 @@
-"""Keeps functions registered: asks who owns them, and registers again what nobody does.
+"""Keeps functions registered: polls their owners, and registers again what has no owner.
 
-An id has one owner in a namespace; a second worker's registration is refused without an
-exception, and when the owner leaves the function is gone although the second worker lives
-(engine-observed, section 3). One thread does it for all clients of a process. It never takes a
-function from a living owner. Knows nothing of handlers.
+An id has one owner in a namespace. A second worker's registration is rejected without an exception,
+and when the owner leaves the function is gone although the second worker lives
+(docs/engine-notes.md, 3). One thread serves all clients of a process. It never takes a function
+from a living owner. Knows nothing of handlers.
 """
 
 from __future__ import annotations

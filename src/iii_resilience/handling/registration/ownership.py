@@ -1,8 +1,8 @@
-"""Which functions to ask about next, and what an answer means: who owns what, who should.
+"""Decides which functions to poll next, and what an answer means for their ownership.
 
-I/O-free, and without a clock of its own. One question asks about up to 32 ids. With more
-functions than that not all are asked about every time, but a worker's functions leave with it: one
-of them stands for all that it owns, and when that one has gone the others are asked about at once.
+One request covers up to 32 ids. With more functions, not all are polled each time. But a worker's
+functions leave with it: one of them stands for all that it owns, and if that one is gone, the
+others are polled at once. Knows nothing of I/O, and has no clock of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one client serves: its functions and triggers, how to register them again, how they stand.
+"""The functions and triggers of one client, their state, and how to register them again.
 
-Knows nothing of when that is done, nor of the engine: others say what they have learned.
+Knows nothing of when that happens, nor of the engine: others pass in what they have learned.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How the keepers of two workers speak to each other: who stands by for whom, and "take over".
+"""The messages between the keepers of two workers: hot standby, and "take over".
 
-Each has a private function whose id holds its worker's name. A worker that stands by tells the
-owner so; an owner that leaves asks those who stand by for it to take its functions over at once,
-instead of letting them find out. Nothing is lost where a message is: they find out a second
-later. Knows nothing of how functions are registered.
+Each keeper has a private function whose id holds its worker's name. A standby registers with the
+owner; an owner that shuts down requests its standbys to take its functions over at once. A lost
+message costs only time: a standby also polls, and notices about a second later. Knows nothing of
+how functions are registered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the input of the engine's own functions, and refuses it in the engine's words.
+"""Reads the input of the engine's own functions, and rejects it with the engine's messages.
 
 Knows nothing of what a function does with its input.
 """

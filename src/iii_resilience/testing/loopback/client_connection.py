@@ -1,8 +1,8 @@
-"""One WebSocket connection of the engine: handshake, frames, a bounded outbox, and its end.
+"""One WebSocket connection of the engine: handshake, frames, a bounded outbox, and its close.
 
-Knows nothing of workers, functions or what a frame says: it hands texts to its owner and sends
-the texts it is given. Built on websockets' I/O-free protocol so that a connection can be stalled,
-reset or cut in the middle of anything.
+It passes texts to its owner and sends the texts it gets. Built on websockets' I/O-free protocol, so
+a connection can be stalled, reset or cut at any point. Knows nothing of workers, functions or what
+a frame means.
 """
 
 from __future__ import annotations

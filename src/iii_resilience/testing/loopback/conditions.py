@@ -1,6 +1,6 @@
-"""Waits on one thread for something to become true on another.
+"""Waits on one thread for a condition that becomes true on another.
 
-Knows nothing of what is waited for.
+Knows nothing of the condition.
 """
 
 from __future__ import annotations

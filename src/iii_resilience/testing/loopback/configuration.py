@@ -1,7 +1,7 @@
-"""The engine's configuration worker: entries with a schema, and triggers that tell of changes.
+"""The engine's configuration worker: entries with a schema, and triggers on changes.
 
-Knows nothing of connections. Values outlive a restart of the engine, schemas do not: until their
-owner registers again a value cannot be set (read in the source of engine 0.23).
+Values survive a restart of the engine, schemas do not: until their owner registers again, a value
+cannot be set (docs/engine-notes.md, 11). Knows nothing of connections.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""An engine on 127.0.0.1 for unmodified iii-sdk workers and callers: `LoopbackEngine`.
+"""`LoopbackEngine`: an engine on 127.0.0.1 for unmodified iii-sdk workers and callers.
 
-Knows nothing of how the engine decides: it brings the thread, the ports, and what a test does
-to it. It answers as engine 0.23 was seen to.
+It has the thread, the ports, and the methods for tests. It answers as engine 0.23 does
+(docs/engine-notes.md). Knows nothing of how the engine decides.
 """
 
 from __future__ import annotations

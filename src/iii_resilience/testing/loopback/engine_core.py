@@ -1,7 +1,7 @@
-"""The engine itself, on its own thread: connections become workers, messages become calls.
+"""The engine's core, on its own thread: connections become workers, messages become calls.
 
-Knows nothing of sockets or threads (`loopback` brings those), nor of what configuration, state or
-queues do: those are functions that other rooms register with it.
+Configuration, state and queues register their functions with it. Knows nothing of sockets or
+threads (`loopback.engine` has those), nor of what these functions do.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What an engine remembers of a run: frames, calls, and how a call ended.
+"""The history of an engine: its frames, its calls, and how each call ended.
 
-Knows nothing of connections or routing; every record can be kept after the engine has stopped.
+Records stay valid after the engine has stopped. Knows nothing of connections or routing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`engine::functions::info`, `engine::functions::list` and `engine::workers::list`.
 
-Knows nothing of calls or connections: it reads the registry and answers.
+They read the registry. Knows nothing of calls or connections.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Takes calls in from workers: may it be made, what kind is it, and what the caller is told.
+"""Accepts invocations from workers: access, kind of call, and the reply to the caller.
 
-Knows nothing of how a call finds its target: that is the switchboard's business.
+Knows nothing of how a call finds its target: `loopback.router` does that.
 """
 
 from __future__ import annotations

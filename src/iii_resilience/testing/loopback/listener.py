@@ -1,6 +1,6 @@
 """The engine's sockets: listens, accepts, stalls, cuts, and keeps its ports over restarts.
 
-Knows nothing of what is said on a connection: that goes to the engine.
+Knows nothing of the frames on a connection: those go to the engine.
 """
 
 from __future__ import annotations

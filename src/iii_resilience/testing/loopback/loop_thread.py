@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, in which no error is ever silent.
+"""An event loop on its own thread, which reports every error.
 
 Knows nothing of what runs on it.
 """

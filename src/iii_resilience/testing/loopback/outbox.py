@@ -1,4 +1,4 @@
-"""Sends messages to workers and remembers every frame and call of a run.
+"""Sends messages to workers, and records every frame and call of a run.
 
 Knows nothing of what a message means or why it is sent.
 """

@@ -1,6 +1,6 @@
-"""What a test asks an engine: what has happened, what is there, and when something will be.
+"""Queries of tests about an engine: what has happened, what exists, and waits for both.
 
-Knows nothing of ports, or of what makes things go wrong.
+Knows nothing of ports or faults.
 """
 
 from __future__ import annotations

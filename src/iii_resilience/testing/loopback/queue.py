@@ -1,7 +1,7 @@
-"""One queue of the queue worker: its settings, its messages, and where each of them stands.
+"""One queue of the queue worker: its settings, its messages, and their states.
 
-Knows nothing of calls, timers or the engine: `queueworker` moves messages along. The rules are
-those the standalone queue worker was seen to follow beside engine 0.23.
+The rules are those of the standalone queue worker on engine 0.23 (docs/engine-notes.md, 9). Knows
+nothing of calls, timers or the engine: `loopback.queue_worker` moves messages along.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The queue worker that `Enqueue` needs, built into the engine: delivers, retries, buries.
+"""The queue worker that `Enqueue` needs, built in: delivers, retries, and dead-letters.
 
-Knows nothing of connections. It stands for the standalone queue worker 0.21 as it was seen beside
-engine 0.23: it is a worker of its own, so its messages outlive a restart of the engine, and a
-delivery that was in flight then stays stuck until its timeout.
+It imitates the standalone queue worker 0.21 on engine 0.23 (docs/engine-notes.md, 9). As a worker
+of its own it survives a restart of the engine, and so do its messages; a delivery in flight then
+stays stuck until its timeout. Knows nothing of connections.
 """
 
 from __future__ import annotations

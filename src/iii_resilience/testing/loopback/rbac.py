@@ -1,7 +1,7 @@
-"""Who may call what: the rules of an RBAC listener, and what its auth function granted.
+"""Access rules: what an RBAC listener allows, and what its auth function has granted.
 
-Knows nothing of connections. The order of the rules is the engine's (observed on engine 0.23):
-denials, grants of the session, the engine's own infrastructure, exposed functions, no.
+The order of the rules is the engine's: denials, grants of the session, the engine's own
+infrastructure, exposed functions, denial (docs/engine-notes.md, 12). Knows nothing of connections.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What workers register: functions, triggers, and themselves.
+"""Handles registrations by workers: functions, triggers, and the workers themselves.
 
-Knows nothing of connections or calls. Registrations wait until their worker has said in which
-namespace it lives, or has let the grace period pass (observed on engine 0.23).
+A registration waits until its worker has named its namespace, or until the grace period is over
+(observed on engine 0.23). Knows nothing of connections or calls.
 """
 
 from __future__ import annotations

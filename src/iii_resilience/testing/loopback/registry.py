@@ -1,7 +1,7 @@
-"""Who is connected and who owns what: workers, their names, and the functions they registered.
+"""The registry: workers, their names, and the functions they own.
 
-Knows nothing of calls or frames. One live worker owns a name in a namespace, and one owns a
-function id; when the owner leaves, its functions are gone for good (observed on engine 0.23).
+One live worker owns a name in a namespace, and one owns a function id; when the owner leaves, its
+functions are gone (docs/engine-notes.md, 3). Knows nothing of calls or frames.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _new_id() -> str:
 
 @attrs.define(eq=False)
 class Worker:
-    """One connection's worker, or one that lives in the engine itself (without a link).
+    """One connection's worker, or one that lives in the engine itself (without a connection).
 
     Attributes:
         number: Counts connections, to name those that never say a name.

@@ -1,4 +1,4 @@
-"""Calls in flight: finds a call's target, carries its answer back, and lets faults meet it.
+"""Routes calls: finds a call's target, returns its answer, and applies injected faults.
 
 Knows nothing of connections, of registration, or of what the engine's own functions do.
 """

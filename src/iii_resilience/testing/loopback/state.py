@@ -1,4 +1,4 @@
-"""`state::get`, `state::set` and `state::delete`, as far as a test needs them.
+"""`state::get`, `state::set` and `state::delete`, as far as tests need them.
 
 Knows nothing of the triggers that the real engine fires when state changes.
 """

@@ -1,7 +1,7 @@
-"""Triggers that workers registered, and which worker provides which type of them.
+"""Triggers that workers registered, and which worker provides each trigger type.
 
-Knows nothing of what makes a trigger fire: `configuration` asks for its own. A trigger of a type
-that nobody provides is kept silently until somebody does (observed on engine 0.23).
+A trigger of a type without a provider is kept silently until one registers (observed on engine
+0.23). Knows nothing of what fires a trigger: `loopback.configuration` looks up its own.
 """
 
 from __future__ import annotations

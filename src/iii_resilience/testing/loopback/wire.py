@@ -1,9 +1,8 @@
-"""The engine's JSON: which frames it reads, which it drops, and what it changes on the way.
+"""The engine's JSON: which frames it accepts, which it drops, and what it changes.
 
-Knows nothing of connections or of what a message means: text in, a checked message out.
-
-The engine reads frames with a strict JSON parser into typed messages, logs what it cannot read
-and drops it; the sender never hears of it (observed on engine 0.23: the caller times out).
+The engine parses frames strictly into typed messages. It logs and drops what it cannot parse, and
+the caller times out (docs/engine-notes.md, 1). Takes text and returns a checked message. Knows
+nothing of connections or of what a message means.
 """
 
 from __future__ import annotations
