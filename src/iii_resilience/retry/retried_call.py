@@ -314,15 +314,21 @@ class RetriedCall:
             attempt: Makes one attempt.
             sends: Whether calling ``attempt`` sends it (False: it calls `attempt_sent` itself).
         """
-        # No variable: the traceback of the outcome's error holds this frame, which would hold it.
-        return cast("CallOutcome[T]", drive(self.retries(sends=sends), attempt, self._block))
+        try:
+            return cast("CallOutcome[T]", drive(self.retries(sends=sends), attempt, self._block))
+        finally:
+            del self, attempt  # the traceback of the outcome's error holds this frame
 
     async def retry_async(
         self, attempt: Callable[[], Awaitable[T]], *, sends: bool = True
     ) -> CallOutcome[T]:
         """As `retry`, for coroutines."""
-        steps = self.retries(sends=sends)
-        return cast("CallOutcome[T]", await drive_async(steps, attempt, sleep=clock.sleep_async))
+        try:
+            steps = self.retries(sends=sends)
+            outcome = drive_async(steps, attempt, sleep=clock.sleep_async)
+            return cast("CallOutcome[T]", await outcome)
+        finally:
+            del self, attempt  # as in `retry`
 
     def retries(self, *, sends: bool) -> Generator[Sleep | CallHandler, Any, CallOutcome[Any]]:
         """The delays and attempts that follow a failure, as effects."""
