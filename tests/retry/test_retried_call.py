@@ -398,21 +398,21 @@ def test_the_end_says_its_reason() -> None:
 
 
 class Sleeper:
-    """Notes what it is asked to sleep; the nth time it raises instead."""
+    """Counts the sleeps, each over at once; or raises instead."""
 
     def __init__(self, raises: BaseException | None = None) -> None:
-        self.paused: list[float] = []
+        self.sleeps = 0
         self.raises = raises
 
-    def start_sleep(self, seconds: float) -> Future[float]:
-        self.paused.append(seconds)
+    def add(self) -> Future[float]:
+        self.sleeps += 1
         if self.raises is not None:
             raise self.raises
         over: Future[float] = Future()
         over.set_result(0.0)
         return over
 
-    def end_sleep(self, future: Future[float]) -> None:
+    def leave(self, future: Future[float]) -> None:
         assert future.done()
 
 
@@ -423,8 +423,10 @@ NONE_OF_THE_CLOCK = QUICK.replace(backoff=Backoff(base=60.0, cap=60.0, jitter="n
 def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
     pauses = Sleeper()
     policy = NONE_OF_THE_CLOCK.replace(attempts=3)
-    go_on(failing(policy, sleeper=pauses), Attempts(stopped(), stopped()), how)
-    assert pauses.paused == [60.0, 60.0]
+    run = failing(policy, sleeper=pauses)
+    go_on(run, Attempts(stopped(), stopped()), how)
+    assert pauses.sleeps == 2
+    assert [failed.attempt.delay for failed in run.log.failed] == [0.0, 60.0, 60.0]
 
 
 @BOTH
@@ -445,10 +447,9 @@ def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -
 def test_what_a_wait_returns_is_made_into_seconds_that_can_be_slept(
     wait: float, slept: float
 ) -> None:
-    pauses = Sleeper()
-    policy = QUICK.replace(wait=lambda _: wait, deadline=None)
-    go_on(failing(policy, sleeper=pauses), Attempts(), "sync")
-    assert pauses.paused == [slept]
+    run = failing(QUICK.replace(wait=lambda _: wait, deadline=None), sleeper=Sleeper())
+    go_on(run, Attempts(), "sync")
+    assert run.log.delay == slept
 
 
 def test_a_blocked_event_loop_is_reported_before_a_delay(clock: FakeClock) -> None:
@@ -481,13 +482,12 @@ def test_a_process_without_asyncio_blocks_no_event_loop(
 
 
 def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(random, "random", lambda: 1.0)
-    pauses = Sleeper()
     policy = QUICK.replace(backoff=Backoff(base=1.0, cap=60.0, jitter="decorrelated"))
-    go_on(failing(policy, sleeper=pauses), Attempts(stopped(), stopped()), "sync")
-    assert pauses.paused == [3.0, 9.0, 27.0]
+    go_on(failing(policy), Attempts(stopped(), stopped()), "sync")
+    assert clock.slept == [3.0, 9.0, 27.0]
 
 
 @BOTH

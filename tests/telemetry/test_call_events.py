@@ -16,6 +16,7 @@ from iii_resilience import Attempt, Category, Decision, Execution, Failure, Reas
 from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.retry.retried_call import RetriedCall, RetryContext, StopRetrying
 from iii_resilience.telemetry import FailedCall, circuit_changed, meters, refused
+from iii_resilience.telemetry.call_events import begin
 
 FAILURE = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED)
 
@@ -26,7 +27,8 @@ def failed(number: int = 1, *, sent: bool = True) -> Attempt:
 
 def begun(name: str = "t::f", *, whole: bool = True) -> FailedCall:
     started = time.monotonic() - 0.01
-    call = FailedCall(name, started, remote=True, whole=whole)
+    call = begin(name, started, remote=True, whole=whole)
+    assert call is not None
     call.failed(failed(), started, None)
     call.decided(FAILURE, Decision(Reason.RETRIED, 0.0))
     return call

@@ -52,17 +52,6 @@ class Readiness:
         self.generation = 0
         connection.on_change(self._connection_changed)
 
-    def is_ready(self, key: Key | None) -> bool:
-        """Whether a call can be sent without any wait or question.
-
-        Args:
-            key: As for `wait`.
-        """
-        connection = self._connection
-        return (
-            connection.connected and not connection.refused and (key is None or self.may_send(key))
-        )
-
     def wait(self, key: Key | None, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
         """Wait until a call can be sent, as effects.
 
@@ -113,8 +102,9 @@ class Readiness:
             self.generation += 1
             owner = self._known.pop(key, None)
             if owner is not None:
-                for other in [k for k, o in self._known.items() if o == owner]:
-                    del self._known[other]
+                for other, known_owner in list(self._known.items()):
+                    if known_owner == owner:
+                        del self._known[other]
 
     def may_send(self, key: Key) -> bool:
         """Whether a function is known, or nobody on this connection can tell."""
@@ -198,12 +188,10 @@ class _PendingLookup(WaitQueue):
     """The callers that wait for one function.
 
     Attributes:
-        there: Whether they are let go because it is there (else they look again).
+        there: Whether they are released because it is there (else they look again).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.there = False
+    there = False
 
 
 def _left(until: float) -> float:

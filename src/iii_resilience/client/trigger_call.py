@@ -122,7 +122,7 @@ class TriggerCall:
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        plan, quick = self.plan, self._is_quick()
+        plan, quick = self.plan, self.run is None and self._is_quick()
         until = 0.0
         while True:
             if quick:
@@ -130,11 +130,12 @@ class TriggerCall:
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local or plan.ready.is_ready(key)):
+            if not (quick or local):
                 until = until or time.monotonic() + self._patience()
                 if not drive(plan.ready.wait(key, max(0.0, until - time.monotonic()))):
                     self._stayed_missing()
-                self._waited(until)
+                if time.monotonic() >= until:
+                    self._waited_for = None  # there is no more time to wait in: it goes now
             fields, seconds = self._first_fields() if quick else self._next_fields()
             try:
                 result = plan.connection.in_flight.send(
@@ -151,7 +152,7 @@ class TriggerCall:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
-        plan, quick = self.plan, self._is_quick()
+        plan, quick = self.plan, self.run is None and self._is_quick()
         until = 0.0
         while True:
             if quick:
@@ -159,12 +160,13 @@ class TriggerCall:
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local or plan.ready.is_ready(key)):
+            if not (quick or local):
                 until = until or time.monotonic() + self._patience()
                 seconds = max(0.0, until - time.monotonic())
                 if not await drive_async(plan.ready.wait(key, seconds)):
                     self._stayed_missing()
-                self._waited(until)
+                if time.monotonic() >= until:
+                    self._waited_for = None  # there is no more time to wait in: it goes now
             fields, seconds = self._first_fields() if quick else self._next_fields()
             try:
                 result = await plan.connection.in_flight.send_async(
@@ -204,7 +206,9 @@ class TriggerCall:
             function_id=self.request.function_id,
             window=plan.window if self.options.idempotent else None,
         )
-        hooks = RetryHooks(sleeper=plan.connection, refine=self._refine, classified=self.classified)
+        hooks = RetryHooks(
+            sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
+        )
         # A Void call's answer says nothing about having run: only unsent ones are repeated.
         idempotent = self.options.idempotent and not (self.request.action == "void" and self._sent)
         self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
@@ -254,7 +258,7 @@ class TriggerCall:
 
         The rest of such an attempt costs little beside the call itself.
         """
-        if self.run is None and not self._local and not self._inherits:
+        if not self._local and not self._inherits:
             key, plan = self._key, self.plan
             if (key is None or plan.ready.may_send(key)) and plan.connection.seems_up():
                 self._local = None  # a retry looks again
@@ -309,8 +313,8 @@ class TriggerCall:
         if self.run is not None:
             # Whether the function is still there is asked before a retry even by who never waits.
             patience = max(patience, ANSWER_WITHIN)
-        left = self.left()
-        if left is not None:
+        if self.deadline_at is not None:
+            left = self.deadline_at - time.monotonic()
             # The wait leaves the engine time to say itself that the function is missing.
             patience = min(patience, max(left / 2, left - ANSWER_WITHIN))
         return max(0.0, patience)
@@ -320,10 +324,6 @@ class TriggerCall:
         if self.run is not None:
             raise StopRetrying(Reason.NOT_READY)
         self._waited_for = None
-
-    def _waited(self, until: float) -> None:
-        if time.monotonic() >= until:
-            self._waited_for = None  # there is no more time to wait in: it goes now
 
     def _next_fields(self) -> tuple[dict[str, Any], float]:
         """What is sent now, and its timeout in seconds."""

@@ -19,7 +19,7 @@ import tenacity
 
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.model import Category, Execution
+from iii_resilience.core.codes.model import Category, Execution, strongest
 from iii_resilience.core.decide import CallSoFar, Decision, Reason, decide
 from iii_resilience.core.effects import CallHandler, Sleep, drive, drive_async
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError, NotConnectedError
@@ -37,7 +37,7 @@ from iii_resilience.core.report import (
     report_for,
 )
 from iii_resilience.retry.tenacity_driver import TenacityDriver
-from iii_resilience.telemetry import FailedCall
+from iii_resilience.telemetry.call_events import FailedCall, begin
 
 if TYPE_CHECKING:
     import asyncio
@@ -68,17 +68,13 @@ class StopRetrying(Exception):  # noqa: N818 - control flow between an attempt a
 
 
 class Sleeper(Protocol):
-    """What can end a delay early."""
+    """What can end a delay early, such as a `WaitQueue`."""
 
-    def start_sleep(self, seconds: float) -> Future[float]:
-        """A future that ends a sleep of so many seconds once it is done.
-
-        Raises:
-            Exception: What ends the call instead.
-        """
+    def add(self) -> Future[float]:
+        """A future that ends a sleep once it is done; if it holds an error, that ends the call."""
         ...
 
-    def end_sleep(self, future: Future[float]) -> None:
+    def leave(self, future: Future[float]) -> None:
         """The sleep is over."""
 
 
@@ -138,51 +134,47 @@ class FailedAttempt:
     traceback: TracebackType | None
 
 
+@attrs.define
 class AttemptLog:
     """The attempts of one call, and the permit of the retry under way.
 
     Attributes:
+        started: Monotonic time of the last attempt's start, in seconds.
+        window: The budget's count, or None where the policy has no budget.
         failed: The failed attempts, in order.
+        execution: The strongest over them: whether the function may have run.
         stops: How many of them ended in ``invocation_stopped``.
         delay: Seconds waited before the attempt under way.
-        started: Monotonic time of its start, in seconds.
         sent: Whether it left this process.
+        permit: Whether it holds a permit of the budget that is not spent yet.
     """
 
-    __slots__ = ("_permit", "_window", "delay", "failed", "sent", "started", "stops")
+    started: float
+    window: BudgetWindow | None
+    failed: list[FailedAttempt] = attrs.field(factory=list)
+    execution: Execution = Execution.NOT_EXECUTED
+    stops: int = 0
+    delay: float = 0.0
+    sent: bool = True
+    permit: bool = False
 
-    def __init__(self, started: float, window: BudgetWindow | None) -> None:
-        self.failed: list[FailedAttempt] = []
-        self.stops = 0
-        self.delay = 0.0
-        self.started = started
-        self.sent = True
-        self._window = window
-        self._permit = False
-
-    def reserve_permit(self, now: float) -> bool:
-        """Reserve the permit of a retry, if the policy has a budget; False if it has none left."""
-        if self._window is not None:
-            self._permit = self._window.reserve(now)
-            return self._permit
-        return True
+    def add(self, failed: FailedAttempt) -> None:
+        """One more attempt has failed."""
+        execution = failed.attempt.failure.execution
+        self.execution = strongest(self.execution, execution) if self.failed else execution
+        self.failed.append(failed)
 
     def spend_permit(self) -> None:
         """The retry is sent: its permit is spent."""
-        if self._permit and self._window is not None:
-            self._permit = False
-            self._window.spend(clock.monotonic())
+        if self.permit and self.window is not None:
+            self.permit = False
+            self.window.spend(clock.monotonic())
 
     def return_permit(self) -> None:
         """The retry was not sent: its permit is given back."""
-        if self._permit and self._window is not None:
-            self._permit = False
-            self._window.release()
-
-    @property
-    def execution(self) -> Execution:
-        """The strongest over all attempts so far."""
-        return execution_over([failed.attempt for failed in self.failed])
+        if self.permit and self.window is not None:
+            self.permit = False
+            self.window.release()
 
     def shown(self) -> FailedAttempt:
         """The attempt whose exception the caller sees: the last one that was sent, or the last."""
@@ -203,7 +195,6 @@ class RetriedCall:
     Attributes:
         reason: Why it was given up, or None.
         log: Its attempts.
-        telemetry: What the outside sees of it.
     """
 
     def __init__(
@@ -214,7 +205,7 @@ class RetriedCall:
         self.idempotent = idempotent
         self.log = AttemptLog(context.started, context.window)
         self.reason: Reason | None = None
-        self.telemetry = FailedCall(
+        self._telemetry = begin(
             context.name,
             context.started,
             remote=context.function_id is not None,
@@ -223,6 +214,21 @@ class RetriedCall:
         self._stopped: Reason | None = None  # the reason of an attempt that raised StopRetrying
         self._decision: Decision | None = None  # about the attempt that failed last
         self._driver: TenacityDriver | None = None
+
+    @property
+    def telemetry(self) -> FailedCall:
+        """What reports the call's end: also where nothing listens to its retries."""
+        telemetry = self._telemetry
+        if telemetry is None:
+            failed = self.log.failed
+            telemetry = self._telemetry = FailedCall(
+                self.context.name,
+                self.context.started,
+                whole=self.hooks.reports_end,
+                attempts=len(failed),
+                error=failed[-1].error if failed else None,
+            )
+        return telemetry
 
     # What an attempt reports.
 
@@ -241,9 +247,10 @@ class RetriedCall:
         """The attempt leaves this process: its permit is spent, and its span starts."""
         log = self.log
         log.sent = True
-        log.spend_permit()
-        if log.failed:
-            self.telemetry.sends(log.started, log.delay)
+        if log.permit:
+            log.spend_permit()
+        if log.failed and self._telemetry is not None:
+            self._telemetry.sends(log.started, log.delay)
 
     def too_late(self) -> StopRetrying | None:
         """What ends the call instead of a retry, if its delay took longer than it should."""
@@ -267,13 +274,15 @@ class RetriedCall:
             sent: Whether the attempt left this process, where `attempt_sent` was not called.
         """
         log = self.log
-        log.return_permit()
+        if log.permit:
+            log.return_permit()
         self._decision = None
         classified = self.hooks.classified
         known = classified.pop() if classified else None
         if isinstance(error, StopRetrying):
             self._stopped = error.reason
-            self.telemetry.not_made()
+            if self._telemetry is not None:
+                self._telemetry.not_made()
             return
         if known is None or isinstance(error, tenacity.TryAgain):
             known = self._classify(error)
@@ -291,8 +300,9 @@ class RetriedCall:
             # Rejected before it was made. If an inner call gave up on it, it carries a report.
             and not (isinstance(error, _REJECTIONS) and report_for(error) is None),
         )
-        log.failed.append(FailedAttempt(attempt, error, traceback))
-        self.telemetry.failed(attempt, log.started, error)
+        log.add(FailedAttempt(attempt, error, traceback))
+        if self._telemetry is not None:
+            self._telemetry.failed(attempt, log.started, error)
         if self._driver is not None:
             self._driver.attempt_failed(error)
 
@@ -338,14 +348,14 @@ class RetriedCall:
                 wake = None
                 try:
                     if sleeper is not None:
-                        wake = sleeper.start_sleep(delay)
+                        wake = sleeper.add()
                     yield Sleep(delay, wake)
                 except BaseException as error:
                     self.interrupted(error)
                     raise
                 finally:
                     if sleeper is not None and wake is not None:
-                        sleeper.end_sleep(wake)
+                        sleeper.leave(wake)
                 try:
                     late = self.too_late()
                     if late is not None:
@@ -358,7 +368,8 @@ class RetriedCall:
                     self.interrupted(error)
                     return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    self.telemetry.succeeded()
+                    if self._telemetry is not None:
+                        self._telemetry.succeeded()
                     return CallOutcome(value=value)
             return CallOutcome(error=self.finish())
         finally:
@@ -449,7 +460,8 @@ class RetriedCall:
                 self.reason = decision.reason
             else:
                 self.log.delay = decision.delay
-            self.telemetry.decided(self.log.failed[-1].attempt.failure, decision)
+            if self._telemetry is not None or decision.delay is None:
+                self.telemetry.decided(self.log.failed[-1].attempt.failure, decision)
         return decision
 
     def _decide(self, state: tenacity.RetryCallState | None) -> Decision:
@@ -489,8 +501,10 @@ class RetriedCall:
             user_delay=user_delay,
             user_stop=user_stop,
         )
-        if decision.delay is not None and not log.reserve_permit(now):
-            return Decision(Reason.BUDGET_EXHAUSTED)
+        if decision.delay is not None and log.window is not None:
+            if not log.window.reserve(now):
+                return Decision(Reason.BUDGET_EXHAUSTED)
+            log.permit = True
         return decision
 
     def _classify(self, error: Exception) -> Failure:

@@ -93,7 +93,7 @@ class Connection:
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
-        self._sleeps = WaitQueue()
+        self.sleeps = WaitQueue()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._on_change: list[Callable[[], None]] = []
@@ -214,7 +214,8 @@ class Connection:
                 "this client belongs to the parent process; its connection and thread did not "
                 "survive the fork. Call iii.register_worker() and resilient() in the child"
             )
-        if self.closed or self.ended:
+        loop = self.own_loop
+        if self.closed or not (loop is None or loop.is_running()):  # `ended`, without its call
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
@@ -275,22 +276,6 @@ class Connection:
                 self.connections.leave(future)
         return True
 
-    def start_sleep(self, seconds: float) -> Future[float]:  # noqa: ARG002 - however long it is
-        """A future that ends a sleep when the client is shut down: it raises `NotConnectedError`.
-
-        Args:
-            seconds: How long the sleep is.
-
-        Raises:
-            NotConnectedError: The client was shut down.
-        """
-        self.check_usable()
-        return self._sleeps.add()
-
-    def end_sleep(self, future: Future[float]) -> None:
-        """A sleep is over."""
-        self._sleeps.leave(future)
-
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back, on the SDK's thread, whenever the connection has come or gone."""
         self._on_change.append(callback)
@@ -299,7 +284,7 @@ class Connection:
         """Refuse new calls and end every wait; the SDK itself is not touched."""
         self.closed = True
         self.connections.refuse(lambda: NotConnectedError(_ENDED))
-        self._sleeps.refuse(lambda: NotConnectedError(_ENDED))
+        self.sleeps.refuse(lambda: NotConnectedError(_ENDED))
         self._changed()
         for task in list(self._tasks):
             task.cancel()

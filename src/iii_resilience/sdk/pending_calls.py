@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+import attrs
+
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
@@ -170,7 +172,11 @@ class InFlightCalls:
         left = seconds + _SLACK
         pending[pending_call] = None
         try:
-            self._submit_threadsafe(pending_call, pending, request)
+            try:
+                loop = self._own_loop or self.loop
+                loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
+            except RuntimeError:  # the loop was closed after the check
+                raise NotConnectedError(_ENDED) from None
             while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
@@ -211,7 +217,10 @@ class InFlightCalls:
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (docs/engine-notes.md, 6).
-                self._submit_threadsafe(pending_call, pending, request)
+                try:
+                    self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
+                except RuntimeError:  # as in `send`
+                    raise NotConnectedError(_ENDED) from None
             return await answer
         except Exception:
             if send_check is not None and pending_call.failure is not None:
@@ -233,14 +242,6 @@ class InFlightCalls:
             return asyncio.run_coroutine_threadsafe(work, self.loop)
         except RuntimeError:  # the loop was closed after the check
             work.close()
-            raise NotConnectedError(_ENDED) from None
-
-    def _submit_threadsafe(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
-    ) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-        except RuntimeError:  # the loop was closed after the check
             raise NotConnectedError(_ENDED) from None
 
     # On the SDK's loop.
@@ -373,22 +374,21 @@ def _stuck(seconds: float) -> tuple[Exception, Exception]:
     return sent, NotConnectedError(_STANDS_STILL.format(seconds))
 
 
+@attrs.define(eq=False)
 class _InFlightCall(ABC):
-    """A call that somebody waits for.
+    """A call that a thread or coroutine waits for.
 
     Attributes:
         send_check: What is consulted on the SDK's loop, or None.
         sent: Whether the SDK may have got it.
         task: The SDK's part of it, or None before.
+        failure: What the SDK raised, classified; None before, and without a check.
     """
 
-    __slots__ = ("failure", "send_check", "sent", "task")
-
-    def __init__(self, send_check: SendCheck | None) -> None:
-        self.send_check = send_check
-        self.sent = False
-        self.task: asyncio.Task[None] | None = None
-        self.failure: Failure | None = None
+    send_check: SendCheck | None
+    sent: bool = attrs.field(default=False, init=False)
+    task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    failure: Failure | None = attrs.field(default=None, init=False)
 
     @abstractmethod
     def settle(self, answer: Any, error: BaseException | None) -> None:
@@ -398,17 +398,23 @@ class _InFlightCall(ABC):
 _Pending = dict[_InFlightCall, None]
 
 
+def _held_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@attrs.define(eq=False)
 class _SyncCall(_InFlightCall):
-    """A call that a thread waits for."""
+    """A call that a thread waits for.
 
-    __slots__ = ("answer", "error", "settled")
+    Attributes:
+        settled: Held until the call is settled.
+    """
 
-    def __init__(self, send_check: SendCheck | None) -> None:
-        super().__init__(send_check)
-        self.answer: Any = None
-        self.error: BaseException | None = None
-        self.settled = threading.Lock()
-        self.settled.acquire()
+    answer: Any = attrs.field(default=None, init=False)
+    error: BaseException | None = attrs.field(default=None, init=False)
+    settled: threading.Lock = attrs.field(factory=_held_lock, init=False)
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
         self.answer = answer
@@ -416,20 +422,12 @@ class _SyncCall(_InFlightCall):
         self.settled.release()
 
 
+@attrs.define(eq=False)
 class _AsyncCall(_InFlightCall):
     """A call that a coroutine waits for."""
 
-    __slots__ = ("_future", "_here")
-
-    def __init__(
-        self,
-        send_check: SendCheck | None,
-        here: asyncio.AbstractEventLoop,
-        answer: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(send_check)
-        self._here = here
-        self._future: asyncio.Future[Any] | None = answer
+    _here: asyncio.AbstractEventLoop
+    _future: asyncio.Future[Any] | None
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
         # The error's traceback holds frames that hold this object, which must not hold the error.

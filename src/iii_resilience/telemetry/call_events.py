@@ -6,6 +6,7 @@ of how calls are made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,9 +27,11 @@ class FailedCall:
     Args:
         name: The function id, or the decorated function's qualified name.
         started: Monotonic time of the call's start, in seconds.
-        remote: Whether attempts go through the engine.
-        whole: Whether the call's end will be told too. Where it may not be, there are neither
-            spans nor durations, only decisions.
+        whole: Whether the call's end will be reported too. If not, there are neither spans nor
+            durations, only decisions.
+        call_spans: The call's spans, or None.
+        attempts: How many attempts have failed already.
+        error: What the last of them raised.
     """
 
     __slots__ = (
@@ -45,16 +48,25 @@ class FailedCall:
         "_whole",
     )
 
-    def __init__(self, name: str, started: float, *, remote: bool, whole: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        started: float,
+        *,
+        whole: bool = True,
+        call_spans: spans.Spans | None = None,
+        attempts: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
         self._name = name
         self._started = started
         self._whole = whole
-        self._spans = spans.begin(name, started, remote=remote) if whole else None
-        self._attempts = 0
+        self._spans = call_spans
+        self._attempts = attempts
         self._retries = 0
         self._active = 0.0  # seconds in which an attempt was under way
         self._sending: float | None = None  # since when one is
-        self._error: BaseException | None = None
+        self._error = error
         self._reason: Reason | None = None
         self._ended = False
 
@@ -230,6 +242,28 @@ class FailedCall:
             self._spans.end(now, about, failed=bool(failed))
 
 
+def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> FailedCall | None:
+    """What observes a call that has just failed for the first time.
+
+    Args:
+        name: As for `FailedCall`.
+        started: As for `FailedCall`.
+        remote: Whether attempts go through the engine.
+        whole: As for `FailedCall`.
+
+    Returns:
+        None if neither spans nor metrics nor log records of retries have anywhere to go.
+    """
+    call_spans = spans.begin(name, started, remote=remote) if whole else None
+    if (
+        call_spans is None
+        and meters.probe._real_instrument is None  # noqa: SLF001 - see `Meters.probe`
+        and not (logs.logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
+    ):
+        return None
+    return FailedCall(name, started, whole=whole, call_spans=call_spans)
+
+
 def refused(name: str, failure: Failure, error: BaseException) -> None:
     """A call was refused before it began: its one attempt was not sent.
 
@@ -239,7 +273,7 @@ def refused(name: str, failure: Failure, error: BaseException) -> None:
         error: The exception.
     """
     now = clock.monotonic()
-    call = FailedCall(name, now, remote=True)
+    call = FailedCall(name, now, call_spans=spans.begin(name, now, remote=True))
     call.failed(Attempt(1, failure, delay=0.0, duration=0.0, sent=False), now, error)
     call.decided(failure, Decision(Reason.NOT_RETRYABLE))
     call.gave_up(failure)

@@ -61,7 +61,7 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
         The call's spans, or None where there is no tracer provider: then the spans around the call
         stay the current ones.
     """
-    tracer = _Tracer.get()
+    tracer = _Tracer.tracer or _Tracer.get()
     # The API's stand-in has what it passes on to; without a provider that is nothing. Another
     # tracer, or another API, is asked for a span like any other.
     if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
