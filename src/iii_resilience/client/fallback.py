@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.client.readiness import Key
-from iii_resilience.client.request import Request, carries, carrying, check, for_queue
+from iii_resilience.client.request import Request, add_context, check, for_queue
 from iii_resilience.client.trigger_call import PROVIDER, TriggerCall
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
@@ -96,9 +96,8 @@ class Handover:
             fields["function_id"] = self.fallback.function_id
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
-            again = Request(fields, self.fallback.function_id, None, None)
-            if sdk.sends_metadata and carries(again):
-                fields["metadata"] = carrying(again, carried.to_wire())
+            if sdk.sends_metadata:
+                add_context(fields, carried.to_wire())
             return fields
         carried = attrs.evolve(
             carried,

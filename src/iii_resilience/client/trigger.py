@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from iii_resilience.client.fallback import Handover, handover
@@ -72,7 +71,8 @@ class Caller:
         try:
             result = attempt()
         except Exception as error:
-            run = call.failed(error, _user_traceback(error))
+            traceback = error.__traceback__
+            run = call.failed(error, traceback and traceback.tb_next)
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
@@ -110,7 +110,8 @@ class Caller:
         try:
             result = await attempt()
         except Exception as error:
-            run = call.failed(error, _user_traceback(error))
+            traceback = error.__traceback__
+            run = call.failed(error, traceback and traceback.tb_next)
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
@@ -231,7 +232,3 @@ def _raise(outcome: CallOutcome[Any]) -> Any:
         raise error
     finally:
         del error, outcome
-
-
-def _user_traceback(error: BaseException) -> TracebackType | None:
-    return None if error.__traceback__ is None else error.__traceback__.tb_next

@@ -15,7 +15,7 @@ import attrs
 
 from iii_resilience.client.plan import CallPlan
 from iii_resilience.client.readiness import DOUBTFUL, Key
-from iii_resilience.client.request import Request, carries, carrying, check
+from iii_resilience.client.request import Request, add_context, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decide import Reason
@@ -186,7 +186,8 @@ class TriggerCall:
 
     def may_send(self) -> bool:
         """Whether what the call waited for is still there."""
-        return self._waited_for is None or self.plan.ready.may_send(self._waited_for)
+        key, ready = self._waited_for, self.plan.ready
+        return key is None or ready.unchecked or key in ready.known
 
     def classify(self, error: Exception) -> Failure:
         """What an answer says, and what that says about the function being there."""
@@ -259,8 +260,9 @@ class TriggerCall:
         The rest of such an attempt costs little beside the call itself.
         """
         if not self._local and not self._inherits:
-            key, plan = self._key, self.plan
-            if (key is None or plan.ready.may_send(key)) and plan.connection.seems_up():
+            key, ready = self._key, self.plan.ready
+            known = key is None or ready.unchecked or key in ready.known
+            if known and self.plan.connection.seems_up():
                 self._local = None  # a retry looks again
                 return True
         return False
@@ -289,7 +291,7 @@ class TriggerCall:
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
-        self.plan.connection.check_usable()
+        connection = self.plan.connection
         local, self._local = self._local, None
         if self.run is not None:
             self._sent = False
@@ -298,10 +300,12 @@ class TriggerCall:
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
         if local is None:
-            local = self.plan.connection.dispatches_locally(self.request.fields)
+            local = connection.dispatches_locally(self.request.fields)
+        if local:
+            connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
             most = self.plan.policy.max_payload_bytes
-            check(self.request, self.plan.connection.sdk, most, self.options.idempotency_key)
+            check(self.request, connection.sdk, most, self.options.idempotency_key)
         key = self._key
         if self.run is not None and self.request.action == "enqueue":
             key = PROVIDER
@@ -329,9 +333,8 @@ class TriggerCall:
         """What is sent now, and its timeout in seconds."""
         number = 1
         if self.run is not None:
-            late = self.run.too_late()
-            if late is not None:
-                raise late
+            if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
+                raise StopRetrying(Reason.DEADLINE)
             self.run.attempt_sent()
             number = len(self.run.log.failed) + 1
         self._sent = True
@@ -346,12 +349,10 @@ class TriggerCall:
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
-        if self.plan.carries and carries(request):
+        if self.plan.carries and request.action != "enqueue":
             if left is not None:
                 unix = time.time() + left
-            fields["metadata"] = carrying(
-                request, outgoing(left, unix, number, self.options.idempotency_key)
-            )
+            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
         return fields, milliseconds / 1000
 
     def _full_timeout(self) -> tuple[float, str]:
@@ -363,8 +364,9 @@ class TriggerCall:
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
             self.plan.connection.answered = True
-            if self._key is not None:
-                self.plan.ready.mark_known(self._key, generation)
+            key, ready = self._key, self.plan.ready
+            if key is not None and key not in ready.known:
+                ready.mark_known(key, generation)
 
     def _learn_failure(self, error: Exception) -> None:
         connection = self.plan.connection

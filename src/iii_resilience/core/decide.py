@@ -116,7 +116,7 @@ def decide(
     """
     # Never retry an attempt that swallowed a cancellation.
     may_help = failure.category is Category.TRANSIENT and not call.swallowed
-    if never_retried(failure) or not (call.asked or may_help):
+    if not (call.asked or may_help) or never_retried(failure):
         return Decision(Reason.NOT_RETRYABLE)
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)

@@ -186,7 +186,7 @@ def _wrap_sync(  # noqa: C901 - see above
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+        if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
         window, guard = by.window, by.guard
@@ -237,7 +237,7 @@ def _wrap_async(  # noqa: C901 - see above
     async def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+        if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
         window = by.window

@@ -357,9 +357,9 @@ class RetriedCall:
                     if sleeper is not None and wake is not None:
                         sleeper.leave(wake)
                 try:
-                    late = self.too_late()
-                    if late is not None:
-                        raise late
+                    deadline_at = self.context.deadline_at
+                    if deadline_at is not None and clock.monotonic() >= deadline_at:
+                        raise StopRetrying(Reason.DEADLINE)
                     self.attempt_started(sent=sends)
                     value = yield CallHandler()
                 except Exception as error:

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.event_loops import call_soon
 from iii_resilience.sdk.pending_calls import InFlightCalls, SendCheck, unsent
 from iii_resilience.sdk.versions import Sdk, installed
@@ -77,7 +76,7 @@ class Connection:
                 raise TypeError(_NO_CLIENT.format(client, needed))
         if not callable(call):
             raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
-        self._call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
+        self.call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
         self.client = client
         self.sdk = installed() if sdk is None else sdk
         self.closed = False
@@ -89,7 +88,7 @@ class Connection:
         self.in_flight = InFlightCalls(
             self.own_loop,
             self._look,
-            self._call,
+            self.call,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
@@ -365,18 +364,14 @@ class Connection:
 
     # The availability check.
 
-    async def functions_info(
-        self, function_ids: list[str], namespace: str | None
-    ) -> dict[str, FunctionStatus] | None:
-        """Ask the engine which functions are registered: see `sdk.engine_api`."""
-        answers = await functions_info(self._call, function_ids, namespace)
-        if answers is not None:
-            self.answered = True
-        return answers
-
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        running = self.in_flight.run(task)
+        loop = self.own_loop or self.loop
+        try:
+            running = asyncio.run_coroutine_threadsafe(task, loop)
+        except RuntimeError:  # the loop was closed after the check
+            task.close()
+            raise NotConnectedError(_ENDED) from None
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 

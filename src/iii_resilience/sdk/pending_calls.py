@@ -168,6 +168,7 @@ class InFlightCalls:
             Exception: Whatever the SDK raises.
         """
         pending_call = _SyncCall(send_check)
+        pending_call.settled.acquire()
         pending = self._local if local else self._remote
         left = seconds + _SLACK
         pending[pending_call] = None
@@ -247,26 +248,21 @@ class InFlightCalls:
     # On the SDK's loop.
 
     def _submit(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
-    ) -> None:
-        # Calls are sent one per event-loop iteration. If the first reports that its worker is gone,
-        # the rest are held back.
-        if self._iteration_taken:
-            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
-        else:
-            self._start(pending_call, pending, request)
-
-    def _start(
         self,
         pending_call: _InFlightCall,
         pending: _Pending,
         request: dict[str, Any],
         context: contextvars.Context | None = None,
     ) -> None:
+        # Calls are sent one per event loop iteration. If the first reports that its worker is
+        # gone, the rest are held back.
+        if context is None and self._iteration_taken:
+            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
+            return
         loop = asyncio.get_running_loop()
         if pending_call in pending:
-            flying = self._send_now(pending_call, pending, request)
-            task = pending_call.task = loop.create_task(flying, context=context)
+            sending = self._send_now(pending_call, pending, request)
+            task = pending_call.task = loop.create_task(sending, context=context)
             if not self._may_cancel:
                 self._left.add(task)
                 task.add_done_callback(self._left.discard)
@@ -275,7 +271,7 @@ class InFlightCalls:
 
     def _next_iteration(self) -> None:
         if self._waiting:
-            self._start(*self._waiting.popleft())
+            self._submit(*self._waiting.popleft())
         else:
             self._iteration_taken = False
 
@@ -398,12 +394,6 @@ class _InFlightCall(ABC):
 _Pending = dict[_InFlightCall, None]
 
 
-def _held_lock() -> threading.Lock:
-    lock = threading.Lock()
-    lock.acquire()
-    return lock
-
-
 @attrs.define(eq=False)
 class _SyncCall(_InFlightCall):
     """A call that a thread waits for.
@@ -414,7 +404,7 @@ class _SyncCall(_InFlightCall):
 
     answer: Any = attrs.field(default=None, init=False)
     error: BaseException | None = attrs.field(default=None, init=False)
-    settled: threading.Lock = attrs.field(factory=_held_lock, init=False)
+    settled: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
         self.answer = answer

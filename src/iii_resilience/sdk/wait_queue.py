@@ -11,21 +11,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import attrs
+
 # Calls that waited for one event start one after the other: the first at once, the rest spread.
 _SPREAD_EACH = 0.002
 _SPREAD_MOST = 0.5
 
 
+@attrs.define(eq=False, slots=False)
 class WaitQueue:
     """Callers that wait for one event; released in order, a little apart from each other.
 
     Each waits on a future whose result is the number of seconds it should let pass first.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[Future[float], None] = {}  # in the order they came
-        self._refused: Callable[[], Exception] | None = None
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    # In the order they came.
+    _waiting: dict[Future[float], None] = attrs.field(factory=dict, init=False)
+    _refused: Callable[[], Exception] | None = attrs.field(default=None, init=False)
 
     def add(self) -> Future[float]:
         """A future for one more caller."""
