@@ -166,7 +166,7 @@ class Caller:
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
         options = CallOptions(idempotent, accept_enqueued, key)
-        return TriggerCall(checked, plan, options, local=local)
+        return TriggerCall(checked, plan, options)
 
     def _plan(
         self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None

@@ -74,7 +74,6 @@ class TriggerCall:
             (if it no longer is when it is sent, it is checked then).
         plan: What it has in common with others.
         options: What it says about itself.
-        local: Whether the SDK runs it in this process.
 
     Attributes:
         run: What follows the first failure, or None.
@@ -86,9 +85,7 @@ class TriggerCall:
     _waited_for: Key | None = None
     _timeout: tuple[int, str] = (0, "")
 
-    def __init__(
-        self, request: Request, plan: CallPlan, options: CallOptions, *, local: bool
-    ) -> None:
+    def __init__(self, request: Request, plan: CallPlan, options: CallOptions) -> None:
         self.request = request
         self.plan = plan
         self.options = options
@@ -108,7 +105,6 @@ class TriggerCall:
             self._inherits = deadline is None or inbound.deadline_at < deadline
             if self._inherits:
                 self.deadline_at = inbound.deadline_at
-        self._local: bool | None = local  # as it was a moment ago; a retry looks again
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
@@ -259,12 +255,10 @@ class TriggerCall:
 
         The rest of such an attempt costs little beside the call itself.
         """
-        if not self._local and not self._inherits:
+        if self.request.bytes is not None and not self._inherits:
             key, ready = self._key, self.plan.ready
             known = key is None or ready.unchecked or key in ready.known
-            if known and self.plan.connection.seems_up():
-                self._local = None  # a retry looks again
-                return True
+            return known and self.plan.connection.seems_up()
         return False
 
     def _first_fields(self) -> tuple[dict[str, Any], float]:
@@ -292,15 +286,13 @@ class TriggerCall:
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
         connection = self.plan.connection
-        local, self._local = self._local, None
         if self.run is not None:
             self._sent = False
         elif self._inherits and (self.left() or 0.0) <= 0.0:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        if local is None:
-            local = connection.dispatches_locally(self.request.fields)
+        local = connection.dispatches_locally(self.request.fields)
         if local:
             connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago

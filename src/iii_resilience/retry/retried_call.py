@@ -384,7 +384,7 @@ class RetriedCall:
         """
         policy = self.context.policy
         if policy.wait is None and policy.stop is None:
-            return self.decided(None).delay
+            return self._decide().delay
         if self._driver is None:
             self._driver = TenacityDriver(self, self.context.name, self.context.started)
             self._driver.attempt_failed(self.log.failed[-1].error)
@@ -448,63 +448,67 @@ class RetriedCall:
             state: Tenacity's state of the call, which a ``wait`` or ``stop`` of the policy sees;
                 None if it has neither.
         """
-        decision = self._decision
-        if decision is None:
+        if self._decision is not None:
+            return self._decision
+        user_delay, user_stop = None, False
+        if state is not None:
             try:
-                decision = self._decide(state)
-            except BaseException as error:  # raised by a user's own wait or stop
+                user_delay, user_stop = self._ask_user(state)
+            except BaseException as error:  # raised by the user's own wait or stop
                 self.interrupted(error)
                 raise
-            self._decision = decision
-            if decision.delay is None:
-                self.reason = decision.reason
-            else:
-                self.log.delay = decision.delay
-            if self._telemetry is not None or decision.delay is None:
-                self.telemetry.decided(self.log.failed[-1].attempt.failure, decision)
-        return decision
+        return self._decide(user_delay, user_stop)
 
-    def _decide(self, state: tenacity.RetryCallState | None) -> Decision:
-        if self._stopped is not None:
-            return Decision(self._stopped)
+    def _ask_user(self, state: tenacity.RetryCallState) -> tuple[float | None, bool]:
+        """What the policy's own ``wait`` and ``stop`` say about the attempt that just failed."""
+        last, policy = self.log.failed[-1], self.context.policy
+        asked = isinstance(last.error, tenacity.TryAgain)
+        if self._stopped is not None or not (asked or last.attempt.failure.retryable):
+            return None, False
+        delay = None if policy.wait is None else _finite_delay(policy.wait(state))
+        state.upcoming_sleep = delay or 0.0  # stop_before_delay reads it
+        return delay, policy.stop is not None and bool(policy.stop(state))
+
+    def _decide(self, user_delay: float | None = None, user_stop: bool = False) -> Decision:
         log, context = self.log, self.context
         last = log.failed[-1]
         failure = last.attempt.failure
-        asked = isinstance(last.error, tenacity.TryAgain)
-        user_delay: float | None = None
-        user_stop = False
-        if state is not None and (asked or failure.retryable):
-            policy = context.policy
-            if policy.wait is not None:
-                user_delay = _finite_delay(policy.wait(state))
-            state.upcoming_sleep = user_delay or 0.0  # stop_before_delay reads it
-            user_stop = policy.stop is not None and bool(policy.stop(state))
-        swallowed = self.hooks.swallowed
-        now = clock.monotonic()
-        decision = decide(
-            failure,
-            context.policy,
-            CallSoFar(
-                attempts=len(log.failed),
-                idempotent=self.idempotent,
-                deadline_at=context.deadline_at,
-                unexecuted=log.execution is Execution.NOT_EXECUTED,
-                stops=log.stops,
-                previous_delay=last.attempt.delay or None,
-                asked=asked,
-                already_retried=failure.already_retried
-                or already_retried(last.error, since=log.started),
-                swallowed=swallowed is not None and swallowed(last.error),
-            ),
-            now=now,
-            random=random.random,
-            user_delay=user_delay,
-            user_stop=user_stop,
-        )
-        if decision.delay is not None and log.window is not None:
-            if not log.window.reserve(now):
-                return Decision(Reason.BUDGET_EXHAUSTED)
-            log.permit = True
+        if self._stopped is not None:
+            decision = Decision(self._stopped)
+        else:
+            swallowed = self.hooks.swallowed
+            now = clock.monotonic()
+            decision = decide(
+                failure,
+                context.policy,
+                CallSoFar(
+                    attempts=len(log.failed),
+                    idempotent=self.idempotent,
+                    deadline_at=context.deadline_at,
+                    unexecuted=log.execution is Execution.NOT_EXECUTED,
+                    stops=log.stops,
+                    previous_delay=last.attempt.delay or None,
+                    asked=isinstance(last.error, tenacity.TryAgain),
+                    already_retried=failure.already_retried
+                    or already_retried(last.error, since=log.started),
+                    swallowed=swallowed is not None and swallowed(last.error),
+                ),
+                now=now,
+                random=random.random,
+                user_delay=user_delay,
+                user_stop=user_stop,
+            )
+            if decision.delay is not None and log.window is not None:
+                log.permit = log.window.reserve(now)
+                if not log.permit:
+                    decision = Decision(Reason.BUDGET_EXHAUSTED)
+        self._decision = decision
+        if decision.delay is None:
+            self.reason = decision.reason
+        else:
+            log.delay = decision.delay
+        if self._telemetry is not None or decision.delay is None:
+            self.telemetry.decided(failure, decision)
         return decision
 
     def _classify(self, error: Exception) -> Failure:
