@@ -193,7 +193,7 @@ def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) ->
     assert after.budget is not None
     assert after.breaker is not None
     assert after.bulkhead is not None
-    assert after.budget.window_for("f").available(now) == pytest.approx(10)
+    assert after.budget.window_for("f").available(now) == 25
     assert isinstance(after.breaker.circuit_for("f").admit(now), Rejection)
     assert after.bulkhead.slots_for("f").acquire() is None
 
