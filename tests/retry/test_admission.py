@@ -624,7 +624,7 @@ def test_both_can_be_written_in_a_file() -> None:
             },
         }
     )
-    policy = book.policy("p")
+    policy = book.policy_set.policy("p")
     assert policy.breaker == Breaker(0.4, 1.0, 5, 2.0, 2, 0.3)
     assert policy.bulkhead == Bulkhead(4, 8, 0.5)
 

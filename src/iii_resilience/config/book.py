@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from iii_resilience.config.policy_set import (
-    PolicySet,
-    SelectedPolicy,
-)
+from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.codes.lookup import Code, change_codes
 from iii_resilience.core.policy import RetryPolicy
@@ -88,42 +85,9 @@ class PolicyBook:
         return self._policy_set
 
     @property
-    def policies(self) -> Mapping[str, RetryPolicy]:
-        """Every policy by name."""
-        return self._policy_set.policies
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules; of two alike the first one wins."""
-        return self._policy_set.rules
-
-    @property
-    def default(self) -> str:
-        """Name of the policy of functions that no rule covers."""
-        return self._policy_set.default
-
-    @property
-    def codes(self) -> tuple[Code, ...]:
-        """Rows for codes of the user's own services."""
-        return self._policy_set.codes
-
-    @property
-    def queues(self) -> Mapping[str, Queue]:
-        """The queues that fallbacks name, by name."""
-        return self._policy_set.queues
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed in the book's files and seldom meant, each with its place."""
         return self._policy_set.warnings
-
-    def policy(self, name: str) -> RetryPolicy:
-        """The policy of a name.
-
-        Raises:
-            ValueError: No policy has that name; the message lists the nearest ones.
-        """
-        return self._policy_set.policy(name)
 
     def for_function(self, function_id: str) -> SelectedPolicy:
         """The policy for a function: exact rule, then longest prefix, then order, then default."""

@@ -94,7 +94,11 @@ class PolicySet:
                 raise ValueError(f"the queue under {name!r} is named {queue.name!r}")
 
     def policy(self, name: str) -> RetryPolicy:
-        """See `PolicyBook.policy`."""
+        """The policy of a name.
+
+        Raises:
+            ValueError: No policy has that name; the message lists the nearest ones.
+        """
         try:
             return self.policies[name]
         except KeyError:

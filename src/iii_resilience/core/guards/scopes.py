@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import attrs
 
 
-class State(Protocol):
+class ScopedState(Protocol):
     """What a guard keeps for one scope."""
 
     def retune(self, now: float, /, *numbers: Any) -> None:
@@ -24,7 +24,7 @@ class State(Protocol):
         """Start anew, with a lock that nobody holds."""
 
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=ScopedState)
 
 
 class ScopedStates(dict[str | None, S]):
