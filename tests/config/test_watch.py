@@ -335,7 +335,7 @@ def editions() -> int:
 
 @pytest.fixture
 def switching_often() -> Iterator[None]:
-    """Threads take turns every 50 µs: a hundred times as often, and reloads do not wait for them."""
+    """Threads take turns every 50 µs, not every 5 ms: reloads do not wait, and more interleaves."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(5e-5)
     yield

@@ -346,7 +346,8 @@ def test_names_that_are_all_alike_are_answered_in_reasonable_time(tmp_path: Path
 def test_files_are_read_by_a_python_that_drops_docstrings_too() -> None:
     code = (
         "import iii_resilience as r\n"
-        "print(r.load_policies({'version': 1, 'policies': {'a': {'deadline_ms': 5}}}).policy_set.policies)\n"
+        "book = r.load_policies({'version': 1, 'policies': {'a': {'deadline_ms': 5}}})\n"
+        "print(book.policy_set.policies)\n"
     )
     ran = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, check=False)
     assert ran.stderr == b""

@@ -9,7 +9,8 @@ import copy
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from iii_resilience.testing.loopback.arguments import seconds, text, whole
+from iii_resilience.core.validators import Number, Text
+from iii_resilience.testing.faults import SECONDS
 from iii_resilience.testing.loopback.conditions import Conditions
 from iii_resilience.testing.loopback.history import Call, Frame
 from iii_resilience.testing.loopback.loop_thread import LoopThread
@@ -79,7 +80,7 @@ class Queries:
             ValueError: An unknown setting, or a value that is not allowed.
             RuntimeError: The engine has no queue worker.
         """
-        text("name", name)
+        Text("the name of a queue").require("name", name)
         config = QueueConfig.read(settings)
         queues = self._queues()
         self._thread.call(lambda: queues.define(name, config))
@@ -121,7 +122,7 @@ class Queries:
             ValueError: The queue is not defined.
         """
         queues = self._queues()
-        seconds("timeout", timeout)
+        SECONDS.require("timeout", timeout)
         queue = self._thread.call(lambda: queues.queue(name))
 
         def complaint() -> str:
@@ -147,7 +148,7 @@ class Queries:
         """
         if not function_ids:
             raise ValueError("name at least one function")
-        seconds("timeout", timeout)
+        SECONDS.require("timeout", timeout)
 
         def missing() -> list[str]:
             return [name for name in function_ids if not self._has(name, namespace)]
@@ -162,7 +163,7 @@ class Queries:
         """
         if not names:
             raise ValueError("name at least one worker")
-        seconds("timeout", timeout)
+        SECONDS.require("timeout", timeout)
 
         def missing() -> list[str]:
             return [name for name in names if name not in self._names()]
@@ -175,8 +176,8 @@ class Queries:
         Raises:
             TimeoutError: Says how many there were.
         """
-        whole("count", count, 1)
-        seconds("timeout", timeout)
+        Number(least=1, integer=True).require("count", count)
+        SECONDS.require("timeout", timeout)
 
         def received() -> int:
             return len(self._engine.post.calls(function_id))
