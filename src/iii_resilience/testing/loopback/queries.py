@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iii_resilience.core.validators import Number, Text
@@ -148,12 +149,9 @@ class Queries:
         """
         if not function_ids:
             raise ValueError("name at least one function")
-        SECONDS.require("timeout", timeout)
-
-        def missing() -> list[str]:
-            return [name for name in function_ids if not self._has(name, namespace)]
-
-        self._watchers.wait(timeout, lambda: not missing(), lambda: f"not registered: {missing()}")
+        self._wait_for_all(
+            function_ids, lambda name: self._has(name, namespace), "not registered", timeout
+        )
 
     def wait_workers(self, *names: str, timeout: float = 10.0) -> None:
         """Waits until workers of these names are connected.
@@ -163,12 +161,7 @@ class Queries:
         """
         if not names:
             raise ValueError("name at least one worker")
-        SECONDS.require("timeout", timeout)
-
-        def missing() -> list[str]:
-            return [name for name in names if name not in self._names()]
-
-        self._watchers.wait(timeout, lambda: not missing(), lambda: f"not connected: {missing()}")
+        self._wait_for_all(names, lambda name: name in self._names(), "not connected", timeout)
 
     def wait_calls(self, function_id: str, count: int = 1, timeout: float = 10.0) -> None:
         """Waits until the engine has received so many calls of a function.
@@ -187,6 +180,16 @@ class Queries:
             lambda: received() >= count,
             lambda: f"{received()} of {count} calls of {function_id} received",
         )
+
+    def _wait_for_all(
+        self, names: Sequence[str], is_there: Callable[[str], bool], complaint: str, timeout: float
+    ) -> None:
+        SECONDS.require("timeout", timeout)
+
+        def missing() -> list[str]:
+            return [name for name in names if not is_there(name)]
+
+        self._watchers.wait(timeout, lambda: not missing(), lambda: f"{complaint}: {missing()}")
 
     def _queues(self) -> QueueWorker:
         if self._queue_worker is None:
