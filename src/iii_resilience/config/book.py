@@ -123,8 +123,8 @@ class PolicyBook:
         """Follow the book's files from now on, in a daemon thread.
 
         A file that does not validate is refused with one error record, and the policies before it
-        stay in force until it does. Calls in flight keep their policy, budgets how full they are,
-        and breakers their state.
+        stay in force until it does. Calls in flight keep their policy, budgets what they have
+        spent, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
 
         Args:
             every: Seconds between two looks at the files.
@@ -154,7 +154,7 @@ class PolicyBook:
         await watch_async(SourceCheck(self, self._needed_source(), every), every)
 
     def replace(self, policy_set: PolicySet) -> None:
-        """Replace the content; counts and states of the guards go on.
+        """Replace the content; the guards keep their states, as `watch` says.
 
         Args:
             policy_set: A policy set that no other book has.

@@ -128,7 +128,7 @@ class PolicySet:
         return selected
 
     def continues(self, before: PolicySet, now: float) -> None:
-        """Replace another set: the guards of policies of the same name go on counting.
+        """Replace another set: the guards of policies of the same name keep their states.
 
         Args:
             before: The policy set that was in force.
