@@ -141,12 +141,10 @@ class PolicySet:
             if policy == old:
                 self.policies[name] = old  # the same in every way: decorators need no new one
                 continue
-            if policy.budget is not None and old.budget is not None:
-                policy.budget.continues(old.budget, now)
-            if policy.breaker is not None and old.breaker is not None:
-                policy.breaker.continues(old.breaker, now)
-            if policy.bulkhead is not None and old.bulkhead is not None:
-                policy.bulkhead.continues(old.bulkhead, now)
+            for kind in ("budget", "breaker", "bulkhead"):
+                guard, guard_before = getattr(policy, kind), getattr(old, kind)
+                if guard is not None and guard_before is not None:
+                    guard.continues(guard_before, now)
 
 
 _NO_RULE = Rule("*")

@@ -17,7 +17,7 @@ import attrs
 class ScopedState(Protocol):
     """What a guard keeps for one scope."""
 
-    def retune(self, now: float, /, *numbers: Any) -> None:
+    def retune(self, now: float, /, *numbers: Any, **more: Any) -> None:
         """Go by other numbers from now on."""
 
     def forget(self) -> None:
