@@ -54,7 +54,7 @@ class Engine:
         self._registrations = RegistrationFrames(self.registry, self.triggers, self.post, changed)
         self._host = host
         self._changed = changed
-        self._authentication = Authentication(rbac, self.calls)
+        self.authentication = Authentication(rbac, self.calls)
         self._connections: dict[ClientConnection, Worker] = {}
         self._numbers = 0
         add_introspection(self.registry, self.triggers)
@@ -81,17 +81,16 @@ class Engine:
         return worker
 
     def leave(self, worker: Worker) -> None:
-        """A worker that lives in the engine itself is gone, with its functions and calls."""
-        self._retire(worker)
-
-    def guard(self, connection: ClientConnection) -> None:
-        """Puts a new connection under the second listener's rules."""
-        self._authentication.guard(connection)
+        """A worker is gone, with its functions and calls."""
+        self.registry.remove_worker(worker)
+        self.triggers.left(worker)
+        self.calls.left(worker)
+        self._changed()
 
     def clear(self) -> None:
         """Forgets everything a killed engine forgets, without a word to anybody."""
         self._connections.clear()
-        self._authentication.clear()
+        self.authentication.clear()
         self.calls.clear()
         self.registry.clear()
         self.triggers.clear()
@@ -114,11 +113,11 @@ class Engine:
                     self.received(connection, text)
 
         refuse = partial(self._refuse, connection)
-        self._authentication.check(connection, parts.query, headers, admit, refuse)
+        self.authentication.check(connection, parts.query, headers, admit, refuse)
 
     def received(self, connection: ClientConnection, text: str) -> None:
         """A message came in."""
-        if self._authentication.keep(connection, text):
+        if self.authentication.keep(connection, text):
             return
         worker = self._connections.get(connection)
         if worker is None:
@@ -133,10 +132,10 @@ class Engine:
 
     def ended(self, connection: ClientConnection) -> None:
         """A connection is over."""
-        self._authentication.forget(connection)
+        self.authentication.forget(connection)
         worker = self._connections.pop(connection, None)
         if worker is not None:
-            self._retire(worker)
+            self.leave(worker)
 
     # Connections.
 
@@ -167,12 +166,6 @@ class Engine:
         body = {"code": error.code, "message": error.message}
         self.post.send(worker, {"type": "error", "error": body})
         connection.close()
-
-    def _retire(self, worker: Worker) -> None:
-        self.registry.remove_worker(worker)
-        self.triggers.left(worker)
-        self.calls.left(worker)
-        self._changed()
 
     # Messages.
 
