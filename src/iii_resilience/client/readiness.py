@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Generator
 from concurrent.futures import Future
+from typing import Any
 
+from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FunctionStatus
@@ -60,8 +63,8 @@ class Readiness:
             connection.connected and not connection.refused and (key is None or self.may_send(key))
         )
 
-    def wait(self, key: Key | None, seconds: float) -> bool:
-        """Wait until a call can be sent.
+    def wait(self, key: Key | None, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
+        """Wait until a call can be sent, as effects.
 
         Args:
             key: The function, or None where only the connection matters.
@@ -74,52 +77,28 @@ class Readiness:
             NotConnectedError: No connection within that time, or the client was shut down.
             RuntimeError: The process was forked.
         """
+        connection = self._connection
         until = time.monotonic() + seconds
         while True:
-            self._connection.check_usable()
-            if self._connection.refused or not (
-                self._connection.connected or self._connection.wait_connected(_left(until))
+            connection.check_usable()
+            if connection.refused or not (
+                connection.connected or (yield from connection.wait_connected(_left(until)))
             ):
-                raise _not_connected(self._connection, seconds)
+                raise _not_connected(connection, seconds)
             if key is None or self.may_send(key):
                 return True
-            if self._stayed_missing(key) or _left(until) == 0.0:
+            left = until - time.monotonic()
+            if left <= 0.0 or self._stayed_missing(key):
                 return self._gives_up(key, seconds)
             waiters, future = self._queue_for(key)
             try:
-                pause = future.result(_left(until))
+                spread = yield Wait(future, left)
             except TimeoutError:
                 return self._gives_up(key, seconds)
             finally:
                 waiters.leave(future)
-            if pause > 0:
-                time.sleep(min(pause, _left(until)))
-            if waiters.there:
-                return True
-
-    async def wait_async(self, key: Key | None, seconds: float) -> bool:
-        """As `wait`, for coroutines."""
-        until = time.monotonic() + seconds
-        while True:
-            self._connection.check_usable()
-            if self._connection.refused or not (
-                self._connection.connected
-                or await self._connection.wait_connected_async(_left(until))
-            ):
-                raise _not_connected(self._connection, seconds)
-            if key is None or self.may_send(key):
-                return True
-            if self._stayed_missing(key) or _left(until) == 0.0:
-                return self._gives_up(key, seconds)
-            waiters, future = self._queue_for(key)
-            try:
-                pause = await asyncio.wait_for(asyncio.wrap_future(future), _left(until))
-            except TimeoutError:
-                return self._gives_up(key, seconds)
-            finally:
-                waiters.leave(future)
-            if pause > 0:
-                await asyncio.sleep(min(pause, _left(until)))
+            if spread > 0:
+                yield Sleep(min(spread, _left(until)))
             if waiters.there:
                 return True
 

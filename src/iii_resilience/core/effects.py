@@ -1,17 +1,27 @@
-"""Runs a generator of effects around a handler, either synchronously or in a coroutine.
+"""Runs a generator of effects, either on this thread or in a coroutine.
 
-The effects are a blocking operation, a sleep, and the handler itself. Knows nothing of stores or
-handlers, only how each effect runs without blocking an event loop.
+One generator says what happens in which order; the driver says how: an effect blocks the thread,
+or is awaited. So a flow that serves threads and coroutines is written once. Knows nothing of
+stores, handlers or connections.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 """Runs what blocks on a thread, and waits for it without blocking the event loop."""
@@ -19,11 +29,11 @@ InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 @attrs.frozen
 class Blocking:
-    """Something that may wait for a disk or a network.
+    """An operation that may wait for a disk or a network. The effect's value is its result.
 
     Attributes:
-        work: What is done.
-        undo: Takes the work's result where nobody is there any more to take it.
+        work: The operation.
+        undo: Takes the result back if the coroutine was cancelled meanwhile.
         blocking: Whether it may wait.
     """
 
@@ -34,87 +44,148 @@ class Blocking:
 
 @attrs.frozen
 class Sleep:
-    """Time to pass, in seconds."""
+    """Time passes.
 
+    Attributes:
+        seconds: How long.
+        wake: Ends the sleep early once it is done, with an error if it holds one; or None.
+    """
+
+    seconds: float
+    wake: Future[float] | None = None
+
+
+@attrs.frozen
+class Wait:
+    """A future is awaited. The effect's value is the future's result.
+
+    `TimeoutError` is thrown into the generator if the time is over first.
+
+    Attributes:
+        future: The future.
+        seconds: How long at most.
+    """
+
+    future: Future[float]
     seconds: float
 
 
 @attrs.frozen
 class CallHandler:
-    """The handler runs.
+    """The callable that the driver was given is called: a handler, or an attempt.
+
+    The effect's value is what it returns.
 
     Attributes:
-        extra: Keyword arguments beside those of the call.
+        extra: Keyword arguments beside those it already has.
     """
 
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
-Steps = Generator[Blocking | Sleep | CallHandler, Any, Any]
+Steps = Generator[Blocking | Sleep | Wait | CallHandler, Any, Any]
 
 
-def drive(steps: Steps, run: Callable[..., Any]) -> Any:
-    """Carry steps out on this thread; returns what they return.
+def _nothing_to_call(**_: Any) -> Any:
+    raise AssertionError("these steps call nothing")
+
+
+def drive(
+    steps: Steps,
+    call: Callable[..., Any] = _nothing_to_call,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Any:
+    """Run a generator of effects on this thread.
 
     Args:
-        steps: The steps.
-        run: Calls the handler.
+        steps: The generator.
+        call: What `CallHandler` calls.
+        sleep: Sleeps for a number of seconds.
+
+    Returns:
+        What the generator returns.
     """
-
-    def make(step: Blocking | Sleep | CallHandler) -> Any:
-        if isinstance(step, CallHandler):
-            return run(**step.extra)
-        if isinstance(step, Sleep):
-            return time.sleep(step.seconds)
-        return step.work()
-
     try:
         step = next(steps)
         while True:
             try:
-                value = make(step)
-            except BaseException as error:  # it is for the steps to say what becomes of it
+                value: Any = None
+                if isinstance(step, CallHandler):
+                    value = call(**step.extra)
+                elif isinstance(step, Sleep):
+                    if step.wake is None:
+                        sleep(step.seconds)
+                    else:
+                        with suppress(TimeoutError):
+                            step.wake.result(min(step.seconds, TIMEOUT_MAX))
+                elif isinstance(step, Wait):
+                    value = step.future.result(min(step.seconds, TIMEOUT_MAX))
+                else:
+                    value = step.work()
+            except BaseException as error:  # the generator decides what becomes of it
                 step = steps.throw(error)
             else:
                 step = steps.send(value)
     except StopIteration as end:
         return end.value
+    finally:
+        # The traceback of an error that the generator keeps leads here: this frame holds nothing.
+        del steps, call, sleep
 
 
-async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread) -> Any:
-    """As `drive`, for coroutines: whatever blocks is done on a thread of its own.
+async def drive_async(
+    steps: Steps,
+    call: Callable[..., Awaitable[Any]] = _nothing_to_call,
+    in_thread: InThread | None = None,
+    sleep: Callable[[float], Awaitable[object]] | None = None,
+) -> Any:
+    """As `drive`, in a coroutine.
 
     Args:
-        steps: The steps.
-        run: Calls the handler.
-        in_thread: Runs a blocking step on another thread.
+        steps: The generator.
+        call: What `CallHandler` calls and awaits.
+        in_thread: Runs a blocking operation on another thread; None where there is none.
+        sleep: Sleeps for a number of seconds; None for asyncio's.
     """
-
-    async def make(step: Blocking | Sleep | CallHandler) -> Any:
-        if isinstance(step, CallHandler):
-            return await run(**step.extra)
-        if isinstance(step, Sleep):
-            return await asyncio.sleep(step.seconds)
-        return await _aside(step, in_thread) if step.blocking else step.work()
-
     try:
         step = next(steps)
         while True:
             try:
-                value = await make(step)
-            except GeneratorExit:  # the loop has ended under the handler: nothing can be awaited
+                value: Any = None
+                if isinstance(step, CallHandler):
+                    value = await call(**step.extra)
+                elif isinstance(step, Sleep):
+                    await _sleep(step, sleep)
+                elif isinstance(step, Wait):
+                    future = asyncio.wrap_future(step.future)
+                    value = await asyncio.wait_for(future, step.seconds)
+                elif step.blocking and in_thread is not None:
+                    value = await _aside(step, in_thread)
+                else:
+                    value = step.work()
+            except GeneratorExit:  # the loop has ended under the coroutine: it can await no more
                 steps.close()
                 raise
-            except BaseException as error:  # it is for the steps to say what becomes of it
+            except BaseException as error:  # the generator decides what becomes of it
                 step = steps.throw(error)
             else:
                 step = steps.send(value)
     except StopIteration as end:
         return end.value
+    finally:
+        del steps, call, sleep, in_thread  # as in `drive`
+
+
+async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
+    if step.wake is None:
+        await (sleep or asyncio.sleep)(step.seconds)
+    else:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(step.wake), step.seconds)
 
 
 async def _aside(step: Blocking, in_thread: InThread) -> Any:
-    """Done to its end even if the coroutine is cancelled meanwhile: half an operation is none."""
+    """Run an operation to its end, even if the coroutine is cancelled meanwhile."""
     answer: list[Any] = []
     task = asyncio.ensure_future(in_thread(lambda: answer.append(step.work())))
     try:

@@ -14,11 +14,11 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, cast
 
+from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.event_loops import call_soon
@@ -93,7 +93,7 @@ class Connection:
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
-        self._pauses = WaitQueue()
+        self._sleeps = WaitQueue()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._on_change: list[Callable[[], None]] = []
@@ -244,8 +244,8 @@ class Connection:
             and self._was_connected
         )
 
-    def wait_connected(self, seconds: float) -> bool:
-        """Wait until the SDK is connected.
+    def wait_connected(self, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
+        """Wait until the SDK is connected, as effects.
 
         Args:
             seconds: How long at most; 0 only looks.
@@ -266,57 +266,30 @@ class Connection:
             try:
                 if self.connected:
                     return True
-                # Without a listener nobody releases the future: it is only a way to sleep.
-                time.sleep(future.result(left if self._listens else min(left, _POLL)))
+                # Without a listener the future is never released: it is only a way to sleep.
+                spread = yield Wait(future, left if self._listens else min(left, _POLL))
+                yield Sleep(spread)
             except TimeoutError:
                 continue
             finally:
                 self.connections.leave(future)
         return True
 
-    async def wait_connected_async(self, seconds: float) -> bool:
-        """As `wait_connected`, for coroutines."""
-        until = time.monotonic() + seconds
-        while not self.connected:
-            self.check_usable()
-            left = until - time.monotonic()
-            if left <= 0 or self.refused or self.stays_dead:
-                return False
-            future = self.connections.add()
-            try:
-                if self.connected:
-                    return True
-                timeout = left if self._listens else min(left, _POLL)
-                await asyncio.sleep(await asyncio.wait_for(asyncio.wrap_future(future), timeout))
-            except TimeoutError:
-                continue
-            finally:
-                self.connections.leave(future)
-        return True
+    def start_sleep(self, seconds: float) -> Future[float]:  # noqa: ARG002 - however long it is
+        """A future that ends a sleep when the client is shut down: it raises `NotConnectedError`.
 
-    def pause(self, seconds: float) -> None:
-        """Sleep, unless the client is shut down meanwhile.
+        Args:
+            seconds: How long the sleep is.
 
         Raises:
             NotConnectedError: The client was shut down.
         """
         self.check_usable()
-        future = self._pauses.add()
-        try:
-            with suppress(TimeoutError):
-                future.result(min(seconds, threading.TIMEOUT_MAX))
-        finally:
-            self._pauses.leave(future)
+        return self._sleeps.add()
 
-    async def pause_async(self, seconds: float) -> None:
-        """As `pause`, for coroutines."""
-        self.check_usable()
-        future = self._pauses.add()
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        finally:
-            self._pauses.leave(future)
+    def end_sleep(self, future: Future[float]) -> None:
+        """A sleep is over."""
+        self._sleeps.leave(future)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back, on the SDK's thread, whenever the connection has come or gone."""
@@ -326,7 +299,7 @@ class Connection:
         """Refuse new calls and end every wait; the SDK itself is not touched."""
         self.closed = True
         self.connections.refuse(lambda: NotConnectedError(_ENDED))
-        self._pauses.refuse(lambda: NotConnectedError(_ENDED))
+        self._sleeps.refuse(lambda: NotConnectedError(_ENDED))
         self._changed()
         for task in list(self._tasks):
             task.cancel()
@@ -391,30 +364,6 @@ class Connection:
             callback()
 
     # Calls in flight.
-
-    def send(
-        self,
-        request: dict[str, Any],
-        *,
-        seconds: float,
-        local: bool = False,
-        send_check: SendCheck | None = None,
-    ) -> Any:
-        """Hand a call to the SDK and wait for its answer: see `InFlightCalls.send`."""
-        return self.in_flight.send(request, seconds=seconds, local=local, send_check=send_check)
-
-    async def send_async(
-        self,
-        request: dict[str, Any],
-        *,
-        seconds: float,
-        local: bool = False,
-        send_check: SendCheck | None = None,
-    ) -> Any:
-        """As `send`, for coroutines on any event loop."""
-        return await self.in_flight.send_async(
-            request, seconds=seconds, local=local, send_check=send_check
-        )
 
     def _look(self, request: dict[str, Any], *, local: bool, send_check: SendCheck | None) -> None:
         """One more look at a call, in the step of the SDK's loop in which it is sent.

@@ -6,11 +6,11 @@ of how calls are made.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.failure import Failure
@@ -133,7 +133,7 @@ class FailedCall:
         if self._unheard:
             self._ended = True
             return
-        now = time.monotonic()
+        now = clock.monotonic()
         self._end_attempt(now, {})
         self._end(now, {}, {})
 
@@ -146,7 +146,7 @@ class FailedCall:
         if self._unheard:
             self._ended = True
             return
-        self._end(time.monotonic(), labels(failure), _failure(failure))
+        self._end(clock.monotonic(), labels(failure), _failure(failure))
 
     def passed(self, error: BaseException) -> None:
         """Something passed through the call that is no failure of an attempt, and ended it.
@@ -154,7 +154,7 @@ class FailedCall:
         Args:
             error: A cancellation or its like, or what ended a delay.
         """
-        now = time.monotonic()
+        now = clock.monotonic()
         kind = _passing(error)
         self._end_attempt(now, kind)
         self._end(now, kind, kind)
@@ -167,7 +167,7 @@ class FailedCall:
             kind: ``enqueue`` or ``reroute``.
             target: The queue or the function.
         """
-        began, passing, more = time.monotonic(), False, {}
+        began, passing, more = clock.monotonic(), False, {}
         if self._spans is not None:
             about = {"iii.fallback.kind": kind, "iii.fallback.target": target}
             self._spans.start("fallback", began, about)
@@ -181,7 +181,7 @@ class FailedCall:
             passing, more = True, _passing(error)
             raise
         finally:
-            now = time.monotonic()
+            now = clock.monotonic()
             self._active += now - began
             taken = self._reason is Reason.HANDED_OFF
             if self._spans is not None:
@@ -238,7 +238,7 @@ def refused(name: str, failure: Failure, error: BaseException) -> None:
         failure: The failure.
         error: The exception.
     """
-    now = time.monotonic()
+    now = clock.monotonic()
     call = FailedCall(name, now, remote=True)
     call.failed(Attempt(1, failure, delay=0.0, duration=0.0, sent=False), now, error)
     call.decided(failure, Decision(Reason.NOT_RETRYABLE))

@@ -1,0 +1,119 @@
+"""A run in which everything happens that metrics, spans and log records tell of."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from support.engine_fixtures import QUICK
+from support.telemetry_fixtures import Seen
+
+from iii_resilience import (
+    Breaker,
+    Budget,
+    Enqueue,
+    InvalidPayloadError,
+    Reroute,
+    iii_retry,
+    resilient,
+)
+from iii_resilience.client.resilient import Resilient
+from iii_resilience.handling import consumer
+from iii_resilience.stores import MemoryStore
+from iii_resilience.testing import AnswerError, LoopbackEngine
+
+STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
+
+
+@pytest.fixture
+def told(
+    seen: Seen,
+    engine: LoopbackEngine,
+    target: Any,
+    connect: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> list[logging.LogRecord]:
+    """A run in which everything happens that is told of; its records."""
+    caplog.set_level(logging.DEBUG, logger="iii_resilience")
+    worker = resilient(target, keep_registered=True)
+    caller = resilient(connect("caller"), policies=QUICK)
+    parking = MemoryStore()
+
+    @consumer(parking=parking, function_id="t::parks")
+    def parks(data: Any) -> None:
+        raise ValueError
+
+    def fails(data: Any) -> None:
+        raise ValueError
+
+    worker.register_function("t::fails", fails)
+    worker.register_function("t::parks", parks)
+    worker.register_function("t::f", lambda data: "done")
+    worker.register_function("t::other", lambda data: "done")
+    engine.wait_registered("t::fails", "t::parks", "t::f", "t::other")
+    everything(caller, engine)
+    for _ in range(250):  # the keeper asks about once a second
+        if "iii.worker.registration.transitions" in seen.metrics():
+            break
+        pause()
+    caller.shutdown()
+    worker.shutdown()
+    return [r for r in caplog.records if r.name == "iii_resilience"]
+
+
+def pause() -> None:
+    time.sleep(0.02)
+
+
+def everything(caller: Resilient, engine: LoopbackEngine) -> None:
+    def call(function_id: str, payload: Any = None, **options: Any) -> None:
+        with suppress(Exception):
+            request = {"function_id": function_id, "payload": payload or {}}
+            caller.trigger(request, idempotent=True, **options)
+
+    call("t::f")  # a success at once
+    engine.inject("t::f", STOPPED)
+    call("t::f")  # one after a retry
+    engine.inject("t::f", STOPPED, times=2)
+    call("t::f", policy=QUICK.replace(attempts=2))  # one that is given up
+    call("t::fails")
+    call("t::parks")
+    with pytest.raises(InvalidPayloadError):
+        caller.trigger({"function_id": "t::f", "payload": float("nan")})
+    for fallback, fails in [(Reroute("t::other"), 0), (Reroute("t::other"), 1), (Enqueue("q"), 0)]:
+        engine.inject("t::f", STOPPED)
+        if fails:
+            engine.inject("t::other", AnswerError("FORBIDDEN", "no"))
+        policy = QUICK.replace(attempts=1, fallback=fallback)
+        call("t::f", policy=policy, accept_enqueued=True)
+    breaker = Breaker(min_calls=1, open=0.05, probes=1)
+    engine.inject("t::f", STOPPED)
+    for _ in range(2):
+        call("t::f", policy=QUICK.replace(attempts=1, breaker=breaker, deadline=None))
+        pause()
+        pause()
+        pause()
+
+    failures = iter([ConnectionError(), KeyboardInterrupt()])
+
+    @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+    def decorated() -> None:
+        raise next(failures)
+
+    with pytest.raises(KeyboardInterrupt):
+        decorated()
+
+    @iii_retry(idempotent=True, policy=QUICK, wait=_raise)
+    def undecided() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ZeroDivisionError):
+        undecided()
+
+
+def _raise(_: Any) -> float:
+    raise ZeroDivisionError
