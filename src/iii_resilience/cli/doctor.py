@@ -227,7 +227,7 @@ def _limits(sdk: Sdk, book: PolicyBook) -> Iterator[Finding]:
         f"messages of up to {send // _MIB} MiB"
         + ("" if sdk.version >= (0, 24, 5) else " (beyond that the engine cuts the connection)"),
     )
-    for name, policy in sorted(book.policies.items()):
+    for name, policy in sorted(book.policy_set.policies.items()):
         limit = policy.max_payload_bytes
         if limit is None:
             yield Finding(f"policy {name}", "max_payload_bytes: what the SDK sends")

@@ -47,7 +47,7 @@ def ensure_queue(
 
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
-        queue: Its name, or what it is to be like (an entry of ``book.queues``).
+        queue: Its name, or what it is to be like (an entry of ``book.policy_set.queues``).
         answer_within: Seconds for each question to the engine, and for a queue worker that is
             busy, or whose definitions do not last.
         settle: Seconds that a new definition must have stood; 0 does not look at it again.

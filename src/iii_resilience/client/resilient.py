@@ -63,7 +63,7 @@ def resilient(
     elif not (policies is None or isinstance(policies, PolicyBook)):
         raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
     if policies is not None:
-        register_codes(policies.codes)
+        register_codes(policies.policy_set.codes)
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")

@@ -26,7 +26,7 @@ from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.core.hints import hint
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.core.report import amend, attach_single
-from iii_resilience.retry.retried_call import CallOutcome
+from iii_resilience.retry.retry_context import CallOutcome
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import meters, refused
 

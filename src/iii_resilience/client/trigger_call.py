@@ -22,12 +22,8 @@ from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.retried_call import (
-    RetriedCall,
-    RetryContext,
-    RetryHooks,
-    StopRetrying,
-)
+from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused

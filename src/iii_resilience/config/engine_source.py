@@ -85,7 +85,7 @@ def policies_from_engine(
         )
     source = _EngineEntry(connection, entry, _files(files))
     book = PolicyBook.of(source.first(), source)
-    register_codes(book.codes)
+    register_codes(book.policy_set.codes)
     follow = _Follow(source, SourceCheck(book, source, every))
     watch = Watch(follow, every, "iii-resilience-engine-policies")
     connection.on_change(watch.look_now)
