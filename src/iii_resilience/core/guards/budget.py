@@ -85,7 +85,8 @@ class BudgetWindow:
             Whether the budget allows it. If so, exactly one of `spend` or `release` must follow.
         """
         with self._lock:
-            self._advance(now)
+            if not self._since <= now < self._until:
+                self._advance(now)
             if self._free() < 1.0:
                 return False
             self._reserved += 1
@@ -94,7 +95,8 @@ class BudgetWindow:
     def spend(self, now: float) -> None:
         """The retry is being sent: the permit becomes a retry in the window."""
         with self._lock:
-            self._retries[self._advance(now)] += 1
+            current = self._since <= now < self._until
+            self._retries[self._place if current else self._advance(now)] += 1
             self._reserved -= 1
 
     def release(self) -> None:
@@ -142,11 +144,9 @@ class BudgetWindow:
         self._retries = [0] * (_BUCKETS + 1)
 
     def _free(self) -> float:
-        return self._allowed() - sum(self._retries) - self._reserved
-
-    def _allowed(self) -> float:
         oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
-        return self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
+        allowed = self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
+        return allowed - sum(self._retries) - self._reserved
 
     def _advance(self, now: float) -> int:
         """Forget the buckets that have left the window; the index of the current one."""
