@@ -285,7 +285,7 @@ class TriggerCall:
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
         if local is None:
-            local = self.connection.dispatches_locally(self.request.fields)
+            local = self.connection.client.dispatches_locally(self.request.fields)
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
             most = self.policy.max_payload_bytes
             check(self.request, self.connection.sdk, most, self.idempotency_key)
@@ -353,7 +353,7 @@ class TriggerCall:
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
-            self.connection.answered = True
+            self.connection.history.answered = True
             if self._key is not None:
                 self.ready.mark_known(self._key, generation)
 
@@ -363,7 +363,7 @@ class TriggerCall:
             return
         code = classify(error).code
         if not isinstance(error, ConnectionError) and code not in _UNHEARD:
-            self.connection.answered = True
+            self.connection.history.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 

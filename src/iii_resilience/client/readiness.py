@@ -15,6 +15,7 @@ from concurrent.futures import Future
 
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.connection_state import ConnectionState
 from iii_resilience.sdk.engine_api import FunctionStatus
 from iii_resilience.sdk.wait_queue import WaitQueue
 
@@ -232,7 +233,8 @@ def _left(until: float) -> float:
 
 
 def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
-    if connection.dead and connection.turned_away:
+    state = connection.state
+    if state is ConnectionState.REFUSED_ONCE:
         error = NotConnectedError(
             "the engine took this worker's connection and closed it within a second, unanswered: "
             f"it seems to refuse the worker, and {connection.sdk.name} does not open another one. "
@@ -241,7 +243,7 @@ def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
         )
         error.refused = True
         return error
-    if connection.refused:
+    if state is ConnectionState.REFUSED:
         error = NotConnectedError(
             "the engine takes this worker's connections and closes each of them within a second, "
             "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
@@ -249,13 +251,13 @@ def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
         )
         error.refused = True
         return error
-    if connection.dead:
+    if state in {ConnectionState.STALE, ConnectionState.DEAD}:
         return NotConnectedError(
             f"the engine closed the connection; {connection.sdk.name} does not open another one "
             "though it says it is connected; nothing was sent. Make a new client with "
             "iii.register_worker(), or use iii-sdk 0.24.4 or later"
         )
     return NotConnectedError(
-        f"not connected to the engine (state: {connection.client.get_connection_state()}), waited "
+        f"not connected to the engine (state: {connection.client.state}), waited "
         f"{seconds:.3g} s; nothing was sent. Is the engine running at the worker's address?"
     )

@@ -29,6 +29,7 @@ from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.errors import ConfigError, NotConnectedError
+from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection, connection_of
 
 logger = logging.getLogger("iii_resilience")
@@ -39,7 +40,7 @@ _ANSWERS_WITHIN = 5.0  # seconds; an answer takes milliseconds, and the next loo
 
 
 def policies_from_engine(
-    worker: Any,
+    worker: SdkClient,
     entry: str = "iii-resilience",
     *,
     files: One | Iterable[One] | None = None,
@@ -77,7 +78,7 @@ def policies_from_engine(
         )
     # The connection is that of the user's wrapped client: its shutdown ends this source too.
     connection = connection_of(worker)
-    if connection.on_loop_thread:
+    if connection.client.on_loop_thread:
         raise RuntimeError(
             "policies_from_engine() was called on the SDK's own thread, where it would wait for "
             "itself. Call it before the handlers run, or with asyncio.to_thread()"
@@ -182,7 +183,7 @@ class _EngineEntry:
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
         # Straight to the SDK: the next look is the retry, and it must not count as anybody's call.
-        return self._connection.send(request, seconds=_ANSWERS_WITHIN)
+        return self._connection.in_flight.send(request, seconds=_ANSWERS_WITHIN)
 
     def _cannot_be_asked(self, error: Exception) -> None:
         code = classify(error).code

@@ -129,7 +129,7 @@ class TestStandby:
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")
-        other = resilient(mine._connection.client, keep_registered=True)
+        other = resilient(mine._connection.client._client, keep_registered=True)
         other.register_function("t::g", lambda data: 1)
         until(lambda: standing(other, "t::g")[0] == standing(mine)[0] == "owner")
         other._handlers.stop_keeping()
