@@ -13,7 +13,7 @@ import platform
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from iii_resilience.sdk.event_loops import call_soon
 from iii_resilience.sdk.pending_calls import SendCheck, unsent
@@ -52,10 +52,10 @@ class ClientAdapter:
         for needed in ("get_connection_state", "shutdown"):
             if not callable(getattr(client, needed, None)):
                 raise TypeError(_NO_CLIENT.format(client, needed))
-        call = getattr(client, "trigger_async", None) or getattr(client, "call_async", None)
+        call: Any = getattr(client, "trigger_async", None) or getattr(client, "call_async", None)
         if not callable(call):
             raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
-        self.call_async: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]] = call
+        self.call_async = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
         loop = getattr(client, "_loop", None)
         self.own_loop = loop if isinstance(loop, asyncio.AbstractEventLoop) else None
         own = getattr(client, "_worker_namespace", None)

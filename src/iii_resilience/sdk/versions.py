@@ -69,7 +69,7 @@ CLEAN_CLOSE = Quirk(
     'a close with code 1000 or 1001 leaves the client "connected" and dead',
     None,
     (0, 24, 4),
-    "the socket is polled; waits end after 1 s of it",
+    "the socket is polled; after 1 s of it no call waits for a connection",
     remedy=_WATCHED,
     assumed=True,
 )
@@ -92,7 +92,7 @@ SPACED_JSON = Quirk(
     None,
     (0, 25, 0),
     "their size is measured so; later versions write compact UTF-8",
-    _NOTES.format(2),
+    "tests/client/test_request.py",
     assumed=True,
 )
 CUT_ABOVE_16_MIB = Quirk(
@@ -154,7 +154,7 @@ QUIRKS: tuple[Quirk, ...] = (
         None,
         (0, 23, 0),
         "it cannot be seen from the client",
-        _NOTES.format(1),
+        _NOTES.format(3),
         "give every worker a name of its own (III_WORKER_NAME)",
     ),
     Quirk("`trigger_async`", (0, 10, 0), None, "all calls go through it"),
@@ -257,7 +257,7 @@ QUIRKS: tuple[Quirk, ...] = (
         "a call or a second `shutdown()` after `shutdown()` hangs",
         (0, 9, 0),
         None,
-        "both are rejected here",
+        "the call is rejected; the second `shutdown()` returns",
         _NOTES.format(5),
     ),
     Quirk(
