@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from support.engine_fixtures import QUICK
-from support.renamed_clients import NAMES, NEW, OLD, renamed
+from support.renamed_clients import NAMES, NEW, OLD, Renamed
 from support.waiting import until
 
 from iii_resilience import discover, ensure_queue, policies_from_engine, resilient
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue, RedriveOutcome
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.testing import AnswerError, LoopbackEngine
+from iii_resilience.testing import LoopbackEngine
 
 Make = Callable[..., Any]
 Worker = Callable[..., Resilient]
@@ -23,7 +22,7 @@ Worker = Callable[..., Resilient]
 @pytest.fixture(params=NAMES)
 def client(request: pytest.FixtureRequest, connect: Make) -> Make:
     """Makes real SDK clients that have one of the sets of names."""
-    return lambda name=None: renamed(connect(name), request.param)
+    return lambda name=None: Renamed(connect(name), request.param)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def standing(worker: Resilient) -> tuple[str, str | None]:
 
 
 def test_the_clients_have_the_names_they_should(connect: Make) -> None:
-    new, old = renamed(connect(), NEW), renamed(connect(), OLD)
+    new, old = Renamed(connect(), NEW), Renamed(connect(), OLD)
     assert [hasattr(new, name) for name in ("call", "call_async", "trigger", "trigger_async")] == [
         True,
         True,
@@ -131,21 +130,3 @@ def test_dead_letters_are_redriven(engine: LoopbackEngine, client: Make) -> None
     assert [one.fate for one in dead.redrive(letters)] == [RedriveOutcome.DONE]
     engine.wait_queue_idle("jobs")
     assert dead.letters() == []
-
-
-@pytest.mark.parametrize("code", ["function_not_found", "something_new"])
-def test_keeper_that_gets_no_answer_says_so_once(
-    engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture, code: str
-) -> None:
-    """Whatever the reason is, a keeper that keeps nothing registered is no secret."""
-    engine.inject("engine::functions::info", AnswerError(code, "no"), times=None)
-    with caplog.at_level(logging.WARNING, "iii_resilience"):
-        worker("first")
-        until(lambda: len(engine.calls("engine::functions::info")) >= 1)
-        until(lambda: caplog.records)
-        before = len(engine.calls("engine::functions::info"))
-        if code == "something_new":  # which may pass: the keeper asks again, and is silent
-            until(lambda: len(engine.calls("engine::functions::info")) >= before + 2)
-    told = [r.getMessage() for r in caplog.records if "kept registered" in r.getMessage()]
-    assert len(told) == 1
-    assert code in told[0]

@@ -1,4 +1,4 @@
-"""Real SDK clients that have only some of the names under which an SDK calls a function.
+"""Real SDK clients that show only some of the names under which an SDK calls a function.
 
 Up to 0.25 they are ``trigger`` and ``trigger_async``; 0.26 has ``call`` and ``call_async``.
 """
@@ -10,28 +10,28 @@ from typing import Any
 OLD, NEW, BOTH = "trigger*", "call*", "trigger* and call*"
 NAMES = (OLD, NEW, BOTH)
 
-
-class _Hidden:
-    """A name that the client's class has and the client does not."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, client: object, owner: type) -> Any:
-        raise AttributeError(self._name)
+_REAL = {"call": "trigger", "call_async": "trigger_async"}
+_SHOWN = {OLD: {*_REAL.values()}, NEW: {*_REAL}, BOTH: {*_REAL, *_REAL.values()}}
 
 
-def renamed(client: Any, names: str) -> Any:
-    """Give a client these names alone; everything else of it stays as it is.
+class Renamed:
+    """A client with these names alone; everything else is the real one's.
 
     Args:
         client: What ``iii.register_worker()`` returned.
         names: One of `NAMES`.
     """
-    real = type(client)
-    assert not hasattr(real, "call"), "this SDK has the new names itself: hide those as well"
-    if names != OLD:
-        kept = {"call": real.trigger, "call_async": real.trigger_async}
-        gone = {} if names == BOTH else {"trigger": _Hidden(), "trigger_async": _Hidden()}
-        client.__class__ = type("Renamed", (real,), {**kept, **gone})
-    return client
+
+    def __init__(self, client: Any, names: str) -> None:
+        vars(self).update(real=client, shown=_SHOWN[names])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SHOWN[BOTH]:
+            if name not in self.shown:
+                raise AttributeError(name)
+            # Under the new name where the SDK itself has it, else under the old one.
+            return getattr(self.real, name, None) or getattr(self.real, _REAL.get(name, name))
+        return getattr(self.real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
