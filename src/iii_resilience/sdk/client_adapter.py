@@ -216,7 +216,7 @@ class ClientAdapter:
 
     @property
     def handlers(self) -> dict[str, Any]:
-        """The client's own table of handlers, by function id; a copy where it shows none."""
+        """The client's own table of handlers, by function id; an empty one where it shows none."""
         functions = getattr(self._client, "_functions", None)
         return functions if isinstance(functions, dict) else {}
 

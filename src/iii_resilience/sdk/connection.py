@@ -145,8 +145,9 @@ class Connection:
                 come back from that either.
             RuntimeError: The process was forked: the SDK's thread is not here.
         """
-        self.check_process()
-        if self.closed or self.client.loop_ended:
+        if os.getpid() != self._pid:
+            self.check_process()
+        if self._monitor.closed or self.client.loop_ended:
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
