@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 import attrs
 
 MIB = 1 << 20
+OLD_RECEIVE_LIMIT = MIB
+"""Bytes; clients before 0.24.5 lose their connection to a larger message (`RECEIVES_1_MIB`)."""
 UNKNOWN = (0,)
 """The version of an SDK that is not installed as a package."""
 
@@ -341,7 +343,7 @@ def sdk_of(number: tuple[int, ...]) -> Sdk:
         sends_namespace=not NO_NAMESPACE.applies(number),
         compact=not SPACED_JSON.applies(number),
         send_limit=(16 if at_most_16 else 64) * MIB,
-        receive_limit=(1 if RECEIVES_1_MIB.applies(number) else 64) * MIB,
+        receive_limit=OLD_RECEIVE_LIMIT if RECEIVES_1_MIB.applies(number) else 64 * MIB,
     )
 
 
