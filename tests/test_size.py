@@ -21,8 +21,6 @@ LARGE_CLASSES = {
     "ParkedMessage": "a data class: one recorded row",
     "QueuedMessage": "a data class: one message as the queue keeps it",
     "Entry": "a data class: what is known of one registration",
-    "Handlers": "to be parted",
-    "Connection": "to be parted",
 }
 LARGE_FUNCTIONS: dict[str, str] = {}
 LONG_FILES = {
