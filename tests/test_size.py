@@ -20,7 +20,6 @@ LARGE_CLASSES = {
     "RetryPolicy": "a data class: the settings of a policy",
     "ParkedMessage": "a data class: one recorded row",
     "QueuedMessage": "a data class: one message as the queue keeps it",
-    "Entry": "a data class: what is known of one registration",
 }
 LARGE_FUNCTIONS: dict[str, str] = {}
 LONG_FILES = {
