@@ -30,14 +30,16 @@ from iii_resilience.handling.decorators.idempotency_key import (
 )
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
 from iii_resilience.handling.decorators.wrapper import IncomingCall, takes, wrap
-from iii_resilience.handling.handler_errors import PayloadError, TransientError
+from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
 from iii_resilience.sdk import propagation
 from iii_resilience.stores.protocol import (
     Claim,
     State,
     Store,
+    StoreRefusedError,
     StoreUnavailableError,
     Transaction,
+    TransactionEndedError,
     digest,
 )
 from iii_resilience.telemetry import logger
@@ -90,7 +92,11 @@ def idempotent(
         PayloadError: ``IDEMPOTENCY_KEY_MISSING``, ``IDEMPOTENCY_KEY_INVALID``, or
             ``IDEMPOTENCY_KEY_REUSED``: the key came with another payload before.
         TransientError: ``IDEMPOTENCY_KEY_RUNNING``: it still runs; ``STORE_UNAVAILABLE``;
-            ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void.
+            ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void;
+            ``TRANSACTION_ROLLED_BACK``: the database ended the transaction, and the handler went
+            on.
+        PermanentError: ``TRANSACTION_ENDED_BY_HANDLER``; ``STORE_REFUSED``: the store refuses the
+            operation, and will again.
     """
     check_key(key, "idempotent")
     for needed in ("claim", "finish", "begin"):
@@ -149,7 +155,7 @@ class _Guard:
             return _stored(claim)
         mine = _OwnedKey(slot, claim.token)
         try:
-            with _as_transient("nothing was run"):
+            with _as_handler_error("nothing was run"):
                 begin = self._ask(
                     lambda: self._store.begin(slot, claim.token), lambda begun: begun.rollback()
                 )
@@ -205,7 +211,7 @@ class _Guard:
             if claim.state is State.CLAIMED:
                 self._store.release(slot, claim.token)
 
-        with _as_transient("nothing was run"):
+        with _as_handler_error("nothing was run"):
             return (yield self._ask(claim, undo))
 
     # While, and after.
@@ -246,7 +252,7 @@ class _Guard:
         until = time.monotonic() + _RECORD_WITHIN
         if transaction is not None and transaction.exclusive:
             until = 0.0
-        with _as_transient("its outcome is not stored"):
+        with _as_handler_error("its outcome is not stored"):
             while True:
                 try:
                     return (yield self._ask(record))
@@ -301,7 +307,7 @@ def _as_outcome(result: Any) -> str:
 
 
 @contextmanager
-def _as_transient(what: str) -> Iterator[None]:
+def _as_handler_error(what: str) -> Iterator[None]:
     try:
         yield
     except StoreUnavailableError as error:
@@ -309,3 +315,12 @@ def _as_transient(what: str) -> Iterator[None]:
         raise TransientError(
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
+    except StoreRefusedError as error:
+        logger.error("%s: %s", error, what)  # noqa: TRY400 - the store's answer says it all
+        raise PermanentError(
+            f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
+        ) from None
+    except TransactionEndedError as error:
+        if error.by_handler:
+            raise PermanentError(str(error), code="TRANSACTION_ENDED_BY_HANDLER") from None
+        raise TransientError(str(error), code="TRANSACTION_ROLLED_BACK") from None
