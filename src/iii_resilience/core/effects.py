@@ -7,6 +7,7 @@ handlers, only how each effect runs without blocking an event loop.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -25,11 +26,14 @@ class Blocking:
         work: What is done.
         undo: Takes the work's result where nobody is there any more to take it.
         blocking: Whether it may wait.
+        cleanup: Whether it belongs to an end that must be whole. A cancellation that comes during
+            it is raised at the next step that is no cleanup, or after the last step.
     """
 
     work: Callable[[], Any]
     undo: Callable[[Any], object] | None = None
     blocking: bool = True
+    cleanup: bool = False
 
 
 @attrs.frozen
@@ -90,12 +94,25 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
         in_thread: Runs a blocking step on another thread.
     """
 
+    late: asyncio.CancelledError | None = None
+
     async def make(step: Blocking | Sleep | CallHandler) -> Any:
+        nonlocal late
+        if isinstance(step, Blocking):
+            if not step.blocking:
+                return step.work()
+            work = _Work(step)
+            cancelled = await work.done(in_thread)
+            if cancelled is not None and not step.cleanup:
+                raise cancelled
+            late = late or cancelled
+            return work.answer()
+        if late is not None:
+            cancelled, late = late, None
+            raise cancelled
         if isinstance(step, CallHandler):
             return await run(**step.extra)
-        if isinstance(step, Sleep):
-            return await asyncio.sleep(step.seconds)
-        return await _aside(step, in_thread) if step.blocking else step.work()
+        return await asyncio.sleep(step.seconds)
 
     try:
         step = next(steps)
@@ -110,25 +127,80 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
             else:
                 step = steps.send(value)
     except StopIteration as end:
+        if late is not None:
+            raise late from None
         return end.value
-
-
-async def _aside(step: Blocking, in_thread: InThread) -> Any:
-    """Done to its end even if the coroutine is cancelled meanwhile: half an operation is none."""
-    answer: list[Any] = []
-    task = asyncio.ensure_future(in_thread(lambda: answer.append(step.work())))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None and step.undo is not None:
-            await in_thread(_call(step.undo, answer[0]))
+    except Exception as error:
+        if late is not None:
+            raise late from error
         raise
-    return answer[0]
 
 
-def _call(undo: Callable[[Any], object], result: Any) -> Callable[[], None]:
-    def work() -> None:
-        undo(result)
+class _Work:
+    """A blocking step on its thread. It is done to its end: half an operation is none."""
 
-    return work
+    def __init__(self, step: Blocking) -> None:
+        self._step = step
+        self._lock = threading.Lock()
+        self._answers: list[Any] = []
+        self._abandoned = False
+        self._error: BaseException | None = None
+
+    def answer(self) -> Any:
+        """What the work returned.
+
+        Raises:
+            BaseException: What it raised.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._answers[0]
+
+    async def done(self, in_thread: InThread) -> asyncio.CancelledError | None:
+        """Wait for the work, and for its undo where the coroutine was cancelled meanwhile.
+
+        Returns:
+            The first cancellation that came in between, or None.
+        """
+        task, cancelled = await _finished(in_thread(self._run))
+        if task.cancelled():
+            # The loop cancels every task, this one too: the thread is alone from here on.
+            with self._lock:
+                self._abandoned = not self._answers
+            cancelled = cancelled or asyncio.CancelledError()
+        else:
+            self._error = task.exception() or self._error
+        undo = self._step.undo
+        if cancelled is not None and not self._step.cleanup and undo is not None and self._answers:
+            await _finished(in_thread(lambda: _call(undo, self._answers[0])))
+        return cancelled
+
+    def _run(self) -> None:
+        try:
+            answer = self._step.work()
+        except BaseException as error:  # the coroutine raises it
+            self._error = error
+            return
+        with self._lock:
+            self._answers.append(answer)
+            abandoned = self._abandoned
+        if abandoned and self._step.undo is not None:
+            self._step.undo(answer)
+
+
+async def _finished(
+    work: Coroutine[Any, Any, None],
+) -> tuple[asyncio.Task[None], asyncio.CancelledError | None]:
+    """Wait until a task has ended, however often this coroutine is cancelled."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    return task, cancelled
+
+
+def _call(undo: Callable[[Any], object], result: Any) -> None:
+    undo(result)

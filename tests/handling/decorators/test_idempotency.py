@@ -613,3 +613,53 @@ def test_what_is_no_store_or_no_handler_is_refused() -> None:
         idempotent("store.db")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decorates a handler"):
         idempotent(MemoryStore(), key="id")(5)  # type: ignore[arg-type]
+
+
+# Cancelled twice.
+
+
+@pytest.mark.parametrize("held_up", ["claim", "begin", "rollback", "release"])
+async def test_key_and_file_are_free_after_two_cancellations(file: Path, held_up: str) -> None:
+    """Whatever was in a thread when they came."""
+    store = SqliteStore(file)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            if name == held_up:
+                reached.set()
+                assert go_on.wait(30)
+            return work(*args, **kwargs)
+
+        return slow
+
+    begin = store.begin
+
+    def beginning(slot: str, token: int) -> Any:
+        transaction = begin(slot, token)
+        transaction.rollback = slowly("rollback", transaction.rollback)  # type: ignore[method-assign]
+        return transaction
+
+    for name, work in (("claim", store.claim), ("begin", beginning), ("release", store.release)):
+        setattr(store, name, slowly(name, work))
+
+    @idempotent(store, key="id", function_id=ID)
+    async def handler(data: Any, transaction: sqlite3.Connection) -> str:
+        transaction.execute("INSERT INTO effects VALUES ('a', 1)")
+        if not go_on.is_set() and held_up in {"rollback", "release"}:
+            raise TransientError("busy")
+        return "done"
+
+    call: Any = handler
+    task = asyncio.create_task(call({"id": 1}))
+    while not reached.is_set():
+        await asyncio.sleep(0.005)
+    for _ in range(3):
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.wait_for(call({"id": 1}), 8) == "done"
+    assert effects(file) == [("a",)]

@@ -230,7 +230,7 @@ class _Guard:
             raise
         except BaseException as error:
             if transaction is not None:
-                yield self._ask(transaction.rollback)
+                yield self._ask(transaction.rollback, cleanup=True)
             yield from self._failed(mine, error)
             raise
         if not recorded:
@@ -278,14 +278,18 @@ class _Guard:
         if lasting and isinstance(error, Exception):
             text = str(reported_as(error, since=time.monotonic()))
         try:
-            yield self._ask(keep_failure if lasting else free)
+            yield self._ask(keep_failure if lasting else free, cleanup=True)
         except StoreUnavailableError as away:
             logger.warning("a failed call's key is not free before its lease is over: %s", away)
 
     def _ask(
-        self, work: Callable[[], Any], undo: Callable[[Any], object] | None = None
+        self,
+        work: Callable[[], Any],
+        undo: Callable[[Any], object] | None = None,
+        *,
+        cleanup: bool = False,
     ) -> Blocking:
-        return Blocking(work, undo, blocking=self._store.blocking)
+        return Blocking(work, undo, blocking=self._store.blocking, cleanup=cleanup)
 
 
 def _stored(claim: Claim) -> Any:
