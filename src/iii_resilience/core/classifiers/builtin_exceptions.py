@@ -140,6 +140,10 @@ def closed(error: BaseException) -> Failure:
     )
 
 
+# The second at the interpreter's end, from Python 3.12 on.
+_NO_THREAD = ("can't start new thread", "can't create new thread at interpreter shutdown")
+
+
 def standard(error: BaseException, names: list[str], message: str) -> Failure | None:
     """The failure of one of the standard library's families, or None.
 
@@ -165,6 +169,13 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
             Category.TRANSIENT,
             Execution.NOT_EXECUTED if never else Execution.MAYBE_EXECUTED,
             "check that the other side is up and can be reached",
+        )
+    if isinstance(error, RuntimeError) and message.startswith(_NO_THREAD):
+        return by_class(
+            error,
+            Category.TRANSIENT,
+            Execution.MAYBE_EXECUTED,
+            "raise the limit of threads (ulimit -u, pids.max), or handle fewer calls at once",
         )
     if "CancelledError" in names:
         return by_class(

@@ -279,7 +279,7 @@ class _Guard:
             text = str(reported_as(error, since=time.monotonic()))
         try:
             yield self._ask(keep_failure if lasting else free, cleanup=True)
-        except StoreUnavailableError as away:
+        except (StoreUnavailableError, StoreRefusedError) as away:
             logger.warning("a failed call's key is not free before its lease is over: %s", away)
 
     def _ask(

@@ -23,11 +23,22 @@ from iii_resilience.handling.decorators.parked_message import (
     message_id,
 )
 from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
-from iii_resilience.handling.handler_errors import HandlerError, PayloadError, TransientError
-from iii_resilience.stores.protocol import Messages, Store, StoreUnavailableError
+from iii_resilience.handling.handler_errors import (
+    HandlerError,
+    PayloadError,
+    PermanentError,
+    TransientError,
+)
+from iii_resilience.stores.protocol import (
+    Messages,
+    Store,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from iii_resilience.telemetry import logger, worker_events
 
 _MONTH = 30 * 86_400.0
+_NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
 
 
 def consumer(
@@ -118,7 +129,7 @@ class _Delivery:
             return (yield from self._park(call, key, told))
         try:
             yield self._ask(lambda: self.parking.settle(message))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             # It was handled; its record goes with time.
             logger.warning("%s: a handled message is still on record: %s", function_id, away)
         return result
@@ -134,7 +145,7 @@ class _Delivery:
         keep = self.limits.keep
         try:
             return (yield self._ask(lambda: self.parking.delivered(message, keep=keep)))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
 
@@ -142,7 +153,7 @@ class _Delivery:
         message = self._message(call, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=False))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             logger.warning("%s: a failure is not on record: %s", call.function_id, away)
 
     def _park(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
@@ -150,7 +161,7 @@ class _Delivery:
         message = self._message(call, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=True))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             raise _not_now(away, "the message is not parked") from None
         worker_events.parked(
             message.function_id,
@@ -179,7 +190,11 @@ class _Delivery:
         return Blocking(work, blocking=self.blocking)
 
 
-def _not_now(away: StoreUnavailableError, what: str) -> TransientError:
+def _not_now(away: StoreUnavailableError | StoreRefusedError, what: str) -> HandlerError:
     logger.warning("%s: %s", away, what)
     # Raised, it is no acknowledgement: the queue keeps the message.
+    if isinstance(away, StoreRefusedError):
+        return PermanentError(
+            f"the store of parked messages refuses this message; {what}", code="STORE_REFUSED"
+        )
     return TransientError(f"the store of parked messages is away; {what}", code="STORE_UNAVAILABLE")
