@@ -218,9 +218,7 @@ OPERATIONS: dict[str, tuple[Callable[[RedisStore, Any], Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_operation_that_was_done_says_so(
-    unsure: RedisStore, late: LateAnswers, name: str
-) -> None:
+def test_operation_that_was_done_says_so(unsure: RedisStore, late: LateAnswers, name: str) -> None:
     ask, expected = OPERATIONS[name]
     unsure.delivered("m", keep=KEEP)
     unsure.note("m", {"n": 1}, parked=True, keep=KEEP)
@@ -306,9 +304,7 @@ def test_what_can_never_succeed_is_not_unavailable(
 
 
 @pytest.mark.parametrize("decorate", ["idempotent", "consumer"])
-def test_refusal_ends_as_a_permanent_failure(
-    store: RedisStore, client: Any, decorate: str
-) -> None:
+def test_refusal_ends_as_a_permanent_failure(store: RedisStore, client: Any, decorate: str) -> None:
     ran: list[Any] = []
     handler: Any
     if decorate == "idempotent":
@@ -316,7 +312,9 @@ def test_refusal_ends_as_a_permanent_failure(
     else:
         handler = consumer(parking=store, key="id", function_id="f")(ran.append)
     client.config_set("maxmemory", "0")
-    client.acl_setuser("default", enabled=True, nopass=True, commands=["+@all", "-evalsha", "-eval"])
+    client.acl_setuser(
+        "default", enabled=True, nopass=True, commands=["+@all", "-evalsha", "-eval"]
+    )
     with pytest.raises(PermanentError) as caught:
         handler({"id": 1})
     assert caught.value.code == "STORE_REFUSED"

@@ -93,7 +93,6 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
         run: Calls the handler.
         in_thread: Runs a blocking step on another thread.
     """
-
     late: asyncio.CancelledError | None = None
 
     async def make(step: Blocking | Sleep | CallHandler) -> Any:

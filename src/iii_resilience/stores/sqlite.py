@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from iii_resilience.stores import transitions
 from iii_resilience.stores.base import KEY, LocalStore
@@ -115,7 +115,9 @@ class SqliteStore(LocalStore):
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             answers = [
-                self._apply(connection, KEY, one.slot, transitions.renew(one.token, one.lease, one.keep))
+                self._apply(
+                    connection, KEY, one.slot, transitions.renew(one.token, one.lease, one.keep)
+                )
                 for one in renewals
             ]
             connection.execute("COMMIT")

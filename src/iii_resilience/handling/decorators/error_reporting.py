@@ -71,7 +71,7 @@ def reports_errors(handler: F) -> F:
             raise reported from None
         raise reported
 
-    return wrap(handler, steps)
+    return wrap(handler, steps, name="reports_errors")
 
 
 def reported_as(error: Exception, *, since: float) -> HandlerError:

@@ -18,6 +18,7 @@ import attrs
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
@@ -29,7 +30,11 @@ from iii_resilience.handling.decorators.idempotency_key import (
     missing,
 )
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
-from iii_resilience.handling.decorators.wrapper import IncomingCall, takes, wrap
+from iii_resilience.handling.decorators.wrapper import (
+    IncomingCall,
+    takes,
+    wrap,
+)
 from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
 from iii_resilience.sdk import propagation
 from iii_resilience.stores.protocol import (
@@ -85,7 +90,8 @@ def idempotent(
             needs a name of its own here.
 
     Raises:
-        TypeError: No store, no key, or a ``transaction`` from a store that has none.
+        TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
+            `consumer` or `idempotent` decorates already.
         ValueError: A time that is none.
 
     What its callers see beside the handler's own errors:
@@ -106,12 +112,23 @@ def idempotent(
 
     # Not the handler's own type: what is given to it is not all that its callers give.
     def decorate(handler: Callable[..., R]) -> Callable[..., R]:
+        refuse_inside(
+            "idempotent",
+            handler,
+            consumer="that a message is parked would be stored as its result, and a redriven "
+            "message would never run",
+            idempotent="two of them would wait for each other's key",
+        )
         if not takes(handler, _TRANSACTION):
-            return wrap(handler, guard.steps, function_id=function_id)
+            return wrap(handler, guard.steps, name="idempotent", function_id=function_id)
         if not store.transactions:
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
-            handler, guard.steps_in_transaction, function_id=function_id, hidden=_TRANSACTION
+            handler,
+            guard.steps_in_transaction,
+            name="idempotent",
+            function_id=function_id,
+            hidden=_TRANSACTION,
         )
 
     return decorate
@@ -320,7 +337,7 @@ def _as_handler_error(what: str) -> Iterator[None]:
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
     except StoreRefusedError as error:
-        logger.error("%s: %s", error, what)  # noqa: TRY400 - the store's answer says it all
+        logger.error("%s: %s", error, what)
         raise PermanentError(
             f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
         ) from None

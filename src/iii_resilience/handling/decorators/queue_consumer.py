@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Steps
 from iii_resilience.core.hints import consuming
 from iii_resilience.core.validators import number
@@ -22,7 +23,11 @@ from iii_resilience.handling.decorators.parked_message import (
     ParkedMessage,
     message_id,
 )
-from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
+from iii_resilience.handling.decorators.wrapper import (
+    F,
+    IncomingCall,
+    wrap,
+)
 from iii_resilience.handling.handler_errors import (
     HandlerError,
     PayloadError,
@@ -83,7 +88,10 @@ def consumer(
     desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
 
     def decorate(handler: F) -> F:
-        return wrap(handler, desk.steps, function_id=function_id)
+        refuse_inside(
+            "consumer", handler, consumer="the outer one would take what is parked for handled"
+        )
+        return wrap(handler, desk.steps, name="consumer", function_id=function_id)
 
     return decorate
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from iii_resilience.core.decorator_order import mark_wrapped, wrapped_by
 from iii_resilience.core.effects import Steps, drive, drive_async
 from iii_resilience.handling.handler_errors import PermanentError
 from iii_resilience.sdk import propagation
@@ -22,12 +23,10 @@ from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MARK = "_iii_resilience_wrapped"  # functools.wraps hands it on to decorators in between
-
 
 def is_wrapped(handler: object) -> bool:
     """Whether a handler carries one of the wrappers that know the function it serves."""
-    return getattr(handler, _MARK, False) is True
+    return bool(wrapped_by(handler))
 
 
 @attrs.frozen
@@ -63,6 +62,7 @@ def wrap(
     handler: F,
     steps: Callable[[IncomingCall], Steps],
     *,
+    name: str,
     function_id: str | None = None,
     hidden: str | None = None,
 ) -> F:
@@ -71,6 +71,7 @@ def wrap(
     Args:
         handler: A plain or asynchronous handler, or method.
         steps: Makes the steps of one call; one of them is to run the handler.
+        name: The decorator's name.
         function_id: The function it serves; None leaves it to the registration.
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
 
@@ -122,7 +123,7 @@ def wrap(
 
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
-    setattr(wrapper, _MARK, True)
+    mark_wrapped(wrapper, name, handler)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result
