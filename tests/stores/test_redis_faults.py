@@ -19,8 +19,8 @@ from iii_resilience.stores import (
     State,
     StoreRefusedError,
     StoreUnavailableError,
+    redis_scripts,
 )
-from iii_resilience.stores import redis_scripts
 from iii_resilience.stores.protocol import Renewal, digest
 
 __all__ = ["redis_server"]

@@ -93,31 +93,12 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
         run: Calls the handler.
         in_thread: Runs a blocking step on another thread.
     """
-    late: asyncio.CancelledError | None = None
-
-    async def make(step: Blocking | Sleep | CallHandler) -> Any:
-        nonlocal late
-        if isinstance(step, Blocking):
-            if not step.blocking:
-                return step.work()
-            work = _Work(step)
-            cancelled = await work.done(in_thread)
-            if cancelled is not None and not step.cleanup:
-                raise cancelled
-            late = late or cancelled
-            return work.answer()
-        if late is not None:
-            cancelled, late = late, None
-            raise cancelled
-        if isinstance(step, CallHandler):
-            return await run(**step.extra)
-        return await asyncio.sleep(step.seconds)
-
+    driver = _AsyncDriver(run, in_thread)
     try:
         step = next(steps)
         while True:
             try:
-                value = await make(step)
+                value = await driver.make(step)
             except GeneratorExit:  # the loop has ended under the handler: nothing can be awaited
                 steps.close()
                 raise
@@ -126,13 +107,44 @@ async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread
             else:
                 step = steps.send(value)
     except StopIteration as end:
-        if late is not None:
-            raise late from None
+        driver.go_on()
         return end.value
-    except Exception as error:
-        if late is not None:
-            raise late from error
+    except Exception:
+        driver.go_on()
         raise
+
+
+class _AsyncDriver:
+    """Makes steps in a coroutine, and holds back a cancellation that comes during cleanup."""
+
+    def __init__(self, run: Callable[..., Any], in_thread: InThread) -> None:
+        self._run = run
+        self._in_thread = in_thread
+        self._held_back: asyncio.CancelledError | None = None
+
+    async def make(self, step: Blocking | Sleep | CallHandler) -> Any:
+        if isinstance(step, Blocking):
+            return await self._block(step)
+        self.go_on()
+        if isinstance(step, CallHandler):
+            return await self._run(**step.extra)
+        return await asyncio.sleep(step.seconds)
+
+    def go_on(self) -> None:
+        """Raise the cancellation that was held back, if any."""
+        cancelled, self._held_back = self._held_back, None
+        if cancelled is not None:
+            raise cancelled
+
+    async def _block(self, step: Blocking) -> Any:
+        if not step.blocking:
+            return step.work()
+        work = _Work(step)
+        cancelled = await work.done(self._in_thread)
+        if cancelled is not None and not step.cleanup:
+            raise cancelled
+        self._held_back = self._held_back or cancelled
+        return work.answer()
 
 
 class _Work:

@@ -161,7 +161,7 @@ class SqliteConnections:
             idle, self._idle = self._idle, []
         logger.error(
             "%s was replaced or removed while this store was in use: the keys and messages of the "
-            "file before are not in the one that is there now. Replace it only while no worker runs",
+            "file before are not in the one that is there now. Replace it while no worker runs",
             self.path,
         )
         for connection in idle:

@@ -131,7 +131,7 @@ class SqliteTransaction:
             f"{what}; neither its effects nor its key are written", by_handler=by_handler
         )
 
-    def _authorize(self, action: int, first: str | None, second: str | None, *_: Any) -> int:
+    def _authorize(self, action: int, _first: object, second: object, *_: Any) -> int:
         # Committed by the handler, the effect would stand without its key.
         if action == sqlite3.SQLITE_TRANSACTION or (
             action == sqlite3.SQLITE_SAVEPOINT and second == _SAVEPOINT
