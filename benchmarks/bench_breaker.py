@@ -44,8 +44,8 @@ def _ours(*, broken: bool) -> Guard:
     if guard is None:
         raise AssertionError("a policy with a breaker has a guard")
     if broken:
-        _break(lambda: guard.attempt(_fails, None))
-    return lambda function: guard.first_attempt(function, (), {}, 0.0, None)
+        _break(lambda: guard.attempt(_fails, None, []))
+    return lambda function: guard.first_attempt(function, (), {}, 0.0, None, [])
 
 
 def _pybreaker(*, broken: bool) -> Guard:

@@ -16,6 +16,7 @@ from hypothesis import Phase, settings
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
 from iii_resilience.config.default_book import default_book
+from iii_resilience.core import system_clock
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("default-deadline-off", deadline=None)
@@ -84,6 +85,8 @@ def fake_clock() -> ClockMaker:
             stack.enter_context(patch.object(time, "monotonic", clock.monotonic))
             stack.enter_context(patch.object(time, "sleep", clock.sleep))
             stack.enter_context(patch.object(asyncio, "sleep", clock.sleep_async))
+            stack.enter_context(patch.object(system_clock, "monotonic", clock.monotonic))
+            stack.enter_context(patch.object(system_clock, "sleep", clock.sleep))
             yield clock
 
     return make

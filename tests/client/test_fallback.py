@@ -214,12 +214,12 @@ class TestFallback:
     ) -> None:
         echo(target, engine)
         engine.inject("t::echo", STOPPED)
-        send = caller._connection.send
+        send = caller._connection.in_flight.send
 
-        def no_receipt(fields: dict[str, Any], **options: Any) -> Any:
-            return answer if fields.get("action") else send(fields, **options)
+        def no_receipt(request: dict[str, Any], **options: Any) -> Any:
+            return answer if request.get("action") else send(request, **options)
 
-        monkeypatch.setattr(caller._connection, "send", no_receipt)
+        monkeypatch.setattr(caller._connection.in_flight, "send", no_receipt)
         policy = RetryPolicy(attempts=1, fallback=Enqueue("later"))
         with pytest.raises(InvocationError, match="invocation_stopped") as caught:
             caller.trigger(

@@ -72,7 +72,7 @@ class TestTheMomentOfALoss:
         while len(engine.calls("t::one")) < 2:
             await asyncio.sleep(0)
         time.sleep(0.5)  # noqa: ASYNC251 - this loop is busy while the answer comes
-        known = (None, "t::one") in caller._caller.ready._known
+        known = (None, "t::one") in caller._caller.ready.known
         with pytest.raises(InvocationError):
             await call
         assert not known
@@ -142,9 +142,9 @@ class TestKnown:
         generation = ready.generation
         ready.invalidate(key)
         ready.mark_known(key, generation)
-        assert key not in ready._known
+        assert key not in ready.known
         ready.mark_known(key, ready.generation)
-        assert key in ready._known
+        assert key in ready.known
 
 
 class TestQuestions:

@@ -591,7 +591,7 @@ class TestEnd:
         threads = [threading.Thread(target=call) for _ in range(3)]
         for thread in threads:
             thread.start()
-        while len(worker._connection._pauses) < 3:
+        while len(worker._connection.sleeps) < 3:
             time.sleep(0.005)
         worker.shutdown()
         for thread in threads:
@@ -609,7 +609,7 @@ class TestEnd:
         call = asyncio.ensure_future(
             worker.trigger_async({"function_id": "t::echo"}, idempotent=True, policy=policy)
         )
-        while len(worker._connection._pauses) < 1:
+        while len(worker._connection.sleeps) < 1:
             await asyncio.sleep(0.005)
         await worker.shutdown_async()
         with pytest.raises(NotConnectedError):

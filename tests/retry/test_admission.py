@@ -238,15 +238,15 @@ class TestBreakerInADecorator:
             return "done"
 
         with pytest.raises(ConnectionResetError):
-            await guard.attempt_async(breaks, None)
+            await guard.attempt_async(breaks, None, [])
         time.sleep(0.02)  # noqa: ASYNC251 - nothing else runs
         assert guard.slots is not None
         kept = guard.slots.acquire()
         assert kept is not None
         with pytest.raises(BulkheadFullError):
-            await guard.attempt_async(works, None)
+            await guard.attempt_async(works, None, [])
         guard.slots.release(kept)
-        assert await guard.attempt_async(works, None) == "done"
+        assert await guard.attempt_async(works, None, []) == "done"
 
     def test_an_inner_open_circuit_is_not_asked_again_by_an_outer_retry(self) -> None:
         calls = []
@@ -282,7 +282,7 @@ class TestBulkheadInADecorator:
     def test_nobody_waits_for_a_place_past_his_deadline(self, left: float) -> None:
         (guard, _kept), started = self.full(), time.monotonic()
         with pytest.raises(BulkheadFullError) as caught:
-            guard.attempt(lambda: None, started + left)
+            guard.attempt(lambda: None, started + left, [])
         assert max(left, 0.0) <= time.monotonic() - started < 30.0
         assert str(caught.value) == "no place came free in the bulkhead of f; nothing was sent"
 
@@ -290,7 +290,7 @@ class TestBulkheadInADecorator:
     async def test_no_coroutine_waits_for_a_place_past_its_deadline(self, left: float) -> None:
         (guard, _kept), started = self.full(), time.monotonic()
         with pytest.raises(BulkheadFullError, match="bulkhead of f"):
-            await guard.attempt_async(lambda: asyncio.sleep(0), started + left)
+            await guard.attempt_async(lambda: asyncio.sleep(0), started + left, [])
         assert max(left, 0.0) <= time.monotonic() - started < 30.0
 
     def test_a_place_is_given_back_however_the_attempt_ends(self) -> None:
@@ -306,7 +306,7 @@ class TestBulkheadInADecorator:
         for error in (None, ValueError("x"), KeyboardInterrupt()):
             expected = contextlib.nullcontext() if error is None else pytest.raises(type(error))
             with expected:
-                guard.attempt(partial(attempt, error), None)
+                guard.attempt(partial(attempt, error), None, [])
             assert slots.inside == 0
 
     def test_a_call_beyond_the_limit_is_refused(self) -> None:
@@ -659,5 +659,5 @@ class TestTheShieldOfAPolicy:
             raise ConnectionResetError
 
         with caplog.at_level(logging.INFO, "iii_resilience"):
-            open_circuit(lambda: guard.attempt(attempt, None))
+            open_circuit(lambda: guard.attempt(attempt, None, []))
         assert [record.getMessage() for record in caplog.records] == ["f: circuit open, was closed"]

@@ -42,7 +42,7 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry.cancellation import _comes_of_a_cancellation
 from iii_resilience.retry.policy_source import PolicySource
-from iii_resilience.retry.run import RetriedCall
+from iii_resilience.retry.retried_call import RetriedCall, RetryContext
 from iii_resilience.testing import fake_clock as our_clock
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def test_every_delay_is_slept_and_reported(clock: FakeClock) -> None:
 def test_decorrelated_delays_grow_from_the_one_before(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iii_resilience.retry.run.random.random", lambda: 1.0)
+    monkeypatch.setattr("iii_resilience.retry.retried_call.random.random", lambda: 1.0)
     policy = RetryPolicy(backoff=Backoff(jitter="decorrelated"))
     given_up(Script(forever=stopped), idempotent=True, policy=policy)
     assert clock.slept == pytest.approx([0.6, 1.8, 5.4])
@@ -611,7 +611,7 @@ def test_in_a_sleep_they_pass_at_once_and_the_permit_is_given_back(
         assert budget.window_for().available(time.monotonic()) == 0.0
         raise error
 
-    monkeypatch.setattr("iii_resilience.retry.run.time.sleep", interrupt)
+    monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     raised = given_up(script, error=kind, idempotent=True, policy=QUICK.replace(budget=budget))
     assert raised is error
     assert script.calls == 1
@@ -668,15 +668,14 @@ async def test_a_timeout_around_a_retried_call_ends_it() -> None:
 
 def test_a_permit_is_given_back_where_an_attempt_ends_before_it_is_sent() -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
-    run = RetriedCall(
-        QUICK, idempotent=True, name="n", started=0.0, window=window, deadline_at=None
-    )
+    context = RetryContext(policy=QUICK, name="n", started=0.0, window=window)
+    run = RetriedCall(context, idempotent=True)
     run.attempt_failed(stopped(), None)
 
     def unsent() -> None:
         raise KeyboardInterrupt
 
-    assert isinstance(run.go_on(unsent, sends=False).error, KeyboardInterrupt)
+    assert isinstance(run.retry(unsent, sends=False).error, KeyboardInterrupt)
     assert window.available(time.monotonic()) == 1.0
 
 
@@ -1479,7 +1478,7 @@ def test_decide_is_asked_once_for_each_failure(monkeypatch: pytest.MonkeyPatch) 
         asked.append(failure.category)
         return decide(failure, *args, **kwargs)
 
-    monkeypatch.setattr("iii_resilience.retry.run.decide", counted)
+    monkeypatch.setattr("iii_resilience.retry.retried_call.decide", counted)
     outcomes = [stopped(), tenacity.TryAgain(), stopped(), "done"]
     assert call(Script(*outcomes), idempotent=True, policy=QUICK) == "done"
     assert asked == [Category.TRANSIENT] * 3

@@ -191,7 +191,7 @@ def test_in_a_sleep_they_pass_and_the_permit_is_given_back(
     def interrupt(_: float) -> None:
         raise kind
 
-    monkeypatch.setattr("iii_resilience.retry.run.time.sleep", interrupt)
+    monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     with pytest.raises(kind):
         loop([stopped(), "done"], idempotent=True, policy=QUICK.replace(budget=budget))
     assert budget.window_for().available(time.monotonic()) == 1.0

@@ -13,6 +13,7 @@ import pytest
 from support.engine_fixtures import connect, engine
 
 from iii_resilience import RetryPolicy, resilient
+from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.testing import LoopbackEngine
 
@@ -34,9 +35,9 @@ class TestLink:
         engine.disconnect()
         while connection.connected:
             time.sleep(0.005)
-        assert not connection.wait_connected(0.05)
+        assert not drive(connection.wait_connected(0.05))
         engine.listen()
-        assert connection.wait_connected(5.0)
+        assert drive(connection.wait_connected(5.0))
 
     def test_a_socket_that_is_no_longer_open_is_no_connection(
         self, connect: Callable[..., Any]
@@ -64,10 +65,10 @@ class TestLink:
         engine.disconnect()
         while connection.connected:
             await asyncio.sleep(0.005)
-        assert not await connection.wait_connected_async(0.05)
+        assert not await drive_async(connection.wait_connected(0.05))
         thread = threading.Timer(0.1, engine.listen)
         thread.start()
-        assert await connection.wait_connected_async(5.0)
+        assert await drive_async(connection.wait_connected(5.0))
         thread.join()
 
     def test_an_sdk_without_listeners_is_asked_again_and_again(
@@ -90,7 +91,7 @@ class TestLink:
             time.sleep(0.005)
         thread = threading.Timer(0.1, engine.listen)
         thread.start()
-        assert connection.wait_connected(5.0)
+        assert drive(connection.wait_connected(5.0))
         thread.join()
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -24,6 +24,7 @@ from iii_resilience import (
     resilient,
 )
 from iii_resilience.client.resilient import Resilient
+from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.pending_calls import InFlightCalls, SendRefused
 from iii_resilience.sdk.versions import sdk_of
@@ -171,7 +172,7 @@ class TestCancelling:
     async def cancel(self, client: Any, version: tuple[int, ...]) -> int:
         connection = Connection(client, sdk_of(version))
         client.hangs = True
-        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.in_flight.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
         call.cancel()
@@ -196,7 +197,7 @@ class TestCancelling:
             raise ValueError("late")
 
         connection.in_flight._call = fail_late
-        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.in_flight.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
         call.cancel()
@@ -220,7 +221,7 @@ class TestCancelling:
     ) -> None:
         connection = Connection(client, sdk_of(version))
         client.hangs = True
-        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.in_flight.send_async(CALL, seconds=30.0))
         while not client.requests:
             await asyncio.sleep(0.005)
         connection.in_flight.connection_lost()
@@ -232,11 +233,14 @@ class TestCancelling:
 class Refuses:
     """A send check that is never consulted."""
 
+    def __init__(self) -> None:
+        self.classified: list[Failure] = []
+
     def may_send(self) -> bool:
         raise AssertionError("asked about a call that is lost")
 
-    def on_error(self, error: Exception) -> None:
-        raise AssertionError(f"told of {error!r}")
+    def classify(self, error: Exception) -> Failure:
+        raise AssertionError(f"asked about {error!r}")
 
 
 class TestDeparture:
@@ -272,14 +276,14 @@ class TestDeparture:
         self, client: Any, connection: Connection
     ) -> None:
         with pytest.raises(NotConnectedError, match="lost before the call; nothing was sent"):
-            connection.send(CALL, seconds=30.0)
+            connection.in_flight.send(CALL, seconds=30.0)
         time.sleep(0.05)
         assert client.requests == []
 
     @pytest.mark.usefixtures("lost_before")
     def test_one_with_a_gate_is_held_back(self, client: Any, connection: Connection) -> None:
         with pytest.raises(SendRefused):
-            connection.send(CALL, seconds=30.0, send_check=Refuses())
+            connection.in_flight.send(CALL, seconds=30.0, send_check=Refuses())
         time.sleep(0.05)
         assert client.requests == []
 
@@ -288,7 +292,7 @@ class TestDeparture:
     ) -> None:
         busy = threading.Event()
         connection.loop.call_soon_threadsafe(busy.wait, 5)
-        call = asyncio.ensure_future(connection.send_async(CALL, seconds=30.0))
+        call = asyncio.ensure_future(connection.in_flight.send_async(CALL, seconds=30.0))
         while not len(connection.in_flight):
             await asyncio.sleep(0.001)
         call.cancel()
@@ -374,7 +378,7 @@ class TestPace:
         for number in range(20):
             request = {**CALL, "payload": {"n": number}}
             thread = threading.Thread(
-                target=connection.send, args=[request], kwargs={"seconds": 5.0}
+                target=connection.in_flight.send, args=[request], kwargs={"seconds": 5.0}
             )
             thread.start()
             threads.append(thread)
@@ -479,8 +483,8 @@ class TestEnd:
         in_flight: InFlightCalls
 
         def looked(**_: Any) -> None:
-            for flight in [*in_flight._aboard]:
-                del in_flight._aboard[flight]  # as whoever lands it does first
+            for flight in [*in_flight._remote]:
+                del in_flight._remote[flight]  # as whoever lands it does first
                 threading.Timer(0.3, flight.settle, ["just in time", None]).start()
 
         client.hangs = True
@@ -493,7 +497,7 @@ class TestEnd:
         in_flight: InFlightCalls
 
         def looked(**_: Any) -> None:
-            in_flight._aboard.clear()
+            in_flight._remote.clear()
 
         client.hangs = True
         in_flight = self.in_flight(client, looked)
@@ -660,7 +664,7 @@ class TestConnection:
 
         threading.Thread(target=lose).start()
         with pytest.raises(ConnectionLostError, match="was lost"):
-            connection.send(CALL, seconds=30.0)
+            connection.in_flight.send(CALL, seconds=30.0)
         connection.close()
         client.shutdown()
 
@@ -683,7 +687,7 @@ class TestConnection:
         client.hangs = True
         threading.Timer(0.2, lambda: setattr(client, "_ws", object())).start()
         with pytest.raises(ConnectionLostError):
-            connection.send(CALL, seconds=30.0)
+            connection.in_flight.send(CALL, seconds=30.0)
         connection.close()
         client.shutdown()
 

@@ -14,8 +14,9 @@ from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent
 
 from iii_resilience import Attempt, Category, Decision, Execution, Failure, Reason, RetryPolicy
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.retry.run import RetriedCall, StopRetrying
+from iii_resilience.retry.retried_call import RetriedCall, RetryContext, StopRetrying
 from iii_resilience.telemetry import FailedCall, circuit_changed, meters, refused
+from iii_resilience.telemetry.call_events import begin
 
 FAILURE = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED)
 
@@ -26,7 +27,8 @@ def failed(number: int = 1, *, sent: bool = True) -> Attempt:
 
 def begun(name: str = "t::f", *, whole: bool = True) -> FailedCall:
     started = time.monotonic() - 0.01
-    call = FailedCall(name, started, remote=True, whole=whole)
+    call = begin(name, started, remote=True, whole=whole)
+    assert call is not None
     call.failed(failed(), started, None)
     call.decided(FAILURE, Decision(Reason.RETRIED, 0.0))
     return call
@@ -62,14 +64,8 @@ def test_an_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
 
 
 def test_nor_is_one_that_a_run_gives_up_when_it_is_about_to_be_made(seen: Seen) -> None:
-    run = RetriedCall(
-        RetryPolicy(budget=None),
-        idempotent=True,
-        name="t::f",
-        started=time.monotonic(),
-        window=None,
-        deadline_at=None,
-    )
+    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f", started=time.monotonic())
+    run = RetriedCall(context, idempotent=True)
     run.attempt_failed(ConnectionError(), None)
     assert run.decided(None).retry
     run.attempt_started(sent=True)

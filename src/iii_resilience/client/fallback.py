@@ -6,20 +6,22 @@ original exception stays, with one more clause in its note.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 
-from iii_resilience.client.call import PROVIDER, TriggerCall
 from iii_resilience.client.readiness import Key
-from iii_resilience.client.request import Request, carries, carrying, check, for_queue
+from iii_resilience.client.request import Request, add_context, check, for_queue
+from iii_resilience.client.trigger_call import PROVIDER, TriggerCall
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.decide import Decision, Reason
+from iii_resilience.core.effects import CallHandler
 from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
 from iii_resilience.core.report import amend
-from iii_resilience.retry.run import RetriedCall
+from iii_resilience.retry.retried_call import RetriedCall
 
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue
 # itself takes milliseconds.
@@ -57,6 +59,29 @@ class Handover:
             return self.run.telemetry.fallback("enqueue", self.fallback.queue)
         return self.run.telemetry.fallback("reroute", self.fallback.function_id)
 
+    def carry_out(self, shown: BaseException) -> Generator[Any, Any, tuple[bool, Any]]:
+        """Make the call, as effects; its one `CallHandler` sends a request.
+
+        Args:
+            shown: The exception that the caller sees if this fails too.
+
+        Returns:
+            Whether the call was taken over, and what its caller gets.
+        """
+        error: Exception | None = None
+        try:
+            with self.telemetry():
+                there = yield from self.call.plan.ready.wait(self.key, self.patience)
+                if there or self.fallback_answers:
+                    extra = {"request": self.fields(), "seconds": self.seconds}
+                    taken, result = self.arrived((yield CallHandler(extra)))
+                    if taken:
+                        return True, result
+        except Exception as failed:
+            error = failed
+        self.failed(shown, error)
+        return False, None
+
     def fields(self) -> dict[str, Any]:
         """The request to send.
 
@@ -64,28 +89,27 @@ class Handover:
             InvalidPayloadError: With what travels along, the message cannot be sent.
             PayloadTooLargeError: The same.
         """
-        request, sdk = self.call.request, self.call.connection.sdk
+        request, sdk = self.call.request, self.call.plan.connection.sdk
         fields = {**request.fields, "timeout_ms": max(1, int(1000 * self.seconds))}
-        carried = self.call.carried(len(self.run.failed) + 1, given_up=True)
+        carried = self.call.carried(len(self.run.log.failed) + 1, given_up=True)
         if isinstance(self.fallback, Reroute):
             fields["function_id"] = self.fallback.function_id
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
-            again = Request(fields, self.fallback.function_id, None, None)
-            if sdk.sends_metadata and carries(again):
-                fields["metadata"] = carrying(again, carried.to_wire())
+            if sdk.sends_metadata:
+                add_context(fields, carried.to_wire())
             return fields
         carried = attrs.evolve(
             carried,
             left=None,  # queued work has time: what its caller had left is not its concern
             deadline_unix=None,
             function_id=request.function_id,
-            code=self.run.failed[0].attempt.failure.code,
+            code=self.run.log.failed[0].attempt.failure.code,
         )
         fields["payload"] = for_queue(fields["payload"], carried)
         fields["action"] = {"type": "enqueue", "queue": self.fallback.queue}
         queued = Request(fields, request.function_id, "enqueue", None)
-        return check(queued, sdk, self.call.policy.max_payload_bytes).fields
+        return check(queued, sdk, self.call.plan.policy.max_payload_bytes).fields
 
     def arrived(self, answer: Any) -> tuple[bool, Any]:
         """Whether the call was taken over, and what its caller gets.
@@ -127,10 +151,10 @@ def handover(call: TriggerCall) -> Handover | None:
     Never after auth, payload and permanent failures, and never for what may have run and is not
     idempotent.
     """
-    run, fallback = call.run, call.policy.fallback
+    run, fallback = call.run, call.plan.policy.fallback
     if run is None or fallback is None or call.request.action is not None:
         return None
-    if not (call.idempotent or run.execution is Execution.NOT_EXECUTED):
+    if not (call.options.idempotent or run.log.execution is Execution.NOT_EXECUTED):
         return None
     failure = run.failure
     if isinstance(fallback, Reroute):
@@ -139,18 +163,18 @@ def handover(call: TriggerCall) -> Handover | None:
             left is not None and left <= 0
         ):
             return None
-        namespace = fallback.namespace or call.connection.namespace_of(call.request.fields)
+        namespace = fallback.namespace or call.plan.connection.namespace_of(call.request.fields)
         return Handover(
             call,
             run,
             fallback,
             (namespace, fallback.function_id),
-            min(call.policy.ready_timeout, call.patience()),
+            min(call.plan.policy.ready_timeout, call.patience()),
             call.timeout_left(),
         )
     missing = failure.code == "function_not_found"
     if (
-        not call.accept_enqueued
+        not call.options.accept_enqueued
         or not isinstance(call.request.fields["payload"], dict)
         or not (failure.category is Category.TRANSIENT or missing)
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from iii_resilience.client.readiness import Key
+from iii_resilience.client.readiness import Key, Readiness
 from iii_resilience.client.request import ENGINE_OWN
 from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.core.guards.budget import BudgetWindow
@@ -22,6 +22,7 @@ class CallPlan:
 
     Args:
         connection: The client's connection.
+        ready: What is known of the functions that are registered.
         selected: The policy in force.
         function_id: The function.
 
@@ -34,7 +35,15 @@ class CallPlan:
         timeout_from: Where that is from.
     """
 
-    def __init__(self, connection: Connection, selected: SelectedPolicy, function_id: str) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        ready: Readiness,
+        selected: SelectedPolicy,
+        function_id: str,
+    ) -> None:
+        self.connection = connection
+        self.ready = ready
         self.selected = selected
         self.policy = policy = selected.policy
         self.function_id = function_id

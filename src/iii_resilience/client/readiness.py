@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Generator
 from concurrent.futures import Future
+from typing import Any
 
+from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.engine_api import FunctionStatus
+from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.wait_queue import WaitQueue
 
 Key = tuple[str | None, str]  # namespace (None: the default one), function id
@@ -35,33 +38,27 @@ class Readiness:
 
     Args:
         connection: The client's connection.
+
+    Attributes:
+        known: The functions that are registered, each with its owner.
+        unchecked: Whether functions are not checked on this connection: the engine forbids the
+            check, does not support it, or does not answer it.
+        generation: Counts the moments at which knowledge was lost: what was learned from a call
+            that started before such a moment is not believed after it.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._known: dict[Key, str | None] = {}
+        self.known: dict[Key, str | None] = {}
         self._missing_until: dict[Key, float] = {}
         self._asking: dict[Key, _PendingLookup] = {}
-        self._unanswered_epoch: int | None = None
+        self.unchecked = False
         self._lock = threading.Lock()
-        # Counts the moments at which knowledge was lost: what was learned from a call that
-        # started before such a moment is not believed after it.
         self.generation = 0
         connection.on_change(self._connection_changed)
 
-    def is_ready(self, key: Key | None) -> bool:
-        """Whether a call can be sent without any wait or question.
-
-        Args:
-            key: As for `wait`.
-        """
-        connection = self._connection
-        return (
-            connection.connected and not connection.refused and (key is None or self.may_send(key))
-        )
-
-    def wait(self, key: Key | None, seconds: float) -> bool:
-        """Wait until a call can be sent.
+    def wait(self, key: Key | None, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
+        """Wait until a call can be sent, as effects.
 
         Args:
             key: The function, or None where only the connection matters.
@@ -74,78 +71,52 @@ class Readiness:
             NotConnectedError: No connection within that time, or the client was shut down.
             RuntimeError: The process was forked.
         """
+        connection = self._connection
         until = time.monotonic() + seconds
         while True:
-            self._connection.check_usable()
-            if self._connection.refused or not (
-                self._connection.connected or self._connection.wait_connected(_left(until))
+            connection.check_usable()
+            if connection.refused or not (
+                connection.connected or (yield from connection.wait_connected(_left(until)))
             ):
-                raise _not_connected(self._connection, seconds)
-            if key is None or self.may_send(key):
+                raise _not_connected(connection, seconds)
+            if key is None or self.unchecked or key in self.known:
                 return True
-            if self._stayed_missing(key) or _left(until) == 0.0:
+            left = until - time.monotonic()
+            if left <= 0.0 or self._missing_until.get(key, 0.0) > time.monotonic():
                 return self._gives_up(key, seconds)
             waiters, future = self._queue_for(key)
             try:
-                pause = future.result(_left(until))
+                spread = yield Wait(future, left)
             except TimeoutError:
                 return self._gives_up(key, seconds)
             finally:
                 waiters.leave(future)
-            if pause > 0:
-                time.sleep(min(pause, _left(until)))
-            if waiters.there:
-                return True
-
-    async def wait_async(self, key: Key | None, seconds: float) -> bool:
-        """As `wait`, for coroutines."""
-        until = time.monotonic() + seconds
-        while True:
-            self._connection.check_usable()
-            if self._connection.refused or not (
-                self._connection.connected
-                or await self._connection.wait_connected_async(_left(until))
-            ):
-                raise _not_connected(self._connection, seconds)
-            if key is None or self.may_send(key):
-                return True
-            if self._stayed_missing(key) or _left(until) == 0.0:
-                return self._gives_up(key, seconds)
-            waiters, future = self._queue_for(key)
-            try:
-                pause = await asyncio.wait_for(asyncio.wrap_future(future), _left(until))
-            except TimeoutError:
-                return self._gives_up(key, seconds)
-            finally:
-                waiters.leave(future)
-            if pause > 0:
-                await asyncio.sleep(min(pause, _left(until)))
+            if spread > 0:
+                yield Sleep(min(spread, _left(until)))
             if waiters.there:
                 return True
 
     def mark_known(self, key: Key, generation: int) -> None:
         """A call succeeded: its function is there, unless something was lost since it was sent."""
-        if key not in self._known:
+        if key not in self.known:
             self._remember(key, None, generation)
 
     def invalidate(self, key: Key) -> None:
         """A call ended in a way that says its worker may be gone: with it all of its functions."""
         with self._lock:
             self.generation += 1
-            owner = self._known.pop(key, None)
+            owner = self.known.pop(key, None)
             if owner is not None:
-                for other in [k for k, o in self._known.items() if o == owner]:
-                    del self._known[other]
+                for other, known_owner in list(self.known.items()):
+                    if known_owner == owner:
+                        del self.known[other]
 
     def may_send(self, key: Key) -> bool:
-        """Whether a function is known, or nobody on this connection can tell."""
-        return key in self._known or self._unanswered_epoch == self._connection.epoch
-
-    def _stayed_missing(self, key: Key) -> bool:
-        return self._missing_until.get(key, 0.0) > time.monotonic()
+        """Whether a function is known, or is not checked on this connection."""
+        return self.unchecked or key in self.known
 
     def _gives_up(self, key: Key, seconds: float) -> bool:
-        if not self._stayed_missing(key):
+        if not self._missing_until.get(key, 0.0) > time.monotonic():
             if len(self._missing_until) >= _KNOWN_MOST:
                 self._missing_until.clear()
             self._missing_until[key] = time.monotonic() + seconds
@@ -154,9 +125,9 @@ class Readiness:
     def _remember(self, key: Key, owner: str | None, generation: int) -> None:
         with self._lock:
             if generation == self.generation:
-                if len(self._known) >= _KNOWN_MOST:
-                    self._known.clear()
-                self._known[key] = owner
+                if len(self.known) >= _KNOWN_MOST:
+                    self.known.clear()
+                self.known[key] = owner
                 self._missing_until.pop(key, None)
 
     # One question at a time for an id, however many wait.
@@ -178,13 +149,14 @@ class Readiness:
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:
             epoch, generation = self._connection.epoch, self.generation
-            answers = await self._connection.functions_info([function_id], namespace)
+            answers = await functions_info(self._connection.call, [function_id], namespace)
             if epoch != self._connection.epoch:
                 break  # `_connection_changed` has let them look again
             if answers is None:
-                self._unanswered_epoch = epoch
+                self.unchecked = True
                 self._let_go(key, waiters, there=True)
                 return
+            self._connection.answered = True
             presence = answers.get(function_id, FunctionStatus(there=False))
             if presence.there:
                 self._remember(key, presence.owner, generation)
@@ -208,7 +180,8 @@ class Readiness:
     def _connection_changed(self) -> None:
         with self._lock:
             self.generation += 1
-            self._known.clear()
+            self.known.clear()
+            self.unchecked = False
             self._missing_until.clear()
             asking, self._asking = self._asking, {}
         for waiters in asking.values():
@@ -219,12 +192,10 @@ class _PendingLookup(WaitQueue):
     """The callers that wait for one function.
 
     Attributes:
-        there: Whether they are let go because it is there (else they look again).
+        there: Whether they are released because it is there (else they look again).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.there = False
+    there = False
 
 
 def _left(until: float) -> float:

@@ -132,8 +132,9 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
     for name in ("metadata", "namespace"):
         if fields.get(name) is not None:
             message[name] = fields[name]
-    if sdk.sends_metadata and carries(request) and not request.function_id.startswith(ENGINE_OWN):
-        message["metadata"] = carrying(request, outgoing(*_LONGEST, key))
+    own = request.function_id.startswith(ENGINE_OWN)
+    if sdk.sends_metadata and request.action != "enqueue" and not own:
+        add_context(message, outgoing(*_LONGEST, key))
     if request.action != "void":
         message["invocation_id"] = _INVOCATION_ID
     if request.action == "void":
@@ -145,21 +146,21 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
     return message
 
 
-def carries(request: Request) -> bool:
-    """Whether metadata can hold something of ours: not through a queue, nor if it is no mapping."""
-    metadata = request.fields.get("metadata")
-    return request.action != "enqueue" and (metadata is None or isinstance(metadata, dict))
+def add_context(fields: dict[str, Any], wire: dict[str, Any]) -> None:
+    """Add a call's context to the metadata of a request that is about to be sent.
 
-
-def carrying(request: Request, wire: dict[str, Any]) -> dict[str, Any]:
-    """The metadata of a request with what travels along.
+    Not for the action enqueue: a queue carries no metadata. Metadata of the user's that is not a
+    mapping is left alone.
 
     Args:
-        request: A request that `carries`.
-        wire: What travels.
+        fields: The request as the SDK takes it; it is changed.
+        wire: The context.
     """
-    metadata = request.fields.get("metadata")
-    return {**metadata, METADATA_FIELD: wire} if metadata else {METADATA_FIELD: wire}
+    metadata = fields.get("metadata")
+    if metadata is None:
+        fields["metadata"] = {METADATA_FIELD: wire}
+    elif isinstance(metadata, dict):
+        fields["metadata"] = {**metadata, METADATA_FIELD: wire}
 
 
 def for_queue(payload: Any, carried: CallContext) -> dict[str, Any] | None:

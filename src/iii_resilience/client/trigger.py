@@ -1,7 +1,7 @@
 """`trigger` and `trigger_async` with policies: the SDK's calls, made safe to retry.
 
-Validates the request and makes the first attempt inline. `client.call` makes an attempt,
-`retry.run` handles a failure, and `client.fallback` handles a call whose retries have stopped.
+Validates the request and makes the first attempt inline. `client.trigger_call` makes an attempt,
+`retry.retried_call` handles a failure, and `client.fallback` a call whose retries have stopped.
 Knows nothing of handlers.
 """
 
@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
-from iii_resilience.client.call import TriggerCall
 from iii_resilience.client.fallback import Handover, handover
 from iii_resilience.client.plan import CallPlan
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.client.request import check, check_key, keyed, read
+from iii_resilience.client.trigger_call import CallOptions, TriggerCall
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Reason
+from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.core.hints import hint
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.core.report import amend, attach_single
-from iii_resilience.retry.run import CallOutcome
+from iii_resilience.retry.retried_call import CallOutcome
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import meters, refused
 
@@ -67,23 +67,24 @@ class Caller:
         attempt: Callable[[], Any] = call.attempt
         if call.plan.guarded:
             guard = call.plan.guard
-            attempt = partial(guard.attempt, attempt, call.deadline_at)
+            attempt = partial(guard.attempt, attempt, call.deadline_at, call.classified)
         try:
             result = attempt()
         except Exception as error:
-            run = call.failed(error, _user_traceback(error))
+            traceback = error.__traceback__
+            run = call.failed(error, traceback and traceback.tb_next)
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
         else:
             meters.succeeded(call.plan.function_id, call.started)
             return result
-        outcome = run.go_on(attempt, sends=False)
+        outcome = run.retry(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
         other = _given_up(call, outcome.error)
         if other is not None:
-            taken, result = self._hand_over(other, outcome.error)
+            taken, result = drive(other.carry_out(outcome.error), self._connection.in_flight.send)
             if taken:
                 return result
         try:
@@ -105,23 +106,26 @@ class Caller:
         attempt: Callable[[], Any] = call.attempt_async
         if call.plan.guarded:
             guard = call.plan.guard
-            attempt = partial(guard.attempt_async, attempt, call.deadline_at)
+            attempt = partial(guard.attempt_async, attempt, call.deadline_at, call.classified)
         try:
             result = await attempt()
         except Exception as error:
-            run = call.failed(error, _user_traceback(error))
+            traceback = error.__traceback__
+            run = call.failed(error, traceback and traceback.tb_next)
         except BaseException as error:
             meters.passed(call.plan.function_id, call.started, error)
             raise
         else:
             meters.succeeded(call.plan.function_id, call.started)
             return result
-        outcome = await run.go_on_async(attempt, sends=False)
+        outcome = await run.retry_async(attempt, sends=False)
         if outcome.error is None:
             return outcome.value
         other = _given_up(call, outcome.error)
         if other is not None:
-            taken, result = await self._hand_over_async(other, outcome.error)
+            taken, result = await drive_async(
+                other.carry_out(outcome.error), self._connection.in_flight.send_async
+            )
             if taken:
                 return result
         try:
@@ -161,66 +165,28 @@ class Caller:
             raise
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
-        call = TriggerCall(
-            connection, self.ready, checked, plan, local=local, idempotent=idempotent
-        )
-        if key is not None:
-            call.idempotency_key = key
-        if accept_enqueued:
-            call.accept_enqueued = True
-        return call
+        options = CallOptions(idempotent, accept_enqueued, key)
+        return TriggerCall(checked, plan, options, local=local)
 
     def _plan(
         self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None
     ) -> CallPlan:
         if isinstance(policy, RetryPolicy):
-            return CallPlan(self._connection, SelectedPolicy("inline", policy), function_id)
+            selected = SelectedPolicy("inline", policy)
+            return CallPlan(self._connection, self.ready, selected, function_id)
         selected = book.for_function(function_id)
         if policy is not None:
             named = SelectedPolicy(policy, book.policy(policy), selected.idempotent)
-            return CallPlan(self._connection, named, function_id)
+            return CallPlan(self._connection, self.ready, named, function_id)
         of, plans = self._plans
         if of is not book:
             plans = {}
             self._plans = (book, plans)
         if len(plans) >= _PLANS_MOST:
             plans.clear()
-        plan = plans[function_id] = CallPlan(self._connection, selected, function_id)
+        plan = CallPlan(self._connection, self.ready, selected, function_id)
+        plans[function_id] = plan
         return plan
-
-    # The fallback.
-
-    def _hand_over(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
-        error: Exception | None = None
-        try:
-            with other.telemetry():
-                there = self.ready.wait(other.key, other.patience)
-                if there or other.fallback_answers:
-                    answer = self._connection.send(other.fields(), seconds=other.seconds)
-                    taken, result = other.arrived(answer)
-                    if taken:
-                        return True, result
-        except Exception as failed:
-            error = failed
-        other.failed(shown, error)
-        return False, None
-
-    async def _hand_over_async(self, other: Handover, shown: BaseException) -> tuple[bool, Any]:
-        error: Exception | None = None
-        try:
-            with other.telemetry():
-                there = await self.ready.wait_async(other.key, other.patience)
-                if there or other.fallback_answers:
-                    answer = await self._connection.send_async(
-                        other.fields(), seconds=other.seconds
-                    )
-                    taken, result = other.arrived(answer)
-                    if taken:
-                        return True, result
-        except Exception as failed:
-            error = failed
-        other.failed(shown, error)
-        return False, None
 
 
 def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
@@ -266,7 +232,3 @@ def _raise(outcome: CallOutcome[Any]) -> Any:
         raise error
     finally:
         del error, outcome
-
-
-def _user_traceback(error: BaseException) -> TracebackType | None:
-    return None if error.__traceback__ is None else error.__traceback__.tb_next

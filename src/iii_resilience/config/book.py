@@ -53,7 +53,8 @@ class PolicyBook:
         ValueError: A rule, or ``default``, names a policy that is not in the book.
     """
 
-    _policy_set: PolicySet = attrs.field()
+    policy_set: PolicySet = attrs.field()
+    """The book's content now. Read it once where several things of it must fit together."""
     _source: Source | None = attrs.field()
 
     def __init__(
@@ -66,7 +67,7 @@ class PolicyBook:
         queues: Mapping[str, Queue] | None = None,
     ) -> None:
         policy_set = PolicySet(policies or {}, rules, default, codes, queues or {})
-        object.__setattr__(self, "_policy_set", policy_set)
+        object.__setattr__(self, "policy_set", policy_set)
         object.__setattr__(self, "_source", None)
 
     @classmethod
@@ -78,44 +79,39 @@ class PolicyBook:
             source: Where that comes from, for `reload` and `watch`.
         """
         book = cls.__new__(cls)
-        object.__setattr__(book, "_policy_set", policy_set)
+        object.__setattr__(book, "policy_set", policy_set)
         object.__setattr__(book, "_source", source)
         return book
 
     @property
-    def policy_set(self) -> PolicySet:
-        """What the book says now. Take it once where several things of it must fit together."""
-        return self._policy_set
-
-    @property
     def policies(self) -> Mapping[str, RetryPolicy]:
         """Every policy by name."""
-        return self._policy_set.policies
+        return self.policy_set.policies
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The rules; of two alike the first one wins."""
-        return self._policy_set.rules
+        return self.policy_set.rules
 
     @property
     def default(self) -> str:
         """Name of the policy of functions that no rule covers."""
-        return self._policy_set.default
+        return self.policy_set.default
 
     @property
     def codes(self) -> tuple[Code, ...]:
         """Rows for codes of the user's own services."""
-        return self._policy_set.codes
+        return self.policy_set.codes
 
     @property
     def queues(self) -> Mapping[str, Queue]:
         """The queues that fallbacks name, by name."""
-        return self._policy_set.queues
+        return self.policy_set.queues
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed in the book's files and seldom meant, each with its place."""
-        return self._policy_set.warnings
+        return self.policy_set.warnings
 
     def policy(self, name: str) -> RetryPolicy:
         """The policy of a name.
@@ -123,11 +119,11 @@ class PolicyBook:
         Raises:
             ValueError: No policy has that name; the message lists the nearest ones.
         """
-        return self._policy_set.policy(name)
+        return self.policy_set.policy(name)
 
     def for_function(self, function_id: str) -> SelectedPolicy:
         """The policy for a function: exact rule, then longest prefix, then order, then default."""
-        return self._policy_set.for_function(function_id)
+        return self.policy_set.for_function(function_id)
 
     def explain(self, function_id: str) -> Provenance:
         """The policy for a function, and the file and line that each of its values comes from.
@@ -137,7 +133,7 @@ class PolicyBook:
         """
         from iii_resilience.config.explain import explain  # noqa: PLC0415 - what files call things
 
-        return explain(self._policy_set, function_id)
+        return explain(self.policy_set, function_id)
 
     def reload(self) -> bool:
         """Read the book's files anew, if they have changed.
@@ -150,7 +146,7 @@ class PolicyBook:
             ValueError: The book has no files.
         """
         snapshot = self._needed_source().read()
-        if snapshot.digest == self._policy_set.digest:
+        if snapshot.digest == self.policy_set.digest:
             return False
         self.replace(snapshot.policy_set())
         return True
@@ -196,10 +192,10 @@ class PolicyBook:
             policy_set: A policy set that no other book has.
         """
         with _turning:
-            before = self._policy_set
+            before = self.policy_set
             policy_set.continues(before, time.monotonic())
             change_codes(before.codes, policy_set.codes)
-            object.__setattr__(self, "_policy_set", policy_set)
+            object.__setattr__(self, "policy_set", policy_set)
 
     def _needed_source(self) -> Source:
         if self._source is None:
@@ -211,12 +207,12 @@ class PolicyBook:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PolicyBook):
             return NotImplemented
-        return self._policy_set == other._policy_set
+        return self.policy_set == other.policy_set
 
     __hash__ = None  # type: ignore[assignment]  # what it says may change
 
     def __repr__(self) -> str:
-        policy_set = self._policy_set
+        policy_set = self.policy_set
         return (
             f"PolicyBook(policies={policy_set.policies!r}, rules={policy_set.rules!r}, "
             f"default={policy_set.default!r})"

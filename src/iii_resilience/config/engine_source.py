@@ -28,6 +28,7 @@ from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import register_codes
+from iii_resilience.core.effects import drive
 from iii_resilience.core.errors import ConfigError, NotConnectedError
 from iii_resilience.sdk.connection import Connection, connection_of
 
@@ -141,7 +142,7 @@ class _EngineEntry:
 
     def _ask(self) -> Contents:
         self._connection.check_usable()
-        if not self._connection.wait_connected(_CONNECTS_WITHIN):
+        if not drive(self._connection.wait_connected(_CONNECTS_WITHIN)):
             raise NotConnectedError("there is no connection to the engine")
         try:
             value = self._call("get")["value"]
@@ -182,7 +183,7 @@ class _EngineEntry:
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
         # Straight to the SDK: the next look is the retry, and it must not count as anybody's call.
-        return self._connection.send(request, seconds=_ANSWERS_WITHIN)
+        return self._connection.in_flight.send(request, seconds=_ANSWERS_WITHIN)
 
     def _cannot_be_asked(self, error: Exception) -> None:
         code = classify(error).code

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import attrs
 
+from iii_resilience.core.codes.model import Category
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.policy import RetryPolicy
 
@@ -114,8 +115,8 @@ def decide(
         A retry with its delay, or a reason to give up.
     """
     # Never retry an attempt that swallowed a cancellation.
-    may_help = failure.retryable and not call.swallowed
-    if never_retried(failure) or not (call.asked or may_help):
+    may_help = failure.category is Category.TRANSIENT and not call.swallowed
+    if not (call.asked or may_help) or never_retried(failure):
         return Decision(Reason.NOT_RETRYABLE)
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)

@@ -1,33 +1,40 @@
-"""Runs a generator of effects around a handler, either synchronously or in a coroutine.
+"""Runs a generator of effects, either on this thread or in a coroutine.
 
-The effects are a blocking operation, a sleep, and the handler itself. Knows nothing of stores or
-handlers, only how each effect runs without blocking an event loop.
+One generator says what happens in which order; the driver says how: an effect blocks the thread,
+or is awaited. So a flow that serves threads and coroutines is written once. Knows nothing of
+stores, handlers or connections.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import TIMEOUT_MAX
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
-"""Runs what blocks on a thread, and waits for it without blocking the event loop."""
+from iii_resilience.core.blocking_work import BlockingWork, InThread
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 
 @attrs.frozen
 class Blocking:
-    """Something that may wait for a disk or a network.
+    """An operation that may wait for a disk or a network. The effect's value is its result.
 
     Attributes:
-        work: What is done.
-        undo: Takes the work's result where nobody is there any more to take it.
+        work: The operation.
+        undo: Takes the result back if the coroutine was cancelled meanwhile.
         blocking: Whether it may wait.
         cleanup: Whether it belongs to an end that must be whole. A cancellation that comes during
-            it is raised at the next step that is no cleanup, or after the last step.
+            it is raised at the next effect that is no cleanup, or after the last one.
     """
 
     work: Callable[[], Any]
@@ -38,180 +45,164 @@ class Blocking:
 
 @attrs.frozen
 class Sleep:
-    """Time to pass, in seconds."""
+    """Time passes.
 
+    Attributes:
+        seconds: How long.
+        wake: Ends the sleep early once it is done, with an error if it holds one; or None.
+    """
+
+    seconds: float
+    wake: Future[float] | None = None
+
+
+@attrs.frozen
+class Wait:
+    """A future is awaited. The effect's value is the future's result.
+
+    `TimeoutError` is thrown into the generator if the time is over first.
+
+    Attributes:
+        future: The future.
+        seconds: How long at most.
+    """
+
+    future: Future[float]
     seconds: float
 
 
 @attrs.frozen
 class CallHandler:
-    """The handler runs.
+    """The callable that the driver was given is called: a handler, or an attempt.
+
+    The effect's value is what it returns.
 
     Attributes:
-        extra: Keyword arguments beside those of the call.
+        extra: Keyword arguments beside those it already has.
     """
 
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
-Steps = Generator[Blocking | Sleep | CallHandler, Any, Any]
+Steps = Generator[Blocking | Sleep | Wait | CallHandler, Any, Any]
 
 
-def drive(steps: Steps, run: Callable[..., Any]) -> Any:
-    """Carry steps out on this thread; returns what they return.
+def _nothing_to_call(**_: Any) -> Any:
+    raise AssertionError("these steps call nothing")
+
+
+def drive(
+    steps: Steps,
+    call: Callable[..., Any] = _nothing_to_call,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Any:
+    """Run a generator of effects on this thread.
 
     Args:
-        steps: The steps.
-        run: Calls the handler.
+        steps: The generator.
+        call: What `CallHandler` calls.
+        sleep: Sleeps for a number of seconds.
+
+    Returns:
+        What the generator returns.
     """
-
-    def make(step: Blocking | Sleep | CallHandler) -> Any:
-        if isinstance(step, CallHandler):
-            return run(**step.extra)
-        if isinstance(step, Sleep):
-            return time.sleep(step.seconds)
-        return step.work()
-
     try:
         step = next(steps)
         while True:
             try:
-                value = make(step)
-            except BaseException as error:  # it is for the steps to say what becomes of it
+                value: Any = None
+                if isinstance(step, CallHandler):
+                    value = call(**step.extra)
+                elif isinstance(step, Sleep):
+                    if step.wake is None:
+                        sleep(step.seconds)
+                    else:
+                        with suppress(TimeoutError):
+                            step.wake.result(min(step.seconds, TIMEOUT_MAX))
+                elif isinstance(step, Wait):
+                    value = step.future.result(min(step.seconds, TIMEOUT_MAX))
+                else:
+                    value = step.work()
+            except BaseException as error:  # the generator decides what becomes of it
                 step = steps.throw(error)
             else:
                 step = steps.send(value)
     except StopIteration as end:
         return end.value
+    finally:
+        # The traceback of an error that the generator keeps leads here: this frame holds nothing.
+        del steps, call, sleep
 
 
-async def drive_async(steps: Steps, run: Callable[..., Any], in_thread: InThread) -> Any:
-    """As `drive`, for coroutines: whatever blocks is done on a thread of its own.
+async def drive_async(
+    steps: Steps,
+    call: Callable[..., Awaitable[Any]] = _nothing_to_call,
+    in_thread: InThread | None = None,
+    sleep: Callable[[float], Awaitable[object]] | None = None,
+) -> Any:
+    """As `drive`, in a coroutine.
 
     Args:
-        steps: The steps.
-        run: Calls the handler.
-        in_thread: Runs a blocking step on another thread.
+        steps: The generator.
+        call: What `CallHandler` calls and awaits.
+        in_thread: Runs a blocking operation on another thread; None where there is none.
+        sleep: Sleeps for a number of seconds; None for asyncio's.
     """
-    driver = _AsyncDriver(run, in_thread)
+    held_back: asyncio.CancelledError | None = None
     try:
         step = next(steps)
         while True:
             try:
-                value = await driver.make(step)
-            except GeneratorExit:  # the loop has ended under the handler: nothing can be awaited
+                value: Any = None
+                if held_back is not None and not getattr(step, "cleanup", False):
+                    cancelled, held_back = held_back, None
+                    raise cancelled
+                if isinstance(step, Blocking):
+                    answer, cancelled = await _block(step, in_thread)
+                    held_back = held_back or cancelled
+                    value = answer()
+                elif isinstance(step, CallHandler):
+                    value = await call(**step.extra)
+                elif isinstance(step, Sleep):
+                    await _sleep(step, sleep)
+                else:
+                    future = asyncio.wrap_future(step.future)
+                    value = await asyncio.wait_for(future, step.seconds)
+            except GeneratorExit:  # the loop has ended under the coroutine: it can await no more
                 steps.close()
                 raise
-            except BaseException as error:  # it is for the steps to say what becomes of it
+            except BaseException as error:  # the generator decides what becomes of it
                 step = steps.throw(error)
             else:
                 step = steps.send(value)
     except StopIteration as end:
-        driver.go_on()
+        if held_back is not None:
+            raise held_back from None
         return end.value
     except Exception:
-        driver.go_on()
+        if held_back is not None:
+            raise held_back from None
         raise
+    finally:
+        del steps, call, sleep, in_thread, held_back  # as in `drive`
 
 
-class _AsyncDriver:
-    """Makes steps in a coroutine, and holds back a cancellation that comes during cleanup."""
-
-    def __init__(self, run: Callable[..., Any], in_thread: InThread) -> None:
-        self._run = run
-        self._in_thread = in_thread
-        self._held_back: asyncio.CancelledError | None = None
-
-    async def make(self, step: Blocking | Sleep | CallHandler) -> Any:
-        if isinstance(step, Blocking):
-            return await self._block(step)
-        self.go_on()
-        if isinstance(step, CallHandler):
-            return await self._run(**step.extra)
-        return await asyncio.sleep(step.seconds)
-
-    def go_on(self) -> None:
-        """Raise the cancellation that was held back, if any."""
-        cancelled, self._held_back = self._held_back, None
-        if cancelled is not None:
-            raise cancelled
-
-    async def _block(self, step: Blocking) -> Any:
-        if not step.blocking:
-            return step.work()
-        work = _Work(step)
-        cancelled = await work.done(self._in_thread)
-        if cancelled is not None and not step.cleanup:
-            raise cancelled
-        self._held_back = self._held_back or cancelled
-        return work.answer()
+async def _block(
+    step: Blocking, in_thread: InThread | None
+) -> tuple[Callable[[], Any], asyncio.CancelledError | None]:
+    """Run an operation; what gives its result, and a cancellation that came during cleanup."""
+    if not step.blocking or in_thread is None:
+        return step.work, None
+    work = BlockingWork(step.work, None if step.cleanup else step.undo)
+    cancelled = await work.done(in_thread)
+    if cancelled is not None and not step.cleanup:
+        raise cancelled
+    return work.answer, cancelled
 
 
-class _Work:
-    """A blocking step on its thread. It is done to its end: half an operation is none."""
-
-    def __init__(self, step: Blocking) -> None:
-        self._step = step
-        self._lock = threading.Lock()
-        self._answers: list[Any] = []
-        self._abandoned = False
-        self._error: BaseException | None = None
-
-    def answer(self) -> Any:
-        """What the work returned.
-
-        Raises:
-            BaseException: What it raised.
-        """
-        if self._error is not None:
-            raise self._error
-        return self._answers[0]
-
-    async def done(self, in_thread: InThread) -> asyncio.CancelledError | None:
-        """Wait for the work, and for its undo where the coroutine was cancelled meanwhile.
-
-        Returns:
-            The first cancellation that came in between, or None.
-        """
-        task, cancelled = await _finished(in_thread(self._run))
-        if task.cancelled():
-            # The loop cancels every task, this one too: the thread is alone from here on.
-            with self._lock:
-                self._abandoned = not self._answers
-            cancelled = cancelled or asyncio.CancelledError()
-        else:
-            self._error = task.exception() or self._error
-        undo = self._step.undo
-        if cancelled is not None and not self._step.cleanup and undo is not None and self._answers:
-            await _finished(in_thread(lambda: _call(undo, self._answers[0])))
-        return cancelled
-
-    def _run(self) -> None:
-        try:
-            answer = self._step.work()
-        except BaseException as error:  # the coroutine raises it
-            self._error = error
-            return
-        with self._lock:
-            self._answers.append(answer)
-            abandoned = self._abandoned
-        if abandoned and self._step.undo is not None:
-            self._step.undo(answer)
-
-
-async def _finished(
-    work: Coroutine[Any, Any, None],
-) -> tuple[asyncio.Task[None], asyncio.CancelledError | None]:
-    """Wait until a task has ended, however often this coroutine is cancelled."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = cancelled or error
-    return task, cancelled
-
-
-def _call(undo: Callable[[Any], object], result: Any) -> None:
-    undo(result)
+async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
+    if step.wake is None:
+        await (sleep or asyncio.sleep)(step.seconds)
+    else:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(step.wake), step.seconds)

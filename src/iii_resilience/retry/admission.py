@@ -7,7 +7,6 @@ nothing of what an attempt is.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -15,9 +14,11 @@ from typing import Any, TypeVar
 import attrs
 
 from iii_resilience import telemetry
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Execution
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
+from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
 from iii_resilience.core.guards.bulkhead import Permit, Slots
 from iii_resilience.core.policy import RetryPolicy
@@ -65,8 +66,9 @@ class AttemptGuard:
         kwargs: dict[str, Any],
         started: float,
         deadline: float | None,
+        classified: list[Failure],
     ) -> T:
-        """A call's first attempt: as `attempt`, with as little as possible around it.
+        """Make a call's first attempt: as `attempt`, with as little as possible around it.
 
         Args:
             function: What is called.
@@ -74,20 +76,22 @@ class AttemptGuard:
             kwargs: Its keyword arguments.
             started: When the call has just started: monotonic time in seconds.
             deadline: Seconds that the call may take, or None.
+            classified: As for `attempt`.
         """
         circuit = self.circuit
         if circuit is None or self.slots is not None:
             attempt = partial(function, *args, **kwargs)
-            return self.attempt(attempt, None if deadline is None else started + deadline)
+            deadline_at = None if deadline is None else started + deadline
+            return self.attempt(attempt, deadline_at, classified)
         ticket = circuit.admit(started)
         if isinstance(ticket, Rejection):
             raise self._open(ticket)
         try:
             value = function(*args, **kwargs)
         except BaseException as error:
-            Admission(self, ticket, None, started).release(error)
+            Admission(self, ticket, None, started).release(failure_of(error, classified))
             raise
-        now = time.monotonic()
+        now = clock.monotonic()
         circuit.succeeded(ticket, now, now - started)
         return value
 
@@ -98,31 +102,36 @@ class AttemptGuard:
         kwargs: dict[str, Any],
         started: float,
         deadline: float | None,
+        classified: list[Failure],
     ) -> T:
         """As `first_attempt`, for coroutines."""
         circuit = self.circuit
         if circuit is None or self.slots is not None:
             attempt = partial(function, *args, **kwargs)
             deadline_at = None if deadline is None else started + deadline
-            return await self.attempt_async(attempt, deadline_at)
+            return await self.attempt_async(attempt, deadline_at, classified)
         ticket = circuit.admit(started)
         if isinstance(ticket, Rejection):
             raise self._open(ticket)
         try:
             value = await function(*args, **kwargs)
         except BaseException as error:
-            Admission(self, ticket, None, started).release(error)
+            Admission(self, ticket, None, started).release(failure_of(error, classified))
             raise
-        now = time.monotonic()
+        now = clock.monotonic()
         circuit.succeeded(ticket, now, now - started)
         return value
 
-    def attempt(self, attempt: Callable[[], T], deadline_at: float | None) -> T:
+    def attempt(
+        self, attempt: Callable[[], T], deadline_at: float | None, classified: list[Failure]
+    ) -> T:
         """Make one attempt, if it may be made.
 
         Args:
             attempt: Makes it.
             deadline_at: Monotonic time of the call's deadline in seconds, or None.
+            classified: Holds the attempt's failure once it has failed: an attempt that classified
+                its own error has put it there, else it is put there now.
 
         Raises:
             CircuitOpenError: The circuit is open; nothing was sent.
@@ -132,26 +141,29 @@ class AttemptGuard:
         try:
             value = attempt()
         except BaseException as error:
-            admission.release(error)
+            admission.release(failure_of(error, classified))
             raise
         admission.release(None)
         return value
 
     async def attempt_async(
-        self, attempt: Callable[[], Awaitable[T]], deadline_at: float | None
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        deadline_at: float | None,
+        classified: list[Failure],
     ) -> T:
         """As `attempt`, for coroutines."""
         admission = await self.admit_async(deadline_at)
         try:
             value = await attempt()
         except BaseException as error:
-            admission.release(error)
+            admission.release(failure_of(error, classified))
             raise
         admission.release(None)
         return value
 
     def admit(self, deadline_at: float | None) -> Admission:
-        """Go in; `Admission.release` must follow."""
+        """Pass the circuit and take a place; `Admission.release` must follow."""
         ticket = self._admit_circuit()
         try:
             permit = None if self.slots is None else self.slots.acquire(_left(deadline_at))
@@ -164,9 +176,8 @@ class AttemptGuard:
         """As `admit`, for coroutines."""
         ticket = self._admit_circuit()
         try:
-            permit = (
-                None if self.slots is None else await self.slots.acquire_async(_left(deadline_at))
-            )
+            left = _left(deadline_at)
+            permit = None if self.slots is None else await self.slots.acquire_async(left)
             return self._admission(ticket, permit)
         except BaseException:
             self._ignore(ticket)
@@ -175,7 +186,7 @@ class AttemptGuard:
     def _admit_circuit(self) -> Ticket | None:
         if self.circuit is None:
             return None
-        answer = self.circuit.admit(time.monotonic())
+        answer = self.circuit.admit(clock.monotonic())
         if isinstance(answer, Rejection):
             raise self._open(answer)
         return answer
@@ -189,14 +200,14 @@ class AttemptGuard:
 
     def _ignore(self, ticket: Ticket | None) -> None:
         if self.circuit is not None and ticket is not None:
-            self.circuit.ignored(ticket, time.monotonic())
+            self.circuit.ignored(ticket, clock.monotonic())
 
     def _admission(self, ticket: Ticket | None, permit: Permit | None) -> Admission:
         if self.slots is not None and permit is None:
             raise BulkheadFullError(
                 f"no place came free in the bulkhead of {self.name}; nothing was sent"
             )
-        return Admission(self, ticket, permit, time.monotonic())
+        return Admission(self, ticket, permit, clock.monotonic())
 
 
 @attrs.frozen
@@ -208,19 +219,19 @@ class Admission:
     _permit: Permit | None
     _entered: float
 
-    def release(self, error: BaseException | None) -> None:
+    def release(self, outcome: Failure | BaseException | None) -> None:
         """The attempt has ended.
 
         Args:
-            error: What it raised, or None.
+            outcome: How it failed, or what interrupted it; None if it succeeded.
         """
         guard = self._guard
         try:
             if guard.circuit is not None and self._ticket is not None:
-                now = time.monotonic()
-                if error is None:
+                now = clock.monotonic()
+                if outcome is None:
                     guard.circuit.succeeded(self._ticket, now, now - self._entered)
-                elif _counts(error):
+                elif isinstance(outcome, Failure) and _counts(outcome):
                     guard.circuit.failed(self._ticket, now, now - self._entered)
                 else:
                     guard.circuit.ignored(self._ticket, now)
@@ -229,13 +240,24 @@ class Admission:
                 guard.slots.release(self._permit)
 
 
-def _counts(error: BaseException) -> bool:
+def failure_of(error: BaseException, classified: list[Failure]) -> Failure | BaseException:
+    """The failure of an attempt, classified once; what is no failure comes back as it is.
+
+    Args:
+        error: What the attempt raised.
+        classified: As for `AttemptGuard.attempt`.
+    """
     if not isinstance(error, Exception):
-        return False
-    failure = classify(error)
+        return error
+    if not classified:
+        classified.append(classify(error))
+    return classified[-1]
+
+
+def _counts(failure: Failure) -> bool:
     unsent = failure.system == "local" and failure.execution is Execution.NOT_EXECUTED
     return failure.retryable and not unsent
 
 
 def _left(deadline_at: float | None) -> float | None:
-    return None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
+    return None if deadline_at is None else max(0.0, deadline_at - clock.monotonic())

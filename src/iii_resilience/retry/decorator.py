@@ -1,6 +1,7 @@
 """The decorator `@iii_retry`, and `retrying`: retries around a user's own code.
 
-The first attempt runs inline; after a failure `retry.run` takes over. Knows nothing of the engine.
+The first attempt runs inline; after a failure `retry.retried_call` takes over. Knows nothing of
+the engine.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-import time
 from collections.abc import Callable
 from typing import (
     TYPE_CHECKING,
@@ -22,13 +22,18 @@ from typing import (
 )
 
 from iii_resilience.config.default_book import Default
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decorator_order import refuse_inside
+from iii_resilience.core.failure import Failure
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
 from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy, begin
-from iii_resilience.retry.run import RetriedCall, deadline_of, user_traceback
+from iii_resilience.retry.retried_call import (
+    deadline_of,
+    user_traceback,
+)
 from iii_resilience.telemetry import meters
 
 if TYPE_CHECKING:
@@ -185,19 +190,21 @@ def _wrap_sync(  # noqa: C901 - see above
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+        if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
-        started = time.monotonic()
+        started = clock.monotonic()
         window, guard = by.window, by.guard
         if window is not None:
             window.called(started)
+        classified: list[Failure] = []
         try:
             if guard is None:
                 value = function(*args, **kwargs)
             else:
-                value = guard.first_attempt(function, args, kwargs, started, by.policy.deadline)
+                deadline = by.policy.deadline
+                value = guard.first_attempt(function, args, kwargs, started, deadline, classified)
         except Exception as error:
-            run = begin(source, name, started, by.policy, window)
+            run = begin(source, by.context(name, started), classified=classified)
             run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -208,8 +215,8 @@ def _wrap_sync(  # noqa: C901 - see above
             return value
         attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
         if guard is not None:
-            attempt = functools.partial(guard.attempt, attempt, run.deadline_at)
-        outcome = run.go_on(attempt)
+            attempt = functools.partial(guard.attempt, attempt, run.context.deadline_at, classified)
+        outcome = run.retry(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
         if error_to_raise is None:
@@ -234,9 +241,9 @@ def _wrap_async(  # noqa: C901 - see above
     async def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal current
         by, book = current, Default.book
-        if by is None or book is None or by.policy_set is not book._policy_set:  # noqa: SLF001 - see above
+        if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
-        started = time.monotonic()
+        started = clock.monotonic()
         window = by.window
         if window is not None:
             window.called(started)
@@ -246,15 +253,22 @@ def _wrap_async(  # noqa: C901 - see above
             task = None
         cancelled = 0 if task is None else task.cancelling()
         cancellations: Cancellations | None = None
+        classified: list[Failure] = []
         try:
             if by.plain:
                 value = await function(*args, **kwargs)
             else:
                 cancellations = Cancellations(cancelled)
-                value = await _guarded(by, function, args, kwargs, started, cancellations)
+                attempt = functools.partial(function, *args, **kwargs)
+                value = await _guarded(by, attempt, started, cancellations, classified)
         except Exception as error:
             cancellations = cancellations or Cancellations(cancelled)
-            run = begin(source, name, started, by.policy, window, cancellations.swallowed)
+            run = begin(
+                source,
+                by.context(name, started),
+                classified=classified,
+                swallowed=cancellations.swallowed,
+            )
             run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -263,8 +277,9 @@ def _wrap_async(  # noqa: C901 - see above
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value
-        attempt = _attempts(by, functools.partial(function, *args, **kwargs), run, cancellations)
-        outcome = await run.go_on_async(attempt)
+        attempt = functools.partial(function, *args, **kwargs)
+        attempt = _guarded_attempt(by, attempt, started, cancellations, classified)
+        outcome = await run.retry_async(attempt)
         del run
         error_to_raise = outcome.error
         if error_to_raise is None:
@@ -291,34 +306,36 @@ def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], An
 
 async def _guarded(
     by: ResolvedPolicy,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    attempt: functools.partial[Any],
     started: float,
     cancellations: Cancellations,
+    classified: list[Failure],
 ) -> Any:
     """The first attempt of an async function, behind what its policy puts before it."""
     policy, guard = by.policy, by.guard
-    if policy.attempt_timeout is None and guard is not None:
-        return await guard.first_attempt_async(function, args, kwargs, started, policy.deadline)
-    attempt = functools.partial(function, *args, **kwargs)
-    attempt = functools.partial(_timed, attempt, policy, started, cancellations)
     if guard is None:
-        return await attempt()
-    return await guard.attempt_async(attempt, deadline_of(policy, started))
+        return await _timed(attempt, policy, started, cancellations)
+    if policy.attempt_timeout is None:
+        return await guard.first_attempt_async(
+            attempt.func, attempt.args, attempt.keywords, started, policy.deadline, classified
+        )
+    return await _guarded_attempt(by, attempt, started, cancellations, classified)()
 
 
-def _attempts(
+def _guarded_attempt(
     by: ResolvedPolicy,
-    attempt: Callable[[], Any],
-    run: RetriedCall,
+    attempt: functools.partial[Any],
+    started: float,
     cancellations: Cancellations,
-) -> Callable[[], Any]:
-    """What makes the attempts of an async function that follow the first."""
-    if by.policy.attempt_timeout is not None:
-        attempt = functools.partial(_timed, attempt, by.policy, run.started, cancellations)
+    classified: list[Failure],
+) -> functools.partial[Any]:
+    """An attempt of an async function, behind what its policy puts before it."""
+    policy = by.policy
+    if policy.attempt_timeout is not None:
+        attempt = functools.partial(_timed, attempt, policy, started, cancellations)
     if by.guard is not None:
-        attempt = functools.partial(by.guard.attempt_async, attempt, run.deadline_at)
+        deadline_at = deadline_of(policy, started)
+        attempt = functools.partial(by.guard.attempt_async, attempt, deadline_at, classified)
     return attempt
 
 
@@ -332,7 +349,7 @@ async def _timed(
     limit = cast("float", policy.attempt_timeout)
     deadline_at = deadline_of(policy, started)
     if deadline_at is not None:
-        limit = min(limit, deadline_at - time.monotonic())
+        limit = min(limit, deadline_at - clock.monotonic())
     async with asyncio.timeout(limit) as timer:
         try:
             return await attempt()

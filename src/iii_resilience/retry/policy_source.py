@@ -15,12 +15,13 @@ import attrs
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
+from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.retry.admission import AttemptGuard, guard_for
-from iii_resilience.retry.run import RetriedCall, deadline_of
+from iii_resilience.retry.retried_call import RetriedCall, RetryContext, RetryHooks, deadline_of
 from iii_resilience.telemetry import named
 
 
@@ -55,6 +56,21 @@ class ResolvedPolicy:
     window: BudgetWindow | None
     guard: AttemptGuard | None
     plain: bool
+
+    def context(self, name: str, started: float) -> RetryContext:
+        """What does not change during one call of the function.
+
+        Args:
+            name: The function's name.
+            started: Monotonic time of the call's start, in seconds.
+        """
+        return RetryContext(
+            policy=self.policy,
+            name=name,
+            started=started,
+            deadline_at=deadline_of(self.policy, started),
+            window=self.window,
+        )
 
 
 class PolicySource:
@@ -143,30 +159,23 @@ class PolicySource:
 
 def begin(
     source: PolicySource,
-    name: str,
-    started: float,
-    policy: RetryPolicy,
-    window: Any,
+    context: RetryContext,
+    *,
+    classified: list[Failure] | None = None,
     swallowed: Callable[[Exception], bool] | None = None,
 ) -> RetriedCall:
-    """The run of a call whose first attempt has failed.
+    """The retried call of a call whose first attempt has failed.
 
     Args:
         source: Where its policy is from.
-        name: What is called, for log and metrics.
-        started: Monotonic time of its start, in seconds.
-        policy: The policy it started with.
-        window: The budget's count, or None.
+        context: What does not change during it.
+        classified: Where its attempts leave their failures; None where they leave none.
         swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
             there are none.
     """
-    return RetriedCall(
-        policy,
-        idempotent=source.idempotent,
-        name=name,
-        started=started,
-        window=window,
-        deadline_at=deadline_of(policy, started),
-        on_blocking=functools.partial(source.warn_blocking, name),
+    hooks = RetryHooks(
+        on_blocking=functools.partial(source.warn_blocking, context.name),
+        classified=classified,
         swallowed=swallowed,
     )
+    return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)

@@ -6,16 +6,22 @@ that call, so one ``Retrying`` may serve many threads. Knows nothing of decorato
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import tenacity
 from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decide import Decision
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.run import RetriedCall, deadline_of, user_traceback
+from iii_resilience.retry.retried_call import (
+    RetriedCall,
+    RetryContext,
+    RetryHooks,
+    deadline_of,
+    user_traceback,
+)
 
 _RUN = "_iii_resilience_run"
 
@@ -46,15 +52,16 @@ class _Calls:
         """The run of the call that this state belongs to."""
         run: RetriedCall | None = getattr(state, _RUN, None)
         if run is None:
-            run = RetriedCall(
-                self.policy,
-                idempotent=self._idempotent,
+            context = RetryContext(
+                policy=self.policy,
                 name=getattr(state.fn, "__qualname__", "tenacity"),
                 started=state.start_time,
-                window=self._window,
                 deadline_at=deadline_of(self.policy, state.start_time),
-                tells_its_end=False,  # a user's own `retry` may end a call without asking us
+                window=self._window,
             )
+            # A `retry` of the user's may end a call without a decision.
+            hooks = RetryHooks(reports_end=False)
+            run = RetriedCall(context, idempotent=self._idempotent, hooks=hooks)
             setattr(state, _RUN, run)
             if self._window is not None:
                 self._window.called(state.start_time)
@@ -70,12 +77,12 @@ class _Calls:
         if not isinstance(error, Exception):
             return None
         run = self.run(state)
-        if len(run.failed) < state.attempt_number:
+        if len(run.log.failed) < state.attempt_number:
             run.attempt_failed(error, user_traceback(error))
         decision = run.decided(state)
         if decision.retry:
             # Whether it is sent is tenacity's business from here: the permit is not held for it.
-            run.spend()
+            run.log.spend_permit()
         else:
             run.finish()
         return decision
@@ -114,7 +121,8 @@ class _Stop(stop_base):
         if outcome is not None and isinstance(outcome.exception(), tenacity.TryAgain):
             return True
         # Overridden: the limits still hold.
-        deadline_at = self._calls.run(retry_state).deadline_at
-        return retry_state.attempt_number >= self._calls.policy.attempts or (
-            deadline_at is not None and time.monotonic() + retry_state.upcoming_sleep >= deadline_at
-        )
+        deadline_at = self._calls.run(retry_state).context.deadline_at
+        if retry_state.attempt_number >= self._calls.policy.attempts:
+            return True
+        ends_at = clock.monotonic() + retry_state.upcoming_sleep
+        return deadline_at is not None and ends_at >= deadline_at

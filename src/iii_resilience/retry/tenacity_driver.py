@@ -1,13 +1,13 @@
-"""Drives tenacity: after each failed attempt it passes the run's decision to it.
+"""Tenacity's state machine for calls whose policy has a ``wait`` or ``stop`` of the user's.
 
-Knows nothing of attempts, or of the reason for a decision: the run of the call makes it.
+Those two see tenacity's own state of the call, as in `tenacity.Retrying`; the decision stays that
+of `core.decide`. Knows nothing of attempts, or of why something is decided.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any, Protocol
 
 import tenacity
@@ -16,52 +16,14 @@ from iii_resilience.core.decide import Decision
 
 
 class DrivenCall(Protocol):
-    """The run of a call, as far as tenacity has to do with it."""
-
-    name: str
-    started: float
+    """The call, as far as tenacity needs it."""
 
     @abstractmethod
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
-        """The decision about the attempt that just failed; made for the first that asks."""
+        """The decision about the attempt that just failed, made when it is first asked for."""
 
 
-def hooks(run: DrivenCall) -> dict[str, Any]:
-    """Tenacity's keyword arguments for the run of one call (all but ``sleep``).
-
-    Tenacity asks them in an order that depends on how an attempt ended, and not always all.
-    """
-    return {
-        "before": partial(_before, run),
-        "retry": partial(_retry, run),
-        "wait": partial(_wait, run),
-        "stop": partial(_stop, run),
-        "retry_error_callback": lambda _: run,
-    }
-
-
-def _before(run: DrivenCall, state: tenacity.RetryCallState) -> None:
-    # Tenacity came in after the first failure; a user's stop_after_delay counts from the call's
-    # start.
-    state.start_time = run.started
-
-
-def _retry(run: DrivenCall, state: tenacity.RetryCallState) -> bool:
-    if state.outcome is None or not state.outcome.failed:
-        return False
-    run.decided(state)
-    return True  # whether it is given up is what `_stop` answers
-
-
-def _wait(run: DrivenCall, state: tenacity.RetryCallState) -> float:
-    return run.decided(state).delay or 0.0
-
-
-def _stop(run: DrivenCall, state: tenacity.RetryCallState) -> bool:
-    return not run.decided(state).retry
-
-
-class CallState(tenacity.RetryCallState):
+class TenacityDriver(tenacity.RetryCallState):
     """Tenacity's state of one call, from the outcome of its first attempt on.
 
     `tenacity.Retrying` would make the first attempt itself, and be made anew for every call. What
@@ -70,41 +32,46 @@ class CallState(tenacity.RetryCallState):
     every sleep there too.
 
     Args:
-        run: The call's attempts and decisions; its first attempt has just failed.
-        error: What that attempt raised.
-        attempt: What makes an attempt, for whoever looks at the state.
+        call: The call; its first attempt has just failed.
+        name: What it calls.
+        started: Monotonic time of its start in seconds: a user's ``stop_after_delay`` counts from
+            there.
     """
 
-    def __init__(self, run: DrivenCall, error: Exception, attempt: Callable[[], Any]) -> None:
-        super().__init__(_shown_to_users(), attempt, (), {})
-        self.start_time = run.started  # a user's stop_after_delay counts from the call's start
-        self.run = run
-        self.failed_with(error)
+    def __init__(self, call: DrivenCall, name: str, started: float) -> None:
+        super().__init__(_shown_to_users(), None, (), {})
+        self.start_time = started
+        self.call = call
+        self._name = name
 
     def __repr__(self) -> str:  # tenacity's shows what the attempt raised
-        return f"<{type(self).__name__} of {self.run.name}: attempt {self.attempt_number}>"
+        return f"<{type(self).__name__} of {self._name}: attempt {self.attempt_number}>"
 
-    def failed_with(self, error: Exception) -> None:
+    def attempt_failed(self, error: Exception) -> None:
         """The attempt has failed."""
         self.set_exception((type(error), error, error.__traceback__))
 
-    def next_step(self) -> Any:
-        """What tenacity says about the attempt that has just failed: a sleep, or nothing more."""
+    def next_delay(self) -> float | None:
+        """Seconds until the next attempt; None if the call is given up."""
         try:
             retrying = _idle.pop()
         except IndexError:  # the first one, or another call is in the middle of a step
             retrying = tenacity.Retrying(
-                retry=_step(_retry),
-                wait=_step(_wait),
-                stop=_step(_stop),
+                retry=_retry,
+                wait=_wait,
+                stop=_stop,
                 retry_error_callback=_given_up,
             )
         try:
             if not retrying.statistics:  # each thread has its own
                 retrying.begin()
-            return retrying.iter(self)
+            step = retrying.iter(self)
         finally:
             _idle.append(retrying)
+        if not isinstance(step, tenacity.DoSleep):
+            return None
+        self.prepare_for_next_attempt()
+        return float(step)
 
 
 _idle: list[tenacity.Retrying] = []
@@ -116,9 +83,21 @@ def _shown_to_users() -> tenacity.Retrying:
     return tenacity.Retrying()
 
 
-def _step(hook: Callable[[DrivenCall, Any], Any]) -> Callable[[Any], Any]:
-    return lambda state: hook(state.run, state)
+def _retry(state: Any) -> bool:
+    driver: TenacityDriver = state
+    driver.call.decided(driver)
+    return True  # `_stop` says whether it is given up
+
+
+def _wait(state: Any) -> float:
+    driver: TenacityDriver = state
+    return driver.call.decided(driver).delay or 0.0
+
+
+def _stop(state: Any) -> bool:
+    driver: TenacityDriver = state
+    return driver.call.decided(driver).delay is None
 
 
 def _given_up(_: Any) -> None:
-    """Whoever made the step ends the call."""
+    """The call that made the step raises its own exception."""

@@ -14,13 +14,12 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, cast
 
+from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.event_loops import call_soon
 from iii_resilience.sdk.pending_calls import InFlightCalls, SendCheck, unsent
 from iii_resilience.sdk.versions import Sdk, installed
@@ -77,7 +76,7 @@ class Connection:
                 raise TypeError(_NO_CLIENT.format(client, needed))
         if not callable(call):
             raise TypeError(_NO_CLIENT.format(client, "trigger_async"))
-        self._call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
+        self.call = cast("Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]", call)
         self.client = client
         self.sdk = installed() if sdk is None else sdk
         self.closed = False
@@ -89,11 +88,11 @@ class Connection:
         self.in_flight = InFlightCalls(
             self.own_loop,
             self._look,
-            self._call,
+            self.call,
             self.check_usable,
             may_cancel=self.sdk.cancels_safely,
         )
-        self._pauses = WaitQueue()
+        self.sleeps = WaitQueue()
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._on_change: list[Callable[[], None]] = []
@@ -214,7 +213,8 @@ class Connection:
                 "this client belongs to the parent process; its connection and thread did not "
                 "survive the fork. Call iii.register_worker() and resilient() in the child"
             )
-        if self.closed or self.ended:
+        loop = self.own_loop
+        if self.closed or not (loop is None or loop.is_running()):  # `ended`, without its call
             raise NotConnectedError(
                 "this client was shut down; nothing was sent. Make a new one with "
                 "iii.register_worker()"
@@ -244,8 +244,8 @@ class Connection:
             and self._was_connected
         )
 
-    def wait_connected(self, seconds: float) -> bool:
-        """Wait until the SDK is connected.
+    def wait_connected(self, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
+        """Wait until the SDK is connected, as effects.
 
         Args:
             seconds: How long at most; 0 only looks.
@@ -266,57 +266,14 @@ class Connection:
             try:
                 if self.connected:
                     return True
-                # Without a listener nobody releases the future: it is only a way to sleep.
-                time.sleep(future.result(left if self._listens else min(left, _POLL)))
+                # Without a listener the future is never released: it is only a way to sleep.
+                spread = yield Wait(future, left if self._listens else min(left, _POLL))
+                yield Sleep(spread)
             except TimeoutError:
                 continue
             finally:
                 self.connections.leave(future)
         return True
-
-    async def wait_connected_async(self, seconds: float) -> bool:
-        """As `wait_connected`, for coroutines."""
-        until = time.monotonic() + seconds
-        while not self.connected:
-            self.check_usable()
-            left = until - time.monotonic()
-            if left <= 0 or self.refused or self.stays_dead:
-                return False
-            future = self.connections.add()
-            try:
-                if self.connected:
-                    return True
-                timeout = left if self._listens else min(left, _POLL)
-                await asyncio.sleep(await asyncio.wait_for(asyncio.wrap_future(future), timeout))
-            except TimeoutError:
-                continue
-            finally:
-                self.connections.leave(future)
-        return True
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, unless the client is shut down meanwhile.
-
-        Raises:
-            NotConnectedError: The client was shut down.
-        """
-        self.check_usable()
-        future = self._pauses.add()
-        try:
-            with suppress(TimeoutError):
-                future.result(min(seconds, threading.TIMEOUT_MAX))
-        finally:
-            self._pauses.leave(future)
-
-    async def pause_async(self, seconds: float) -> None:
-        """As `pause`, for coroutines."""
-        self.check_usable()
-        future = self._pauses.add()
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        finally:
-            self._pauses.leave(future)
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back, on the SDK's thread, whenever the connection has come or gone."""
@@ -326,7 +283,7 @@ class Connection:
         """Refuse new calls and end every wait; the SDK itself is not touched."""
         self.closed = True
         self.connections.refuse(lambda: NotConnectedError(_ENDED))
-        self._pauses.refuse(lambda: NotConnectedError(_ENDED))
+        self.sleeps.refuse(lambda: NotConnectedError(_ENDED))
         self._changed()
         for task in list(self._tasks):
             task.cancel()
@@ -392,30 +349,6 @@ class Connection:
 
     # Calls in flight.
 
-    def send(
-        self,
-        request: dict[str, Any],
-        *,
-        seconds: float,
-        local: bool = False,
-        send_check: SendCheck | None = None,
-    ) -> Any:
-        """Hand a call to the SDK and wait for its answer: see `InFlightCalls.send`."""
-        return self.in_flight.send(request, seconds=seconds, local=local, send_check=send_check)
-
-    async def send_async(
-        self,
-        request: dict[str, Any],
-        *,
-        seconds: float,
-        local: bool = False,
-        send_check: SendCheck | None = None,
-    ) -> Any:
-        """As `send`, for coroutines on any event loop."""
-        return await self.in_flight.send_async(
-            request, seconds=seconds, local=local, send_check=send_check
-        )
-
     def _look(self, request: dict[str, Any], *, local: bool, send_check: SendCheck | None) -> None:
         """One more look at a call, in the step of the SDK's loop in which it is sent.
 
@@ -431,18 +364,14 @@ class Connection:
 
     # The availability check.
 
-    async def functions_info(
-        self, function_ids: list[str], namespace: str | None
-    ) -> dict[str, FunctionStatus] | None:
-        """Ask the engine which functions are registered: see `sdk.engine_api`."""
-        answers = await functions_info(self._call, function_ids, namespace)
-        if answers is not None:
-            self.answered = True
-        return answers
-
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        running = self.in_flight.run(task)
+        loop = self.own_loop or self.loop
+        try:
+            running = asyncio.run_coroutine_threadsafe(task, loop)
+        except RuntimeError:  # the loop was closed after the check
+            task.close()
+            raise NotConnectedError(_ENDED) from None
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 

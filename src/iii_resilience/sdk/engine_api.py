@@ -118,15 +118,13 @@ async def functions_info(
     try:
         result = await call(functions_info_request(function_ids, namespace))
         wanted = namespace or "default"
-        return {
-            item["function_id"]: FunctionStatus(
-                # A forbidden item counts as there: the call is sent, the engine answers it.
-                item.get("error") in {None, "forbidden"}
-                and item.get("namespace", wanted) == wanted,
-                item.get("worker_name"),
-            )
-            for item in result["functions"]
-        }
+        found = {}
+        for item in result["functions"]:
+            # A forbidden item counts as there: the call is sent, the engine answers it.
+            there = item.get("error") in {None, "forbidden"}
+            here = item.get("namespace", wanted) == wanted
+            found[item["function_id"]] = FunctionStatus(there and here, item.get("worker_name"))
     except Exception:
         # Whatever went wrong, the question was not answered, and no call may fail for it.
         return None
+    return found

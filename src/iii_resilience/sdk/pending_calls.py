@@ -16,7 +16,10 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+import attrs
+
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
+from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
 
 T = TypeVar("T")
@@ -48,15 +51,18 @@ _GONE = object()
 
 
 class SendCheck(Protocol):
-    """What a call knows better than its connection; used on the SDK's loop only."""
+    """What a call knows better than its connection; its methods run on the SDK's loop only."""
+
+    classified: list[Failure]
+    """Holds the call's failure by the time its error is raised, where the SDK raised it."""
 
     @abstractmethod
     def may_send(self) -> bool:
         """Whether it may be sent now."""
 
     @abstractmethod
-    def on_error(self, error: Exception) -> None:
-        """It has ended in this; its caller will know a moment later."""
+    def classify(self, error: Exception) -> Failure:
+        """What the SDK has raised; the caller gets it a moment later."""
 
 
 class SendRefused(Exception):  # noqa: N818 - control flow between a call and its send check, no error
@@ -97,14 +103,14 @@ class InFlightCalls:
         self._look = look
         self._call = call
         self._may_cancel = may_cancel
-        self._aboard: _Pending = {}
-        self._inside: _Pending = {}  # what runs in this process needs no connection
+        self._remote: _Pending = {}
+        self._local: _Pending = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[None]] = set()
         # With the context of the caller, in which the SDK finds the trace that a call belongs to.
         self._waiting: deque[
             tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
         ] = deque()
-        self._turn_is_taken = False
+        self._iteration_taken = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -112,16 +118,16 @@ class InFlightCalls:
         return self._own_loop or substitute_loop()
 
     def __len__(self) -> int:
-        return len(self._aboard) + len(self._inside)
+        return len(self._remote) + len(self._local)
 
     def connection_lost(self) -> None:
         """The connection is gone: every call that needs it ends now."""
-        self._end(self._aboard, LOST)
+        self._end(self._remote, LOST)
 
     def end(self) -> None:
         """The client is gone: every call ends now."""
-        self._end(self._aboard, _SHUT_DOWN)
-        self._end(self._inside, _SHUT_DOWN)
+        self._end(self._remote, _SHUT_DOWN)
+        self._end(self._local, _SHUT_DOWN)
 
     async def cancel_rest(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
@@ -162,11 +168,16 @@ class InFlightCalls:
             Exception: Whatever the SDK raises.
         """
         pending_call = _SyncCall(send_check)
-        pending = self._inside if local else self._aboard
+        pending_call.settled.acquire()
+        pending = self._local if local else self._remote
         left = seconds + _SLACK
         pending[pending_call] = None
         try:
-            self._hand_over(pending_call, pending, request)
+            try:
+                loop = self._own_loop or self.loop
+                loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
+            except RuntimeError:  # the loop was closed after the check
+                raise NotConnectedError(_ENDED) from None
             while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
@@ -179,6 +190,8 @@ class InFlightCalls:
         error, pending_call.error = pending_call.error, None  # else they would hold each other
         if error is None:
             return pending_call.answer
+        if send_check is not None and pending_call.failure is not None:
+            send_check.classified.append(pending_call.failure)
         try:
             raise error
         finally:
@@ -196,7 +209,7 @@ class InFlightCalls:
         here = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = here.create_future()
         pending_call = _AsyncCall(send_check, here, answer)
-        pending = self._inside if local else self._aboard
+        pending = self._local if local else self._remote
         bound = here.call_later(seconds + _SLACK, self._out_of_time, pending_call, pending, seconds)
         pending[pending_call] = None
         try:
@@ -205,8 +218,15 @@ class InFlightCalls:
             else:
                 # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
                 # then fails to wait for it (docs/engine-notes.md, 6).
-                self._hand_over(pending_call, pending, request)
+                try:
+                    self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
+                except RuntimeError:  # as in `send`
+                    raise NotConnectedError(_ENDED) from None
             return await answer
+        except Exception:
+            if send_check is not None and pending_call.failure is not None:
+                send_check.classified.append(pending_call.failure)
+            raise
         finally:
             bound.cancel()
             if pending.pop(pending_call, _GONE) is None:  # the caller gave it up
@@ -225,48 +245,35 @@ class InFlightCalls:
             work.close()
             raise NotConnectedError(_ENDED) from None
 
-    def _hand_over(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
-    ) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-        except RuntimeError:  # the loop was closed after the check
-            raise NotConnectedError(_ENDED) from None
-
     # On the SDK's loop.
 
     def _submit(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
-    ) -> None:
-        # Calls are sent one per event-loop iteration. If the first reports that its worker is gone,
-        # the rest are held back.
-        if self._turn_is_taken:
-            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
-        else:
-            self._start(pending_call, pending, request)
-
-    def _start(
         self,
         pending_call: _InFlightCall,
         pending: _Pending,
         request: dict[str, Any],
         context: contextvars.Context | None = None,
     ) -> None:
+        # Calls are sent one per event loop iteration. If the first reports that its worker is
+        # gone, the rest are held back.
+        if context is None and self._iteration_taken:
+            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
+            return
         loop = asyncio.get_running_loop()
         if pending_call in pending:
-            flying = self._send_now(pending_call, pending, request)
-            task = pending_call.task = loop.create_task(flying, context=context)
+            sending = self._send_now(pending_call, pending, request)
+            task = pending_call.task = loop.create_task(sending, context=context)
             if not self._may_cancel:
                 self._left.add(task)
                 task.add_done_callback(self._left.discard)
-        self._turn_is_taken = True
+        self._iteration_taken = True
         loop.call_soon(self._next_iteration)
 
     def _next_iteration(self) -> None:
         if self._waiting:
-            self._start(*self._waiting.popleft())
+            self._submit(*self._waiting.popleft())
         else:
-            self._turn_is_taken = False
+            self._iteration_taken = False
 
     async def _send_now(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
@@ -278,12 +285,12 @@ class InFlightCalls:
             return
         send_check = pending_call.send_check
         try:
-            self._look(request, local=pending is self._inside, send_check=send_check)
+            self._look(request, local=pending is self._local, send_check=send_check)
             try:
                 answer = await self._call(request)
             except Exception as error:
                 if send_check is not None:
-                    send_check.on_error(error)
+                    pending_call.failure = send_check.classify(error)
                 raise
         except BaseException as error:
             # A cancellation that is not ours is the SDK's own end.
@@ -333,7 +340,7 @@ class InFlightCalls:
 
     def _look_after(self, pending_call: _InFlightCall, pending: _Pending) -> None:
         try:
-            self._usable(local=pending is self._inside)
+            self._usable(local=pending is self._local)
         except Exception as unusable:
             # What is true of the client need not be true of this call.
             error = self._taken(pending_call, pending, ConnectionLostError(LOST), unusable)
@@ -363,21 +370,21 @@ def _stuck(seconds: float) -> tuple[Exception, Exception]:
     return sent, NotConnectedError(_STANDS_STILL.format(seconds))
 
 
+@attrs.define(eq=False)
 class _InFlightCall(ABC):
-    """A call that somebody waits for.
+    """A call that a thread or coroutine waits for.
 
     Attributes:
         send_check: What is consulted on the SDK's loop, or None.
         sent: Whether the SDK may have got it.
         task: The SDK's part of it, or None before.
+        failure: What the SDK raised, classified; None before, and without a check.
     """
 
-    __slots__ = ("send_check", "sent", "task")
-
-    def __init__(self, send_check: SendCheck | None) -> None:
-        self.send_check = send_check
-        self.sent = False
-        self.task: asyncio.Task[None] | None = None
+    send_check: SendCheck | None
+    sent: bool = attrs.field(default=False, init=False)
+    task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    failure: Failure | None = attrs.field(default=None, init=False)
 
     @abstractmethod
     def settle(self, answer: Any, error: BaseException | None) -> None:
@@ -387,17 +394,17 @@ class _InFlightCall(ABC):
 _Pending = dict[_InFlightCall, None]
 
 
+@attrs.define(eq=False)
 class _SyncCall(_InFlightCall):
-    """A call that a thread waits for."""
+    """A call that a thread waits for.
 
-    __slots__ = ("answer", "error", "settled")
+    Attributes:
+        settled: Held until the call is settled.
+    """
 
-    def __init__(self, send_check: SendCheck | None) -> None:
-        super().__init__(send_check)
-        self.answer: Any = None
-        self.error: BaseException | None = None
-        self.settled = threading.Lock()
-        self.settled.acquire()
+    answer: Any = attrs.field(default=None, init=False)
+    error: BaseException | None = attrs.field(default=None, init=False)
+    settled: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
         self.answer = answer
@@ -405,20 +412,12 @@ class _SyncCall(_InFlightCall):
         self.settled.release()
 
 
+@attrs.define(eq=False)
 class _AsyncCall(_InFlightCall):
     """A call that a coroutine waits for."""
 
-    __slots__ = ("_future", "_here")
-
-    def __init__(
-        self,
-        send_check: SendCheck | None,
-        here: asyncio.AbstractEventLoop,
-        answer: asyncio.Future[Any],
-    ) -> None:
-        super().__init__(send_check)
-        self._here = here
-        self._future: asyncio.Future[Any] | None = answer
+    _here: asyncio.AbstractEventLoop
+    _future: asyncio.Future[Any] | None
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
         # The error's traceback holds frames that hold this object, which must not hold the error.

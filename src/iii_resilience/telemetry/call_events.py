@@ -6,11 +6,12 @@ of how calls are made.
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.failure import Failure
@@ -26,9 +27,11 @@ class FailedCall:
     Args:
         name: The function id, or the decorated function's qualified name.
         started: Monotonic time of the call's start, in seconds.
-        remote: Whether attempts go through the engine.
-        whole: Whether the call's end will be told too. Where it may not be, there are neither
-            spans nor durations, only decisions.
+        whole: Whether the call's end will be reported too. If not, there are neither spans nor
+            durations, only decisions.
+        call_spans: The call's spans, or None.
+        attempts: How many attempts have failed already.
+        error: What the last of them raised.
     """
 
     __slots__ = (
@@ -45,16 +48,25 @@ class FailedCall:
         "_whole",
     )
 
-    def __init__(self, name: str, started: float, *, remote: bool, whole: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        started: float,
+        *,
+        whole: bool = True,
+        call_spans: spans.Spans | None = None,
+        attempts: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
         self._name = name
         self._started = started
         self._whole = whole
-        self._spans = spans.begin(name, started, remote=remote) if whole else None
-        self._attempts = 0
+        self._spans = call_spans
+        self._attempts = attempts
         self._retries = 0
         self._active = 0.0  # seconds in which an attempt was under way
         self._sending: float | None = None  # since when one is
-        self._error: BaseException | None = None
+        self._error = error
         self._reason: Reason | None = None
         self._ended = False
 
@@ -133,7 +145,7 @@ class FailedCall:
         if self._unheard:
             self._ended = True
             return
-        now = time.monotonic()
+        now = clock.monotonic()
         self._end_attempt(now, {})
         self._end(now, {}, {})
 
@@ -146,7 +158,7 @@ class FailedCall:
         if self._unheard:
             self._ended = True
             return
-        self._end(time.monotonic(), labels(failure), _failure(failure))
+        self._end(clock.monotonic(), labels(failure), _failure(failure))
 
     def passed(self, error: BaseException) -> None:
         """Something passed through the call that is no failure of an attempt, and ended it.
@@ -154,7 +166,7 @@ class FailedCall:
         Args:
             error: A cancellation or its like, or what ended a delay.
         """
-        now = time.monotonic()
+        now = clock.monotonic()
         kind = _passing(error)
         self._end_attempt(now, kind)
         self._end(now, kind, kind)
@@ -167,7 +179,7 @@ class FailedCall:
             kind: ``enqueue`` or ``reroute``.
             target: The queue or the function.
         """
-        began, passing, more = time.monotonic(), False, {}
+        began, passing, more = clock.monotonic(), False, {}
         if self._spans is not None:
             about = {"iii.fallback.kind": kind, "iii.fallback.target": target}
             self._spans.start("fallback", began, about)
@@ -181,7 +193,7 @@ class FailedCall:
             passing, more = True, _passing(error)
             raise
         finally:
-            now = time.monotonic()
+            now = clock.monotonic()
             self._active += now - began
             taken = self._reason is Reason.HANDED_OFF
             if self._spans is not None:
@@ -230,6 +242,28 @@ class FailedCall:
             self._spans.end(now, about, failed=bool(failed))
 
 
+def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> FailedCall | None:
+    """What observes a call that has just failed for the first time.
+
+    Args:
+        name: As for `FailedCall`.
+        started: As for `FailedCall`.
+        remote: Whether attempts go through the engine.
+        whole: As for `FailedCall`.
+
+    Returns:
+        None if neither spans nor metrics nor log records of retries have anywhere to go.
+    """
+    call_spans = spans.begin(name, started, remote=remote) if whole else None
+    if (
+        call_spans is None
+        and meters.probe._real_instrument is None  # noqa: SLF001 - see `Meters.probe`
+        and not (logs.logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
+    ):
+        return None
+    return FailedCall(name, started, whole=whole, call_spans=call_spans)
+
+
 def refused(name: str, failure: Failure, error: BaseException) -> None:
     """A call was refused before it began: its one attempt was not sent.
 
@@ -238,8 +272,8 @@ def refused(name: str, failure: Failure, error: BaseException) -> None:
         failure: The failure.
         error: The exception.
     """
-    now = time.monotonic()
-    call = FailedCall(name, now, remote=True)
+    now = clock.monotonic()
+    call = FailedCall(name, now, call_spans=spans.begin(name, now, remote=True))
     call.failed(Attempt(1, failure, delay=0.0, duration=0.0, sent=False), now, error)
     call.decided(failure, Decision(Reason.NOT_RETRYABLE))
     call.gave_up(failure)

@@ -117,7 +117,7 @@ def decided(
         error: The exception itself, or None.
         ids: Trace and span id of the attempt; None for those of the current span.
     """
-    level = logging.INFO if decision.retry else logging.WARNING
+    level = logging.WARNING if decision.delay is None else logging.INFO
     if not heard(level):
         return
     reason = decision.reason.value

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from opentelemetry import metrics
 
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.core.guards.budget import BudgetWindow
@@ -176,7 +176,7 @@ class Meters:
             attributes = self._attributes(name)
             if attributes["iii.function.id"] == name:  # the rest have no end
                 self._of_success[name] = attributes
-        made.duration.record(time.monotonic() - started, attributes)
+        made.duration.record(clock.monotonic() - started, attributes)
 
     def passed(self, name: str, started: float, error: BaseException) -> None:
         """A call was cancelled, or something like that passed through it, at its first attempt.
@@ -186,7 +186,7 @@ class Meters:
             started: As for `succeeded`.
             error: What passed through.
         """
-        self.ended(name, time.monotonic() - started, {"error.type": passing_type(error)})
+        self.ended(name, clock.monotonic() - started, {"error.type": passing_type(error)})
 
     def ended(
         self,
@@ -305,7 +305,7 @@ class Meters:
 
     def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         fewest: dict[tuple[tuple[str, str], ...], float] = {}
-        for policy, function_id, permits in available(time.monotonic()):
+        for policy, function_id, permits in available(clock.monotonic()):
             attributes = {"iii.policy.name": policy}
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)

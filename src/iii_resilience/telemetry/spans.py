@@ -16,6 +16,8 @@ from contextvars import Token
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
+from iii_resilience.core import system_clock as clock
+
 logger = logging.getLogger("iii_resilience")
 
 SCOPE = "iii_resilience"
@@ -59,14 +61,14 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
         The call's spans, or None where there is no tracer provider: then the spans around the call
         stay the current ones.
     """
-    tracer = _Tracer.get()
+    tracer = _Tracer.tracer or _Tracer.get()
     # The API's stand-in has what it passes on to; without a provider that is nothing. Another
     # tracer, or another API, is asked for a span like any other.
     if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
         return None
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
     # attempt out of its call.
-    offset = time.time_ns() - round(time.monotonic() * 1e9)
+    offset = time.time_ns() - round(clock.monotonic() * 1e9)
     span = tracer.start_span(
         f"retry {name}",
         attributes={"iii.function.id": name},

@@ -9,29 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
-from types import ModuleType
 from typing import Any, Protocol
 from unittest.mock import patch
 
 import attrs
 
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.decide import decide as really_decide
-from iii_resilience.retry import admission, decorator, loop, run, tenacity_adapter
-from iii_resilience.telemetry import call_events, spans
-
-# Calls through the engine keep the real time: the engine and the SDK live in it.
-_READ_THE_TIME: tuple[ModuleType, ...] = (
-    call_events,
-    import_module("iii_resilience.telemetry.metrics"),  # the package has its `meters` there
-    loop,
-    tenacity_adapter,
-    decorator,
-    run,
-    admission,
-    spans,
-)
+from iii_resilience.retry import retried_call
 
 
 class FrozenTime(Protocol):
@@ -91,15 +77,12 @@ def fake_clock(frozen: FrozenTime | None = None) -> Iterator[FakeClock]:
     Yields:
         The clock: ``slept`` lists the delays, ``advance`` lets time pass.
     """
-    clock = FakeClock(frozen=frozen)
+    fake = FakeClock(frozen=frozen)
     with ExitStack() as stack:
-        stack.enter_context(patch.object(run, "asyncio", _Asyncio(clock)))
-        if frozen is None:
-            for module in _READ_THE_TIME:
-                stack.enter_context(patch.object(module, "time", _Time(clock)))
-        else:  # freezegun has the time; only sleeping is ours
-            stack.enter_context(patch.object(run, "time", _Frozen(clock)))
-        yield clock
+        stack.enter_context(_sleeping_on(fake))
+        if frozen is None:  # else freezegun has the time
+            stack.enter_context(patch.object(clock, "monotonic", lambda: fake.now))
+        yield fake
 
 
 @contextmanager
@@ -109,12 +92,18 @@ def no_sleep() -> Iterator[FakeClock]:
     Yields:
         A clock whose ``slept`` lists the delays.
     """
-    clock = FakeClock()
+    fake = FakeClock()
+    with _sleeping_on(fake):
+        yield fake
+
+
+@contextmanager
+def _sleeping_on(fake: FakeClock) -> Iterator[None]:
     with (
-        patch.object(run, "time", _Frozen(clock)),
-        patch.object(run, "asyncio", _Asyncio(clock)),
+        patch.object(clock, "sleep", fake.sleep),
+        patch.object(clock, "sleep_async", fake.sleep_async),
     ):
-        yield clock
+        yield
 
 
 @contextmanager
@@ -125,40 +114,5 @@ def retries_off() -> Iterator[None]:
         decision = really_decide(*args, **kwargs)
         return Decision(Reason.EXHAUSTED) if decision.retry else decision
 
-    with patch.object(run, "decide", decide):
+    with patch.object(retried_call, "decide", decide):
         yield
-
-
-class _Module:
-    """A module with some of its functions replaced."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _Frozen(_Module):
-    def __init__(self, clock: FakeClock) -> None:
-        import time  # noqa: PLC0415 - as it is now: freezegun may have changed it
-
-        super().__init__(time)
-        self.sleep = clock.sleep
-
-
-class _Time(_Frozen):
-    def __init__(self, clock: FakeClock) -> None:
-        super().__init__(clock)
-        self._clock = clock
-
-    def monotonic(self) -> float:
-        return self._clock.now
-
-
-class _Asyncio(_Module):
-    def __init__(self, clock: FakeClock) -> None:
-        import asyncio  # noqa: PLC0415 - as it is now
-
-        super().__init__(asyncio)
-        self.sleep = clock.sleep_async

@@ -60,7 +60,7 @@ class TestVerdict:
         def broken(failure: Any, policy: Any, call: Any, **more: Any) -> Any:
             return decide(failure, policy, attrs.evolve(call, idempotent=True), **more)
 
-        monkeypatch.setattr("iii_resilience.retry.run.decide", broken)
+        monkeypatch.setattr("iii_resilience.retry.retried_call.decide", broken)
         assert verdict_of("killed").doubled
 
 

@@ -144,7 +144,7 @@ class Drainer:
         timeout_ms = int(min(_LAST_CALLS_MS, 1000 * (until - time.monotonic())))
         if timeout_ms > 0 and self._connection.connected:
             with suppress(Exception):  # any answer will do, and so will none
-                self._connection.send(
+                self._connection.in_flight.send(
                     {
                         "function_id": FUNCTIONS_INFO,
                         "payload": {"function_ids": [FUNCTIONS_INFO]},

@@ -177,7 +177,7 @@ class Standby:
     def _ask(self, worker: str, function_ids: list[str], timeout_ms: int) -> set[str]:
         message = _message(worker, {"take_over": function_ids})
         try:
-            result = self._connection.send(
+            result = self._connection.in_flight.send(
                 {**message, "timeout_ms": timeout_ms}, seconds=timeout_ms / 1000
             )
             return {i for i in result["took_over"] if isinstance(i, str)}

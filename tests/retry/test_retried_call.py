@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -28,9 +29,11 @@ from iii_resilience import (
     report_for,
 )
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.run import (
+from iii_resilience.retry.retried_call import (
     CallOutcome,
     RetriedCall,
+    RetryContext,
+    RetryHooks,
     StopRetrying,
     deadline_of,
     user_traceback,
@@ -50,8 +53,11 @@ def failing(
     policy: RetryPolicy = QUICK, error: Exception | None = None, **more: Any
 ) -> RetriedCall:
     """A run whose first attempt has failed."""
-    options: dict[str, Any] = {"idempotent": True, "name": "n", "started": 1000.0, "window": None}
-    run = RetriedCall(policy, **{**options, "deadline_at": None, **more})
+    idempotent = more.pop("idempotent", True)
+    names = {field.name for field in attrs.fields(RetryHooks)}
+    hooks = RetryHooks(**{name: more.pop(name) for name in names & set(more)})
+    options: dict[str, Any] = {"policy": policy, "name": "n", "started": 1000.0, **more}
+    run = RetriedCall(RetryContext(**options), idempotent=idempotent, hooks=hooks)
     run.attempt_failed(stopped() if error is None else error, None)
     return run
 
@@ -76,8 +82,8 @@ class Attempts:
 
 def go_on(run: RetriedCall, attempts: Attempts, how: str, **more: Any) -> Any:
     if how == "sync":
-        return run.go_on(attempts, **more)
-    return asyncio.run(run.go_on_async(attempts.coroutine, **more))
+        return run.retry(attempts, **more)
+    return asyncio.run(run.retry_async(attempts.coroutine, **more))
 
 
 BOTH = pytest.mark.parametrize("how", ["sync", "async"])
@@ -136,14 +142,14 @@ def test_an_attempt_that_was_not_sent_gives_its_permit_back_and_is_not_the_one_t
     assert [attempt.sent for attempt in report.attempts] == [True, False, False, False]
     assert report.execution is Execution.MAYBE_EXECUTED
     assert run.failure.code == "TIMEOUT"
-    assert run.execution is Execution.MAYBE_EXECUTED
+    assert run.log.execution is Execution.MAYBE_EXECUTED
 
 
 @BOTH
 def test_an_attempt_that_failed_before_it_sent_itself_was_not_sent(how: str) -> None:
     run = failing(QUICK.replace(attempts=2))
     go_on(run, Attempts(ConnectionResetError()), how, sends=False)
-    assert [failed.attempt.sent for failed in run.failed] == [True, False]
+    assert [failed.attempt.sent for failed in run.log.failed] == [True, False]
 
 
 def test_a_permit_is_spent_once_and_given_back_once() -> None:
@@ -152,9 +158,9 @@ def test_a_permit_is_spent_once_and_given_back_once() -> None:
     run.attempt_sent()  # the first attempt needed none
     assert (window._reserved, sum(window._retries)) == (0, 0)
     pauses = Sleeper(NotConnectedError("shut down"))
-    run = failing(NONE_OF_THE_CLOCK, window=window, pauses=pauses)
+    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=pauses)
     with pytest.raises(NotConnectedError):
-        run.go_on(Attempts())
+        run.retry(Attempts())
     run.attempt_failed(stopped(), None)
     assert (window._reserved, sum(window._retries)) == (0, 0)
 
@@ -164,7 +170,7 @@ def test_a_permit_is_spent_once_and_given_back_once() -> None:
         return "done"
 
     run = failing(window=window)
-    assert run.go_on(sends_twice, sends=False).value == "done"
+    assert run.retry(sends_twice, sends=False).value == "done"
     assert (window._reserved, sum(window._retries)) == (0, 1)
 
 
@@ -203,7 +209,7 @@ def test_a_stop_sees_that_no_delay_is_about_to_be_slept() -> None:
 def test_delays_of_nothing_are_reported_as_nothing() -> None:
     run = failing(QUICK.replace(attempts=3))
     go_on(run, Attempts(stopped(), stopped()), "sync")
-    assert [failed.attempt.delay for failed in run.failed] == [0.0, 0.0, 0.0]
+    assert [failed.attempt.delay for failed in run.log.failed] == [0.0, 0.0, 0.0]
 
 
 def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
@@ -211,22 +217,22 @@ def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
     run = failing(QUICK.replace(attempts=2), NotConnectedError("first"))
     assert go_on(run, Attempts(last), "sync").error is last
     assert run.failure.message == "last"
-    assert run.execution is Execution.NOT_EXECUTED
+    assert run.log.execution is Execution.NOT_EXECUTED
 
 
 def test_a_failure_may_be_told_that_it_was_not_sent() -> None:
     run = failing()
     run.attempt_failed(stopped(), None, sent=False)
     run.attempt_failed(stopped(), None, sent=True)
-    assert [failed.attempt.sent for failed in run.failed] == [True, False, True]
-    assert [failed.attempt.number for failed in run.failed] == [1, 2, 3]
+    assert [failed.attempt.sent for failed in run.log.failed] == [True, False, True]
+    assert [failed.attempt.number for failed in run.log.failed] == [1, 2, 3]
 
 
 def test_a_refusal_of_an_inner_call_was_sent_by_the_outer_one() -> None:
     refusal = CircuitOpenError("x")
     inner = failing(QUICK.replace(attempts=1), refusal)
     assert go_on(inner, Attempts(), "sync").error is refusal
-    assert failing(error=refusal).failed[0].attempt.sent
+    assert failing(error=refusal).log.failed[0].attempt.sent
 
 
 @BOTH
@@ -381,7 +387,7 @@ def test_an_attempt_may_end_the_call_for_a_reason_of_its_own(how: str) -> None:
     run = failing(error=error)
     assert go_on(run, Attempts(StopRetrying(Reason.NOT_READY)), how).error is error
     assert run.reason is Reason.NOT_READY
-    assert len(run.failed) == 1
+    assert len(run.log.failed) == 1
 
 
 def test_the_end_says_its_reason() -> None:
@@ -392,19 +398,22 @@ def test_the_end_says_its_reason() -> None:
 
 
 class Sleeper:
-    """Notes what it is asked to sleep; the nth time it raises instead."""
+    """Counts the sleeps, each over at once; or raises instead."""
 
     def __init__(self, raises: BaseException | None = None) -> None:
-        self.paused: list[float] = []
+        self.sleeps = 0
         self.raises = raises
 
-    def pause(self, seconds: float) -> None:
-        self.paused.append(seconds)
+    def add(self) -> Future[float]:
+        self.sleeps += 1
         if self.raises is not None:
             raise self.raises
+        over: Future[float] = Future()
+        over.set_result(0.0)
+        return over
 
-    async def pause_async(self, seconds: float) -> None:
-        self.pause(seconds)
+    def leave(self, future: Future[float]) -> None:
+        assert future.done()
 
 
 NONE_OF_THE_CLOCK = QUICK.replace(backoff=Backoff(base=60.0, cap=60.0, jitter="none"))
@@ -414,15 +423,17 @@ NONE_OF_THE_CLOCK = QUICK.replace(backoff=Backoff(base=60.0, cap=60.0, jitter="n
 def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
     pauses = Sleeper()
     policy = NONE_OF_THE_CLOCK.replace(attempts=3)
-    go_on(failing(policy, pauses=pauses), Attempts(stopped(), stopped()), how)
-    assert pauses.paused == [60.0, 60.0]
+    run = failing(policy, sleeper=pauses)
+    go_on(run, Attempts(stopped(), stopped()), how)
+    assert pauses.sleeps == 2
+    assert [failed.attempt.delay for failed in run.log.failed] == [0.0, 60.0, 60.0]
 
 
 @BOTH
 def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
     end = NotConnectedError("shut down")
-    run = failing(NONE_OF_THE_CLOCK, window=window, pauses=Sleeper(end))
+    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=Sleeper(end))
     with pytest.raises(NotConnectedError) as caught:
         go_on(run, Attempts(), how)
     assert caught.value is end
@@ -436,51 +447,47 @@ def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -
 def test_what_a_wait_returns_is_made_into_seconds_that_can_be_slept(
     wait: float, slept: float
 ) -> None:
-    pauses = Sleeper()
-    policy = QUICK.replace(wait=lambda _: wait, deadline=None)
-    go_on(failing(policy, pauses=pauses), Attempts(), "sync")
-    assert pauses.paused == [slept]
+    run = failing(QUICK.replace(wait=lambda _: wait, deadline=None), sleeper=Sleeper())
+    go_on(run, Attempts(), "sync")
+    assert run.log.delay == slept
 
 
-def test_a_blocked_event_loop_is_told_of_only_before_a_delay() -> None:
+def test_a_blocked_event_loop_is_reported_before_a_delay(clock: FakeClock) -> None:
     told: list[float] = []
-    pauses = Sleeper()
 
     async def call(base: float) -> None:
         policy = QUICK.replace(backoff=Backoff(base=base, cap=60.0, jitter="none"))
-        failing(policy, on_blocking=lambda: told.append(base), pauses=pauses).go_on(Attempts())
+        failing(policy, on_blocking=lambda: told.append(base)).retry(Attempts())
 
     asyncio.run(call(0.0))
     asyncio.run(call(2.0))
-    failing(NONE_OF_THE_CLOCK, on_blocking=lambda: told.append(60.0), pauses=pauses).go_on(
-        Attempts()
-    )
+    failing(NONE_OF_THE_CLOCK, on_blocking=lambda: told.append(60.0)).retry(Attempts())
     assert told == [2.0]
-    assert pauses.paused == [0.0, 2.0, 60.0]
+    assert clock.slept == [0.0, 2.0, 60.0]
 
 
-def test_a_process_without_asyncio_has_no_event_loop_to_block(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_process_without_asyncio_blocks_no_event_loop(
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     told: list[bool] = []
     policy = QUICK.replace(backoff=Backoff(base=2.0, jitter="none"))
 
     async def call() -> None:  # were it asked, it would find the loop that this runs in
         monkeypatch.delitem(sys.modules, "asyncio")
-        failing(policy, on_blocking=lambda: told.append(True), pauses=Sleeper()).go_on(Attempts())
+        failing(policy, on_blocking=lambda: told.append(True)).retry(Attempts())
 
     asyncio.run(call())
     assert not told
+    assert clock.slept == [2.0]
 
 
 def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(random, "random", lambda: 1.0)
-    pauses = Sleeper()
     policy = QUICK.replace(backoff=Backoff(base=1.0, cap=60.0, jitter="decorrelated"))
-    go_on(failing(policy, pauses=pauses), Attempts(stopped(), stopped()), "sync")
-    assert pauses.paused == [3.0, 9.0, 27.0]
+    go_on(failing(policy), Attempts(stopped(), stopped()), "sync")
+    assert clock.slept == [3.0, 9.0, 27.0]
 
 
 @BOTH
@@ -489,13 +496,13 @@ def test_a_call_in_the_middle_of_another_ones_step_gets_its_own(how: str) -> Non
 
     def wait(state: tenacity.RetryCallState) -> float:
         # A user's wait may call what is retried itself, while tenacity is deciding.
-        inner.append(failing(NONE_OF_THE_CLOCK, pauses=Sleeper()).go_on(Attempts(stopped())).value)
+        inner.append(failing(NONE_OF_THE_CLOCK, sleeper=Sleeper()).retry(Attempts(stopped())).value)
         assert "stopped" not in repr(state)
         assert repr(state).endswith(f"attempt {state.attempt_number}>")
         return 0.0
 
     policy = QUICK.replace(wait=wait, attempts=3)
-    outcome = go_on(failing(policy, pauses=Sleeper()), Attempts(stopped()), how)
+    outcome = go_on(failing(policy, sleeper=Sleeper()), Attempts(stopped()), how)
     assert outcome.value == "done"
     assert inner == ["done", "done"]
 
@@ -564,7 +571,7 @@ def test_errors_keep_the_tracebacks_of_the_user_s_code(how: str) -> None:
         raise first
     except Exception as error:
         traceback = error.__traceback__
-    run = RetriedCall(QUICK, idempotent=True, name="n", started=0.0, window=None, deadline_at=None)
+    run = RetriedCall(RetryContext(policy=QUICK, name="n", started=0.0), idempotent=True)
     run.attempt_failed(first, traceback)
     last = stopped()
     assert go_on(run, Attempts(stopped(), stopped(), last), how).error is last

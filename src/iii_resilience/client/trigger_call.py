@@ -1,8 +1,8 @@
 """One call through the engine: its request, its time limit, and its attempts.
 
-Each attempt waits until it can be sent, sends it, and classifies the result. `retry.run` decides
-about a failure; `client.fallback` handles a call whose retries have stopped. Knows nothing of
-handlers.
+Each attempt waits until it can be sent, sends it, and classifies the result.
+`retry.retried_call` decides about a failure; `client.fallback` handles a call whose retries have
+stopped. Knows nothing of handlers.
 """
 
 from __future__ import annotations
@@ -11,17 +11,24 @@ import time
 from types import TracebackType
 from typing import Any
 
+import attrs
+
 from iii_resilience.client.plan import CallPlan
-from iii_resilience.client.readiness import DOUBTFUL, Key, Readiness
-from iii_resilience.client.request import Request, carries, carrying, check
+from iii_resilience.client.readiness import DOUBTFUL, Key
+from iii_resilience.client.request import Request, add_context, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decide import Reason
+from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.run import RetriedCall, StopRetrying
+from iii_resilience.retry.retried_call import (
+    RetriedCall,
+    RetryContext,
+    RetryHooks,
+    StopRetrying,
+)
 from iii_resilience.sdk import propagation
-from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
@@ -42,62 +49,62 @@ _STOPS = frozenset({"invocation_stopped", "1006", "1009"})
 _UNHEARD = frozenset({"TIMEOUT", "SHUTDOWN", "payload_too_large"})
 
 
+@attrs.frozen
+class CallOptions:
+    """What a call says about itself.
+
+    Attributes:
+        idempotent: Whether calling twice does what calling once does.
+        accept_enqueued: Whether a receipt may be returned in place of the result.
+        idempotency_key: Stands for the call in all its attempts, or None.
+    """
+
+    idempotent: bool
+    accept_enqueued: bool = False
+    idempotency_key: str | None = attrs.field(default=None, repr=False)
+
+
 class TriggerCall:
-    """One call: its request, its time, and its run once it has failed.
+    """One call: its request, its time, and its retries once it has failed.
 
     Most calls succeed at the first attempt: what they do not need is not made for them.
 
     Args:
-        connection: The client's connection.
-        ready: What is known of the functions that are registered.
         request: What is asked for; its payload has been checked unless it is dispatched locally
-            (should it not be any longer when it is sent, it is checked then).
+            (if it no longer is when it is sent, it is checked then).
         plan: What it has in common with others.
+        options: What it says about itself.
         local: Whether the SDK runs it in this process.
-        idempotent: Whether calling twice does what calling once does.
 
     Attributes:
-        accept_enqueued: Whether a receipt may be returned in place of the result.
-        idempotency_key: Stands for the call in all its attempts, or None.
         run: What follows the first failure, or None.
+        classified: The failure of the attempt that has just ended.
     """
 
-    accept_enqueued = False
-    idempotency_key: str | None = None
     run: RetriedCall | None = None
     _sent = False
-    _held_by: Key | None = None
-    _timeout_ms = 0
-    _timeout_from = ""
+    _waited_for: Key | None = None
+    _timeout: tuple[int, str] = (0, "")
 
     def __init__(
-        self,
-        connection: Connection,
-        ready: Readiness,
-        request: Request,
-        plan: CallPlan,
-        *,
-        local: bool,
-        idempotent: bool,
+        self, request: Request, plan: CallPlan, options: CallOptions, *, local: bool
     ) -> None:
-        self.connection = connection
-        self.ready = ready
         self.request = request
         self.plan = plan
-        self.idempotent = idempotent
-        self.policy = policy = plan.policy
+        self.options = options
         self.started = started = time.monotonic()
-        deadline = policy.deadline
+        self.classified: list[Failure] = []
+        deadline = plan.policy.deadline
         if deadline is not None:
             if request.timeout_ms is not None and request.timeout_ms > 1000 * deadline:
-                # A timeout that was asked for is longer than the policy's deadline: it was asked.
+                # An explicit timeout longer than the policy's deadline extends the deadline.
                 deadline = request.timeout_ms / 1000
             deadline += started
         self.deadline_at = deadline
         inbound = propagation.current_inbound()
         self._inherits = False
         if inbound is not None and inbound.deadline_at is not None:
-            # What the caller of this handler has left always wins: nobody waits for longer.
+            # What the caller of this handler has left always wins: it waits no longer.
             self._inherits = deadline is None or inbound.deadline_at < deadline
             if self._inherits:
                 self.deadline_at = inbound.deadline_at
@@ -105,101 +112,107 @@ class TriggerCall:
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
-        if idempotent and plan.window is not None:
+        if plan.window is not None and options.idempotent:
             plan.window.called(started)
 
     def _other_key(self) -> Key | None:
         if self.plan.key is None or self.request.action == "enqueue":
             return None
-        return self.connection.namespace_of(self.request.fields), self.request.function_id
+        return self.plan.connection.namespace_of(self.request.fields), self.request.function_id
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        quick = self._goes_at_once()
+        plan, quick = self.plan, self.run is None and self._is_quick()
         until = 0.0
         while True:
             if quick:
-                key, generation, local = self._key, self.ready.generation, False
+                key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
-            self._held_by = None if local else key
-            if not (quick or local or self.ready.is_ready(key)):
+            self._waited_for = None if local else key
+            if not (quick or local):
                 until = until or time.monotonic() + self._patience()
-                if not self.ready.wait(key, max(0.0, until - time.monotonic())):
+                if not drive(plan.ready.wait(key, max(0.0, until - time.monotonic()))):
                     self._stayed_missing()
-                self._waited(until)
+                if time.monotonic() >= until:
+                    self._waited_for = None  # there is no more time to wait in: it goes now
             fields, seconds = self._first_fields() if quick else self._next_fields()
-            in_flight = self.connection.in_flight
             try:
-                result = in_flight.send(fields, seconds=seconds, local=local, send_check=self)
-            except SendRefused:
-                self._sent = False
-                quick = False
-                continue
-            except Exception as error:
-                self._learn_failure(error)
-                raise
-            self._learn_success(generation)
-            return result
-
-    async def attempt_async(self) -> Any:
-        """As `attempt`, for coroutines."""
-        quick = self._goes_at_once()
-        until = 0.0
-        while True:
-            if quick:
-                key, generation, local = self._key, self.ready.generation, False
-            else:
-                key, generation, local = self._prepare()
-            self._held_by = None if local else key
-            if not (quick or local or self.ready.is_ready(key)):
-                until = until or time.monotonic() + self._patience()
-                if not await self.ready.wait_async(key, max(0.0, until - time.monotonic())):
-                    self._stayed_missing()
-                self._waited(until)
-            fields, seconds = self._first_fields() if quick else self._next_fields()
-            in_flight = self.connection.in_flight
-            try:
-                result = await in_flight.send_async(
+                result = plan.connection.in_flight.send(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = False
-                quick = False
-                continue
+                self._sent = quick = False
             except Exception as error:
                 self._learn_failure(error)
                 raise
-            self._learn_success(generation)
-            return result
+            else:
+                self._learn_success(generation)
+                return result
 
-    # Asked and told on the SDK's loop: between the look at what is known and the moment of sending
-    # other calls may have learned better, and what this one meets is news to them.
+    async def attempt_async(self) -> Any:
+        """As `attempt`, for coroutines."""
+        plan, quick = self.plan, self.run is None and self._is_quick()
+        until = 0.0
+        while True:
+            if quick:
+                key, generation, local = self._key, plan.ready.generation, False
+            else:
+                key, generation, local = self._prepare()
+            self._waited_for = None if local else key
+            if not (quick or local):
+                until = until or time.monotonic() + self._patience()
+                seconds = max(0.0, until - time.monotonic())
+                if not await drive_async(plan.ready.wait(key, seconds)):
+                    self._stayed_missing()
+                if time.monotonic() >= until:
+                    self._waited_for = None  # there is no more time to wait in: it goes now
+            fields, seconds = self._first_fields() if quick else self._next_fields()
+            try:
+                result = await plan.connection.in_flight.send_async(
+                    fields, seconds=seconds, local=local, send_check=self
+                )
+            except SendRefused:
+                self._sent = quick = False
+            except Exception as error:
+                self._learn_failure(error)
+                raise
+            else:
+                self._learn_success(generation)
+                return result
+
+    # Called on the SDK's loop: between the check of what is known and the moment of sending other
+    # calls may have learned more, and what this one learns is news to them.
 
     def may_send(self) -> bool:
         """Whether what the call waited for is still there."""
-        return self._held_by is None or self.ready.may_send(self._held_by)
+        key, ready = self._waited_for, self.plan.ready
+        return key is None or ready.unchecked or key in ready.known
 
-    def on_error(self, error: Exception) -> None:
-        """What an answer says about the function being there."""
-        if self._key is not None and classify(error).code in DOUBTFUL:
-            self.ready.invalidate(self._key)
+    def classify(self, error: Exception) -> Failure:
+        """What an answer says, and what that says about the function being there."""
+        failure = classify(error, function_id=self.request.function_id)
+        if self._key is not None and failure.code in DOUBTFUL:
+            self.plan.ready.invalidate(self._key)
+        return failure
 
     def failed(self, error: Exception, traceback: TracebackType | None) -> RetriedCall:
-        """The first attempt has failed: from now on there is a run."""
-        self.run = run = RetriedCall(
-            self.policy,
-            idempotent=self.idempotent,
+        """The first attempt has failed: from now on there is a retried call."""
+        plan = self.plan
+        context = RetryContext(
+            policy=plan.policy,
             name=self.request.function_id,
             started=self.started,
-            window=self.plan.window if self.idempotent else None,
             deadline_at=self.deadline_at,
             function_id=self.request.function_id,
-            pauses=self.connection,
-            look=self._look,
+            window=plan.window if self.options.idempotent else None,
         )
-        if self.request.action == "void" and self._sent:
-            run.idempotent = False  # it says nothing about having run: only unsent ones repeat
+        hooks = RetryHooks(
+            sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
+        )
+        # A Void call's answer says nothing about having run: only unsent ones are repeated.
+        idempotent = self.options.idempotent and not (self.request.action == "void" and self._sent)
+        self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
 
@@ -210,11 +223,11 @@ class TriggerCall:
     def patience(self) -> float:
         """Seconds to wait for something once the call was given up: what the deadline leaves."""
         left = self.left()
-        return self.policy.ready_timeout if left is None else max(0.0, left)
+        return self.plan.policy.ready_timeout if left is None else max(0.0, left)
 
     def timeout_left(self) -> float:
         """Seconds that one more attempt would have."""
-        seconds, left = self._timeout()[0] / 1000, self.left()
+        seconds, left = self._full_timeout()[0] / 1000, self.left()
         return seconds if left is None else min(seconds, left)
 
     def carried(self, attempt: int, *, given_up: bool = False) -> CallContext:
@@ -229,45 +242,47 @@ class TriggerCall:
             left=left,
             deadline_unix=None if left is None else time.time() + left,
             attempt=attempt,
-            idempotency_key=self.idempotency_key,
+            idempotency_key=self.options.idempotency_key,
             already_retried=given_up,
         )
 
     @property
     def timeout_note(self) -> str:
         """Which timeout the last attempt had, and from where: for the note of a TIMEOUT."""
-        return f"its timeout was {self._timeout_ms} ms, from {self._timeout_from}"
+        milliseconds, source = self._timeout
+        return f"its timeout was {milliseconds} ms, from {source}"
 
     # The parts of an attempt.
 
-    def _goes_at_once(self) -> bool:
+    def _is_quick(self) -> bool:
         """Whether this is a first attempt like most: to a known function, with nothing to wait for.
 
         The rest of such an attempt costs little beside the call itself.
         """
-        if self.run is None and not self._local and not self._inherits:
-            key = self._key
-            if (key is None or self.ready.may_send(key)) and self.connection.seems_up():
+        if not self._local and not self._inherits:
+            key, ready = self._key, self.plan.ready
+            known = key is None or ready.unchecked or key in ready.known
+            if known and self.plan.connection.seems_up():
                 self._local = None  # a retry looks again
                 return True
         return False
 
     def _first_fields(self) -> tuple[dict[str, Any], float]:
-        """As `_next_fields`, for an attempt that `_goes_at_once`: no time has passed yet."""
+        """As `_next_fields`, for an attempt that `_is_quick`: no time has passed yet."""
         request, plan = self.request, self.plan
         if (
             request.timeout_ms is not None
             or request.action is not None
             or "metadata" in request.fields
-            or self.idempotency_key is not None
+            or self.options.idempotency_key is not None
         ):
             return self._next_fields()
         self._sent = True
         timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.policy.deadline
         if left is not None and 1000 * left < timeout:
             timeout, source = 1000 * left, _DEADLINE
-        milliseconds = self._timeout_ms = max(1, int(timeout))
-        self._timeout_from = source
+        milliseconds = max(1, int(timeout))
+        self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
             unix = None if left is None else time.time() + left
@@ -276,7 +291,7 @@ class TriggerCall:
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
-        self.connection.check_usable()
+        connection = self.plan.connection
         local, self._local = self._local, None
         if self.run is not None:
             self._sent = False
@@ -285,23 +300,25 @@ class TriggerCall:
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
         if local is None:
-            local = self.connection.dispatches_locally(self.request.fields)
+            local = connection.dispatches_locally(self.request.fields)
+        if local:
+            connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
-            most = self.policy.max_payload_bytes
-            check(self.request, self.connection.sdk, most, self.idempotency_key)
+            most = self.plan.policy.max_payload_bytes
+            check(self.request, connection.sdk, most, self.options.idempotency_key)
         key = self._key
         if self.run is not None and self.request.action == "enqueue":
             key = PROVIDER
-        return key, self.ready.generation, local
+        return key, self.plan.ready.generation, local
 
     def _patience(self) -> float:
         """Seconds the waits before this attempt may take together."""
-        patience = self.policy.ready_timeout
+        patience = self.plan.policy.ready_timeout
         if self.run is not None:
             # Whether the function is still there is asked before a retry even by who never waits.
             patience = max(patience, ANSWER_WITHIN)
-        left = self.left()
-        if left is not None:
+        if self.deadline_at is not None:
+            left = self.deadline_at - time.monotonic()
             # The wait leaves the engine time to say itself that the function is missing.
             patience = min(patience, max(left / 2, left - ANSWER_WITHIN))
         return max(0.0, patience)
@@ -310,42 +327,35 @@ class TriggerCall:
         """A retry is not sent into the hole; a first call is answered by the engine itself."""
         if self.run is not None:
             raise StopRetrying(Reason.NOT_READY)
-        self._held_by = None
-
-    def _waited(self, until: float) -> None:
-        if time.monotonic() >= until:
-            self._held_by = None  # there is no more time to wait in: it goes now
+        self._waited_for = None
 
     def _next_fields(self) -> tuple[dict[str, Any], float]:
         """What is sent now, and its timeout in seconds."""
         number = 1
         if self.run is not None:
-            late = self.run.too_late()
-            if late is not None:
-                raise late
+            if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
+                raise StopRetrying(Reason.DEADLINE)
             self.run.attempt_sent()
-            number = len(self.run.failed) + 1
+            number = len(self.run.log.failed) + 1
         self._sent = True
         request, now = self.request, time.monotonic()
-        timeout, source = self._timeout()
+        timeout, source = self._full_timeout()
         left = unix = None
         if self.deadline_at is not None:
             left = self.deadline_at - now
             if 1000 * left < timeout:
                 timeout = 1000 * left
                 source = _INHERITED if self._inherits else _DEADLINE
-        milliseconds = self._timeout_ms = max(1, int(timeout))
-        self._timeout_from = source
+        milliseconds = max(1, int(timeout))
+        self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
-        if self.plan.carries and carries(request):
+        if self.plan.carries and request.action != "enqueue":
             if left is not None:
                 unix = time.time() + left
-            fields["metadata"] = carrying(
-                request, outgoing(left, unix, number, self.idempotency_key)
-            )
+            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
         return fields, milliseconds / 1000
 
-    def _timeout(self) -> tuple[float, str]:
+    def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""
         if self.request.timeout_ms is not None:
             return self.request.timeout_ms, "the request's timeout_ms"
@@ -353,21 +363,24 @@ class TriggerCall:
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
-            self.connection.answered = True
-            if self._key is not None:
-                self.ready.mark_known(self._key, generation)
+            self.plan.connection.answered = True
+            key, ready = self._key, self.plan.ready
+            if key is not None and key not in ready.known:
+                ready.mark_known(key, generation)
 
     def _learn_failure(self, error: Exception) -> None:
+        connection = self.plan.connection
         if isinstance(error, NotConnectedError):
             self._sent = False
             return
-        code = classify(error).code
-        if not isinstance(error, ConnectionError) and code not in _UNHEARD:
-            self.connection.answered = True
+        if not self.classified:
+            self.classified.append(classify(error, function_id=self.request.function_id))
+        if not isinstance(error, ConnectionError) and self.classified[0].code not in _UNHEARD:
+            connection.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 
-    def _look(self, failure: Failure) -> Failure:
+    def _refine(self, failure: Failure) -> Failure:
         """What this call knows about a failure that the error alone does not say."""
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure
