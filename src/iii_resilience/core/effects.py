@@ -134,7 +134,7 @@ def drive(
         del steps, call, sleep
 
 
-async def drive_async(
+async def drive_async(  # noqa: C901 - one branch for each kind of effect
     steps: Steps,
     call: Callable[..., Awaitable[Any]] = _nothing_to_call,
     in_thread: InThread | None = None,
@@ -148,19 +148,16 @@ async def drive_async(
         in_thread: Runs a blocking operation on another thread; None where there is none.
         sleep: Sleeps for a number of seconds; None for asyncio's.
     """
-    held_back: asyncio.CancelledError | None = None
+    held_back: list[asyncio.CancelledError] = []
     try:
         step = next(steps)
         while True:
             try:
                 value: Any = None
-                if held_back is not None and not getattr(step, "cleanup", False):
-                    cancelled, held_back = held_back, None
-                    raise cancelled
                 if isinstance(step, Blocking):
-                    answer, cancelled = await _block(step, in_thread)
-                    held_back = held_back or cancelled
-                    value = answer()
+                    value = await _block(step, in_thread, held_back)
+                elif held_back:
+                    raise held_back.pop()
                 elif isinstance(step, CallHandler):
                     value = await call(**step.extra)
                 elif isinstance(step, Sleep):
@@ -176,28 +173,28 @@ async def drive_async(
             else:
                 step = steps.send(value)
     except StopIteration as end:
-        if held_back is not None:
-            raise held_back from None
         return end.value
-    except Exception:
-        if held_back is not None:
-            raise held_back from None
-        raise
     finally:
-        del steps, call, sleep, in_thread, held_back  # as in `drive`
+        del steps, call, sleep, in_thread  # as in `drive`
+        if held_back:
+            raise held_back.pop() from None
 
 
 async def _block(
-    step: Blocking, in_thread: InThread | None
-) -> tuple[Callable[[], Any], asyncio.CancelledError | None]:
-    """Run an operation; what gives its result, and a cancellation that came during cleanup."""
+    step: Blocking, in_thread: InThread | None, held_back: list[asyncio.CancelledError]
+) -> Any:
+    """Run an operation; a cancellation that comes during cleanup is held back."""
+    if not step.cleanup and held_back:
+        raise held_back.pop()
     if not step.blocking or in_thread is None:
-        return step.work, None
+        return step.work()
     work = BlockingWork(step.work, None if step.cleanup else step.undo)
     cancelled = await work.done(in_thread)
-    if cancelled is not None and not step.cleanup:
-        raise cancelled
-    return work.answer, cancelled
+    if cancelled is not None:
+        held_back[:] = held_back or [cancelled]
+        if not step.cleanup:
+            raise held_back.pop()
+    return work.answer()
 
 
 async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:

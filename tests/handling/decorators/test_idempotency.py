@@ -362,7 +362,9 @@ def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> 
 def test_who_outlives_his_lease_cannot_overwrite_a_newer_result(
     made: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "renew", lambda *args, **kwargs: True)  # as if it were suspended
+    # As if the process were suspended.
+    monkeypatch.setattr(store, "renew", lambda *args, **kwargs: True)
+    monkeypatch.setattr(store, "renew_many", lambda renewals: [True] * len(renewals), raising=False)
     go_on, started = threading.Event(), threading.Event()
     ran: list[int] = []
 

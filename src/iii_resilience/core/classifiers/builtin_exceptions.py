@@ -144,6 +144,11 @@ def closed(error: BaseException) -> Failure:
 _NO_THREAD = ("can't start new thread", "can't create new thread at interpreter shutdown")
 
 
+def no_thread(error: BaseException) -> bool:
+    """Whether an error says that no thread could be started, which passes."""
+    return isinstance(error, RuntimeError) and text_of(error).startswith(_NO_THREAD)
+
+
 def standard(error: BaseException, names: list[str], message: str) -> Failure | None:
     """The failure of one of the standard library's families, or None.
 
@@ -170,7 +175,7 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
             Execution.NOT_EXECUTED if never else Execution.MAYBE_EXECUTED,
             "check that the other side is up and can be reached",
         )
-    if isinstance(error, RuntimeError) and message.startswith(_NO_THREAD):
+    if no_thread(error):
         return by_class(
             error,
             Category.TRANSIENT,
