@@ -44,7 +44,7 @@ _GET: Final = (
 )
 _PUT: Final = "INSERT OR REPLACE INTO iii_resilience VALUES (?, ?, ?, ?)"
 _DELETE: Final = "DELETE FROM iii_resilience WHERE kind = ? AND id = ?"
-_ALL: Final = (
+ALL_ROWS: Final = (
     "SELECT id, body FROM iii_resilience WHERE kind = ? AND (keep_until IS NULL OR keep_until > ?)"
 )
 # A few with every write: rows go as fast as they come, and no write ever takes long for it.
@@ -149,7 +149,7 @@ class SqliteStore(LocalStore):
 
     def _rows(self, kind: str) -> Iterable[tuple[str, Row]]:
         with as_unavailable(), self._connections.lent() as connection:
-            found = connection.execute(_ALL, (kind, time.time())).fetchall()
+            found = connection.execute(ALL_ROWS, (kind, time.time())).fetchall()
         return [(row_id, json.loads(body)) for row_id, body in found]
 
 

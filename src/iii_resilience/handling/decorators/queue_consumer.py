@@ -66,24 +66,35 @@ def consumer(
     Args:
         parking: Where messages are parked: `SqliteStore`, `RedisStore` for many machines.
         key: What stands for a message: the payload's field, a function of the payload, or None for
-            the key that travelled, where one did. A message that lacks the field is parked.
-        queue: The queue's name, which nothing tells a handler, for the operator's view.
+            the key that travelled, where one did. A message that lacks the field is parked. A
+            delivery shows a handler nothing else that its message could be known by
+            (docs/engine-notes.md, 9): without a key each delivery that fails is a record of its
+            own, and one that succeeds removes none.
+        queue: The queue's name, which a handler cannot see, for the operator's view: ``dlq`` acts
+            on a record without one only where it is named.
         max_deliveries: Deliveries after which a message is parked whatever it fails with, even if
             it ends its worker each time; None leaves it to the queue. Deliveries that overlap
-            count, too.
+            count, too. Needs a ``key``.
         keep: Seconds the record of a message that failed, and was neither parked nor handled, is
             kept. Parked messages are kept until somebody removes them.
         function_id: The function it serves. None leaves it to the registration through
             ``resilient(worker)``.
 
     Raises:
-        TypeError: No store, or no key.
+        TypeError: No store; a ``key`` that can be none; ``max_deliveries`` without a ``key``; or a
+            handler that `consumer` decorates already.
         ValueError: A number that is none.
     """
     check_key(key, "consumer")
     for needed in ("delivered", "note", "settle"):
         if not callable(getattr(parking, needed, None)):
             raise TypeError(f"consumer: parking must be a store, got {type(parking).__name__}")
+    if max_deliveries is not None and key is None:
+        raise TypeError(
+            "consumer: max_deliveries needs key=. Without one, two messages with the same payload "
+            "cannot be told apart, and their deliveries would be counted together: name the field "
+            "of the payload that identifies a message"
+        )
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
     desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
 
@@ -119,22 +130,22 @@ class _Delivery:
         count = yield from self._counted(message)
         most = self.limits.max_deliveries
         if unusable is not None:
-            return (yield from self._park(call, key, FailureSummary.of(unusable)))
+            return (yield from self._park(call, message, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
             # Nobody could record how the last one ended: it took the worker with it.
             told = FailureSummary(
                 "MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", ""
             )
-            return (yield from self._park(call, key, told))
+            return (yield from self._park(call, message, key, told))
         try:
             with consuming():
                 result = yield CallHandler()
         except Exception as error:
             told = FailureSummary.of(error)
             if told.category is Category.TRANSIENT and not (most is not None and count >= most):
-                yield from self._record(call, key, told)
+                yield from self._record(call, message, key, told)
                 raise
-            return (yield from self._park(call, key, told))
+            return (yield from self._park(call, message, key, told))
         try:
             yield self._ask(lambda: self.parking.settle(message))
         except _NOT_KEPT as away:
@@ -157,16 +168,20 @@ class _Delivery:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
 
-    def _record(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
-        message = self._message(call, key, told)
+    def _record(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> Steps:
+        message = self._message(call, kept_under, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=False))
         except _NOT_KEPT as away:
             logger.warning("%s: a failure is not on record: %s", call.function_id, away)
 
-    def _park(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
+    def _park(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> Steps:
         """Park the message; what is returned acknowledges it."""
-        message = self._message(call, key, told)
+        message = self._message(call, kept_under, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=True))
         except _NOT_KEPT as away:
@@ -184,10 +199,13 @@ class _Delivery:
         keep = self.limits.keep
         self.parking.note(message.id, message.to_note(), parked=parked, keep=keep)
 
-    def _message(self, call: IncomingCall, key: str | None, told: FailureSummary) -> ParkedMessage:
+    def _message(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> ParkedMessage:
         return ParkedMessage.of(
             call.payload,
             told,
+            kept_under=kept_under,
             function_id=call.known_function(),
             queue=self.queue,
             key=key,
