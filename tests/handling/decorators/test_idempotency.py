@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime as dt
 import inspect
 import logging
 import sqlite3
@@ -13,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
-from iii_resilience import classify
+from iii_resilience import classify, resilient
 from iii_resilience.core.codes.model import Category
 from iii_resilience.handling import (
     AuthError,
@@ -27,6 +30,7 @@ from iii_resilience.handling import (
 )
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, InboundCall, handling
 from iii_resilience.stores import MemoryStore, SqliteStore, Store, StoreUnavailableError
+from iii_resilience.testing import LoopbackEngine
 
 Handler = Callable[[Any], Any]
 ID = "orders::save"
@@ -390,7 +394,63 @@ def test_who_outlives_his_lease_cannot_overwrite_a_newer_result(
 # Results.
 
 
-@pytest.mark.parametrize("result", [object(), float("nan"), {1, 2}])
+class Order(pydantic.BaseModel):
+    """As a handler returns it."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+    order_id: str = pydantic.Field(alias="orderId")
+    note: str | None = None
+    at: dt.date | None = None
+
+
+@dataclasses.dataclass
+class Line:
+    item: str
+    order: Order | None = None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Order(orderId="o-1"),
+        Line("a"),
+        Line("a", Order(orderId="o-1")),
+        {"lines": [Line("a")], "n": 1},
+    ],
+    ids=["model", "dataclass", "nested", "inside"],
+)
+def test_repeat_gets_what_the_wire_carries(
+    engine: LoopbackEngine, connect: Callable[..., Any], tmp_path: Path, result: Any
+) -> None:
+    ran: list[Any] = []
+
+    @idempotent(SqliteStore(tmp_path / "store.db"), key="id")
+    def handler(data: Any) -> Any:
+        ran.append(data)
+        return result
+
+    worker, caller = resilient(connect("worker")), connect("caller")
+    worker.register_function("t::once", handler)
+    engine.wait_registered("t::once")
+    request = {"function_id": "t::once", "payload": {"id": 1}}
+    first = caller.trigger(request)
+    assert caller.trigger(request) == first
+    assert isinstance(first, dict)
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        object(),
+        float("nan"),
+        {1, 2},
+        Line(item=float("inf")),  # type: ignore[arg-type]
+        "\ud800",
+        1 << 70,
+        Order(orderId="o-1", at=dt.date(2026, 1, 1)),  # the SDK does not send it either
+    ],
+)
 def test_a_result_that_cannot_be_kept_is_a_failure_and_does_not_run_again(
     made: Callable[..., Any], result: Any
 ) -> None:

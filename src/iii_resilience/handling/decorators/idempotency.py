@@ -20,6 +20,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
+from iii_resilience.core.errors import InvalidPayloadError
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
 from iii_resilience.handling.decorators.idempotency_key import (
@@ -37,6 +38,7 @@ from iii_resilience.handling.decorators.wrapper import (
 )
 from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
 from iii_resilience.sdk import propagation
+from iii_resilience.sdk.payload_check import as_sent, check_payload
 from iii_resilience.stores.protocol import (
     Claim,
     State,
@@ -69,7 +71,8 @@ def idempotent(
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
-    A repeat gets the stored result, or the stored failure where it failed for good. A repeat
+    A repeat gets the stored result as the caller of a first call receives it (of a pydantic model
+    or a dataclass the dict), or the stored failure where it failed for good. A repeat
     that comes while the first still runs waits for it. A handler that fails with something
     transient frees its key. A worker that dies frees it when its lease is over.
 
@@ -317,12 +320,18 @@ def _stored(claim: Claim) -> Any:
 
 
 def _as_outcome(result: Any) -> str:
+    """The result as the SDK would send it, which is what a repeat is answered with.
+
+    Raises:
+        PayloadError: It cannot be sent. Its effects are there, so it must not run again.
+    """
     try:
-        return json.dumps(result, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # It could not be sent either; but its effects are there, so it must not run again.
+        check_payload(result, what="the result")
+        return as_sent(result)
+    except (InvalidPayloadError, TypeError, ValueError, RecursionError) as error:
+        why = str(error).removesuffix(". Nothing was sent")
         raise PayloadError(
-            f"the handler returned a {type(result).__name__} that JSON cannot carry",
+            f"the handler returned a {type(result).__name__} that JSON cannot carry: {why}",
             code="invalid_payload",
         ) from None
 

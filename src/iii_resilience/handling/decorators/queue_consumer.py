@@ -41,6 +41,7 @@ from iii_resilience.stores.protocol import (
     StoreUnavailableError,
 )
 from iii_resilience.telemetry import logger, worker_events
+from iii_resilience.telemetry.parkings import parkings
 
 _MONTH = 30 * 86_400.0
 _NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
@@ -96,6 +97,7 @@ def consumer(
             "of the payload that identifies a message"
         )
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
+    parkings.add(parking)
     desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
 
     def decorate(handler: F) -> F:
@@ -151,6 +153,8 @@ class _Delivery:
         except _NOT_KEPT as away:
             # It was handled; its record goes with time.
             logger.warning("%s: a handled message is still on record: %s", function_id, away)
+        if call.outermost:
+            worker_events.handler_returned(function_id, result)
         return result
 
     def _key(self, call: IncomingCall) -> tuple[str | None, HandlerError | None]:
@@ -193,7 +197,7 @@ class _Delivery:
             message.id,
             attempt=1 if call.carried is None else call.carried.attempt,
         )
-        return {"parked": message.id}
+        return worker_events.ParkedAnswer(parked=message.id)
 
     def _note(self, message: ParkedMessage, *, parked: bool) -> None:
         keep = self.limits.keep

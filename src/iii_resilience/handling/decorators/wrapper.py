@@ -37,11 +37,13 @@ class IncomingCall:
         payload: What the handler is given, without our reserved field.
         carried: What travelled with the call, or None.
         function_id: The function that was called, or None where nobody said.
+        outermost: Whether neither `resilient` nor another wrapper is around this one.
     """
 
     payload: Any = attrs.field(repr=False)
     carried: CallContext | None
     function_id: str | None
+    outermost: bool = True
 
     def known_function(self) -> str:
         """The function that was called.
@@ -88,7 +90,8 @@ def wrap(
         given = list(args)
         if len(given) <= place and len(names) > place and names[place] in kwargs:
             given.append(kwargs.pop(names[place]))
-        inbound = propagation.current_inbound() or InboundCall()
+        outside = propagation.current_inbound()
+        inbound = outside or InboundCall()
         carried = inbound.carried
         if len(given) > place:
             given[place], queued = propagation.take_from_payload(given[place])
@@ -100,7 +103,7 @@ def wrap(
         inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
         stack.enter_context(propagation.handling(inbound))
         payload = given[place] if len(given) > place else None
-        call = IncomingCall(payload, carried, serves)
+        call = IncomingCall(payload, carried, serves, outermost=outside is None)
         return _WrappedCall(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
