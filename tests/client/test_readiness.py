@@ -12,6 +12,7 @@ from support.real_sdk import InvocationError, needs
 
 from iii_resilience import RetryPolicy, resilient
 from iii_resilience.client.resilient import Resilient
+from iii_resilience.client.trigger_call import TriggerCall
 from iii_resilience.testing import AnswerError, Delay, LoopbackEngine
 
 QUESTION = "engine::functions::info"
@@ -78,12 +79,14 @@ class TestTheMomentOfALoss:
         assert not known
 
     def test_a_retry_that_is_held_back_spends_its_permit_once(
-        self, engine: LoopbackEngine, caller: Resilient
+        self, engine: LoopbackEngine, caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caller.trigger({"function_id": "t::one"})
-        ready, holds = caller._caller.ready, iter([False, False, True])
-        may_go = ready.may_send
-        ready.may_send = lambda key: may_go(key) and next(holds, True)  # type: ignore[method-assign]
+        holds = iter([False, False, True])
+        may_send = TriggerCall.may_send
+        monkeypatch.setattr(
+            TriggerCall, "may_send", lambda call: may_send(call) and next(holds, True)
+        )
         engine.inject("t::one", AnswerError("invocation_stopped", "x"))
         assert caller.trigger({"function_id": "t::one"}, idempotent=True) is not None
         assert len(engine.calls("t::one")) == 3

@@ -113,10 +113,6 @@ class Readiness:
                     if known_owner == owner:
                         del self.known[other]
 
-    def may_send(self, key: Key) -> bool:
-        """Whether a function is known, or is not checked on this connection."""
-        return self.unchecked or key in self.known
-
     def _gives_up(self, key: Key, seconds: float) -> bool:
         if not self._missing_until.get(key, 0.0) > time.monotonic():
             if len(self._missing_until) >= _KNOWN_MOST:

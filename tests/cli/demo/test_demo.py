@@ -18,7 +18,7 @@ from iii_resilience.cli.demo.execution_log import CallReport, ExecutionLog, Ledg
 from iii_resilience.cli.demo.scenarios import run_demo
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.core.decide import decide
-from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.client_adapter import ClientAdapter
 
 
 def verdict_of(*phases: str) -> Verdict:
@@ -42,14 +42,15 @@ class TestVerdict:
     def test_it_fails_when_the_connected_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Connection, "connected", property(lambda self: True))
+        monkeypatch.setattr(ClientAdapter, "connected", property(lambda self: True))
         verdict = verdict_of("restarted")
         assert verdict.lost or verdict.ghosts
 
     def test_it_fails_when_the_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Readiness, "may_send", lambda self, key: True)
+        unchecked = property(lambda self: True, lambda self, value: None)
+        monkeypatch.setattr(Readiness, "unchecked", unchecked, raising=False)
         level = logging.getLogger("iii").level
         assert verdict_of("killed").lost
         assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
