@@ -22,7 +22,7 @@ CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%))
 .PHONY: demo help test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate \
 	format schema pictures pins clean
 
-demo: $(STAMP) ## 2 min: show real workers being killed under real calls, with the library and without
+demo: $(STAMP) ## 1 min: show real workers being killed under real calls, with the library and without
 	$(BIN)/iii-resilience demo
 
 # The text behind `##` is the only list of targets: CONTRIBUTING.md shows what this prints.

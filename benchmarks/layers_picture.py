@@ -33,21 +33,22 @@ BOXES = {
     "core": (1, "codes, classification, decisions, guards"),
 }
 _WIDTH, _HEIGHT, _ACROSS, _DOWN, _MARGIN = 290, 62, 320, 96, 16
+_FILL = 'fill="#eef3fa" stroke="#456"'
 _FIT = 6  # names of packages on a line of a box
 
 
-def _reached(table: Mapping[str, set[str]], package: str) -> set[str]:
+def reached(table: Mapping[str, set[str]], package: str) -> set[str]:
     """Every package that a package may import, directly or through others."""
     found = set(table[package])
     for other in table[package]:
-        found |= _reached(table, other)
+        found |= reached(table, other)
     return found
 
 
 def arrows(table: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
     """The imports that no other import implies, as (package, imported)."""
     for package, others in table.items():
-        implied = {far for other in others for far in _reached(table, other)}
+        implied = {far for other in others for far in reached(table, other)}
         yield from ((package, other) for other in sorted(others - implied))
 
 
@@ -79,11 +80,11 @@ def svg(table: Mapping[str, set[str]] = MAY_IMPORT) -> str:
         for package, (column, _) in BOXES.items()
     }
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"',
+        f' viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
         "<title>The layers of iii_resilience: imports point down</title>",
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" '
-        'markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8Z" fill="#555"/></marker></defs>',
+        '<defs><marker id="head" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">',
+        '<path d="M0 0 8 4 0 8Z" fill="#555"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
     ]
     for package, other in arrows(table):
@@ -95,8 +96,7 @@ def svg(table: Mapping[str, set[str]] = MAY_IMPORT) -> str:
         x, y = corner[package]
         name = f"{package}/" if package else "iii_resilience"
         lines += [
-            f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="#eef3fa" '
-            'stroke="#456"/>',
+            f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" {_FILL}/>',
             f'<text x="{x + 10}" y="{y + 19}" font-size="14" font-weight="bold">{name}</text>',
             f'<text x="{x + 10}" y="{y + 36}">{escape(purpose)}</text>',
             f'<text x="{x + 10}" y="{y + 53}" fill="#456">{_imports(table[package])}</text>',

@@ -1,8 +1,10 @@
-"""Every code block of README and docs runs."""
+"""Every code block of the documents runs, and fits on a screen."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from support.paths import ROOT
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -72,6 +75,27 @@ def test_a_policy_file_is_one_without_warnings(tmp_path: Path, place: str, text:
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
     assert len(YAML) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_block_fits_on_a_screen(page: Path) -> None:
+    lines = [match[2].count("\n") for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    assert [count for count in lines if count > SCREEN] == []
+
+
+def test_the_first_block_of_the_readme_needs_no_engine(tmp_path: Path) -> None:
+    readme = [code for place, code in PYTHON if place.startswith("README.md")]
+    program = tmp_path / "first.py"
+    program.write_text(readme[0], encoding="utf-8")
+    without = "import sys; sys.modules['iii'] = None; import runpy; runpy.run_path(sys.argv[1])"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", without, program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 class TestErrorHandling:
