@@ -9,6 +9,7 @@ from pathlib import Path
 import layers_picture
 import pytest
 from support.paths import DOCS, PACKAGE, ROOT
+from test_layers import MAY_IMPORT
 
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 PAGES.remove(ROOT / "CHANGELOG.md")  # it names what there was
@@ -48,7 +49,7 @@ def test_picture_of_layers_is_current() -> None:
 
 def test_picture_has_each_arrow_of_the_table() -> None:
     """A package reaches over the arrows exactly what it may import, directly or not."""
-    table = layers_picture.MAY_IMPORT
+    table = MAY_IMPORT
     drawn: dict[str, set[str]] = {package: set() for package in table}
     for package, other in layers_picture.arrows(table):
         drawn[package].add(other)
@@ -58,7 +59,7 @@ def test_picture_has_each_arrow_of_the_table() -> None:
 
 def test_package_without_box_is_refused() -> None:
     with pytest.raises(ValueError, match="differ in new: give each package one box"):
-        layers_picture.svg({**layers_picture.MAY_IMPORT, "new": {"core"}})
+        layers_picture.svg({**MAY_IMPORT, "new": {"core"}})
 
 
 def test_list_of_targets_is_that_of_make_help() -> None:
@@ -69,9 +70,7 @@ def test_list_of_targets_is_that_of_make_help() -> None:
         text=True,
         check=True,
     )
-    listed = "".join(
-        re.findall(r"^```text\n(make demo .*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
-    )
+    listed = re.findall(r"^```text\n(make demo .*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
     assert listed == [ran.stdout], "CONTRIBUTING.md is stale: paste what 'make help' prints"
 
 
