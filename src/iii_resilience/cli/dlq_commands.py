@@ -34,6 +34,7 @@ from iii_resilience.cli.dead_letter_queue import (
 )
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.stores import RedisStore, SqliteStore, Store, StoreUnavailableError
 
 app = typer.Typer(
@@ -234,7 +235,7 @@ def _opened(engine: str, queue: str, parking: str | None) -> Iterator[DeadLetter
     except ImportError:
         _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
     _check_reachable(engine)
-    client = register_worker(
+    client: SdkClient = register_worker(
         engine,
         InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
     )
@@ -248,7 +249,7 @@ def _opened(engine: str, queue: str, parking: str | None) -> Iterator[DeadLetter
         failure = classify(error)
         _fail(f"{failure.code} from {engine}: {failure.remedy}")
     finally:
-        client.shutdown()
+        ClientAdapter(client).shutdown()
         if store is not None:
             store.close()
 

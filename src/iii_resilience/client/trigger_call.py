@@ -22,12 +22,8 @@ from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.retried_call import (
-    RetriedCall,
-    RetryContext,
-    RetryHooks,
-    StopRetrying,
-)
+from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
@@ -292,7 +288,7 @@ class TriggerCall:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        local = connection.dispatches_locally(self.request.fields)
+        local = connection.client.dispatches_locally(self.request.fields)
         if local:
             connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
@@ -355,7 +351,7 @@ class TriggerCall:
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
-            self.plan.connection.answered = True
+            self.plan.connection.history.answered = True
             key, ready = self._key, self.plan.ready
             if key is not None and key not in ready.known:
                 ready.mark_known(key, generation)
@@ -368,7 +364,7 @@ class TriggerCall:
         if not self.classified:
             self.classified.append(classify(error, function_id=self.request.function_id))
         if not isinstance(error, ConnectionError) and self.classified[0].code not in _UNHEARD:
-            connection.answered = True
+            connection.history.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 
