@@ -370,6 +370,12 @@ METRICS = {
     ),
     "iii.retry.budget.available": ("Gauge", "{permit}", {"iii.policy.name", "iii.function.id"}),
     "iii.handler.failures": ("Sum", "{failure}", CALL),
+    "iii.handler.successes": ("Sum", "{success}", {"iii.function.id"}),
+    "iii.messages.parked": ("Sum", "{message}", CALL),
+    "iii.dead_letters": ("Gauge", "{message}", {"iii.function.id", "iii.error.category"}),
+    "iii.bulkhead.in_use": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.bulkhead.waiting": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.policy.reloads.refused": ("Sum", "{reload}", set()),
     "iii.worker.registration.transitions": (
         "Sum",
         "{transition}",
@@ -745,6 +751,7 @@ class TestJson:
             "[].deliveries",
             "[].function_id",
             "[].id",
+            "[].queue",
             "[].since",
             "[].source",
         }

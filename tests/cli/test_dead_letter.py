@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import attrs
@@ -61,6 +62,7 @@ BARE = {
 
 def message(payload: Any, error: Exception, **more: Any) -> ParkedMessage:
     settings: dict[str, Any] = {
+        "kept_under": "m-1",
         "function_id": "orders::save",
         "queue": None,
         "key": None,
@@ -171,3 +173,23 @@ def test_triage_groups_by_category_code_and_function_with_unknown_last() -> None
         (None, None, 1, 1.0),
     ]
     assert all(one.advice for one in groups)
+
+
+def test_triage_of_many_distinct_codes_is_linear() -> None:
+    """100 000 messages of 10 000 codes: 2 s on a machine with nothing else to do."""
+    letters = [
+        DeadLetter(
+            id=str(n),
+            source="parked",
+            function_id="f",
+            category=Category.PERMANENT,
+            code=f"CODE_{n % 10_000}",
+            since=float(n),
+        )
+        for n in range(100_000)
+    ]
+    began = time.monotonic()
+    groups = triage(letters)
+    assert time.monotonic() - began < 10
+    assert len(groups) == 10_000
+    assert {(one.count, one.oldest) for one in groups} == {(10, float(n)) for n in range(10_000)}

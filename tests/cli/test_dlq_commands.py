@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -290,3 +291,146 @@ def test_without_an_engine_it_says_so_at_once(url: str) -> None:
     assert result.exit_code == 2
     assert f"no engine listens at {url}" in result.stderr
     assert time.monotonic() - began < 20
+
+
+# Parked without a queue's name, and without an engine.
+
+
+def park(store: SqliteStore, n: int, queue: str | None, function_id: str = "shop::mails") -> None:
+    @consumer(parking=store, key="n", function_id=function_id, queue=queue)
+    def handler(data: Any) -> None:
+        raise PermanentError("secret", code="CARD_DECLINED")
+
+    call: Any = handler
+    call({"n": n})
+
+
+class TestUnknownQueue:
+    def test_it_is_listed_as_unknown_under_every_queue(self, world: World) -> None:
+        park(world.store, 1, None)
+        (one,) = world.listed()
+        assert (one["source"], one["queue"]) == ("parked", None)
+        assert "queue unknown" in world.dlq("list").stdout
+        assert "unknown" in world.dlq("show", one["id"]).stdout
+
+    @pytest.mark.parametrize("command", [("discard", "--yes"), ("redrive", "--execute")])
+    def test_it_is_left_alone_unless_it_is_named(
+        self, world: World, command: tuple[str, str]
+    ) -> None:
+        park(world.store, 1, None)
+        park(world.store, 2, "other")
+        result = world.dlq(*command)
+        assert "1 parked message(s) are left alone" in result.stdout
+        assert "Give --unknown-queue or --id" in result.stdout
+        assert "0 discarded" in result.stdout or "0 redriven" in result.stdout
+        assert len(list(world.store.records())) == 2
+        assert world.engine.calls("engine::queue::enqueue") == ()
+
+    @pytest.mark.parametrize("how", ["--unknown-queue", "--id"])
+    def test_it_is_discarded_where_it_is_named(self, world: World, how: str) -> None:
+        park(world.store, 1, None)
+        park(world.store, 2, "other")
+        (one,) = world.listed()
+        named = [how] if how == "--unknown-queue" else [how, one["id"][:12]]
+        assert "1 discarded" in world.dlq("discard", "--yes", *named).stdout
+        (left,) = world.store.records()
+        assert left.note["queue"] == "other"
+
+    def test_it_is_redriven_where_it_is_named(self, world: World) -> None:
+        park(world.store, 11, None, function_id=ID)
+        world.broken = False
+        world.heard.clear()
+        assert "1 redriven" in world.dlq("redrive", "--execute", "--unknown-queue").stdout
+        world.engine.wait_queue_idle("jobs")
+        assert world.heard == [11]
+        assert list(world.store.records()) == []
+
+
+class TestOffline:
+    def listed(self, file: Path, *arguments: str, command: str = "list") -> Result:
+        return CliRunner().invoke(
+            app, ["dlq", command, "jobs", *arguments, "--offline", "--parking", str(file)]
+        )
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        store = SqliteStore(tmp_path / "store.db")
+        park(store, 1, "jobs")
+        park(store, 2, None)
+        park(store, 3, "other")
+        store.close()
+        return tmp_path / "store.db"
+
+    def test_parked_messages_are_read_without_an_engine(self, file: Path) -> None:
+        result = self.listed(file, "--json")
+        assert [one["queue"] for one in json.loads(result.stdout)] == ["jobs", None]
+        assert "without the queue's own dead letters" in result.stderr
+        (one,) = json.loads(self.listed(file, "--json", command="triage").stdout)
+        assert one["count"] == 2
+        first = json.loads(result.stdout)[0]["id"]
+        shown = self.listed(file, first, command="show")
+        assert "CARD_DECLINED" in shown.stdout
+
+    def test_nothing_is_written(self, file: Path) -> None:
+        before = file.read_bytes()
+        file.chmod(0o400)
+        assert self.listed(file).exit_code == 0
+        assert [one.name for one in file.parent.glob("store.db*")] == ["store.db"]
+        assert file.read_bytes() == before
+
+    def test_file_in_use_is_read_with_its_log(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        park(store, 1, "jobs")
+        result = self.listed(tmp_path / "store.db", "--json")
+        assert len(json.loads(result.stdout)) == 1
+        assert "incomplete" not in result.stderr
+        store.close()
+
+    def test_copy_without_its_log_is_possibly_incomplete(self, tmp_path: Path) -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        park(store, 1, "jobs")
+        store.close()  # into the file itself
+        park(store, 2, "jobs")
+        copy = tmp_path / "copy.db"
+        copy.write_bytes((tmp_path / "store.db").read_bytes())
+        result = self.listed(copy, "--json")
+        assert len(json.loads(result.stdout)) == 1
+        said = " ".join(result.stderr.split())
+        assert "possibly incomplete: there is no copy.db-wal beside it" in said
+        store.close()
+
+    def test_log_that_cannot_be_read_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = SqliteStore(tmp_path / "store.db")
+        park(store, 1, "jobs")
+        store.close()
+        park(store, 2, "jobs")
+        connect = sqlite3.connect
+
+        def read_only(name: Any, **options: Any) -> Any:
+            if "mode=ro" in str(name):  # as on a read-only file system
+                raise sqlite3.OperationalError("unable to open database file")
+            return connect(name, **options)
+
+        monkeypatch.setattr(sqlite3, "connect", read_only)
+        result = self.listed(tmp_path / "store.db", "--json")
+        assert len(json.loads(result.stdout)) == 1
+        assert "store.db-wal cannot be read here" in " ".join(result.stderr.split())
+        store.close()
+
+    @pytest.mark.parametrize(
+        ("content", "complaint"),
+        [(b"rubbish" * 100, "file is not a database"), (b"", "no such table")],
+    )
+    def test_what_is_no_store_is_said(self, tmp_path: Path, content: bytes, complaint: str) -> None:
+        file = tmp_path / "rubbish.db"
+        file.write_bytes(content)
+        result = self.listed(file)
+        assert result.exit_code == 2
+        assert complaint in " ".join(result.stderr.split())
+
+    def test_without_a_file_it_says_so(self) -> None:
+        result = CliRunner().invoke(app, ["dlq", "list", "jobs", "--offline"])
+        assert result.exit_code == 2
+        assert "name it" in result.stderr

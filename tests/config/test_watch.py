@@ -398,3 +398,27 @@ def test_many_reloads_under_eight_threads_are_each_seen_whole_or_not_at_all(
     assert seen == {1, 2, 3, 4, 5}
     assert editions() <= at_first + 1
     assert len(book.policy_set._selected) <= 16_384
+
+
+def test_relative_path_is_followed_after_chdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a daemon does, which changes to the root folder."""
+    other = tmp_path / "other"
+    other.mkdir()
+    text = "version: 1\npolicies: {default: {attempts: %d}}\n"
+    (tmp_path / "p.yaml").write_text(text % 2, "utf-8")
+    (other / "p.yaml").write_text(text % 9, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    book = load_policies("p.yaml")
+    monkeypatch.chdir(other)
+    assert book.reload() is False
+    (tmp_path / "p.yaml").write_text(text % 3, "utf-8")
+    assert book.reload() is True
+    assert book.policy_set.policy("default").attempts == 3
+    with book.watch(every=0.05):
+        (tmp_path / "p.yaml").write_text(text % 4, "utf-8")
+        end = time.monotonic() + 20
+        while book.policy_set.policy("default").attempts != 4:
+            assert time.monotonic() < end, "it was not followed"
+            time.sleep(0.02)

@@ -15,6 +15,7 @@ from support.telemetry_fixtures import Seen
 from iii_resilience import (
     Breaker,
     Budget,
+    Bulkhead,
     Enqueue,
     InvalidPayloadError,
     Reroute,
@@ -26,6 +27,7 @@ from iii_resilience.handling import consumer
 from iii_resilience.stores import MemoryStore
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
+BULKHEAD = Bulkhead(limit=2)
 STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
 
 
@@ -80,6 +82,7 @@ def everything(caller: Resilient, engine: LoopbackEngine) -> None:
     call("t::f")  # one after a retry
     engine.inject("t::f", STOPPED, times=2)
     call("t::f", policy=QUICK.replace(attempts=2))  # one that is given up
+    call("t::f", policy=QUICK.replace(bulkhead=BULKHEAD))
     call("t::fails")
     call("t::parks")
     with pytest.raises(InvalidPayloadError):

@@ -218,11 +218,12 @@ def test_an_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
 
 
-def test_the_alerts_are_the_three_that_are_documented() -> None:
+def test_the_alerts_are_the_four_that_are_documented() -> None:
     assert [rule["alert"] for rule in rules()] == [
         "IiiRetryBudgetEmpty",
         "IiiCircuitOpen",
         "IiiRetryRatioHigh",
+        "IiiDeadLetters",
     ]
     assert rules()[2]["expr"].endswith("> 0.1")
 

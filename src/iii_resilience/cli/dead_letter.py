@@ -63,6 +63,16 @@ class DeadLetter:
         """Whether it is in a store of ours, and not with the queue."""
         return self.source == "parked"
 
+    @property
+    def queue(self) -> str | None:
+        """The queue that a parked message's consumer names; None where there is none."""
+        return self.recorded.queue if self.parked and self.recorded is not None else None
+
+    @property
+    def queue_unknown(self) -> bool:
+        """Whether it is parked by a consumer that does not name its queue."""
+        return self.parked and self.queue is None
+
 
 class Recordings:
     """What consumers recorded, to be found by the message itself.

@@ -54,20 +54,21 @@ class DeadLetterQueue:
     """What is dead or parked of one queue.
 
     Args:
-        client: A client of the SDK.
+        client: A client of the SDK; None to read the store alone.
         queue: The queue, or topic.
-        parking: Where consumers park its messages, or None.
+        parking: Where consumers park its messages, or None. To read, `records` is enough.
     """
 
-    def __init__(self, client: SdkClient, queue: str, parking: Store | None) -> None:
+    def __init__(self, client: SdkClient | None, queue: str, parking: Any) -> None:
         self._client = client
         self._queue = queue
-        self._parking = parking
+        self._parking: Store | None = parking
 
     def letters(self) -> list[DeadLetter]:
         """All of them, oldest first.
 
-        Of the store those of this queue, and those of consumers that were not told their queue.
+        Of the store those of this queue, and those whose queue is unknown (`queue_unknown`): their
+        consumers do not name one, so they may be another queue's.
 
         Raises:
             StoreUnavailableError: The store cannot be read.
@@ -193,7 +194,7 @@ class DeadLetterQueue:
 
     def _records(self) -> Iterator[dict[str, Any]]:
         offset = 0
-        while True:
+        while self._client is not None:
             payload = {"topic": self._queue, "offset": offset, "limit": _PAGE}
             answer = call_engine(
                 self._client, "engine::queue::dlq_messages", payload, timeout=_ANSWER_WITHIN
@@ -249,23 +250,20 @@ _ADVICE = {
 def triage(letters: Iterable[DeadLetter]) -> list[Group]:
     """Group messages by how they failed: the categories in order, unknown last; most first."""
     order: list[Category | None] = [*Category, None]
-    letters = list(letters)
-    counts = Counter((one.category, one.code, one.function_id) for one in letters)
+    counts: Counter[tuple[Any, ...]] = Counter()
+    oldest: dict[tuple[Any, ...], float] = {}
+    for one in letters:
+        kind = (one.category, one.code, one.function_id)
+        counts[kind] += 1
+        if one.since is not None:
+            oldest[kind] = min(one.since, oldest.get(kind, one.since))
     groups = [
         Group(
             category,
             code,
             function_id,
             count,
-            min(
-                (
-                    one.since
-                    for one in letters
-                    if one.since is not None
-                    and (one.category, one.code, one.function_id) == (category, code, function_id)
-                ),
-                default=None,
-            ),
+            oldest.get((category, code, function_id)),
             _ADVICE[category],
         )
         for (category, code, function_id), count in counts.items()

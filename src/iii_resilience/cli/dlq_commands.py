@@ -11,7 +11,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -35,7 +35,14 @@ from iii_resilience.cli.dead_letter_queue import (
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
-from iii_resilience.stores import RedisStore, SqliteStore, Store, StoreUnavailableError
+from iii_resilience.stores import (
+    RedisStore,
+    SqliteStore,
+    Store,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from iii_resilience.stores.sqlite_reader import SqliteReader
 
 app = typer.Typer(
     help="Look at a queue's dead letters and parked messages, send them again, throw them away.",
@@ -60,6 +67,17 @@ Categories = Annotated[
 Ids = Annotated[
     list[str] | None, typer.Option("--id", help="Only this message, or those that begin so.")
 ]
+UnknownQueue = Annotated[
+    bool,
+    typer.Option(
+        "--unknown-queue",
+        help="Also what is parked by consumers that do not name their queue: it may be another's.",
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Read the --parking file alone, without an engine."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _ENGINE = "ws://127.0.0.1:49134"
 
@@ -71,10 +89,11 @@ def list_(
     parking: Parking = None,
     category: Categories = None,
     *,
+    offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
     """List what is dead or parked, oldest first; without payloads."""
-    with _opened(engine, queue, parking) as dead:
+    with _opened(engine, queue, parking, offline=offline) as dead:
         letters = _chosen(dead.letters(), category, None)
     if as_json:
         typer.echo(json.dumps([_summary(letter) for letter in letters], indent=2))
@@ -84,6 +103,8 @@ def list_(
         table.add_column(heading, overflow="fold")
     for letter in letters:
         row = _summary(letter)
+        if letter.queue_unknown:
+            row["source"] += " (queue unknown)"
         cells = (row[name] for name in ("source", "function_id", "category", "code"))
         table.add_row(
             row["id"][:12], *map(_cell, cells), _cell(row["deliveries"]), _cell(row["since"])
@@ -99,18 +120,21 @@ def show(
     engine: EngineUrl = _ENGINE,
     parking: Parking = None,
     *,
+    offline: Offline = False,
     payload: Annotated[
         bool, typer.Option("--payload", help="Print the payload and the error's message, too.")
     ] = False,
 ) -> None:
     """Show one message; its payload only when asked for."""
-    with _opened(engine, queue, parking) as dead:
+    with _opened(engine, queue, parking, offline=offline) as dead:
         found = _chosen(dead.letters(), None, [message])
     if len(found) != 1:
         _fail(f"{len(found)} messages have an id that begins with {message!r}")
     (letter,) = found
     facts: dict[str, Any] = _summary(letter)
     recorded = letter.recorded
+    if letter.queue_unknown:
+        facts["queue"] = _UNKNOWN
     if recorded is not None:
         facts["trace"] = recorded.trace_id
         facts["span"] = recorded.span_id
@@ -129,10 +153,15 @@ def show(
 
 @app.command(name="triage")
 def triage_(
-    queue: Queue, engine: EngineUrl = _ENGINE, parking: Parking = None, *, as_json: AsJson = False
+    queue: Queue,
+    engine: EngineUrl = _ENGINE,
+    parking: Parking = None,
+    *,
+    offline: Offline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Group what is dead or parked by how it failed, and say what to do about it."""
-    with _opened(engine, queue, parking) as dead:
+    with _opened(engine, queue, parking, offline=offline) as dead:
         groups = triage(dead.letters())
     if as_json:
         typer.echo(json.dumps([attrs.asdict(group) for group in groups], indent=2))
@@ -161,6 +190,7 @@ def redrive(
     ids: Ids = None,
     rate: Annotated[str, typer.Option(help="At most so many: 10/s, 100/m, 50/h.")] = "10/s",
     *,
+    unknown_queue: UnknownQueue = False,
     execute: Annotated[
         bool, typer.Option("--execute", help="Do it; without this it is only said.")
     ] = False,
@@ -169,7 +199,7 @@ def redrive(
     pause = _pause(rate)
     with _opened(engine, queue, parking) as dead:
         everything = dead.letters()
-        letters = _chosen(everything, category, ids)
+        letters = _to_act_on(everything, category, ids, unknown_queue=unknown_queue)
         if not execute:
             _console().print(
                 f"Dry run: {len(letters)} of {len(everything)} message(s) would be redriven "
@@ -187,12 +217,13 @@ def discard(
     category: Categories = None,
     ids: Ids = None,
     *,
+    unknown_queue: UnknownQueue = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Throw messages away, for good. Asks first, unless --yes is given."""
     with _opened(engine, queue, parking) as dead:
         everything = dead.letters()
-        letters = _chosen(everything, category, ids)
+        letters = _to_act_on(everything, category, ids, unknown_queue=unknown_queue)
         if letters and not yes:
             typer.confirm(
                 f"Throw {len(letters)} of {len(everything)} message(s) away, for good "
@@ -227,31 +258,63 @@ def _report(
 
 
 @contextmanager
-def _opened(engine: str, queue: str, parking: str | None) -> Iterator[DeadLetterQueue]:
+def _opened(
+    engine: str, queue: str, parking: str | None, *, offline: bool = False
+) -> Iterator[DeadLetterQueue]:
     """A client and a store, for as long as they are needed."""
-    store = _store(parking)
-    try:
-        from iii import InitOptions, register_worker  # noqa: PLC0415 - an extra
-    except ImportError:
-        _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
-    _check_reachable(engine)
-    client: SdkClient = register_worker(
-        engine,
-        InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
-    )
-    try:
+    with _reported(engine), ExitStack() as stack:
+        if offline:
+            yield DeadLetterQueue(None, queue, _reader(parking, stack))
+            return
+        store = _store(parking)
+        if store is not None:
+            stack.callback(store.close)
+        try:
+            from iii import InitOptions, register_worker  # noqa: PLC0415 - an extra
+        except ImportError:
+            _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
+        _check_reachable(engine)
+        client: SdkClient = register_worker(
+            engine,
+            InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
+        )
+        stack.callback(ClientAdapter(client).shutdown)
         yield DeadLetterQueue(client, queue, store)
+
+
+@contextmanager
+def _reported(engine: str) -> Iterator[None]:
+    """Errors as one line, without a traceback."""
+    try:
+        yield
     except (typer.Exit, typer.Abort):
         raise
-    except StoreUnavailableError as error:
+    except (StoreUnavailableError, StoreRefusedError) as error:
         _fail(str(error))
     except Exception as error:
         failure = classify(error)
         _fail(f"{failure.code} from {engine}: {failure.remedy}")
-    finally:
-        ClientAdapter(client).shutdown()
-        if store is not None:
-            store.close()
+
+
+def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
+    """The parking to read, without an engine and without writing."""
+    if parking is None:
+        _fail("--offline reads the --parking file: name it")
+    if re.match(r"(rediss?|unix)://", parking):
+        store = _redis(parking)
+        stack.callback(store.close)
+        return store
+    if not Path(parking).is_file():
+        _fail(f"--parking: there is no file {parking!r}")
+    reader = SqliteReader(parking)
+    stack.callback(reader.close)
+    note = Console(stderr=True)
+    note.print(
+        "offline: parked messages only, without the queue's own dead letters", soft_wrap=True
+    )
+    if reader.doubt is not None:
+        note.print(f"possibly incomplete: {escape(reader.doubt)}", soft_wrap=True)
+    return reader
 
 
 def _check_reachable(engine: str) -> None:
@@ -270,10 +333,7 @@ def _store(parking: str | None) -> Store | None:
     if parking is None:
         return None
     if re.match(r"(rediss?|unix)://", parking):
-        try:
-            return RedisStore(parking)
-        except (ImportError, ValueError) as error:
-            _fail(str(error))
+        return _redis(parking)
     if not Path(parking).is_file():
         _fail(f"--parking: there is no file {parking!r}")
     return SqliteStore(parking)
@@ -294,6 +354,33 @@ def _chosen(
     ]
 
 
+def _redis(url: str) -> RedisStore:
+    try:
+        return RedisStore(url)
+    except (ImportError, ValueError) as error:
+        _fail(str(error))
+
+
+def _to_act_on(
+    letters: list[DeadLetter],
+    categories: list[str] | None,
+    ids: list[str] | None,
+    *,
+    unknown_queue: bool,
+) -> list[DeadLetter]:
+    """What is chosen, without what may be another queue's, unless it is named."""
+    chosen = _chosen(letters, categories, ids)
+    if ids or unknown_queue:
+        return chosen
+    known = [letter for letter in chosen if not letter.queue_unknown]
+    if len(known) < len(chosen):
+        _console().print(
+            f"{len(chosen) - len(known)} parked message(s) are left alone: their consumers do not "
+            "name a queue. Give --unknown-queue or --id to include them."
+        )
+    return known
+
+
 def _pause(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
     if found is None or float(found[1]) == 0:
@@ -310,6 +397,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "code": letter.code,
         "deliveries": letter.deliveries,
         "since": _time(letter.since),
+        "queue": letter.queue,
     }
 
 

@@ -18,6 +18,8 @@ import attrs
 from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.codes.lookup import Code, change_codes
+from iii_resilience.core.errors import ConfigError
+from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.policy import RetryPolicy
 
 if TYPE_CHECKING:  # a book that is made in code and never watched needs none of them
@@ -112,7 +114,12 @@ class PolicyBook:
         snapshot = self._needed_source().read()
         if snapshot.digest == self.policy_set.digest:
             return False
-        self.replace(snapshot.policy_set())
+        try:
+            policy_set = snapshot.policy_set()
+        except ConfigError:
+            refused_reloads.add()
+            raise
+        self.replace(policy_set)
         return True
 
     def watch(self, every: float = 1.0) -> Watch:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from iii_resilience.config.policy_set import Book, Snapshot, Source
 from iii_resilience.core.errors import ConfigError
+from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.validators import number
 
@@ -148,6 +149,7 @@ class SourceCheck:
             policy_set = snapshot.policy_set()
         except ConfigError as error:
             self._refused = snapshot.digest
+            refused_reloads.add()
             logger.error(  # noqa: TRY400 - the file is at fault, no code: a traceback says nothing
                 "%s: the changed policies are refused, the ones before stay in force:\n%s",
                 self._source.name,

@@ -8,7 +8,7 @@ stores, handlers or connections.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import TIMEOUT_MAX
@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from iii_resilience.core.blocking_work import BlockingWork, InThread
 from iii_resilience.core.lazy_imports import lazy_module
 
 if TYPE_CHECKING:
     import asyncio
 else:
     asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
-
-InThread = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
-"""Runs what blocks on a thread, and waits for it without blocking the event loop."""
 
 
 @attrs.frozen
@@ -35,11 +33,14 @@ class Blocking:
         work: The operation.
         undo: Takes the result back if the coroutine was cancelled meanwhile.
         blocking: Whether it may wait.
+        cleanup: Whether it belongs to an end that must be whole. A cancellation that comes during
+            it is raised at the next effect that is no cleanup, or after the last one.
     """
 
     work: Callable[[], Any]
     undo: Callable[[Any], object] | None = None
     blocking: bool = True
+    cleanup: bool = False
 
 
 @attrs.frozen
@@ -133,7 +134,7 @@ def drive(
         del steps, call, sleep
 
 
-async def drive_async(
+async def drive_async(  # noqa: C901 - one branch for each kind of effect
     steps: Steps,
     call: Callable[..., Awaitable[Any]] = _nothing_to_call,
     in_thread: InThread | None = None,
@@ -147,22 +148,23 @@ async def drive_async(
         in_thread: Runs a blocking operation on another thread; None where there is none.
         sleep: Sleeps for a number of seconds; None for asyncio's.
     """
+    held_back: list[asyncio.CancelledError] = []
     try:
         step = next(steps)
         while True:
             try:
                 value: Any = None
-                if isinstance(step, CallHandler):
+                if isinstance(step, Blocking):
+                    value = await _block(step, in_thread, held_back)
+                elif held_back:
+                    raise held_back.pop()
+                elif isinstance(step, CallHandler):
                     value = await call(**step.extra)
                 elif isinstance(step, Sleep):
                     await _sleep(step, sleep)
-                elif isinstance(step, Wait):
+                else:
                     future = asyncio.wrap_future(step.future)
                     value = await asyncio.wait_for(future, step.seconds)
-                elif step.blocking and in_thread is not None:
-                    value = await _aside(step, in_thread)
-                else:
-                    value = step.work()
             except GeneratorExit:  # the loop has ended under the coroutine: it can await no more
                 steps.close()
                 raise
@@ -174,6 +176,25 @@ async def drive_async(
         return end.value
     finally:
         del steps, call, sleep, in_thread  # as in `drive`
+        if held_back:
+            raise held_back.pop() from None
+
+
+async def _block(
+    step: Blocking, in_thread: InThread | None, held_back: list[asyncio.CancelledError]
+) -> Any:
+    """Run an operation; a cancellation that comes during cleanup is held back."""
+    if not step.cleanup and held_back:
+        raise held_back.pop()
+    if not step.blocking or in_thread is None:
+        return step.work()
+    work = BlockingWork(step.work, None if step.cleanup else step.undo)
+    cancelled = await work.done(in_thread)
+    if cancelled is not None:
+        held_back[:] = held_back or [cancelled]
+        if not step.cleanup:
+            raise held_back.pop()
+    return work.answer()
 
 
 async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
@@ -182,24 +203,3 @@ async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None
     else:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(step.wake), step.seconds)
-
-
-async def _aside(step: Blocking, in_thread: InThread) -> Any:
-    """Run an operation to its end, even if the coroutine is cancelled meanwhile."""
-    answer: list[Any] = []
-    task = asyncio.ensure_future(in_thread(lambda: answer.append(step.work())))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None and step.undo is not None:
-            await in_thread(_call(step.undo, answer[0]))
-        raise
-    return answer[0]
-
-
-def _call(undo: Callable[[Any], object], result: Any) -> Callable[[], None]:
-    def work() -> None:
-        undo(result)
-
-    return work

@@ -23,6 +23,7 @@ from typing import (
 
 from iii_resilience.config.default_book import Default
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
@@ -97,6 +98,9 @@ def iii_retry(
         if isinstance(target, (staticmethod, classmethod)):
             return type(target)(decorate(target.__func__))
         asynchronous = _check_target(target)
+        refuse_inside(
+            "iii_retry", target, consumer="each retry would count as a delivery of the message"
+        )
         if not asynchronous:
             source.refuse_attempt_timeout(
                 "a sync function cannot be interrupted: give it a timeout of its own, make it "

@@ -64,7 +64,13 @@ def substitute_loop() -> asyncio.AbstractEventLoop:
     with _Substitute.lock:
         loop = _Substitute.loop
         if loop is None or _Substitute.pid != os.getpid():
-            loop = _Substitute.loop = asyncio.new_event_loop()
-            _Substitute.pid = os.getpid()
-            threading.Thread(target=loop.run_forever, name="iii-resilience", daemon=True).start()
+            loop = asyncio.new_event_loop()
+            try:
+                threading.Thread(
+                    target=loop.run_forever, name="iii-resilience", daemon=True
+                ).start()
+            except RuntimeError:  # no thread can be started: the next call tries again
+                loop.close()
+                raise
+            _Substitute.loop, _Substitute.pid = loop, os.getpid()
     return loop

@@ -142,6 +142,15 @@ def size_of(value: Any, *, compact: bool = True) -> int:
     return len((_compact if compact else _plain)(value).encode())
 
 
+def as_sent(value: Any) -> str:
+    """A value as JSON text, with models and dataclasses as the SDK sends them.
+
+    Args:
+        value: One that has passed `check_payload`.
+    """
+    return _plain(value)
+
+
 def _invalid(problem: str, what: str) -> InvalidPayloadError:
     return InvalidPayloadError(f"{what} cannot be sent: {problem}. Nothing was sent")
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from iii_resilience.stores.protocol import Record as Record
     from iii_resilience.stores.protocol import State as State
     from iii_resilience.stores.protocol import Store as Store
+    from iii_resilience.stores.protocol import StoreRefusedError as StoreRefusedError
     from iii_resilience.stores.protocol import StoreUnavailableError as StoreUnavailableError
+    from iii_resilience.stores.protocol import TransactionEndedError as TransactionEndedError
     from iii_resilience.stores.redis import RedisStore as RedisStore
     from iii_resilience.stores.sqlite import SqliteStore as SqliteStore
 else:
@@ -23,7 +25,10 @@ else:
         __name__,
         {
             "memory": "MemoryStore",
-            "protocol": "Claim Record State Store StoreUnavailableError",
+            "protocol": (
+                "Claim Record State Store StoreRefusedError StoreUnavailableError "
+                "TransactionEndedError"
+            ),
             "redis": "RedisStore",
             "sqlite": "SqliteStore",
         },

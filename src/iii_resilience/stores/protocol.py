@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -17,6 +17,27 @@ import attrs
 
 class StoreUnavailableError(ConnectionError):
     """The store cannot be reached, or cannot write; nothing is known and nothing was promised."""
+
+
+class StoreRefusedError(Exception):
+    """The store answers, and refuses this operation however often it is repeated.
+
+    A key of another type under the store's prefix, a command that the server does not have.
+    """
+
+
+class TransactionEndedError(Exception):
+    """A handler's transaction ended before its handler did; neither effects nor key are written.
+
+    Args:
+        message: What happened.
+        by_handler: Whether the handler ended it. Otherwise the database did, and another try may
+            succeed.
+    """
+
+    def __init__(self, message: str, *, by_handler: bool) -> None:
+        super().__init__(message)
+        self.by_handler = by_handler
 
 
 class State(StrEnum):
@@ -93,11 +114,42 @@ class Transaction(Protocol):
 
         Returns:
             False where the lease was lost to somebody else: then nothing was written.
+
+        Raises:
+            TransactionEndedError: The transaction is not the one that was begun.
         """
         raise NotImplementedError
 
     def rollback(self) -> None:
         """Forget the effects. Harmless after the end."""
+
+
+@attrs.frozen
+class Renewal:
+    """One lease to extend, as `Keys.renew` takes it."""
+
+    slot: str
+    token: int
+    lease: float
+    keep: float
+
+
+class RenewsMany(Protocol):
+    """A store that extends many leases in one round trip; optional."""
+
+    def renew_many(self, renewals: Sequence[Renewal]) -> Sequence[bool]:
+        """Extend leases from now on.
+
+        Args:
+            renewals: The leases.
+
+        Returns:
+            For each whether it was extended: False where somebody else has claimed the key since.
+
+        Raises:
+            StoreUnavailableError: Whether any was extended is not known.
+        """
+        raise NotImplementedError
 
 
 class Keys(Protocol):

@@ -8,27 +8,40 @@ keys, or a replica that lags, loses keys that have run. Knows nothing of what it
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from iii_resilience.stores import redis_scripts
-from iii_resilience.stores.protocol import Claim, Record, State, StoreUnavailableError
+from iii_resilience.stores.protocol import (
+    Claim,
+    Record,
+    Renewal,
+    State,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 
-_SCRIPTS = {
-    "claim": redis_scripts.CLAIM,
-    "renew": redis_scripts.RENEW,
-    "finish": redis_scripts.FINISH,
-    "release": redis_scripts.RELEASE,
-    "forget_failure": redis_scripts.FORGET_FAILURE,
-    "delivered": redis_scripts.DELIVERED,
-    "note": redis_scripts.NOTE,
-    "settle": redis_scripts.SETTLE,
-    "prepare": redis_scripts.PREPARE,
-    "remove": redis_scripts.REMOVE,
-}
 _PAGE = 200
 _COMMITS_TRIED = 5
+_WORDS = 200  # characters of an answer that are looked at
+# How answers begin that the same request may not get a moment later (redis.io, "Redis
+# serialization protocol specification", simple errors, and the server's own error messages).
+_PASSES = (
+    "OOM",
+    "LOADING",
+    "BUSY",
+    "READONLY",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MISCONF",
+    "EXECABORT",
+    "NOSCRIPT",
+    "max number of clients",
+)
 
 
 class RedisStore:
@@ -50,6 +63,7 @@ class RedisStore:
     def __init__(self, url: str, *, prefix: str = "iii-resilience", timeout: float = 5.0) -> None:
         try:
             import redis  # noqa: PLC0415 - an extra
+            import redis.exceptions  # noqa: PLC0415
             from redis.backoff import NoBackoff  # noqa: PLC0415
             from redis.retry import Retry  # noqa: PLC0415
         except ImportError:
@@ -58,6 +72,11 @@ class RedisStore:
             ) from None
         self._prefix = prefix
         self._redis = redis
+        self._transient = tuple(
+            getattr(redis.exceptions, name)
+            for name in ("OutOfMemoryError", "BusyLoadingError", "ReadOnlyError", "ExecAbortError")
+            if hasattr(redis.exceptions, name)
+        )
         # One more try, at once: a connection that was idle while the server restarted is dead.
         self._client: Any = redis.Redis.from_url(
             url,
@@ -67,7 +86,7 @@ class RedisStore:
             decode_responses=True,
         )
         self._scripts: dict[str, Any] = {
-            name: self._client.register_script(text) for name, text in _SCRIPTS.items()
+            name: self._client.register_script(text) for name, text in redis_scripts.SCRIPTS.items()
         }
 
     def close(self) -> None:
@@ -91,6 +110,20 @@ class RedisStore:
         """See `Keys.renew`."""
         return bool(self._run("renew", self._key(slot), (token, _ms(lease), _ms(keep))))
 
+    def renew_many(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """See `RenewsMany.renew_many`; they are one round trip."""
+        if not renewals:
+            return []
+        with self._as_unavailable():
+            pipeline = self._client.pipeline(transaction=False)
+            for one in renewals:
+                self._scripts["renew"](
+                    keys=self._key(one.slot),
+                    args=(one.token, _ms(one.lease), _ms(one.keep)),
+                    client=pipeline,
+                )
+            return [bool(answer) for answer in pipeline.execute()]
+
     def finish(
         self, slot: str, token: int, outcome: str, *, failed: bool = False, keep: float
     ) -> bool:
@@ -99,11 +132,11 @@ class RedisStore:
 
     def release(self, slot: str, token: int) -> bool:
         """See `Keys.release`."""
-        return bool(self._run("release", self._key(slot), (token,)))
+        return bool(self._once("release", self._key(slot), (token,)))
 
     def forget_failure(self, slot: str) -> bool:
         """See `Keys.forget_failure`."""
-        return bool(self._run("forget_failure", self._key(slot), ()))
+        return bool(self._once("forget_failure", self._key(slot), ()))
 
     def begin(self, slot: str, token: int) -> RedisTransaction:
         """Queue commands that are committed together with the key (see `Keys.begin`)."""
@@ -113,16 +146,16 @@ class RedisStore:
 
     def delivered(self, message: str, *, keep: float) -> int:
         """See `Messages.delivered`."""
-        return int(self._run("delivered", self._message(message), (message, _ms(keep))))
+        return int(self._once("delivered", self._message(message), (message, _ms(keep))))
 
     def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
         """See `Messages.note`."""
         arguments = (message, json.dumps(dict(note)), int(parked), _ms(keep))
-        self._run("note", self._message(message), arguments)
+        self._once("note", self._message(message), arguments)
 
     def settle(self, message: str) -> None:
         """See `Messages.settle`."""
-        self._run("settle", self._message(message), (message,))
+        self._once("settle", self._message(message), (message,))
 
     def records(self) -> Iterator[Record]:
         """See `Messages.records`."""
@@ -142,11 +175,11 @@ class RedisStore:
 
     def prepare(self, message: str, revision: int) -> int | None:
         """See `Messages.prepare`."""
-        return int(self._run("prepare", self._message(message), (message, revision))) or None
+        return int(self._once("prepare", self._message(message), (message, revision))) or None
 
     def remove(self, message: str, revision: int) -> bool:
         """See `Messages.remove`."""
-        return bool(self._run("remove", self._message(message), (message, revision)))
+        return bool(self._once("remove", self._message(message), (message, revision)))
 
     # How it is asked.
 
@@ -160,6 +193,10 @@ class RedisStore:
         with self._as_unavailable():
             return self._scripts[name](keys=keys, args=arguments)
 
+    def _once(self, name: str, keys: list[str], arguments: tuple[Any, ...]) -> Any:
+        """Run a script that counts once, though redis-py may send it twice."""
+        return self._run(name, [*keys, f"{self._prefix}:request:{uuid.uuid4().hex}"], arguments)
+
     @contextmanager
     def _as_unavailable(self) -> Iterator[None]:
         try:
@@ -167,10 +204,27 @@ class RedisStore:
         except self._redis.DataError:
             raise  # a value that redis-py cannot send: nothing is wrong with the store
         except self._redis.RedisError as error:
-            # The class says what is wrong; the text may hold what was sent.
-            raise StoreUnavailableError(
-                f"the Redis store failed: {type(error).__name__}"
-            ) from error
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> StoreUnavailableError | StoreRefusedError:
+        """What an error of redis-py says of the store."""
+        # The class and the answer's first word say what is wrong; the rest may hold what was sent.
+        said = type(error).__name__
+        if not isinstance(error, self._redis.ResponseError):
+            return StoreUnavailableError(f"the Redis store failed: {said}")
+        text = str(error)
+        first = text.split(" ", 1)[0]
+        if first.isupper():
+            said += f" ({first})"
+        # A script's error names the one of the command inside (Redis 6 puts it behind its own).
+        if isinstance(error, self._transient) or any(
+            text.startswith(word) or f" {word} " in text[:_WORDS] for word in _PASSES
+        ):
+            return StoreUnavailableError(f"the Redis store failed: {said}")
+        return StoreRefusedError(
+            f"the Redis store refuses: {said}. It would again: look for keys of another type under "
+            f"{self._prefix!r}, and at what this user may do (ACL)"
+        )
 
     def commit(self, commands: Any, slot: str, token: int, outcome: str, keep: float) -> bool:
         """Run queued commands and finish a key, as one; False where the lease was lost."""
@@ -192,10 +246,18 @@ class RedisStore:
                     results = pipeline.execute(raise_on_error=False)
                 except self._redis.WatchError:
                     continue  # a renewal came in between, or somebody has claimed the key
+                except self._redis.ResponseError as error:
+                    meaning = self._meaning(error)
+                    if isinstance(meaning, StoreUnavailableError):
+                        raise meaning from error
+                    results = [error, 0]  # one of the commands; Redis has run none of them
+            end = results[-1]
+            if isinstance(end, Exception):
+                raise self._meaning(end) from end
             refused = next((one for one in results[:-1] if isinstance(one, Exception)), None)
             if refused is not None:
                 raise refused
-            return True
+            return bool(end)
         raise StoreUnavailableError("the Redis store failed: its row changed again and again")
 
 
@@ -222,8 +284,9 @@ class RedisTransaction:
         """See `Transaction.commit`.
 
         Raises:
-            StoreUnavailableError: Redis cannot be reached. Whether it has committed is not known,
-                but it is both or neither.
+            StoreUnavailableError: Redis cannot be reached, or is full. Whether it has committed is
+                not known, but it is both or neither.
+            StoreRefusedError: Redis refuses the end of the key, and would again.
             redis.exceptions.ResponseError: Redis refused one of the commands (a key of another
                 type). It does not undo the others: the key has run.
         """

@@ -2,6 +2,15 @@
 
 They are the same as those of `stores.transitions`; one contract test covers both. The time is the
 server's, because the clocks of several machines differ.
+
+Each script tests first and then writes. What begins something begins its writes with a command that
+a full server refuses (``maxmemory`` with ``noeviction``): nothing may run whose end could not be
+kept. What ends something begins with one that is allowed: Redis lets a script go on that has
+written (redis.io, "Eval scripts", out-of-memory policy). A key that runs could be claimed again
+if its end, or its renewal, were refused.
+
+The client sends a request again when its answer is late, and the server may then run it twice,
+minutes apart. Where that would count, the request's own key holds the answer of the first run.
 """
 
 from __future__ import annotations
@@ -13,6 +22,17 @@ local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 local function whole(number) return string.format('%.0f', number) end
+"""
+
+# KEYS, in all of these: the request's key is the last one.
+_ONCE: Final = """
+local request = KEYS[#KEYS]
+local earlier = redis.call('GET', request)
+if earlier then return tonumber(earlier) end
+local function answered(answer)
+    redis.call('SET', request, tostring(answer), 'PX', 60000)
+    return answer
+end
 """
 
 # KEYS: the key's row.
@@ -36,9 +56,9 @@ if state then
 end
 local token = micros
 if row[3] and tonumber(row[3]) >= token then token = row[3] + 1 end
-redis.call('HDEL', KEYS[1], 'outcome')
 redis.call('HSET', KEYS[1], 'state', 'running', 'fingerprint', fingerprint, 'nonce', nonce,
     'token', whole(token), 'until', whole(now + lease))
+redis.call('HDEL', KEYS[1], 'outcome')
 redis.call('PEXPIRE', KEYS[1], whole(lease + keep))
 return {'claimed', whole(token), '0', ''}
 """
@@ -50,8 +70,8 @@ RENEW: Final = (
 local row = redis.call('HMGET', KEYS[1], 'state', 'token')
 if row[1] ~= 'running' or row[2] ~= ARGV[1] then return 0 end
 local lease, keep = tonumber(ARGV[2]), tonumber(ARGV[3])
-redis.call('HSET', KEYS[1], 'until', whole(now + lease))
 redis.call('PEXPIRE', KEYS[1], whole(lease + keep))
+redis.call('HSET', KEYS[1], 'until', whole(now + lease))
 return 1
 """
 )
@@ -62,41 +82,50 @@ local row = redis.call('HMGET', KEYS[1], 'state', 'token')
 if row[2] ~= token then return 0 end
 if row[1] == state then return 1 end
 if row[1] ~= 'running' then return 0 end
-redis.call('HSET', KEYS[1], 'state', state, 'outcome', outcome)
 redis.call('PEXPIRE', KEYS[1], keep)
+redis.call('HSET', KEYS[1], 'state', state, 'outcome', outcome)
 return 1
 """
 
-RELEASE: Final = """
+RELEASE: Final = (
+    _ONCE
+    + """
 local row = redis.call('HMGET', KEYS[1], 'state', 'token')
 if row[1] ~= 'running' or row[2] ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return answered(1)
 """
+)
 
-FORGET_FAILURE: Final = """
+FORGET_FAILURE: Final = (
+    _ONCE
+    + """
 if redis.call('HGET', KEYS[1], 'state') ~= 'failed' then return 0 end
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return answered(1)
 """
+)
 
 # KEYS: the message's row, and the set of all messages with the time at which they may go.
 
 DELIVERED: Final = (
     _NOW
+    + _ONCE
     + """
 local id, keep = ARGV[1], tonumber(ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
+local count = redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
 if redis.call('HEXISTS', KEYS[1], 'parked_at') == 0 then
     redis.call('ZADD', KEYS[2], whole(now + keep), id)
-    local count = redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
     redis.call('PEXPIRE', KEYS[1], whole(keep))
-    return count
 end
-return redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
+return answered(count)
 """
 )
 
 NOTE: Final = (
     _NOW
+    + _ONCE
     + """
 local id, note, parked, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 redis.call('HSET', KEYS[1], 'note', note, 'last_failed_at', whole(now))
@@ -112,25 +141,49 @@ else
     redis.call('PEXPIRE', KEYS[1], whole(keep))
     redis.call('ZADD', KEYS[2], whole(now + keep), id)
 end
-return 1
+return answered(1)
 """
 )
 
-SETTLE: Final = """
+SETTLE: Final = (
+    _ONCE
+    + """
 redis.call('ZREM', KEYS[2], ARGV[1])
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return answered(1)
 """
+)
 
-PREPARE: Final = """
+PREPARE: Final = (
+    _ONCE
+    + """
 local row = redis.call('HMGET', KEYS[1], 'parked_at', 'revision')
 if not row[1] or row[2] ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'deliveries', '0')
-return redis.call('HINCRBY', KEYS[1], 'revision', 1)
+return answered(redis.call('HINCRBY', KEYS[1], 'revision', 1))
 """
+)
 
-REMOVE: Final = """
+REMOVE: Final = (
+    _ONCE
+    + """
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if (redis.call('HGET', KEYS[1], 'revision') or '0') ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-return redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1])
+return answered(1)
 """
+)
+
+SCRIPTS: Final = {
+    "claim": CLAIM,
+    "renew": RENEW,
+    "finish": FINISH,
+    "release": RELEASE,
+    "forget_failure": FORGET_FAILURE,
+    "delivered": DELIVERED,
+    "note": NOTE,
+    "settle": SETTLE,
+    "prepare": PREPARE,
+    "remove": REMOVE,
+}

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from iii_resilience.stores import transitions
 from iii_resilience.stores.base import KEY, LocalStore
-from iii_resilience.stores.protocol import StoreUnavailableError
+from iii_resilience.stores.protocol import Renewal
+from iii_resilience.stores.sqlite_connections import SqliteConnections, as_unavailable
+from iii_resilience.stores.sqlite_transaction import SqliteTransaction, begin
 from iii_resilience.stores.transitions import Change, Row, Rule
 
 T = TypeVar("T")
@@ -32,8 +33,9 @@ CREATE TABLE IF NOT EXISTS iii_resilience (
     PRIMARY KEY (kind, id)
 ) WITHOUT ROWID
 """
-_INDEX: Final = """
-CREATE INDEX IF NOT EXISTS iii_resilience_keep_until
+_INDEX_NAME: Final = "iii_resilience_keep_until"
+_INDEX: Final = f"""
+CREATE INDEX IF NOT EXISTS {_INDEX_NAME}
 ON iii_resilience (keep_until) WHERE keep_until IS NOT NULL
 """
 _GET: Final = (
@@ -42,7 +44,7 @@ _GET: Final = (
 )
 _PUT: Final = "INSERT OR REPLACE INTO iii_resilience VALUES (?, ?, ?, ?)"
 _DELETE: Final = "DELETE FROM iii_resilience WHERE kind = ? AND id = ?"
-_ALL: Final = (
+ALL_ROWS: Final = (
     "SELECT id, body FROM iii_resilience WHERE kind = ? AND (keep_until IS NULL OR keep_until > ?)"
 )
 # A few with every write: rows go as fast as they come, and no write ever takes long for it.
@@ -50,10 +52,6 @@ _SWEEP: Final = (
     "DELETE FROM iii_resilience WHERE (kind, id) IN "
     "(SELECT kind, id FROM iii_resilience WHERE keep_until <= ? LIMIT 4)"
 )
-_IDLE_MOST: Final = 16
-
-# Connections that a fork has brought into a child: not to be used there, nor to be closed.
-_of_the_parent: list[sqlite3.Connection] = []
 
 
 class SqliteStore(LocalStore):
@@ -63,28 +61,26 @@ class SqliteStore(LocalStore):
     power too.
 
     Args:
-        path: The file; it and its folder are made where they are missing.
+        path: The file; it and its folder are made where they are missing, for their owner only.
+            A relative path is resolved now.
         busy_timeout: Seconds an operation waits for another process that writes. A handler that
             takes this store's transaction writes as long as it runs.
+
+    Raises:
+        ValueError: A database in memory, which no restart and no other process would see, or a URI.
     """
 
     blocking = True
     transactions = True
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0) -> None:
-        self._path = Path(path)
-        self._busy_timeout = busy_timeout
-        self._lock = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
-        self._pid = os.getpid()
+        self._connections = SqliteConnections(
+            _checked(path), busy_timeout, schema=(_TABLE, _INDEX), index=_INDEX_NAME
+        )
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        if os.getpid() == self._pid:
-            for connection in idle:
-                connection.close()
+        self._connections.close()
 
     def begin(self, slot: str, token: int) -> SqliteTransaction:
         """Begin effects that are committed together with the key (see `Keys.begin`).
@@ -94,23 +90,43 @@ class SqliteStore(LocalStore):
         Raises:
             StoreUnavailableError: The file cannot be written.
         """
-        connection = self._take()
-        try:
-            with _as_unavailable():
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("BEGIN IMMEDIATE")
-        except BaseException:
-            self._give_back(connection)
-            raise
-        return SqliteTransaction(self, connection, slot, token)
+
+        def finish(connection: sqlite3.Connection, outcome: str, keep: float) -> bool:
+            # Nobody else could claim the key while this connection held the lock; but before it
+            # did, somebody could.
+            rule = transitions.finish(token, outcome, keep, failed=False)
+            return self._apply(connection, KEY, slot, rule)
+
+        with as_unavailable():
+            connection = self._connections.take(caches=False)
+            try:
+                begin(connection)
+            except BaseException:
+                self._connections.give_back(connection)
+                raise
+        return SqliteTransaction(self._connections, connection, finish)
 
     def __repr__(self) -> str:
-        return f"SqliteStore({str(self._path)!r})"
+        return f"SqliteStore({str(self._connections.path)!r})"
+
+    def renew_many(self, renewals: Sequence[Renewal]) -> list[bool]:
+        """See `RenewsMany.renew_many`; all of them are one commit."""
+        with as_unavailable(), self._connections.lent() as connection:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            answers = [
+                self._apply(
+                    connection, KEY, one.slot, transitions.renew(one.token, one.lease, one.keep)
+                )
+                for one in renewals
+            ]
+            connection.execute("COMMIT")
+            return answers
 
     # Rows.
 
     def _change(self, kind: str, row_id: str, rule: Rule[T], *, lasting: bool = False) -> T:
-        with _as_unavailable(), self._connection() as connection:
+        with as_unavailable(), self._connections.lent() as connection:
             # In WAL mode NORMAL survives a process that is killed, FULL a machine as well.
             connection.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
@@ -132,147 +148,21 @@ class SqliteStore(LocalStore):
         return change.answer
 
     def _rows(self, kind: str) -> Iterable[tuple[str, Row]]:
-        with _as_unavailable(), self._connection() as connection:
-            found = connection.execute(_ALL, (kind, time.time())).fetchall()
+        with as_unavailable(), self._connections.lent() as connection:
+            found = connection.execute(ALL_ROWS, (kind, time.time())).fetchall()
         return [(row_id, json.loads(body)) for row_id, body in found]
 
-    # Connections.
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = self._take()
-        try:
-            yield connection
-        finally:
-            self._give_back(connection)
+_MEMORY_URI: Final = re.compile(r"file:(:memory:|[^?]*\?.*mode=memory)")
 
-    def _take(self) -> sqlite3.Connection:
-        if os.getpid() != self._pid:  # forked: the lock may be held by a thread that is not here
-            _of_the_parent.extend(self._idle)
-            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        with _as_unavailable():
-            return self._open()
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        """Keep a connection for the next operation, with nothing left under way."""
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            connection.close()
-            return
-        with self._lock:
-            if len(self._idle) < _IDLE_MOST:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise sqlite3.OperationalError(error.strerror) from error
-        connection = sqlite3.connect(
-            self._path,
-            timeout=self._busy_timeout,
-            isolation_level=None,  # transactions begin and end where they are written
-            check_same_thread=False,  # one thread at a time uses it
+def _checked(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if text in {"", ":memory:"} or _MEMORY_URI.match(text):
+        raise ValueError(
+            f"SqliteStore({text!r}): a database in memory, or a temporary one, is lost with its "
+            "connection. Name a file; for keys that need not outlive the process use MemoryStore()"
         )
-        try:
-            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-                self._switch_to_wal(connection)
-            exists = "SELECT 1 FROM sqlite_master WHERE name = 'iii_resilience_keep_until'"
-            if connection.execute(exists).fetchone() is None:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(_TABLE)
-                connection.execute(_INDEX)
-                connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _switch_to_wal(self, connection: sqlite3.Connection) -> None:
-        """Of several processes that make the file at once one switches, the others wait for it."""
-        until = time.monotonic() + self._busy_timeout
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:
-                if time.monotonic() >= until:
-                    raise
-                time.sleep(0.01)  # this one statement does not wait by itself
-            else:
-                return
-
-
-class SqliteTransaction:
-    """An open connection whose effects are committed together with a key."""
-
-    def __init__(
-        self, store: SqliteStore, connection: sqlite3.Connection, slot: str, token: int
-    ) -> None:
-        self._store = store
-        self._connection = connection
-        self._slot = slot
-        self._token = token
-        self._open = True
-        connection.set_authorizer(_no_end_of_transaction)
-
-    exclusive = True
-
-    @property
-    def handle(self) -> sqlite3.Connection:
-        """The connection. It is in a transaction, which it cannot end itself."""
-        return self._connection
-
-    def commit(self, outcome: str, *, keep: float) -> bool:
-        """See `Transaction.commit`.
-
-        Raises:
-            StoreUnavailableError: The commit failed; nothing was written.
-            sqlite3.IntegrityError: A deferred constraint of the handler's tables failed; nothing
-                was written.
-        """
-        connection = self._connection
-        try:
-            with _as_unavailable():
-                connection.set_authorizer(None)
-                rule = transitions.finish(self._token, outcome, keep, failed=False)
-                # Nobody else could claim the key while this connection held the lock; but before
-                # it did, somebody could.
-                mine = self._store._apply(connection, KEY, self._slot, rule)  # noqa: SLF001 - its own store
-                connection.execute("COMMIT" if mine else "ROLLBACK")
-                return mine
-        finally:
-            self.rollback()
-
-    def rollback(self) -> None:
-        """See `Transaction.rollback`."""
-        if not self._open:
-            return
-        self._open = False
-        connection = self._connection
-        connection.set_authorizer(None)
-        connection.row_factory = None
-        connection.text_factory = str
-        self._store._give_back(connection)  # noqa: SLF001 - its own store
-
-
-def _no_end_of_transaction(action: int, *_: Any) -> int:
-    # Committed by the handler, the effect would stand without its key.
-    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
-
-
-@contextmanager
-def _as_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise  # a handler's own tables refuse its transaction: nothing is wrong with the store
-    except sqlite3.Error as error:
-        # SQLite's words name tables and files, never values.
-        raise StoreUnavailableError(f"the SQLite store failed: {error}") from error
+    if text.startswith("file:"):
+        raise ValueError(f"SqliteStore({text!r}): this takes a path, not a URI; write the path")
+    return Path(text).absolute()

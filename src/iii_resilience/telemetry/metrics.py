@@ -12,16 +12,20 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from opentelemetry import metrics
 
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.bulkhead import Slots
 from iii_resilience.core.guards.scopes import everything
+from iii_resilience.telemetry.parkings import parkings
 from iii_resilience.telemetry.spans import SCOPE
 
 SHARED = "(shared)"
@@ -54,6 +58,14 @@ def available(now: float) -> Iterator[tuple[str, str | None, float]]:
                 else:
                     policy, _, function_id = scope.partition("\0")
                     yield policy, function_id or None, window.available(now)
+
+
+def bulkheads() -> Iterator[tuple[str, Slots]]:
+    """Function id and places of every bulkhead in use."""
+    for kept in everything():
+        for scope, slots in list(kept.items()):
+            if isinstance(slots, Slots) and scope is not None:
+                yield scope.rpartition("\0")[2], slots
 
 
 logger = logging.getLogger("iii_resilience")
@@ -125,6 +137,14 @@ class _Instruments:
         )
         self.handler_failures = meter.create_counter(
             "iii.handler.failures", unit="{failure}", description="Calls whose handler failed"
+        )
+        self.handler_successes = meter.create_counter(
+            "iii.handler.successes", unit="{success}", description="Calls whose handler succeeded"
+        )
+        self.parked = meter.create_counter(
+            "iii.messages.parked",
+            unit="{message}",
+            description="Messages that a consumer has parked",
         )
         self.registrations = meter.create_counter(
             "iii.worker.registration.transitions",
@@ -246,6 +266,26 @@ class Meters:
         if (made := self._heard) is not None:
             made.handler_failures.add(1, self._attributes(function_id, labels(failure)))
 
+    def handler_succeeded(self, function_id: str) -> None:
+        """A handler has succeeded.
+
+        Args:
+            function_id: The function it serves.
+        """
+        if self.probe._real_instrument is None or (made := self._heard) is None:  # noqa: SLF001
+            return
+        made.handler_successes.add(1, self._attributes(function_id))
+
+    def parked(self, function_id: str, failure: Failure) -> None:
+        """A message was parked.
+
+        Args:
+            function_id: The function it is for.
+            failure: Why.
+        """
+        if (made := self._heard) is not None:
+            made.parked.add(1, self._attributes(function_id, labels(failure)))
+
     def registration_changed(self, function_id: str, kind: str, state: str) -> None:
         """A registration has changed its state.
 
@@ -299,9 +339,44 @@ class Meters:
                 unit="{permit}",
                 description="Retries that the budget would allow now",
             )
+            for name, unit, description, observe in (
+                ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
+                ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
+                ("iii.dead_letters", "{message}", "Messages that are parked now", self._dead),
+            ):
+                meter.create_observable_gauge(
+                    name, callbacks=[observe], unit=unit, description=description
+                )
+            meter.create_observable_counter(
+                "iii.policy.reloads.refused",
+                callbacks=[lambda _: [metrics.Observation(refused_reloads.value)]],
+                unit="{reload}",
+                description="Changed policies that did not validate",
+            )
             self.probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
             self._made = made
             return made
+
+    def _in_use(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._by_function((name, slots.inside) for name, slots in bulkheads())
+
+    def _waiting(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._by_function((name, slots.waiting) for name, slots in bulkheads())
+
+    def _by_function(self, found: Iterable[tuple[str, int]]) -> Iterable[metrics.Observation]:
+        sums: Counter[str] = Counter()
+        for name, value in found:
+            sums[self.function_id(name)] += value
+        return [metrics.Observation(sums[name], {"iii.function.id": name}) for name in sums]
+
+    def _dead(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        sums: Counter[tuple[str, str]] = Counter()
+        for (name, category), count in parkings.counts(clock.monotonic()).items():
+            sums[self.function_id(name), category] += count
+        return [
+            metrics.Observation(count, {"iii.function.id": name, "iii.error.category": category})
+            for (name, category), count in sums.items()
+        ]
 
     def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         fewest: dict[tuple[tuple[str, str], ...], float] = {}

@@ -112,6 +112,21 @@ def handler_failed(
     )
 
 
+class ParkedAnswer(dict[str, str]):
+    """What acknowledges a parked message. It is a result, and no success of its handler."""
+
+
+def handler_returned(function_id: str | None, result: object) -> None:
+    """Count one success of a handler, unless its message was parked.
+
+    Args:
+        function_id: The function, or None where nobody said.
+        result: What it returned.
+    """
+    if not isinstance(result, ParkedAnswer):
+        meters.handler_succeeded(function_id or _NOBODY_SAID)
+
+
 def parked(function_id: str, code: str, category: Category, message: str, *, attempt: int) -> None:
     """Log and count a message that its handler could not handle, and that is parked.
 
@@ -125,6 +140,7 @@ def parked(function_id: str, code: str, category: Category, message: str, *, att
     known = find(code) is not None
     failure = Failure(code, category, Execution.EXECUTED, known=known, origin="handler")
     meters.handler_failed(function_id, failure)
+    meters.parked(function_id, failure)
     logger.warning(
         "%s: a message is parked: %s (%s)",
         function_id,

@@ -1,8 +1,8 @@
 """The worker of the kill tests: its handlers write effects inside and outside of the transaction.
 
-Run by the tests: ``kills_worker.py URL FOLDER [PREFIX]``; its functions are PREFIX::inside and so
-on. Every line of the log is one write, so that a
-kill leaves whole lines.
+Run by the tests: ``kills_worker.py URL FOLDER [PREFIX [REDIS_URL]]``; its functions are
+PREFIX::inside and so on. Without a Redis its store is a file in the folder. Every line of the log
+is one write, so that a kill leaves whole lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sqlite3
 import sys
 import time
 import uuid
@@ -22,13 +21,15 @@ from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
 
 from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
-from iii_resilience.stores import SqliteStore
+from iii_resilience.stores import RedisStore, SqliteStore, Store
 
 LEASE = 3.0  # far longer than a busy machine keeps a thread from running
 
 
-def main(url: str, folder: Path, prefix: str = "jobs") -> None:
-    store = SqliteStore(folder / "store.db", busy_timeout=60.0)
+def main(url: str, folder: Path, prefix: str = "jobs", redis_url: str = "") -> None:
+    store: Store = SqliteStore(folder / "store.db", busy_timeout=60.0)
+    if redis_url:
+        store = RedisStore(redis_url, timeout=1.0)  # less than a server is stalled for
     log = os.open(folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def say(event: str, n: int, run: str = "") -> None:
@@ -41,8 +42,11 @@ def main(url: str, folder: Path, prefix: str = "jobs") -> None:
         time.sleep(random.random() * 0.01)
         return int(data["n"])
 
-    def inside(data: Any, transaction: sqlite3.Connection) -> int:
-        transaction.execute("INSERT INTO effects VALUES (?)", (data["n"],))
+    def inside(data: Any, transaction: Any) -> int:
+        if redis_url:
+            transaction.hincrby("effects", data["n"], 1)
+        else:
+            transaction.execute("INSERT INTO effects VALUES (?)", (data["n"],))
         return int(data["n"])
 
     def refused(data: Any) -> None:

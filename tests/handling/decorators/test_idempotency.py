@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime as dt
 import inspect
 import logging
 import sqlite3
@@ -13,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
-from iii_resilience import classify
+from iii_resilience import classify, resilient
 from iii_resilience.core.codes.model import Category
 from iii_resilience.handling import (
     AuthError,
@@ -28,6 +31,7 @@ from iii_resilience.handling import (
 from iii_resilience.handling.decorators import idempotency
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, InboundCall, handling
 from iii_resilience.stores import MemoryStore, SqliteStore, Store, StoreUnavailableError
+from iii_resilience.testing import LoopbackEngine
 
 Handler = Callable[[Any], Any]
 ID = "orders::save"
@@ -363,7 +367,9 @@ def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> 
 def test_who_outlives_his_lease_cannot_overwrite_a_newer_result(
     made: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "renew", lambda *args, **kwargs: True)  # as if it were suspended
+    # As if the process were suspended.
+    monkeypatch.setattr(store, "renew", lambda *args, **kwargs: True)
+    monkeypatch.setattr(store, "renew_many", lambda renewals: [True] * len(renewals), raising=False)
     go_on, started = threading.Event(), threading.Event()
     ran: list[int] = []
 
@@ -389,7 +395,63 @@ def test_who_outlives_his_lease_cannot_overwrite_a_newer_result(
 # Results.
 
 
-@pytest.mark.parametrize("result", [object(), float("nan"), {1, 2}])
+class Order(pydantic.BaseModel):
+    """As a handler returns it."""
+
+    model_config = pydantic.ConfigDict(populate_by_name=True)
+    order_id: str = pydantic.Field(alias="orderId")
+    note: str | None = None
+    at: dt.date | None = None
+
+
+@dataclasses.dataclass
+class Line:
+    item: str
+    order: Order | None = None
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Order(orderId="o-1"),
+        Line("a"),
+        Line("a", Order(orderId="o-1")),
+        {"lines": [Line("a")], "n": 1},
+    ],
+    ids=["model", "dataclass", "nested", "inside"],
+)
+def test_repeat_gets_what_the_wire_carries(
+    engine: LoopbackEngine, connect: Callable[..., Any], tmp_path: Path, result: Any
+) -> None:
+    ran: list[Any] = []
+
+    @idempotent(SqliteStore(tmp_path / "store.db"), key="id")
+    def handler(data: Any) -> Any:
+        ran.append(data)
+        return result
+
+    worker, caller = resilient(connect("worker")), connect("caller")
+    worker.register_function("t::once", handler)
+    engine.wait_registered("t::once")
+    request = {"function_id": "t::once", "payload": {"id": 1}}
+    first = caller.trigger(request)
+    assert caller.trigger(request) == first
+    assert isinstance(first, dict)
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        object(),
+        float("nan"),
+        {1, 2},
+        Line(item=float("inf")),  # type: ignore[arg-type]
+        "\ud800",
+        1 << 70,
+        Order(orderId="o-1", at=dt.date(2026, 1, 1)),  # the SDK does not send it either
+    ],
+)
 def test_a_result_that_cannot_be_kept_is_a_failure_and_does_not_run_again(
     made: Callable[..., Any], result: Any
 ) -> None:
@@ -615,3 +677,53 @@ def test_what_is_no_store_or_no_handler_is_refused() -> None:
         idempotent("store.db")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="decorates a handler"):
         idempotent(MemoryStore(), key="id")(5)  # type: ignore[arg-type]
+
+
+# Cancelled twice.
+
+
+@pytest.mark.parametrize("held_up", ["claim", "begin", "rollback", "release"])
+async def test_key_and_file_are_free_after_two_cancellations(file: Path, held_up: str) -> None:
+    """Whatever was in a thread when they came."""
+    store = SqliteStore(file)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            if name == held_up:
+                reached.set()
+                assert go_on.wait(30)
+            return work(*args, **kwargs)
+
+        return slow
+
+    begin = store.begin
+
+    def beginning(slot: str, token: int) -> Any:
+        transaction = begin(slot, token)
+        transaction.rollback = slowly("rollback", transaction.rollback)  # type: ignore[method-assign]
+        return transaction
+
+    for name, work in (("claim", store.claim), ("begin", beginning), ("release", store.release)):
+        setattr(store, name, slowly(name, work))
+
+    @idempotent(store, key="id", function_id=ID)
+    async def handler(data: Any, transaction: sqlite3.Connection) -> str:
+        transaction.execute("INSERT INTO effects VALUES ('a', 1)")
+        if not go_on.is_set() and held_up in {"rollback", "release"}:
+            raise TransientError("busy")
+        return "done"
+
+    call: Any = handler
+    task = asyncio.create_task(call({"id": 1}))
+    while not reached.is_set():
+        await asyncio.sleep(0.005)
+    for _ in range(3):
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.wait_for(call({"id": 1}), 8) == "done"
+    assert effects(file) == [("a",)]

@@ -208,13 +208,40 @@ def test_a_message_without_its_key_is_parked_and_not_run(
     assert parked.told.category is Category.PAYLOAD
 
 
-def test_without_any_key_the_payload_stands_for_the_message(
+def test_each_failed_delivery_is_a_record_without_a_key(
     made: Callable[..., Any], store: Store
 ) -> None:
     handler = made(failing(PermanentError("no")), key=None)
     for payload in ([1], [2], "text", [1]):
         run(handler, payload)
-    assert sorted(one.payload for one in messages(store)) == ['"text"', "[1]", "[2]"]
+    found = messages(store)
+    assert sorted(one.payload for one in found) == ['"text"', "[1]", "[1]", "[2]"]
+    assert [one.deliveries for one in found] == [1] * 4
+
+
+def test_success_removes_no_equal_message_without_a_key(
+    made: Callable[..., Any], store: Store
+) -> None:
+    fails = [PermanentError("no"), None, TransientError("busy"), None]
+
+    def handler(data: Any) -> None:
+        if (error := fails.pop(0)) is not None:
+            raise error
+
+    wrapped = made(handler, key=None)
+    run(wrapped, {"n": 1})
+    run(wrapped, {"n": 1})
+    with pytest.raises(TransientError):
+        run(wrapped, {"n": 1})
+    run(wrapped, {"n": 1})
+    found = sorted(messages(store), key=lambda one: one.parked_at is None)
+    assert [one.parked_at is not None for one in found] == [True, False]
+    assert len(list(store.records())) == 2
+
+
+def test_deliveries_are_not_counted_without_a_key() -> None:
+    with pytest.raises(TypeError, match="max_deliveries needs key="):
+        consumer(parking=MemoryStore(), max_deliveries=3)
 
 
 def test_a_payload_with_a_channel_is_kept_as_far_as_it_goes(
@@ -387,8 +414,8 @@ def test_an_inner_retry_that_gave_up_is_recorded_as_what_it_was(store: Store) ->
     [
         ({"key": 5}, TypeError),
         ({"parking": "store.db"}, TypeError),
-        ({"max_deliveries": 0}, ValueError),
-        ({"max_deliveries": 1.5}, ValueError),
+        ({"key": "n", "max_deliveries": 0}, ValueError),
+        ({"key": "n", "max_deliveries": 1.5}, ValueError),
         ({"keep": 0}, ValueError),
     ],
 )

@@ -99,15 +99,25 @@ class Contents:
         return result.policy_set
 
 
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed: only absolute paths can be read
+        return Path()
+
+
 @attrs.frozen
 class Files:
     """The files of a book (a `reload.Source`).
 
     Attributes:
         parts: Paths, names of ready-made files, and mappings.
+        folder: Where relative paths begin: the working folder when they were given. A process
+            that changes it later (a daemon) still reads the same files.
     """
 
     parts: tuple[str | Mapping[str, Any], ...]
+    folder: Path = attrs.field(factory=_working_folder)
 
     @classmethod
     def of(cls, source: One | Iterable[One]) -> Files:
@@ -141,7 +151,7 @@ class Files:
         """What they hold now."""
         return Contents(
             tuple(
-                (MAPPING, one) if isinstance(one, Mapping) else (one, _content(one))
+                (MAPPING, one) if isinstance(one, Mapping) else (one, _content(one, self.folder))
                 for one in self.parts
             )
         )
@@ -174,7 +184,7 @@ def _no_source(what: object) -> TypeError:
     return TypeError(f"policies are loaded from a path, several paths, or a mapping, got {what!r}")
 
 
-def _content(name: str) -> bytes | Problem:
+def _content(name: str, folder: Path) -> bytes | Problem:
     try:
         path: Traversable
         if name.startswith(BUILT_IN):
@@ -185,7 +195,7 @@ def _content(name: str) -> bytes | Problem:
                 return Problem(Mark(name), "", what)
             path = known[wanted]
         else:
-            path = Path(name)
+            path = folder / name
         with path.open("rb") as file:
             text = file.read(_LARGEST_FILE + 1)  # not all of it: a device has no end
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have

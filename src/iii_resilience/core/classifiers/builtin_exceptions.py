@@ -140,6 +140,15 @@ def closed(error: BaseException) -> Failure:
     )
 
 
+# The second at the interpreter's end, from Python 3.12 on.
+_NO_THREAD = ("can't start new thread", "can't create new thread at interpreter shutdown")
+
+
+def no_thread(error: BaseException) -> bool:
+    """Whether an error says that no thread could be started, which passes."""
+    return isinstance(error, RuntimeError) and text_of(error).startswith(_NO_THREAD)
+
+
 def standard(error: BaseException, names: list[str], message: str) -> Failure | None:
     """The failure of one of the standard library's families, or None.
 
@@ -165,6 +174,13 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
             Category.TRANSIENT,
             Execution.NOT_EXECUTED if never else Execution.MAYBE_EXECUTED,
             "check that the other side is up and can be reached",
+        )
+    if no_thread(error):
+        return by_class(
+            error,
+            Category.TRANSIENT,
+            Execution.MAYBE_EXECUTED,
+            "raise the limit of threads (ulimit -u, pids.max), or handle fewer calls at once",
         )
     if "CancelledError" in names:
         return by_class(

@@ -54,9 +54,13 @@ def reports_errors(handler: F) -> F:
     def steps(call: IncomingCall) -> Steps:
         since = time.monotonic()
         try:
-            return (yield CallHandler())
+            result = yield CallHandler()
         except Exception as raised:
             error = raised
+        else:
+            if call.outermost:
+                worker_events.handler_returned(call.function_id, result)
+            return result
         reported = reported_as(error, since=since)
         if not worker_events.told(error, since=since):
             worker_events.handler_failed(
@@ -71,7 +75,7 @@ def reports_errors(handler: F) -> F:
             raise reported from None
         raise reported
 
-    return wrap(handler, steps)
+    return wrap(handler, steps, name="reports_errors")
 
 
 def reported_as(error: Exception, *, since: float) -> HandlerError:

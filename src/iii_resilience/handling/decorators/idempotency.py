@@ -18,7 +18,9 @@ import attrs
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
+from iii_resilience.core.errors import InvalidPayloadError
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
 from iii_resilience.handling.decorators.idempotency_key import (
@@ -29,15 +31,22 @@ from iii_resilience.handling.decorators.idempotency_key import (
     missing,
 )
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
-from iii_resilience.handling.decorators.wrapper import IncomingCall, takes, wrap
-from iii_resilience.handling.handler_errors import PayloadError, TransientError
+from iii_resilience.handling.decorators.wrapper import (
+    IncomingCall,
+    takes,
+    wrap,
+)
+from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
 from iii_resilience.sdk import propagation
+from iii_resilience.sdk.payload_check import as_sent, check_payload
 from iii_resilience.stores.protocol import (
     Claim,
     State,
     Store,
+    StoreRefusedError,
     StoreUnavailableError,
     Transaction,
+    TransactionEndedError,
     digest,
 )
 from iii_resilience.telemetry import logger
@@ -62,7 +71,8 @@ def idempotent(
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
-    A repeat gets the stored result, or the stored failure where it failed for good. A repeat
+    A repeat gets the stored result as the caller of a first call receives it (of a pydantic model
+    or a dataclass the dict), or the stored failure where it failed for good. A repeat
     that comes while the first still runs waits for it. A handler that fails with something
     transient frees its key. A worker that dies frees it when its lease is over.
 
@@ -83,14 +93,19 @@ def idempotent(
             needs a name of its own here.
 
     Raises:
-        TypeError: No store, no key, or a ``transaction`` from a store that has none.
+        TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
+            `consumer` or `idempotent` decorates already.
         ValueError: A time that is none.
 
     What its callers see beside the handler's own errors:
         PayloadError: ``IDEMPOTENCY_KEY_MISSING``, ``IDEMPOTENCY_KEY_INVALID``, or
             ``IDEMPOTENCY_KEY_REUSED``: the key came with another payload before.
         TransientError: ``IDEMPOTENCY_KEY_RUNNING``: it still runs; ``STORE_UNAVAILABLE``;
-            ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void.
+            ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void;
+            ``TRANSACTION_ROLLED_BACK``: the database ended the transaction, and the handler went
+            on.
+        PermanentError: ``TRANSACTION_ENDED_BY_HANDLER``; ``STORE_REFUSED``: the store refuses the
+            operation, and will again.
     """
     check_key(key, "idempotent")
     for needed in ("claim", "finish", "begin"):
@@ -100,12 +115,23 @@ def idempotent(
 
     # Not the handler's own type: what is given to it is not all that its callers give.
     def decorate(handler: Callable[..., R]) -> Callable[..., R]:
+        refuse_inside(
+            "idempotent",
+            handler,
+            consumer="that a message is parked would be stored as its result, and a redriven "
+            "message would never run",
+            idempotent="two of them would wait for each other's key",
+        )
         if not takes(handler, _TRANSACTION):
-            return wrap(handler, guard.steps, function_id=function_id)
+            return wrap(handler, guard.steps, name="idempotent", function_id=function_id)
         if not store.transactions:
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
-            handler, guard.steps_in_transaction, function_id=function_id, hidden=_TRANSACTION
+            handler,
+            guard.steps_in_transaction,
+            name="idempotent",
+            function_id=function_id,
+            hidden=_TRANSACTION,
         )
 
     return decorate
@@ -149,7 +175,7 @@ class _Guard:
             return _stored(claim)
         mine = _OwnedKey(slot, claim.token)
         try:
-            with _as_transient("nothing was run"):
+            with _as_handler_error("nothing was run"):
                 begin = self._ask(
                     lambda: self._store.begin(slot, claim.token), lambda begun: begun.rollback()
                 )
@@ -205,7 +231,7 @@ class _Guard:
             if claim.state is State.CLAIMED:
                 self._store.release(slot, claim.token)
 
-        with _as_transient("nothing was run"):
+        with _as_handler_error("nothing was run"):
             return (yield self._ask(claim, undo))
 
     # While, and after.
@@ -224,7 +250,7 @@ class _Guard:
             raise
         except BaseException as error:
             if transaction is not None:
-                yield self._ask(transaction.rollback)
+                yield self._ask(transaction.rollback, cleanup=True)
             yield from self._failed(mine, error)
             raise
         if not recorded:
@@ -246,7 +272,7 @@ class _Guard:
         until = time.monotonic() + _RECORD_WITHIN
         if transaction is not None and transaction.exclusive:
             until = 0.0
-        with _as_transient("its outcome is not stored"):
+        with _as_handler_error("its outcome is not stored"):
             while True:
                 try:
                     return (yield self._ask(record))
@@ -272,14 +298,18 @@ class _Guard:
         if lasting and isinstance(error, Exception):
             text = str(reported_as(error, since=time.monotonic()))
         try:
-            yield self._ask(keep_failure if lasting else free)
-        except StoreUnavailableError as away:
+            yield self._ask(keep_failure if lasting else free, cleanup=True)
+        except (StoreUnavailableError, StoreRefusedError) as away:
             logger.warning("a failed call's key is not free before its lease is over: %s", away)
 
     def _ask(
-        self, work: Callable[[], Any], undo: Callable[[Any], object] | None = None
+        self,
+        work: Callable[[], Any],
+        undo: Callable[[Any], object] | None = None,
+        *,
+        cleanup: bool = False,
     ) -> Blocking:
-        return Blocking(work, undo, blocking=self._store.blocking)
+        return Blocking(work, undo, blocking=self._store.blocking, cleanup=cleanup)
 
 
 def _stored(claim: Claim) -> Any:
@@ -290,18 +320,24 @@ def _stored(claim: Claim) -> Any:
 
 
 def _as_outcome(result: Any) -> str:
+    """The result as the SDK would send it, which is what a repeat is answered with.
+
+    Raises:
+        PayloadError: It cannot be sent. Its effects are there, so it must not run again.
+    """
     try:
-        return json.dumps(result, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        # It could not be sent either; but its effects are there, so it must not run again.
+        check_payload(result, what="the result")
+        return as_sent(result)
+    except (InvalidPayloadError, TypeError, ValueError, RecursionError) as error:
+        why = str(error).removesuffix(". Nothing was sent")
         raise PayloadError(
-            f"the handler returned a {type(result).__name__} that JSON cannot carry",
+            f"the handler returned a {type(result).__name__} that JSON cannot carry: {why}",
             code="invalid_payload",
         ) from None
 
 
 @contextmanager
-def _as_transient(what: str) -> Iterator[None]:
+def _as_handler_error(what: str) -> Iterator[None]:
     try:
         yield
     except StoreUnavailableError as error:
@@ -309,3 +345,12 @@ def _as_transient(what: str) -> Iterator[None]:
         raise TransientError(
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
+    except StoreRefusedError as error:
+        logger.error("%s: %s", error, what)
+        raise PermanentError(
+            f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
+        ) from None
+    except TransactionEndedError as error:
+        if error.by_handler:
+            raise PermanentError(str(error), code="TRANSACTION_ENDED_BY_HANDLER") from None
+        raise TransientError(str(error), code="TRANSACTION_ROLLED_BACK") from None

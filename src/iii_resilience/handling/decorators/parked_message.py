@@ -7,6 +7,7 @@ message is found again by its content. Knows nothing of queues, nor of who recor
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,16 @@ _LONGEST_MESSAGE = 2000  # characters of an error's message that are kept
 
 
 def message_id(function_id: str, key: str | None, payload: Any) -> str:
-    """What a message is kept under: the same for each of its deliveries, and for no other.
+    """What a message is kept under: with a key the same for each of its deliveries.
 
     Args:
         function_id: The function it is for.
-        key: Its idempotency key, or None.
+        key: Its idempotency key, or None: then nothing shows that two deliveries are of one
+            message, and each gets an id of its own.
         payload: Its payload.
     """
+    if key is None:
+        return digest("delivery", function_id, uuid.uuid4().hex)
     return digest("message", function_id, key, fingerprint(payload))
 
 
@@ -115,6 +119,7 @@ class ParkedMessage:
         payload: Any,
         told: FailureSummary,
         *,
+        kept_under: str,
         function_id: str,
         queue: str | None,
         key: str | None,
@@ -127,7 +132,7 @@ class ParkedMessage:
             text, whole = as_json(bare(payload)), False
         span = trace.get_current_span().get_span_context()
         return cls(
-            id=message_id(function_id, key, payload),
+            id=kept_under,
             function_id=function_id,
             queue=queue,
             key=key,

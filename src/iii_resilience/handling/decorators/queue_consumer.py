@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Steps
 from iii_resilience.core.hints import consuming
 from iii_resilience.core.validators import number
@@ -22,12 +23,28 @@ from iii_resilience.handling.decorators.parked_message import (
     ParkedMessage,
     message_id,
 )
-from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
-from iii_resilience.handling.handler_errors import HandlerError, PayloadError, TransientError
-from iii_resilience.stores.protocol import Messages, Store, StoreUnavailableError
+from iii_resilience.handling.decorators.wrapper import (
+    F,
+    IncomingCall,
+    wrap,
+)
+from iii_resilience.handling.handler_errors import (
+    HandlerError,
+    PayloadError,
+    PermanentError,
+    TransientError,
+)
+from iii_resilience.stores.protocol import (
+    Messages,
+    Store,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from iii_resilience.telemetry import logger, worker_events
+from iii_resilience.telemetry.parkings import parkings
 
 _MONTH = 30 * 86_400.0
+_NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
 
 
 def consumer(
@@ -50,29 +67,44 @@ def consumer(
     Args:
         parking: Where messages are parked: `SqliteStore`, `RedisStore` for many machines.
         key: What stands for a message: the payload's field, a function of the payload, or None for
-            the key that travelled, where one did. A message that lacks the field is parked.
-        queue: The queue's name, which nothing tells a handler, for the operator's view.
+            the key that travelled, where one did. A message that lacks the field is parked. A
+            delivery shows a handler nothing else that its message could be known by
+            (docs/engine-notes.md, 9): without a key each delivery that fails is a record of its
+            own, and one that succeeds removes none.
+        queue: The queue's name, which a handler cannot see, for the operator's view: ``dlq`` acts
+            on a record without one only where it is named.
         max_deliveries: Deliveries after which a message is parked whatever it fails with, even if
             it ends its worker each time; None leaves it to the queue. Deliveries that overlap
-            count, too.
+            count, too. Needs a ``key``.
         keep: Seconds the record of a message that failed, and was neither parked nor handled, is
             kept. Parked messages are kept until somebody removes them.
         function_id: The function it serves. None leaves it to the registration through
             ``resilient(worker)``.
 
     Raises:
-        TypeError: No store, or no key.
+        TypeError: No store; a ``key`` that can be none; ``max_deliveries`` without a ``key``; or a
+            handler that `consumer` decorates already.
         ValueError: A number that is none.
     """
     check_key(key, "consumer")
     for needed in ("delivered", "note", "settle"):
         if not callable(getattr(parking, needed, None)):
             raise TypeError(f"consumer: parking must be a store, got {type(parking).__name__}")
+    if max_deliveries is not None and key is None:
+        raise TypeError(
+            "consumer: max_deliveries needs key=. Without one, two messages with the same payload "
+            "cannot be told apart, and their deliveries would be counted together: name the field "
+            "of the payload that identifies a message"
+        )
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
+    parkings.add(parking)
     desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
 
     def decorate(handler: F) -> F:
-        return wrap(handler, desk.steps, function_id=function_id)
+        refuse_inside(
+            "consumer", handler, consumer="the outer one would take what is parked for handled"
+        )
+        return wrap(handler, desk.steps, name="consumer", function_id=function_id)
 
     return decorate
 
@@ -100,27 +132,29 @@ class _Delivery:
         count = yield from self._counted(message)
         most = self.limits.max_deliveries
         if unusable is not None:
-            return (yield from self._park(call, key, FailureSummary.of(unusable)))
+            return (yield from self._park(call, message, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
             # Nobody could record how the last one ended: it took the worker with it.
             told = FailureSummary(
                 "MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", ""
             )
-            return (yield from self._park(call, key, told))
+            return (yield from self._park(call, message, key, told))
         try:
             with consuming():
                 result = yield CallHandler()
         except Exception as error:
             told = FailureSummary.of(error)
             if told.category is Category.TRANSIENT and not (most is not None and count >= most):
-                yield from self._record(call, key, told)
+                yield from self._record(call, message, key, told)
                 raise
-            return (yield from self._park(call, key, told))
+            return (yield from self._park(call, message, key, told))
         try:
             yield self._ask(lambda: self.parking.settle(message))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             # It was handled; its record goes with time.
             logger.warning("%s: a handled message is still on record: %s", function_id, away)
+        if call.outermost:
+            worker_events.handler_returned(function_id, result)
         return result
 
     def _key(self, call: IncomingCall) -> tuple[str | None, HandlerError | None]:
@@ -134,23 +168,27 @@ class _Delivery:
         keep = self.limits.keep
         try:
             return (yield self._ask(lambda: self.parking.delivered(message, keep=keep)))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
 
-    def _record(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
-        message = self._message(call, key, told)
+    def _record(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> Steps:
+        message = self._message(call, kept_under, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=False))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             logger.warning("%s: a failure is not on record: %s", call.function_id, away)
 
-    def _park(self, call: IncomingCall, key: str | None, told: FailureSummary) -> Steps:
+    def _park(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> Steps:
         """Park the message; what is returned acknowledges it."""
-        message = self._message(call, key, told)
+        message = self._message(call, kept_under, key, told)
         try:
             yield self._ask(lambda: self._note(message, parked=True))
-        except StoreUnavailableError as away:
+        except _NOT_KEPT as away:
             raise _not_now(away, "the message is not parked") from None
         worker_events.parked(
             message.function_id,
@@ -159,16 +197,19 @@ class _Delivery:
             message.id,
             attempt=1 if call.carried is None else call.carried.attempt,
         )
-        return {"parked": message.id}
+        return worker_events.ParkedAnswer(parked=message.id)
 
     def _note(self, message: ParkedMessage, *, parked: bool) -> None:
         keep = self.limits.keep
         self.parking.note(message.id, message.to_note(), parked=parked, keep=keep)
 
-    def _message(self, call: IncomingCall, key: str | None, told: FailureSummary) -> ParkedMessage:
+    def _message(
+        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    ) -> ParkedMessage:
         return ParkedMessage.of(
             call.payload,
             told,
+            kept_under=kept_under,
             function_id=call.known_function(),
             queue=self.queue,
             key=key,
@@ -179,7 +220,11 @@ class _Delivery:
         return Blocking(work, blocking=self.blocking)
 
 
-def _not_now(away: StoreUnavailableError, what: str) -> TransientError:
+def _not_now(away: StoreUnavailableError | StoreRefusedError, what: str) -> HandlerError:
     logger.warning("%s: %s", away, what)
     # Raised, it is no acknowledgement: the queue keeps the message.
+    if isinstance(away, StoreRefusedError):
+        return PermanentError(
+            f"the store of parked messages refuses this message; {what}", code="STORE_REFUSED"
+        )
     return TransientError(f"the store of parked messages is away; {what}", code="STORE_UNAVAILABLE")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from iii_resilience.core.decorator_order import mark_wrapped, wrapped_by
 from iii_resilience.core.effects import Steps, drive, drive_async
 from iii_resilience.handling.handler_errors import PermanentError
 from iii_resilience.sdk import propagation
@@ -22,12 +23,10 @@ from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MARK = "_iii_resilience_wrapped"  # functools.wraps hands it on to decorators in between
-
 
 def is_wrapped(handler: object) -> bool:
     """Whether a handler carries one of the wrappers that know the function it serves."""
-    return getattr(handler, _MARK, False) is True
+    return bool(wrapped_by(handler))
 
 
 @attrs.frozen
@@ -38,11 +37,13 @@ class IncomingCall:
         payload: What the handler is given, without our reserved field.
         carried: What travelled with the call, or None.
         function_id: The function that was called, or None where nobody said.
+        outermost: Whether neither `resilient` nor another wrapper is around this one.
     """
 
     payload: Any = attrs.field(repr=False)
     carried: CallContext | None
     function_id: str | None
+    outermost: bool = True
 
     def known_function(self) -> str:
         """The function that was called.
@@ -63,6 +64,7 @@ def wrap(
     handler: F,
     steps: Callable[[IncomingCall], Steps],
     *,
+    name: str,
     function_id: str | None = None,
     hidden: str | None = None,
 ) -> F:
@@ -71,6 +73,7 @@ def wrap(
     Args:
         handler: A plain or asynchronous handler, or method.
         steps: Makes the steps of one call; one of them is to run the handler.
+        name: The decorator's name.
         function_id: The function it serves; None leaves it to the registration.
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
 
@@ -87,7 +90,8 @@ def wrap(
         given = list(args)
         if len(given) <= place and len(names) > place and names[place] in kwargs:
             given.append(kwargs.pop(names[place]))
-        inbound = propagation.current_inbound() or InboundCall()
+        outside = propagation.current_inbound()
+        inbound = outside or InboundCall()
         carried = inbound.carried
         if len(given) > place:
             given[place], queued = propagation.take_from_payload(given[place])
@@ -99,7 +103,7 @@ def wrap(
         inbound = attrs.evolve(inbound, carried=carried, function_id=inside)
         stack.enter_context(propagation.handling(inbound))
         payload = given[place] if len(given) > place else None
-        call = IncomingCall(payload, carried, serves)
+        call = IncomingCall(payload, carried, serves, outermost=outside is None)
         return _WrappedCall(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
@@ -122,7 +126,7 @@ def wrap(
 
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
-    setattr(wrapper, _MARK, True)
+    mark_wrapped(wrapper, name, handler)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result

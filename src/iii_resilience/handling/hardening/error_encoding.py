@@ -10,6 +10,7 @@ import asyncio
 import json
 from typing import Any
 
+from iii_resilience.core.classifiers.builtin_exceptions import no_thread
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.report import already_retried
@@ -75,6 +76,9 @@ def _structured(error: BaseException, since: float) -> str | None:
         return structured(
             Category.PERMANENT, "HANDLER_EXITED", f"{type(error).__name__}: {_str(error)}"
         )
+    if no_thread(error):
+        message = "this worker could start no thread for the call"
+        return structured(Category.TRANSIENT, "THREAD_UNAVAILABLE", message)
     marked = already_retried(error, since=since)
     if isinstance(error, HandlerError):
         body = _body(error)

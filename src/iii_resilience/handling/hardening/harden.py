@@ -120,12 +120,18 @@ class Hardener:
             try:
                 with propagation.handling(attrs.evolve(arrival.inbound, function_id=serves)):
                     if is_async:
-                        return self._checked(function_id, await call(payload, metadata))
-                    return await _on_own_thread(function_id, partial(run, payload, metadata), over)
+                        result = self._checked(function_id, await call(payload, metadata))
+                    else:
+                        result = await _on_own_thread(
+                            function_id, partial(run, payload, metadata), over
+                        )
             except GeneratorExit:  # the loop ended under the handler: nobody can be answered
                 raise
             except BaseException as error:
                 shown = self._failed(function_id, error, since, attempt)
+            else:
+                worker_events.handler_returned(function_id, result)
+                return result
             raise shown
 
         return _disguised(hardened, handler)

@@ -181,8 +181,12 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
                 raise SystemExit(0)
         elif not encode_error.is_set():
             # Not here: the main thread may hold a lock that draining needs.
-            encode_error.set()
-            threading.Thread(target=work, name="iii-resilience drain", daemon=True).start()
+            encode_error.set()  # before the start: the next signal may come during it
+            try:
+                threading.Thread(target=work, name="iii-resilience drain", daemon=True).start()
+            except RuntimeError as error:
+                encode_error.clear()
+                logger.warning("draining did not start: %s; send the signal again", error)
 
     signal.signal(number, received)
 

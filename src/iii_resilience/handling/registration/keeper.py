@@ -224,18 +224,31 @@ class Keeper:
         self._lock = threading.Lock()
         self._kept: dict[int, KeptClient] = {}
         self._thread: threading.Thread | None = None
+        self._warned = False
         self._events: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
 
     def add(self, kept: KeptClient) -> None:
         """Keep a client's functions registered from now on."""
         with self._lock:
             self._kept[id(kept)] = kept
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="iii-resilience keeper", daemon=True
-                )
-                self._thread.start()
+            self._start()
         self.do(None)
+
+    def _start(self) -> None:
+        """Start the thread where there is none; where that fails, the next event tries again."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        thread = threading.Thread(target=self._run, name="iii-resilience keeper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "functions are not kept registered yet: %s; it is tried again", error
+                )
+            return
+        self._thread = thread
 
     def remove(self, kept: KeptClient) -> None:
         """Do so no longer."""
@@ -252,6 +265,12 @@ class Keeper:
             work: What to do; it is given the monotonic time, in seconds.
         """
         self._events.put(work)
+        # Where no thread could be started before: another try, unless a lock would be waited for.
+        if self._thread is None and self._kept and self._lock.acquire(blocking=False):
+            try:
+                self._start()
+            finally:
+                self._lock.release()
 
     def _run(self) -> None:
         while True:

@@ -1,0 +1,276 @@
+"""Workers and the real engine killed at random, on SQLite, on Redis, and on a Redis under faults.
+
+Needs the programs that `III_ENGINE` and `III_QUEUE_WORKER` name, and minutes: `III_LONG=1`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from iii import InitOptions, register_worker
+from support.real_engine import RealEngine
+from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.waiting import until
+
+from iii_resilience import discover
+from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
+from iii_resilience.handling.decorators.parked_message import ParkedMessage
+from iii_resilience.stores import RedisStore, SqliteStore, Store
+
+__all__ = ["redis_server"]
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.long,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not (os.environ.get("III_ENGINE") and os.environ.get("III_QUEUE_WORKER")),
+        reason="needs the engine's and the queue worker's program: III_ENGINE, III_QUEUE_WORKER",
+    ),
+]
+
+WORKER = Path(__file__).parents[1] / "handling" / "decorators" / "kills_worker.py"
+MESSAGES = int(os.environ.get("III_KILLS_MESSAGES", "1000"))
+KILLS = int(os.environ.get("III_KILLS_KILLS", "20"))
+RESTARTS = int(os.environ.get("III_KILLS_RESTARTS", "5"))
+# A delivery that an engine took with it is delivered again after this, and not before.
+TIMEOUT_MS = 20_000
+FAULTS = ("stall", "full", "restart")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[RealEngine]:
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    made = RealEngine(folder)
+    try:
+        made.start()
+        made.start_queue_worker()
+        yield made
+    finally:
+        made.end()
+
+
+class World:
+    """What is under test, and what it has left."""
+
+    def __init__(self, engine: RealEngine, folder: Path, redis_url: str) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.redis_url = redis_url
+        self.client: Any = register_worker(
+            engine.url, InitOptions(worker_name="kills-caller", otel={"enabled": False})
+        )
+        self.store: Store = RedisStore(redis_url) if redis_url else SqliteStore(folder / "store.db")
+        if not redis_url:
+            with sqlite3.connect(folder / "store.db") as connection:
+                connection.execute("CREATE TABLE effects (n INTEGER)")
+        self._worker: subprocess.Popen[bytes] | None = None
+
+    def ask(self, function_id: str, **payload: Any) -> Any:
+        return self.client.trigger({"function_id": function_id, "payload": payload})
+
+    def start_worker(self) -> None:
+        self._worker = subprocess.Popen(
+            [sys.executable, str(WORKER), self.engine.url, str(self.folder), "jobs"]
+            + ([self.redis_url] if self.redis_url else []),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def kill_worker(self) -> None:
+        process, self._worker = self._worker, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def log(self) -> list[dict[str, Any]]:
+        path = self.folder / "log.jsonl"
+        text = path.read_text("utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def ended(self) -> int:
+        return len({event["n"] for event in self.log() if event["event"] == "end"})
+
+    def inside(self) -> Counter[int]:
+        """How often each effect in the store's transaction is there."""
+        if self.redis_url:
+            client: Any = redis.Redis.from_url(self.redis_url, decode_responses=True)
+            with client:
+                found = client.hgetall("effects")
+            return Counter({int(n): int(times) for n, times in found.items()})
+        with sqlite3.connect(self.folder / "store.db") as connection:
+            return Counter(n for (n,) in connection.execute("SELECT n FROM effects"))
+
+    def parked(self) -> list[int]:
+        found = map(ParkedMessage.from_record, self.store.records())
+        return sorted(one.data()["n"] for one in found if one is not None and one.parked_at)
+
+    def dead(self, queue: str) -> list[int]:
+        letters = DeadLetterQueue(self.client, queue, self.store).letters()
+        return sorted(letter.data["n"] for letter in letters if not letter.parked)
+
+    def close(self) -> None:
+        self.kill_worker()
+        self.client.shutdown()
+        self.store.close()
+
+
+def enqueue(world: World) -> dict[str, list[int]]:
+    """Of each kind of message its numbers, all of them enqueued."""
+    rare = max(4, MESSAGES // 20)
+    kinds = ["inside", "outside"] * ((MESSAGES - 2 * rare) // 2)
+    kinds += ["refused"] * rare + ["busy"] * rare
+    random.shuffle(kinds)
+    numbers: dict[str, list[int]] = {}
+    for n, kind in enumerate(kinds):
+        numbers.setdefault(kind, []).append(n)
+        queue = "doomed" if kind == "busy" else "jobs"
+        world.client.trigger(
+            {
+                "function_id": f"jobs::{kind}",
+                "payload": {"n": n},
+                "action": {"type": "enqueue", "queue": queue},
+            }
+        )
+    return numbers
+
+
+def disturb(server: RedisServer, over: threading.Event, seen: Counter[str]) -> None:
+    """One fault after the other, with time to work in between."""
+    for fault in itertools.cycle(FAULTS):
+        if over.wait(random.uniform(3.0, 6.0)):
+            return
+        seen[fault] += 1
+        if fault == "stall":
+            server.stall()
+            time.sleep(random.uniform(0.5, 5.0))
+            server.go_on()
+        elif fault == "full":
+            client: Any = redis.Redis.from_url(server.url)
+            with client:
+                client.config_set("maxmemory", "1")
+                time.sleep(random.uniform(1.0, 3.0))
+                client.config_set("maxmemory", "0")
+        else:
+            server.stop()
+            time.sleep(random.uniform(0.2, 2.0))
+            server.start()
+
+
+def patiently(true: Callable[[], bool]) -> Callable[[], bool]:
+    """False as long as it cannot be looked at."""
+
+    def ask() -> bool:
+        try:
+            return true()
+        except Exception:
+            return False
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "sqlite",
+        pytest.param("redis", marks=needs_redis),
+        pytest.param("redis under faults", marks=needs_redis),
+    ],
+)
+def test_nothing_is_lost_and_no_effect_inside_comes_twice(
+    engine: RealEngine, tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    server: RedisServer | None = None
+    if kind != "sqlite":
+        server = request.getfixturevalue("redis_server")
+    world = World(engine, tmp_path, "" if server is None else server.url)
+    over, faults = threading.Event(), Counter[str]()
+    disturber = threading.Thread(target=disturb, args=(server, over, faults))
+    try:
+        assert discover(world.client, "queue::define", timeout=60)
+        for name, retries in (("jobs", 60), ("doomed", 1)):
+            config = {
+                "max_retries": retries,
+                "backoff_ms": 1,
+                "concurrency": 40 if name == "jobs" else 2,
+                "timeout_ms": TIMEOUT_MS,
+                "redeliver_on_engine_restart": True,
+            }
+            until(patiently(lambda: defined(world, name, config)), 60)  # noqa: B023 - at once
+        numbers = enqueue(world)
+        began = time.monotonic()
+        if kind == "redis under faults":
+            disturber.start()
+        struck = strike(world)
+        over.set()
+        if disturber.ident is not None:
+            disturber.join()
+        wanted = Counter(numbers["inside"])
+        until(patiently(lambda: set(world.inside()) == set(wanted)), 400)
+        until(patiently(lambda: world.parked() == sorted(numbers["refused"])), 120)
+        until(patiently(lambda: world.dead("doomed") == sorted(numbers["busy"])), 120)
+        outside = set(numbers["outside"])
+        until(lambda: {e["n"] for e in world.log() if e["event"] == "effect"} >= outside, 120)
+        time.sleep(1.5 * TIMEOUT_MS / 1000)  # what was delivered twice comes until then
+        assert world.inside() == wanted
+        assert world.parked() == sorted(numbers["refused"])
+        assert world.dead("jobs") == []
+        assert world.dead("doomed") == sorted(numbers["busy"])
+        repeated = Counter(e["n"] for e in world.log() if e["event"] == "effect")
+        sys.stdout.write(
+            f"\n{kind}: {MESSAGES} messages, {struck['kill']} kills, {struck['restart']} engine "
+            f"restarts, Redis {dict(faults)}: {len(wanted)} effects inside once each, "
+            f"{repeated.total() - len(outside)} of {len(outside)} outside repeated, "
+            f"{len(numbers['refused'])} parked, {len(numbers['busy'])} dead letters, "
+            f"{time.monotonic() - began:.0f} s\n"
+        )
+    finally:
+        over.set()
+        if disturber.ident is not None:
+            disturber.join()
+        world.close()
+
+
+def defined(world: World, name: str, config: dict[str, Any]) -> bool:
+    """Defined, and still so a moment later: the engine reads its files again."""
+    world.ask("queue::define", queue=name, config=config)
+    time.sleep(1.0)
+    return world.ask("queue::define", queue=name, config=config)["changed"] is False
+
+
+def strike(world: World) -> Counter[str]:
+    """Kill workers and engines, spread over the work."""
+    disasters = ["kill"] * KILLS + ["restart"] * RESTARTS
+    random.shuffle(disasters)
+    share = MESSAGES / (len(disasters) + 1)
+    world.start_worker()
+    done: Counter[str] = Counter()
+    for number, disaster in enumerate(disasters, 1):
+        end = time.monotonic() + 30  # not for ever: the rest may wait for a lease
+        while world.ended() < number * share and time.monotonic() < end:
+            time.sleep(0.05)
+        done[disaster] += 1
+        if disaster == "kill":
+            world.kill_worker()
+            world.start_worker()
+        else:
+            world.engine.kill()
+            time.sleep(random.uniform(0.0, 0.5))
+            world.engine.start()
+    return done

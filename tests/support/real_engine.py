@@ -1,0 +1,103 @@
+"""The real engine and its queue worker as processes that a test starts and kills.
+
+`III_ENGINE` and `III_QUEUE_WORKER` name the programs. Everything listens on 127.0.0.1.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+_CONFIG = """\
+workers:
+  - name: iii-worker-manager
+    config: {{host: 127.0.0.1, port: {port}}}
+  - name: configuration
+    config:
+      adapter: {{name: fs, config: {{directory: {folder}/config}}}}
+      ttl_seconds: 0
+  - name: iii-telemetry
+    config: {{enabled: false}}
+  - name: iii-observability
+    config:
+      enabled: false
+      exporter: memory
+      metrics_enabled: false
+      logs_enabled: false
+      trace_storage: {{enabled: false}}
+"""
+_QUIET = {"OTEL_ENABLED": "false", "III_TELEMETRY_ENABLED": "false", "RUST_LOG": "warn"}
+
+
+class RealEngine:
+    """An engine on a port of its own, and a queue worker beside it.
+
+    Args:
+        folder: Where both keep what survives a restart.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._config = folder / "config.yaml"
+        self._queue_folder = folder / "queue-worker"
+        self._queue_folder.mkdir()
+        self._engine: subprocess.Popen[bytes] | None = None
+        self._queue: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        # The engine writes its own form of it: each start begins with ours.
+        self._config.write_text(_CONFIG.format(port=self.port, folder=self._folder), "utf-8")
+        command = shlex.split(os.environ["III_ENGINE"])
+        self._engine = self._run(
+            [*command, "--no-update-check", "--config", str(self._config)], self._folder
+        )
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                assert self._engine.poll() is None, "the engine ended at once"
+                assert time.monotonic() < until, "the engine does not listen"
+                time.sleep(0.05)
+            else:
+                return
+
+    def start_queue_worker(self) -> None:
+        command = shlex.split(os.environ["III_QUEUE_WORKER"])
+        self._queue = self._run(command, self._queue_folder)
+
+    def kill(self) -> None:
+        """The engine alone, at once; the queue worker finds it again."""
+        process, self._engine = self._engine, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def end(self) -> None:
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.kill()
+            queue.wait()
+        self.kill()
+
+    def _run(self, command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **_QUIET, "III_URL": self.url, "HOME": str(self._folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
