@@ -67,7 +67,7 @@ check: $(STAMP) ## 2 min: run the linter, the formatter and both type checkers
 	$(BIN)/pyright
 
 # Every branch of the core must be taken by a test of its own, and none of those may sleep long.
-coverage: $(STAMP) ## 2 min: run the core's tests; fails unless each of its branches is taken
+coverage: $(STAMP) ## 3 min: run the core's tests; fails unless each of its branches is taken
 	$(BIN)/coverage erase
 	PYTHONPATH=tests $(BIN)/coverage run -m pytest -p no:randomly -p support.real_sleeps $(CORE_TESTS)
 	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
