@@ -20,65 +20,80 @@ comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate format schema clean
+.PHONY: demo help test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate \
+	format schema pictures pins clean
 
-demo: $(STAMP)
+demo: $(STAMP) ## 1 min: show real workers being killed under real calls, with the library and without
 	$(BIN)/iii-resilience demo
 
+# The text behind `##` is the only list of targets: CONTRIBUTING.md shows what this prints.
+help: ## 1 s: print this list, with durations on two cores
+	@awk -F' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); n = index($$2, ": "); \
+		printf "make %-12s %6s  %s\n", $$1, substr($$2, 1, n - 1), substr($$2, n + 2) }' Makefile
+
 # Two processes, a file of tests at a time: most of the suite's time is waiting and starting others.
-test: $(STAMP)
+test: $(STAMP) ## 5 min: run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What takes minutes: outages and deploys at full size, with the bounds that hold on a machine with
 # nothing else to do.
-test-long: $(STAMP)
+test-long: $(STAMP) ## 30 min: run the tests at full size; with III_URL=ws://... against a real engine too
 	III_LONG=1 $(BIN)/python -m pytest -s -m "long or engine"
 
 # The wrapper's tests against released versions of iii's SDK: all, or VERSIONS="0.11.6 0.24.6".
-test-matrix:
+test-matrix: ## 15 min: run the wrapper's tests on eight SDK versions, or VERSIONS="0.11.6 0.24.6"
 	$(PYTHON) tests/matrix/run.py $(VERSIONS)
 
 # Side by side with the peers, in an environment of its own; the tables go into RESULTS.md.
-bench: $(BENCH_STAMP)
+bench: $(BENCH_STAMP) ## 10 min: measure side by side with peers; writes benchmarks/RESULTS.md
 	$(BENCH)/bin/python benchmarks/run.py --write benchmarks/RESULTS.md
 
 # The same in less than a minute, reduced; nothing is written.
-bench-quick: $(BENCH_STAMP)
+bench-quick: $(BENCH_STAMP) ## 1 min: the same at reduced size; writes nothing
 	$(BENCH)/bin/python benchmarks/run.py --quick
 
 # A worker that is killed again and again, with and without the library; SECONDS a run.
-bench-kills: $(STAMP)
+bench-kills: $(STAMP) ## 2 min: kill a worker again and again for SECONDS, with the library and without
 	PYTHONPATH=tests $(BIN)/python benchmarks/bench_kills.py $(SECONDS)
 
 # Ten minutes, or SECONDS, of calls under random faults: nothing piles up (docs/soak.md).
-soak: $(STAMP)
+soak: $(STAMP) ## 10 min: call under random faults for SECONDS (docs/soak.md)
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(SECONDS)
 
-check: $(STAMP)
+check: $(STAMP) ## 2 min: run the linter, the formatter and both type checkers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
 
 # Every branch of the core must be taken by a test of its own, and none of those may sleep long.
-coverage: $(STAMP)
+coverage: $(STAMP) ## 3 min: run the core's tests; fails unless each of its branches is taken
 	$(BIN)/coverage erase
 	PYTHONPATH=tests $(BIN)/coverage run -m pytest -p no:randomly -p support.real_sleeps $(CORE_TESTS)
 	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
 
 # Takes the better part of an hour on two cores; docs/correctness.md says how to read the result.
-mutate: $(STAMP)
+mutate: $(STAMP) ## 1 h: change the core in one place at a time; fails below 90 % noticed
 	nice -n 10 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python benchmarks/mutation_score.py
 
-format: $(STAMP)
+format: $(STAMP) ## 1 s: format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 # What editors check policy files against, made from the classes.
-schema: $(STAMP)
+schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
+
+# docs/layers.svg, from the table that tests/test_layers.py enforces.
+pictures: $(STAMP) ## 1 s: draw docs/layers.svg from the table of the layers
+	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
+
+# The pinned answers, to be read in the diff: every row of the code tables, and what classify says.
+pins: $(STAMP) ## 5 s: write the pinned code rows and classifications in tests/data anew
+	PYTHONPATH=tests $(BIN)/python tests/core/codes/test_rows_pinned.py
+	PYTHONPATH=tests $(BIN)/python tests/core/classifiers/test_answers_pinned.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -91,5 +106,5 @@ $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt
 		-r benchmarks/requirements.txt -e '.[iii,testing]'
 	touch $(BENCH_STAMP)
 
-clean:
+clean: ## 1 s: remove the environments and caches
 	rm -rf $(VENV) $(BENCH) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

@@ -1,8 +1,10 @@
-"""Every code block of README and docs runs."""
+"""Every code block of the documents runs, and fits on a screen."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from support.paths import ROOT
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -59,12 +62,12 @@ def run(code: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
-def test_a_block_runs_as_it_stands(engine: LoopbackEngine, place: str, code: str) -> None:
+def test_block_runs_unchanged(engine: LoopbackEngine, place: str, code: str) -> None:
     run(code, place)
 
 
 @pytest.mark.parametrize(("place", "text"), YAML, ids=[place for place, _ in YAML])
-def test_a_policy_file_is_one_without_warnings(tmp_path: Path, place: str, text: str) -> None:
+def test_policy_file_has_no_warnings(tmp_path: Path, place: str, text: str) -> None:
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
     assert load_policies(tmp_path / "p.yaml").warnings == (), place
 
@@ -72,6 +75,27 @@ def test_a_policy_file_is_one_without_warnings(tmp_path: Path, place: str, text:
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
     assert len(YAML) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_block_fits_on_screen(page: Path) -> None:
+    lines = [match[2].count("\n") for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    assert [count for count in lines if count > SCREEN] == []
+
+
+def test_first_readme_block_needs_no_engine(tmp_path: Path) -> None:
+    readme = [code for place, code in PYTHON if place.startswith("README.md")]
+    program = tmp_path / "first.py"
+    program.write_text(readme[0], encoding="utf-8")
+    without = "import sys; sys.modules['iii'] = None; import runpy; runpy.run_path(sys.argv[1])"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", without, program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 class TestErrorHandling:
@@ -127,9 +151,7 @@ class TestErrorHandling:
         assert kind == "error"
         assert message.startswith("policy denied: function 'orders::charge' not allowed")
 
-    def test_an_auth_failure_becomes_a_permission_error(
-        self, engine: LoopbackEngine, iii: Any
-    ) -> None:
+    def test_auth_failure_becomes_permission_error(self, engine: LoopbackEngine, iii: Any) -> None:
         (code,) = [code for _, code in PYTHON if "def permission_errors" in code]
         permission_errors = run(code, "recipe")["permission_errors"]
         engine.forbid("orders::charge")

@@ -1,0 +1,82 @@
+"""The documents: the files they name exist, and what is generated for them is current."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import layers_picture
+import pytest
+from support.paths import DOCS, PACKAGE, ROOT
+from test_layers import MAY_IMPORT
+
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+PAGES.remove(ROOT / "CHANGELOG.md")  # it names what there was
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+NAMED = re.compile(r"`((?:[\w.-]+/)+(?:[\w.-]+\.(?:py|json|csv|md|yaml|svg|toml|txt))?)`")
+LINKED = re.compile(r"\]\(([^)#:]+)(?:#[\w-]+)?\)")
+BASES = (ROOT, PACKAGE, ROOT / "tests", DOCS)
+
+
+def missing_files(text: str) -> list[str]:
+    """The files and folders a text names in backquotes that are nowhere."""
+    names = sorted(set(NAMED.findall(text)))
+    return [name for name in names if not any((base / name).exists() for base in BASES)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    if page.name == "engine-notes.md":
+        pytest.skip("it cites the engine's sources")
+    assert missing_files(page.read_text(encoding="utf-8")) == []
+
+
+def test_missing_file_is_noticed() -> None:
+    assert missing_files("see `core/nowhere.py` and `core/decide.py`") == ["core/nowhere.py"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = LINKED.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_picture_of_layers_is_current() -> None:
+    written = layers_picture.PICTURE.read_text(encoding="utf-8")
+    assert written == layers_picture.svg(), "docs/layers.svg is stale: run 'make pictures'"
+
+
+def test_picture_has_each_arrow_of_the_table() -> None:
+    """A package reaches over the arrows exactly what it may import, directly or not."""
+    table = MAY_IMPORT
+    drawn: dict[str, set[str]] = {package: set() for package in table}
+    for package, other in layers_picture.arrows(table):
+        drawn[package].add(other)
+    for package in table:
+        assert layers_picture.reached(drawn, package) == layers_picture.reached(table, package)
+
+
+def test_package_without_box_is_refused() -> None:
+    with pytest.raises(ValueError, match="differ in new: give each package one box"):
+        layers_picture.svg({**MAY_IMPORT, "new": {"core"}})
+
+
+def test_list_of_targets_is_that_of_make_help() -> None:
+    ran = subprocess.run(
+        ["make", "--no-print-directory", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = re.findall(r"^```text\n(make demo .*?)^```$", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    assert listed == [ran.stdout], "CONTRIBUTING.md is stale: paste what 'make help' prints"
+
+
+def test_every_target_is_listed() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (phony,) = re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
+    assert sorted(targets) == sorted(phony.split())
+    assert sorted(re.findall(r"^make (\S+)", CONTRIBUTING, re.MULTILINE)) == sorted(targets)
