@@ -41,10 +41,8 @@ class LeaseRenewer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        many = getattr(store, "renew_many", None)
-        self._renew_many: Callable[[Sequence[Renewal]], Sequence[bool]] | None = (
-            many if callable(many) else None
-        )
+        many: Any = getattr(store, "renew_many", None)
+        self._renew_many: Callable[[Sequence[Renewal]], Sequence[bool]] | None = many
         self._warned: set[str] = set()
         self._begin()
 
