@@ -84,6 +84,66 @@ def package_of(name: str) -> str:
     return name.partition(".")[0]
 
 
+# What an SDK client has; outside `sdk` a client is opaque. The demo makes clients of its own, and
+# `core` sees no client: it reads the names of frames in an SDK's traceback.
+CLIENT_PARTS = {
+    "_client",
+    "_fatal_error",
+    "_functions",
+    "_get_worker_metadata",
+    "_handle_message",
+    "_loop",
+    "_options",
+    "_prepare_call",
+    "_receiver_task",
+    "_thread",
+    "_triggers",
+    "_worker_namespace",
+    "_ws",
+    "add_connection_state_listener",
+    "get_connection_state",
+    "trigger_async",
+}
+OUTSIDE_SDK = sorted(
+    name
+    for name in MODULES
+    if package_of(name) not in {"core", "sdk", "testing"} and not name.startswith("cli.demo")
+)
+
+
+def client_parts(name: str) -> Iterator[str]:
+    """The parts of a client that a module names, each with its line."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Attribute):
+            # An object's own attribute may have any name; `Caller` has a method of one of these.
+            own = ast.unparse(node.value) in {"self", "cls", "self._caller"}
+            part = "" if own else node.attr
+        elif isinstance(node, ast.Constant):
+            part = str(node.value)
+        else:
+            continue
+        if part in CLIENT_PARTS:
+            yield f"line {node.lineno}: {part}"
+
+
+@pytest.mark.parametrize("name", OUTSIDE_SDK)
+def test_only_sdk_touches_an_sdk_client(name: str) -> None:
+    assert list(client_parts(name)) == []
+
+
+@pytest.mark.parametrize("name", OUTSIDE_SDK)
+def test_no_client_has_type_any(name: str) -> None:
+    """Else mypy would let anything be done with it."""
+    arguments = (node for node in ast.walk(tree(name)) if isinstance(node, ast.arg))
+    assert [
+        f"line {argument.lineno}: {argument.arg}"
+        for argument in arguments
+        if argument.arg in {"client", "worker"}
+        and argument.annotation is not None
+        and ast.unparse(argument.annotation) == "Any"
+    ] == []
+
+
 def test_root_has_twelve_entries() -> None:
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
     assert entries == {"__init__.py", "py.typed", *MAY_IMPORT} - {""}

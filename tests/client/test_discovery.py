@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from iii import InvocationError
 from support.engine_fixtures import connect, engine
+from support.real_sdk import InvocationError
 
 from iii_resilience import Discovery, NotConnectedError, discover, resilient
 from iii_resilience.testing import AnswerError, LoopbackEngine

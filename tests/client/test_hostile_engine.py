@@ -28,6 +28,7 @@ from iii_resilience import (
     resilient,
 )
 from iii_resilience.client.resilient import Resilient
+from iii_resilience.sdk.connection_state import ConnectionState
 
 AUTH_ERROR = {"type": "error", "error": {"code": "AUTH_ERROR", "message": "who are you?"}}
 
@@ -228,7 +229,7 @@ class TestRefusedHandshake:
     ) -> None:
         hostile.refuses = True
         hostile.cut()
-        until(lambda: worker._connection.stays_dead)
+        until(lambda: worker._connection.state is ConnectionState.REFUSED_ONCE)
         began = time.monotonic()
         with pytest.raises(NotConnectedError, match=r"does not open another one") as caught:
             worker.trigger({"function_id": "t::any"}, policy=RetryPolicy(ready_timeout=60.0))

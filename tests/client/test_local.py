@@ -69,13 +69,13 @@ def test_whether_a_retry_stays_here_is_looked_up_again(
     engine.wait_registered("t::theirs")
     caller.trigger({"function_id": "t::theirs"})  # known from here on
     looks: list[Any] = []
-    look = caller._connection.dispatches_locally
+    look = caller._connection.client.dispatches_locally
 
     def noted(fields: dict[str, Any]) -> bool:
         looks.append(fields)
         return look(fields)
 
-    monkeypatch.setattr(caller._connection, "dispatches_locally", noted)
+    monkeypatch.setattr(caller._connection.client, "dispatches_locally", noted)
     engine.inject("t::theirs", AnswerError("invocation_stopped", "Invocation stopped"))
     policy = RetryPolicy(backoff=Backoff(base=0.001))
     assert caller.trigger({"function_id": "t::theirs"}, idempotent=True, policy=policy) == "done"
@@ -116,17 +116,17 @@ def moved(
     seen: list[Any] = []
     reference = caller.register_function("t::moved", lambda data: "here")
     engine.wait_registered("t::moved")
-    look = caller._connection.dispatches_locally
+    look = caller._connection.client.dispatches_locally
 
     def moves(fields: dict[str, Any]) -> bool:
         was_here = look(fields)
-        if was_here and caller._connection.on_loop_thread:
+        if was_here and caller._connection.client.on_loop_thread:
             seen.append("moved")
             reference.unregister()
             return look(fields)
         return was_here
 
-    monkeypatch.setattr(caller._connection, "dispatches_locally", moves)
+    monkeypatch.setattr(caller._connection.client, "dispatches_locally", moves)
     return seen
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from iii import InvocationError
 from support.engine_fixtures import connect, engine
-from support.real_sdk import needs
+from support.real_sdk import InvocationError, needs
 
 from iii_resilience import NotConnectedError, Queue, ensure_queue, resilient
 from iii_resilience.testing import AnswerError, LoopbackEngine

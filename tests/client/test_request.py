@@ -141,7 +141,7 @@ class TestSize:
         self, seen: list[Any], caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes: list[int] = []
-        client = caller._connection.client
+        client = caller._connection.client._client
         send = client._send_json
 
         async def measured(socket: Any, text: str) -> None:

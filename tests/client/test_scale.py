@@ -84,7 +84,7 @@ def test_sixty_four_threads_share_a_budget_and_a_breaker_and_every_call_counts()
     for thread in threads:
         thread.join()
     window = budget.window_for()
-    (circuit,) = breaker._circuits.values()
+    (circuit,) = breaker._states.values()
     retried = 64 * 10 - seen["refused"]
     assert sum(window._calls) == 64 * 50
     assert sum(window._retries) == retried

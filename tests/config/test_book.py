@@ -22,7 +22,7 @@ def book(*rules: Rule, **more: Any) -> PolicyBook:
 
 def test_an_empty_book_has_the_default_policy() -> None:
     assert PolicyBook().for_function("x") == SelectedPolicy("default", RetryPolicy())
-    assert PolicyBook({"default": A}).policy("default") is A
+    assert PolicyBook({"default": A}).policy_set.policy("default") is A
 
 
 def test_a_function_without_a_rule_gets_the_books_default() -> None:
@@ -87,9 +87,9 @@ def test_an_unknown_name_is_answered_with_the_nearest_one_and_all_there_are() ->
         r"\(there are: default, payments, reports\)$"
     )
     with pytest.raises(ValueError, match=message):
-        made.policy("paymnets")
+        made.policy_set.policy("paymnets")
     with pytest.raises(ValueError, match=r"^no policy is named 'zzz' \(there are: "):
-        made.policy("zzz")
+        made.policy_set.policy("zzz")
 
 
 @pytest.mark.parametrize("more", [{"default": "x"}, {"rules": [Rule("f", "x")]}])
@@ -128,7 +128,7 @@ def test_a_book_is_not_changed_by_the_mapping_it_was_made_from() -> None:
     policies = {"a": A}
     made = PolicyBook(policies)
     policies["b"] = B
-    assert set(made.policies) == {"a", "default"}
+    assert set(made.policy_set.policies) == {"a", "default"}
     assert set(policies) == {"a", "b"}
 
 

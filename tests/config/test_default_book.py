@@ -41,7 +41,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_files_are_loaded_at_first_use_and_once(path: Path) -> None:
     assert not classify("OUT_OF_INK").known
     book = default_book()
-    assert book.policy("payments").attempts == 3
+    assert book.policy_set.policy("payments").attempts == 3
     assert classify("OUT_OF_INK").known
     path.unlink()
     assert default_book() is book
@@ -68,7 +68,7 @@ def test_several_files_are_separated_as_in_path(
     other.write_text("version: 1\npolicies: {payments: {max_stops: 9}}\n", encoding="utf-8")
     value = os.pathsep.join(["builtin:payments", str(path), str(other)])
     monkeypatch.setenv(ENVIRONMENT, value)
-    policy = default_book().policy("payments")
+    policy = default_book().policy_set.policy("payments")
     assert (policy.attempts, policy.max_stops) == (3, 9)
     assert policy.breaker is not None
 
@@ -130,7 +130,7 @@ def test_a_log_handler_that_retries_does_not_wait_for_the_files_it_is_told_of(pa
     handler = Ships()
     logging.getLogger("iii_resilience").addHandler(handler)
     try:
-        assert default_book().rules
+        assert default_book().policy_set.rules
     finally:
         logging.getLogger("iii_resilience").removeHandler(handler)
     assert len(told) == 1
@@ -171,7 +171,7 @@ def test_what_code_says_wins_over_the_environment(path: Path) -> None:
 def test_the_book_of_the_environment_comes_back_when_it_is_put_back(path: Path) -> None:
     assert path.exists()
     before = use_policies(PolicyBook())
-    assert before.policy("payments").attempts == 3
+    assert before.policy_set.policy("payments").attempts == 3
     use_policies(before)
     assert default_book() is before
 

@@ -25,6 +25,7 @@ from iii_resilience import (
     policies_from_engine,
     resilient,
 )
+from iii_resilience.config import engine_source
 from iii_resilience.testing import LoopbackEngine
 
 __all__ = ["connect", "engine"]
@@ -244,8 +245,10 @@ def test_files_that_do_not_validate_are_an_error_where_they_are_needed(
 
 
 def test_it_ends_with_the_worker_and_says_nothing(
-    connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    connect: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine_source, "_CONNECTS_WITHIN", 0.5)
+
     def following() -> list[str]:
         names = [thread.name for thread in threading.enumerate()]
         return [name for name in names if name == "iii-resilience-engine-policies"]

@@ -51,6 +51,6 @@ def test_a_queue_that_makes_no_sense_is_refused(fields: dict[str, Any], message:
 
 def test_a_book_knows_its_queues_by_their_own_names() -> None:
     queue = Queue("later")
-    assert PolicyBook(queues={"later": queue}).queues["later"] is queue
+    assert PolicyBook(queues={"later": queue}).policy_set.queues["later"] is queue
     with pytest.raises(ValueError, match="the queue under 'sooner' is named 'later'"):
         PolicyBook(queues={"sooner": queue})

@@ -22,6 +22,7 @@ from iii_resilience import (
     Reason,
     RetryReport,
     RpcError,
+    classify,
     hint_for,
     report_for,
 )
@@ -31,7 +32,14 @@ from iii_resilience.core.errors import (
     InvalidPayloadError,
     PayloadTooLargeError,
 )
-from iii_resilience.core.report import already_retried, attach, execution_over
+from iii_resilience.core.hints import hint
+from iii_resilience.core.report import (
+    already_retried,
+    amend,
+    attach,
+    attach_single,
+    execution_over,
+)
 
 FAILURE = Failure("TIMEOUT", Category.TRANSIENT, Execution.MAYBE_EXECUTED, message="MARKER")
 HINT = Hint("enqueue", Reason.EXHAUSTED, "look here", queue="orders")
@@ -210,3 +218,25 @@ def test_the_strongest_execution_over_all_attempts_counts(
 
 def test_no_repr_shows_the_message() -> None:
     assert "MARKER" not in repr(report())
+
+
+def test_single_attempt_that_was_refused_was_not_sent() -> None:
+    error = ValueError("too large")
+    failure = classify("payload_too_large")
+    attach_single(error, failure, Reason.NOT_RETRYABLE, hint(failure, Reason.NOT_RETRYABLE))
+    report = report_for(error)
+    assert report is not None
+    assert [attempt.sent for attempt in report.attempts] == [False]
+    assert (report.reason, report.execution) == (Reason.NOT_RETRYABLE, failure.execution)
+
+
+def test_amended_note_stays_one_note_of_ours() -> None:
+    error, failure = ValueError("x"), classify("TIMEOUT")
+    error.add_note("somebody else's")
+    amend(error, "nothing to amend yet")
+    attach_single(error, failure, Reason.EXHAUSTED, hint(failure, Reason.EXHAUSTED))
+    amend(error, "its timeout was 30 ms")
+    theirs, ours = error.__notes__
+    assert theirs == "somebody else's"
+    assert ours.endswith("; its timeout was 30 ms")
+    amend(KeyError(), "no notes at all")

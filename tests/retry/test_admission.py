@@ -377,7 +377,7 @@ class TestBulkheadInADecorator:
             with pytest.raises(ConnectionResetError):
                 function(ConnectionResetError())
         time.sleep(0.02)
-        (own,) = [g for scope, g in policy.bulkhead._slots.items() if scope != f"{__name__}.scope"]  # type: ignore[union-attr]
+        (own,) = [g for scope, g in policy.bulkhead._states.items() if scope != f"{__name__}.scope"]  # type: ignore[union-attr]
         permit = own.acquire()
         assert permit is not None
         with pytest.raises(BulkheadFullError):
@@ -400,7 +400,7 @@ class TestLoops:
                     raise ConnectionResetError
 
         def take() -> None:
-            (slots,) = bulkhead._slots.values()
+            (slots,) = bulkhead._states.values()
             slots._limit = 0  # as if somebody else had come in as the block ends
             taken.append(slots)
 
@@ -582,7 +582,7 @@ class TestTriggerCalls:
         for _ in range(3):
             with pytest.raises(ConnectionError, match="nothing was sent"):
                 caller.trigger({"function_id": "t::one"}, policy=policy)
-        (circuit,) = policy.breaker._circuits.values()  # type: ignore[union-attr]
+        (circuit,) = policy.breaker._states.values()  # type: ignore[union-attr]
         assert circuit.state is CircuitState.CLOSED
 
     async def test_a_bulkhead_bounds_the_calls_in_flight(
@@ -624,7 +624,7 @@ def test_both_can_be_written_in_a_file() -> None:
             },
         }
     )
-    policy = book.policy("p")
+    policy = book.policy_set.policy("p")
     assert policy.breaker == Breaker(0.4, 1.0, 5, 2.0, 2, 0.3)
     assert policy.bulkhead == Bulkhead(4, 8, 0.5)
 

@@ -42,7 +42,7 @@ class Guarded:
         )
 
     def held(self) -> dict[str, int]:
-        gates = self.bulkhead._slots.values()
+        gates = self.bulkhead._states.values()
         return {
             "reserved": self.budget.window_for()._reserved,
             "inside": sum(gate.inside for gate in gates),
@@ -166,7 +166,7 @@ async def test_a_cancelled_probe_leaves_its_slot_to_the_next_call() -> None:
     with pytest.raises(asyncio.CancelledError):
         await probe
     assert await function("succeeds") == "done"
-    (circuit,) = breaker._circuits.values()
+    (circuit,) = breaker._states.values()
     assert circuit.state is CircuitState.CLOSED
 
 

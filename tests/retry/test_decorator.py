@@ -42,7 +42,8 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry.cancellation import _comes_of_a_cancellation
 from iii_resilience.retry.policy_source import PolicySource
-from iii_resilience.retry.retried_call import RetriedCall, RetryContext
+from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.testing import fake_clock as our_clock
 
 if TYPE_CHECKING:

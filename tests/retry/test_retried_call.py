@@ -29,15 +29,8 @@ from iii_resilience import (
     report_for,
 )
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.retried_call import (
-    CallOutcome,
-    RetriedCall,
-    RetryContext,
-    RetryHooks,
-    StopRetrying,
-    deadline_of,
-    user_traceback,
-)
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
+from iii_resilience.retry.retry_context import CallOutcome, RetryContext, RetryHooks, StopRetrying
 
 if TYPE_CHECKING:
     from conftest import FakeClock

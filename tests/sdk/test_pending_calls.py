@@ -691,10 +691,12 @@ class TestConnection:
         connection.close()
         client.shutdown()
 
-    def test_a_socket_closed_for_good_is_said_in_so_many_words(self) -> None:
+    def test_a_socket_closed_for_good_is_said_in_so_many_words(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         client: Any = Usual()
+        monkeypatch.setattr("iii_resilience.sdk.connection.installed", lambda: sdk_of((0, 24, 3)))
         worker = resilient(client)
-        worker._connection.sdk = sdk_of((0, 24, 3))
 
         class Closed:
             class state:  # noqa: N801 - stands for an enum member

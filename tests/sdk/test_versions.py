@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 import pytest
+from support.paths import ROOT
 
-from iii_resilience.sdk.versions import UNKNOWN, installed, sdk_of
-
-MIB = 1 << 20
+from iii_resilience.sdk.versions import (
+    MIB,
+    QUIRKS,
+    UNKNOWN,
+    Quirk,
+    installed,
+    quirks_table,
+    sdk_of,
+)
 
 # version: cancels safely, survives a clean close, metadata, namespace, compact, send, receive
 EDGES = {
@@ -52,3 +62,45 @@ def test_of_an_unknown_version_nothing_is_assumed_that_could_do_damage() -> None
 def test_the_installed_one_is_found() -> None:
     assert installed().version >= (0, 11, 3)
     assert installed().name.startswith("iii-sdk 0.")
+
+
+@pytest.mark.parametrize(
+    ("number", "applies"),
+    [
+        ((0, 9, 9), False),
+        ((0, 10, 0), True),
+        ((0, 24, 6), True),
+        ((0, 25, 0), False),
+        ((0, 25, 1), False),
+    ],
+)
+def test_quirk_applies_from_since_to_before_until(number: tuple[int, ...], applies: bool) -> None:
+    assert Quirk("a", (0, 10, 0), (0, 25, 0), "b").applies(number) is applies
+
+
+@pytest.mark.parametrize("assumed", [True, False])
+def test_unknown_version_has_what_is_assumed(assumed: bool) -> None:
+    assert Quirk("a", None, None, "b", assumed=assumed).applies(UNKNOWN) is assumed
+
+
+def test_each_quirk_is_one_row_with_a_span() -> None:
+    assert len({quirk.name for quirk in QUIRKS}) == len(QUIRKS)
+    for quirk in QUIRKS:
+        assert quirk.until is None or quirk.until > (quirk.since or (0,)), quirk.name
+
+
+def test_engine_notes_show_the_table() -> None:
+    notes = (ROOT / "docs" / "engine-notes.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## 6\. .*?(?=^## 7\. )", notes, re.MULTILINE | re.DOTALL)
+    assert quirks_table() in section, (
+        "replace the table by what iii_resilience.sdk.versions.quirks_table() returns"
+    )
+
+
+def test_limits_of_one_size_follow_each_other() -> None:
+    """Where the message's limit is 16 MiB, exactly one row says how it shows."""
+    rows = [quirk for quirk in QUIRKS if re.search(r"above (16|64) MiB", quirk.name)]
+    assert [(one.until, other.since) for one, other in pairwise(rows)] == [
+        ((0, 24, 5), (0, 24, 5)),
+        ((0, 25, 0), (0, 25, 0)),
+    ]

@@ -388,9 +388,9 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "a budget's private field",
-        policy("budget: {_windows: {}}"),
+        policy("budget: {_states: {}}"),
         [
-            "3:16: policies.a.budget._windows: is no key of a budget (allowed: ratio, min_per_second, window_ms; did you mean 'window_ms'?)"
+            "3:16: policies.a.budget._states: is no key of a budget (allowed: ratio, min_per_second, window_ms)"
         ],
     ),
     (

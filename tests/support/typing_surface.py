@@ -14,11 +14,15 @@ from iii_resilience import (
     RetryPolicy,
     RetryReport,
     classify,
+    discover,
     hint_for,
     iii_retry,
     report_for,
+    resilient,
     retrying,
 )
+from iii_resilience.sdk.client_adapter import SdkClient
+from iii_resilience.sdk.connection import Connection
 
 
 @iii_retry
@@ -75,3 +79,10 @@ async def surface(service: Service, error: Exception) -> None:
     with_options(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await coroutine()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     iii_retry(attempt=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+def opaque(client: SdkClient, connection: Connection) -> None:
+    client.trigger({})  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    connection.client.trigger({})  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    resilient(client)
+    discover(client, "t::f")

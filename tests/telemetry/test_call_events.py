@@ -14,7 +14,8 @@ from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent
 
 from iii_resilience import Attempt, Category, Decision, Execution, Failure, Reason, RetryPolicy
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.retry.retried_call import RetriedCall, RetryContext, StopRetrying
+from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.retry.retry_context import RetryContext, StopRetrying
 from iii_resilience.telemetry import FailedCall, circuit_changed, meters, refused
 from iii_resilience.telemetry.call_events import begin
 

@@ -228,7 +228,7 @@ class TestBudgets:
     def test_other_guards_are_no_budgets(self, seen: Seen) -> None:
         budget = Budget()
         budget.window_for("scoped\0c")
-        found = [kept for kept in everything() if kept is budget._windows]
+        found = [kept for kept in everything() if kept is budget._states]
         found[0]["scoped\0d"] = object()  # as a breaker keeps circuits
         meters.succeeded("a", 0.0)
         told = {function_id for _, function_id in self.budgets(seen)}

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 from support.engine_fixtures import QUICK
 from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of
+from support.waiting import until
 
 from iii_resilience import Breaker, Enqueue, Enqueued, NotConnectedError, Reroute, report_for
 from iii_resilience.client.resilient import Resilient
@@ -94,12 +96,17 @@ def test_what_the_worker_does_hangs_under_the_attempt(
     engine.inject(function, STOPPED)
     trigger({"function_id": function}, idempotent=True)
     ((_, attempts),) = seen.calls().values()
-    (executed,) = [
-        span
-        for span in seen.exporter.get_finished_spans()
-        if span.instrumentation_scope is not None
-        and span.instrumentation_scope.name == "iii-python-sdk"
-    ]
+
+    def executions() -> list[ReadableSpan]:
+        return [
+            span
+            for span in seen.exporter.get_finished_spans()
+            if span.instrumentation_scope is not None
+            and span.instrumentation_scope.name == "iii-python-sdk"
+        ]
+
+    until(executions)  # the worker answers before its span ends
+    (executed,) = executions()
     assert parent_of(executed) == id_of(attempts[1])
 
 
@@ -132,10 +139,16 @@ def test_an_enqueue_that_is_repeated_carries_its_attempt(
 def test_a_void_call_that_could_not_be_sent_at_first_carries_its_attempt(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen, caller: Resilient
 ) -> None:
-    policy = QUICK.replace(attempts=1000, ready_timeout=0.0, wait=lambda _: 0.02)
+    listens_again = threading.Thread(target=engine.listen)
+
+    def wait(_: object) -> float:
+        if listens_again.ident is None:  # once an attempt has failed
+            listens_again.start()
+        return 0.02
+
+    policy = QUICK.replace(attempts=1000, ready_timeout=0.0, wait=wait)
     engine.stop_listening()
     until_gone(caller)
-    threading.Timer(0.1, engine.listen).start()
     request = {"function_id": function, "action": {"type": "void"}}
     trigger(request, idempotent=True, policy=policy)
     engine.wait_calls(function, 1)
@@ -314,8 +327,14 @@ def test_the_end_of_the_client_under_a_delay_ends_the_call(
     caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.inject(function, STOPPED)
-    threading.Timer(0.2, caller.shutdown).start()
-    policy = QUICK.replace(wait=lambda _: 9.0)
+    end = threading.Timer(0.05, caller.shutdown)
+
+    def wait(_: object) -> float:
+        if end.ident is None:  # once the attempt has failed
+            end.start()
+        return 9.0
+
+    policy = QUICK.replace(wait=wait)
     with pytest.raises(NotConnectedError):
         caller.trigger({"function_id": function}, idempotent=True, policy=policy)
     ((call, attempts),) = seen.calls().values()

@@ -18,6 +18,7 @@ from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_let
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
+from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.engine_api import call_engine
 from iii_resilience.stores.protocol import Store, StoreUnavailableError
 
@@ -58,7 +59,7 @@ class DeadLetterQueue:
         parking: Where consumers park its messages, or None. To read, `records` is enough.
     """
 
-    def __init__(self, client: Any, queue: str, parking: Any) -> None:
+    def __init__(self, client: SdkClient | None, queue: str, parking: Any) -> None:
         self._client = client
         self._queue = queue
         self._parking: Store | None = parking

@@ -34,6 +34,7 @@ from iii_resilience.cli.dead_letter_queue import (
 )
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.stores import (
     RedisStore,
     SqliteStore,
@@ -273,11 +274,11 @@ def _opened(
         except ImportError:
             _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
         _check_reachable(engine)
-        client = register_worker(
+        client: SdkClient = register_worker(
             engine,
             InitOptions(worker_name=f"iii-resilience-dlq-{os.getpid()}", otel={"enabled": False}),
         )
-        stack.callback(client.shutdown)
+        stack.callback(ClientAdapter(client).shutdown)
         yield DeadLetterQueue(client, queue, store)
 
 

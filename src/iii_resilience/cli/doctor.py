@@ -7,15 +7,15 @@ printed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import attrs
 
 from iii_resilience.cli.engine_probe import EngineProbe, Refused, Unanswered, Unreachable
 from iii_resilience.config.book import PolicyBook
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
-from iii_resilience.sdk.versions import UNKNOWN, Sdk, installed
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
+from iii_resilience.sdk.versions import CUT_ABOVE_16_MIB, MIB, QUIRKS, UNKNOWN, Sdk, installed
 
-_MIB = 1 << 20
 _PROVIDER = "engine::queue::enqueue"
 
 
@@ -92,29 +92,28 @@ def _questions(
 ) -> Iterator[Finding]:
     asked = [_PROVIDER] if function_id is None else [_PROVIDER, function_id]
     try:
-        owners = visit.owners(asked, namespace)
+        owners = visit.functions_info(asked, namespace)
     except Unanswered as finding:
         yield _not_answered(finding.code)
         return
     yield Finding("is it registered?", f"{FUNCTIONS_INFO} answers: calls wait for their function")
     yield Finding("kept registrations", "possible: keep_registered=True works here")
-    queue = owners.get(_PROVIDER)
-    if namespace is not None and queue is None:
-        try:
-            queue = visit.owners([_PROVIDER], None).get(_PROVIDER)
-        except Unanswered:
-            queue = None
+    missing = FunctionStatus(there=False)
+    queue = owners.get(_PROVIDER, missing)
+    if namespace is not None and not queue.there:
+        with suppress(Unanswered):
+            queue = visit.functions_info([_PROVIDER], None).get(_PROVIDER, missing)
     yield (
         Finding(
             "queue",
             f"no queue worker provides {_PROVIDER}",
             "Install the queue worker if you want calls handed to a queue (fallback=Enqueue).",
         )
-        if queue is None
+        if not queue.there
         else Finding("queue", "provided: fallback=Enqueue works, and waits for its function")
     )
     if function_id is not None:
-        yield _function(function_id, owners.get(function_id), worker)
+        yield _function(function_id, owners.get(function_id, missing), worker)
 
 
 def _not_answered(code: str) -> Finding:
@@ -144,8 +143,8 @@ def _not_answered(code: str) -> Finding:
     )
 
 
-def _function(function_id: str, owner: str | None, worker: str | None) -> Finding:
-    if owner is None:
+def _function(function_id: str, status: FunctionStatus, worker: str | None) -> Finding:
+    if not status.there:
         return Finding(
             "function",
             f"{function_id} is not registered",
@@ -153,13 +152,14 @@ def _function(function_id: str, owner: str | None, worker: str | None) -> Findin
             "resilient(worker, keep_registered=True).",
             bad=True,
         )
-    if not owner:
+    if status.forbidden:
         return Finding(
             "function",
             f"{function_id} is registered and hidden from this worker: calls are FORBIDDEN",
             f"Add {function_id} to rbac.expose_functions.",
             bad=True,
         )
+    owner = status.owner
     if worker is not None and owner != worker:
         return Finding(
             "function",
@@ -171,63 +171,30 @@ def _function(function_id: str, owner: str | None, worker: str | None) -> Findin
     return Finding("function", f"{function_id} is owned by worker {owner}")
 
 
-# Fixed in, what an older one does, what to do while it is in use.
-_CANNOT: tuple[tuple[tuple[int, ...], str, str], ...] = (
-    ((0, 11, 3), "errors carry no code", "classify() reads their text"),
-    (
-        (0, 21, 3),
-        "no metadata travels: no deadlines, attempts or keys reach a handler",
-        "put the idempotency key into the payload",
-    ),
-    (
-        (0, 21, 8),
-        "no connection listener: a lost connection is noticed by looking",
-        "call through resilient(), which looks every 20 ms",
-    ),
-    (
-        (0, 23, 0),
-        "namespaces are ignored, and a refused worker name looks like a connection",
-        "give every worker a name of its own (III_WORKER_NAME)",
-    ),
-    (
-        (0, 24, 4),
-        "a clean close by the engine, a cancelled call or a bad frame kills the client for good",
-        "call through resilient(), and watch health().zombie",
-    ),
-    (
-        (0, 24, 5),
-        "messages above 1 MiB cut the connection",
-        "pass max_result_bytes=1048576 to resilient() in every worker they call",
-    ),
-    (
-        (0, 25, 0),
-        "SystemExit in a handler ends the worker's loop",
-        "register handlers through resilient()",
-    ),
-)
-
-
 def _sdk(sdk: Sdk) -> Iterator[Finding]:
     if sdk.version == UNKNOWN:
         yield Finding("SDK", "iii-sdk is not installed here", "pip install iii-sdk")
         return
-    lacking = [(cannot, advice) for since, cannot, advice in _CANNOT if sdk.version < since]
+    lacking: dict[str, list[str]] = {}  # what, by the advice about it
+    for quirk in QUIRKS:
+        if quirk.remedy is not None and sdk.has(quirk):
+            lacking.setdefault(quirk.remedy, []).append(quirk.name.replace("`", ""))
     yield Finding("SDK", sdk.name, "Upgrade iii-sdk to 0.25.0 or later." if lacking else None)
-    for cannot, advice in lacking:
-        yield Finding("SDK lacks", cannot, f"Until then: {advice}.")
+    for advice, cannot in lacking.items():
+        yield Finding("SDK lacks", "; ".join(cannot), f"Until then: {advice}.")
 
 
 def _limits(sdk: Sdk, book: PolicyBook) -> Iterator[Finding]:
     if sdk.version == UNKNOWN:
         return
     send = sdk.send_limit
-    yield Finding("receives", f"messages of up to {sdk.receive_limit // _MIB} MiB")
+    yield Finding("receives", f"messages of up to {sdk.receive_limit // MIB} MiB")
     yield Finding(
         "sends",
-        f"messages of up to {send // _MIB} MiB"
-        + ("" if sdk.version >= (0, 24, 5) else " (beyond that the engine cuts the connection)"),
+        f"messages of up to {send // MIB} MiB"
+        + (" (beyond that the engine cuts the connection)" if sdk.has(CUT_ABOVE_16_MIB) else ""),
     )
-    for name, policy in sorted(book.policies.items()):
+    for name, policy in sorted(book.policy_set.policies.items()):
         limit = policy.max_payload_bytes
         if limit is None:
             yield Finding(f"policy {name}", "max_payload_bytes: what the SDK sends")

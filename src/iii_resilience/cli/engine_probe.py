@@ -13,7 +13,12 @@ import uuid
 from types import TracebackType
 from typing import Any, Self
 
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
+from iii_resilience.sdk.engine_api import (
+    FUNCTIONS_INFO,
+    FunctionStatus,
+    functions_info_request,
+    read_functions_info,
+)
 
 
 class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
@@ -84,27 +89,23 @@ class EngineProbe:
     ) -> None:
         self._socket.close()
 
-    def owners(self, function_ids: list[str], namespace: str | None) -> dict[str, str | None]:
+    def functions_info(
+        self, function_ids: list[str], namespace: str | None
+    ) -> dict[str, FunctionStatus]:
         """Who owns which function.
 
         Args:
             function_ids: The ids.
             namespace: Where they are looked for; None for the engine's default.
 
-        Returns:
-            The owner's name by id; an empty one where the engine does not show it; None where
-            nobody owns it.
-
         Raises:
             Unanswered: The engine does not answer the question.
         """
-        payload: dict[str, Any] = {"function_ids": function_ids}
-        if namespace is not None:
-            payload["namespace"] = namespace
-        answer = self._call(FUNCTIONS_INFO, payload)
+        request = functions_info_request(function_ids, namespace)
+        answer = self._call(FUNCTIONS_INFO, request["payload"])
         try:
-            return {item["function_id"]: _owner(item) for item in answer["functions"]}
-        except (TypeError, KeyError, AttributeError):
+            return read_functions_info(answer, namespace)
+        except LookupError:
             raise Unanswered("invalid_response") from None
 
     def _greet(self) -> None:
@@ -166,9 +167,3 @@ class EngineProbe:
         except ValueError:
             raise Unreachable("what answers there is no engine") from None
         return message if isinstance(message, dict) else {}
-
-
-def _owner(item: dict[str, Any]) -> str | None:
-    if item.get("error") == "forbidden":
-        return ""
-    return None if item.get("error") is not None else str(item.get("worker_name"))

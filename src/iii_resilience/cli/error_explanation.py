@@ -159,8 +159,8 @@ def _execution(row: Code, failure: Failure) -> str:
 
 
 def _outlook(failure: Failure, *, idempotent: bool) -> RetryOutlook:
-    book = default_book()
-    policy: RetryPolicy = book.policy(book.default)
+    policies = default_book().policy_set
+    policy: RetryPolicy = policies.policy(policies.default)
     call = CallSoFar(
         attempts=1,
         idempotent=idempotent,

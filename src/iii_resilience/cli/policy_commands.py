@@ -46,29 +46,29 @@ def check(
 
     Ends with 1 if something is wrong, and with 0 if there are only warnings.
     """
-    verdict = Files.of(files).read().verdict()
+    result = Files.of(files).read().validate()
     if as_json:
         report = {
-            "valid": verdict.policy_set is not None,
-            "problems": [_problem(problem) for problem in verdict.problems],
-            "warnings": [_problem(warning) for warning in verdict.warnings],
+            "valid": result.policy_set is not None,
+            "problems": [_problem(problem) for problem in result.problems],
+            "warnings": [_problem(warning) for warning in result.warnings],
         }
         typer.echo(json.dumps(report, indent=2))
     else:
-        for problem in verdict.problems:
+        for problem in result.problems:
             typer.echo(str(problem))
-        for warning in verdict.warnings:
+        for warning in result.warnings:
             typer.echo(f"warning: {warning}")
-    if verdict.policy_set is None:
+    if result.policy_set is None:
         if not as_json:
-            typer.echo(f"{len(verdict.problems)} problem(s)", err=True)
+            typer.echo(f"{len(result.problems)} problem(s)", err=True)
         raise typer.Exit(1)
     if not as_json:
-        policy_set = verdict.policy_set
+        policy_set = result.policy_set
         typer.echo(
             f"good: {len(policy_set.policies)} policies, {len(policy_set.rules)} rules, "
             f"{len(policy_set.queues)} queues, {len(policy_set.codes)} codes, "
-            f"{len(verdict.warnings)} warning(s)",
+            f"{len(result.warnings)} warning(s)",
             err=True,
         )
 

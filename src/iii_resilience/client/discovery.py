@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import time
 from difflib import get_close_matches
-from typing import Any
 
 import attrs
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.errors import NotConnectedError
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, call_engine
+from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
+from iii_resilience.sdk.engine_api import (
+    FUNCTIONS_INFO,
+    FunctionStatus,
+    call_engine,
+    functions_info_request,
+    read_functions_info,
+)
 
 _LIST = "engine::functions::list"
 _POLL = 0.1  # a request takes about 1 ms (docs/engine-notes.md, 3)
@@ -45,7 +51,7 @@ class Discovery:
 
 
 def discover(
-    worker: Any,
+    worker: SdkClient,
     function_id: str,
     timeout: float = 5.0,
     *,
@@ -70,9 +76,7 @@ def discover(
         Exception: The engine refused the question (``FORBIDDEN``), or does not know it.
     """
     if namespace is None:
-        own = getattr(worker, "_worker_namespace", None)
-        current_inbound = own() if callable(own) else None
-        namespace = current_inbound if isinstance(current_inbound, str) else None
+        namespace = ClientAdapter(worker).namespace
     until = time.monotonic() + timeout
     while True:
         left = until - time.monotonic()
@@ -85,10 +89,9 @@ def discover(
     return attrs.evolve(found, near=_alike(worker, function_id))
 
 
-def _look(worker: Any, function_id: str, namespace: str | None, timeout: float) -> Discovery:
-    payload: dict[str, Any] = {"function_ids": [function_id]}
-    if namespace is not None:
-        payload["namespace"] = namespace
+def _look(worker: SdkClient, function_id: str, namespace: str | None, timeout: float) -> Discovery:
+    payload = functions_info_request([function_id], namespace)["payload"]
+    missing = FunctionStatus(there=False)
     try:
         answer = call_engine(worker, FUNCTIONS_INFO, payload, timeout=timeout)
     except NotConnectedError:
@@ -97,22 +100,14 @@ def _look(worker: Any, function_id: str, namespace: str | None, timeout: float) 
         if classify(error, function_id=FUNCTIONS_INFO).category is Category.TRANSIENT:
             return Discovery(function_id, there=False)  # it is asked again while there is time
         raise
-    items = answer.get("functions") if isinstance(answer, dict) else None
-    wanted = namespace or "default"
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and item.get("function_id") == function_id:
-            # What is forbidden is there: the engine answers a call of it.
-            there = item.get("error") in {None, "forbidden"}
-            owner = item.get("worker_name")
-            return Discovery(
-                function_id,
-                there and item.get("namespace", wanted) == wanted,
-                owner if isinstance(owner, str) else None,
-            )
-    return Discovery(function_id, there=False)
+    try:
+        status = read_functions_info(answer, namespace).get(function_id, missing)
+    except LookupError:
+        status = missing
+    return Discovery(function_id, status.there, status.owner)
 
 
-def _alike(worker: Any, function_id: str) -> tuple[str, ...]:
+def _alike(worker: SdkClient, function_id: str) -> tuple[str, ...]:
     answer = call_engine(worker, _LIST, {}, timeout=_ANSWER_WITHIN)
     items = answer.get("functions") if isinstance(answer, dict) else None
     ids = {

@@ -48,7 +48,7 @@ class CallPlan:
         self.policy = policy = selected.policy
         self.function_id = function_id
         own = function_id.startswith(ENGINE_OWN)
-        self.key: Key | None = None if own else (connection.namespace, function_id)
+        self.key: Key | None = None if own else (connection.client.namespace, function_id)
         self.carries = connection.sdk.sends_metadata and not own
         self._scope = f"{selected.name}\0{function_id}"
         self.guarded = policy.breaker is not None or policy.bulkhead is not None
@@ -57,13 +57,11 @@ class CallPlan:
             self.window = policy.budget.window_for(self._scope)
         self.timeout_ms: float = _SDK_TIMEOUT_MS
         self.timeout_from = "the SDK's default"
-        default = getattr(
-            getattr(connection.client, "_options", None), "invocation_timeout_ms", None
-        )
+        default = connection.client.default_timeout_ms
         if policy.attempt_timeout is not None:
             self.timeout_ms = policy.attempt_timeout * 1000
             self.timeout_from = "the policy's attempt_timeout"
-        elif isinstance(default, int | float) and default > 0:
+        elif default is not None:
             self.timeout_ms = default
             self.timeout_from = "the SDK's invocation_timeout_ms"
 

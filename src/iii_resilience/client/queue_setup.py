@@ -14,6 +14,7 @@ from typing import Any
 from iii_resilience.config.queue_definition import Queue
 from iii_resilience.core.classify import classify
 from iii_resilience.core.failure import Failure
+from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.sdk.engine_api import call_engine
 
 _DEFINE = "queue::define"
@@ -27,7 +28,7 @@ _log = logging.getLogger("iii_resilience")
 
 
 def ensure_queue(
-    worker: Any,
+    worker: SdkClient,
     queue: str | Queue,
     *,
     answer_within: float = 10.0,
@@ -47,7 +48,7 @@ def ensure_queue(
 
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
-        queue: Its name, or what it is to be like (an entry of ``book.queues``).
+        queue: Its name, or what it is to be like (an entry of ``book.policy_set.queues``).
         answer_within: Seconds for each question to the engine, and for a queue worker that is
             busy, or whose definitions do not last.
         settle: Seconds that a new definition must have stood; 0 does not look at it again.
@@ -102,7 +103,7 @@ def _wanted(queue: object, settings: dict[str, Any]) -> Queue:
     return Queue(queue, **settings)
 
 
-def _lasts(worker: Any, name: str, seconds: float, timeout: float) -> bool:
+def _lasts(worker: SdkClient, name: str, seconds: float, timeout: float) -> bool:
     """Whether a definition stands for so long; one that is taken back may come again by itself."""
     there, since = True, time.monotonic()
     while time.monotonic() - since < seconds:
@@ -113,13 +114,12 @@ def _lasts(worker: Any, name: str, seconds: float, timeout: float) -> bool:
     return there
 
 
-def _define(worker: Any, queue: Queue, timeout: float) -> bool:
+def _define(worker: SdkClient, queue: Queue, timeout: float) -> bool:
     payload = {"queue": queue.name, "config": queue.to_wire()}
     try:
         answer = call_engine(worker, _DEFINE, payload, timeout=timeout)
     except Exception as error:
-        own = getattr(worker, "_worker_namespace", None)
-        namespace = own() if callable(own) else None
+        namespace = ClientAdapter(worker).namespace
         if namespace in {None, "default"} or classify(error).code != "function_not_found":
             raise
         # One queue worker may serve every namespace, from the default one.
@@ -152,7 +152,7 @@ def _compare(wanted: Queue, defined: dict[str, Any]) -> None:
         )
 
 
-def _defined(worker: Any, name: str, timeout: float) -> dict[str, Any] | None:
+def _defined(worker: SdkClient, name: str, timeout: float) -> dict[str, Any] | None:
     """How a queue is defined, empty where that cannot be seen; None where it is not.
 
     The definitions stand in the queue worker's configuration entry. It is there from the worker's

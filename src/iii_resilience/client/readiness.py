@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.connection_state import ConnectionState
 from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.wait_queue import WaitQueue
 
@@ -75,8 +77,8 @@ class Readiness:
         until = time.monotonic() + seconds
         while True:
             connection.check_usable()
-            if connection.refused or not (
-                connection.connected or (yield from connection.wait_connected(_left(until)))
+            if (connection.history.refusals and connection.refused) or not (
+                connection.client.connected or (yield from connection.wait_connected(_left(until)))
             ):
                 raise _not_connected(connection, seconds)
             if key is None or self.unchecked or key in self.known:
@@ -148,15 +150,18 @@ class Readiness:
         namespace, function_id = key
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:
-            epoch, generation = self._connection.epoch, self.generation
-            answers = await functions_info(self._connection.call, [function_id], namespace)
-            if epoch != self._connection.epoch:
+            epoch, generation = self._connection.history.epoch, self.generation
+            answers = None
+            with suppress(Exception):  # the check was not answered, and no call may fail for it
+                call = self._connection.client.call_async
+                answers = await functions_info(call, [function_id], namespace)
+            if epoch != self._connection.history.epoch:
                 break  # `_connection_changed` has let them look again
             if answers is None:
                 self.unchecked = True
                 self._let_go(key, waiters, there=True)
                 return
-            self._connection.answered = True
+            self._connection.history.answered = True
             presence = answers.get(function_id, FunctionStatus(there=False))
             if presence.there:
                 self._remember(key, presence.owner, generation)
@@ -203,7 +208,8 @@ def _left(until: float) -> float:
 
 
 def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
-    if connection.dead and connection.turned_away:
+    state = connection.state
+    if state is ConnectionState.REFUSED_ONCE:
         error = NotConnectedError(
             "the engine took this worker's connection and closed it within a second, unanswered: "
             f"it seems to refuse the worker, and {connection.sdk.name} does not open another one. "
@@ -212,7 +218,7 @@ def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
         )
         error.refused = True
         return error
-    if connection.refused:
+    if state is ConnectionState.REFUSED:
         error = NotConnectedError(
             "the engine takes this worker's connections and closes each of them within a second, "
             "unanswered: it seems to refuse the worker. Nothing was sent. Check the worker's "
@@ -220,13 +226,13 @@ def _not_connected(connection: Connection, seconds: float) -> NotConnectedError:
         )
         error.refused = True
         return error
-    if connection.dead:
+    if state in {ConnectionState.STALE, ConnectionState.DEAD}:
         return NotConnectedError(
             f"the engine closed the connection; {connection.sdk.name} does not open another one "
             "though it says it is connected; nothing was sent. Make a new client with "
             "iii.register_worker(), or use iii-sdk 0.24.4 or later"
         )
     return NotConnectedError(
-        f"not connected to the engine (state: {connection.client.get_connection_state()}), waited "
+        f"not connected to the engine (state: {connection.client.state}), waited "
         f"{seconds:.3g} s; nothing was sent. Is the engine running at the worker's address?"
     )

@@ -18,13 +18,14 @@ from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
 from iii_resilience.handling.registration.registrations import Registration
 from iii_resilience.handling.worker import Handlers
+from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.shutdown import Shutdown
 
 
 def resilient(
-    worker: Any,
+    worker: SdkClient,
     *,
     policies: PolicyBook | RetryPolicy | None = None,
     keep_registered: bool = False,
@@ -63,7 +64,7 @@ def resilient(
     elif not (policies is None or isinstance(policies, PolicyBook)):
         raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
     if policies is not None:
-        register_codes(policies.codes)
+        register_codes(policies.policy_set.codes)
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")
@@ -82,7 +83,7 @@ class Resilient:
 
     def __init__(
         self,
-        worker: Any,
+        worker: SdkClient,
         policies: PolicyBook | None,
         how: Hardening,
         *,
@@ -244,7 +245,7 @@ class Resilient:
         Raises:
             RuntimeError: On the SDK's own thread, where it would wait for itself.
         """
-        if self._connection.on_loop_thread:
+        if self._connection.client.on_loop_thread:
             raise RuntimeError(
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
@@ -253,7 +254,7 @@ class Resilient:
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
-        if self._connection.on_loop_thread:
+        if self._connection.client.on_loop_thread:
             await self._ending.shut_down_on_loop()
         else:
             await in_thread(self.shutdown)
@@ -273,7 +274,7 @@ class Resilient:
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS:  # copying looks for them before they are made
             raise AttributeError(name)
-        return getattr(self._connection.client, name)
+        return self._connection.client.attribute(name)
 
     def __repr__(self) -> str:
         return f"resilient({self._connection.client!r})"

@@ -26,7 +26,7 @@ from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.core.hints import hint
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.core.report import amend, attach_single
-from iii_resilience.retry.retried_call import CallOutcome
+from iii_resilience.retry.retry_context import CallOutcome
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import meters, refused
 
@@ -57,7 +57,7 @@ class Caller:
         accept_enqueued: bool,
     ) -> Any:
         """See `iii_resilience.client.resilient.Resilient.trigger`."""
-        if self._connection.on_loop_thread:
+        if self._connection.client.on_loop_thread:
             raise RuntimeError(
                 "trigger() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself; nothing was sent. Use 'await "
@@ -157,7 +157,7 @@ class Caller:
                 check_key(key)
                 if checked.action == "enqueue":
                     checked = keyed(checked, key)
-            local = connection.dispatches_locally(checked.fields)
+            local = connection.client.dispatches_locally(checked.fields)
             if not local:
                 check(checked, connection.sdk, plan.policy.max_payload_bytes, key)
         except (InvalidPayloadError, PayloadTooLargeError) as error:
@@ -166,7 +166,7 @@ class Caller:
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
         options = CallOptions(idempotent, accept_enqueued, key)
-        return TriggerCall(checked, plan, options, local=local)
+        return TriggerCall(checked, plan, options)
 
     def _plan(
         self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None

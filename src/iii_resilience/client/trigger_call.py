@@ -22,12 +22,8 @@ from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.retried_call import (
-    RetriedCall,
-    RetryContext,
-    RetryHooks,
-    StopRetrying,
-)
+from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
@@ -74,7 +70,6 @@ class TriggerCall:
             (if it no longer is when it is sent, it is checked then).
         plan: What it has in common with others.
         options: What it says about itself.
-        local: Whether the SDK runs it in this process.
 
     Attributes:
         run: What follows the first failure, or None.
@@ -86,9 +81,7 @@ class TriggerCall:
     _waited_for: Key | None = None
     _timeout: tuple[int, str] = (0, "")
 
-    def __init__(
-        self, request: Request, plan: CallPlan, options: CallOptions, *, local: bool
-    ) -> None:
+    def __init__(self, request: Request, plan: CallPlan, options: CallOptions) -> None:
         self.request = request
         self.plan = plan
         self.options = options
@@ -108,7 +101,6 @@ class TriggerCall:
             self._inherits = deadline is None or inbound.deadline_at < deadline
             if self._inherits:
                 self.deadline_at = inbound.deadline_at
-        self._local: bool | None = local  # as it was a moment ago; a retry looks again
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
@@ -259,12 +251,10 @@ class TriggerCall:
 
         The rest of such an attempt costs little beside the call itself.
         """
-        if not self._local and not self._inherits:
+        if self.request.bytes is not None and not self._inherits:
             key, ready = self._key, self.plan.ready
             known = key is None or ready.unchecked or key in ready.known
-            if known and self.plan.connection.seems_up():
-                self._local = None  # a retry looks again
-                return True
+            return known and self.plan.connection.seems_up()
         return False
 
     def _first_fields(self) -> tuple[dict[str, Any], float]:
@@ -292,15 +282,13 @@ class TriggerCall:
     def _prepare(self) -> tuple[Key | None, int, bool]:
         """What to wait for, the state of knowledge now, and whether nothing goes over the wire."""
         connection = self.plan.connection
-        local, self._local = self._local, None
         if self.run is not None:
             self._sent = False
         elif self._inherits and (self.left() or 0.0) <= 0.0:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        if local is None:
-            local = connection.dispatches_locally(self.request.fields)
+        local = connection.client.dispatches_locally(self.request.fields)
         if local:
             connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
@@ -363,7 +351,7 @@ class TriggerCall:
 
     def _learn_success(self, generation: int) -> None:
         if self.request.action is None:
-            self.plan.connection.answered = True
+            self.plan.connection.history.answered = True
             key, ready = self._key, self.plan.ready
             if key is not None and key not in ready.known:
                 ready.mark_known(key, generation)
@@ -376,7 +364,7 @@ class TriggerCall:
         if not self.classified:
             self.classified.append(classify(error, function_id=self.request.function_id))
         if not isinstance(error, ConnectionError) and self.classified[0].code not in _UNHEARD:
-            connection.answered = True
+            connection.history.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False
 

@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from iii_resilience.config.policy_set import (
-    PolicySet,
-    SelectedPolicy,
-)
+from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.codes.lookup import Code, change_codes
 from iii_resilience.core.errors import ConfigError
@@ -86,42 +83,9 @@ class PolicyBook:
         return book
 
     @property
-    def policies(self) -> Mapping[str, RetryPolicy]:
-        """Every policy by name."""
-        return self.policy_set.policies
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules; of two alike the first one wins."""
-        return self.policy_set.rules
-
-    @property
-    def default(self) -> str:
-        """Name of the policy of functions that no rule covers."""
-        return self.policy_set.default
-
-    @property
-    def codes(self) -> tuple[Code, ...]:
-        """Rows for codes of the user's own services."""
-        return self.policy_set.codes
-
-    @property
-    def queues(self) -> Mapping[str, Queue]:
-        """The queues that fallbacks name, by name."""
-        return self.policy_set.queues
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed in the book's files and seldom meant, each with its place."""
         return self.policy_set.warnings
-
-    def policy(self, name: str) -> RetryPolicy:
-        """The policy of a name.
-
-        Raises:
-            ValueError: No policy has that name; the message lists the nearest ones.
-        """
-        return self.policy_set.policy(name)
 
     def for_function(self, function_id: str) -> SelectedPolicy:
         """The policy for a function: exact rule, then longest prefix, then order, then default."""
@@ -162,8 +126,8 @@ class PolicyBook:
         """Follow the book's files from now on, in a daemon thread.
 
         A file that does not validate is refused with one error record, and the policies before it
-        stay in force until it does. Calls in flight keep their policy, budgets how full they are,
-        and breakers their state.
+        stay in force until it does. Calls in flight keep their policy, budgets what they have
+        spent, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
 
         Args:
             every: Seconds between two looks at the files.
@@ -193,7 +157,7 @@ class PolicyBook:
         await watch_async(SourceCheck(self, self._needed_source(), every), every)
 
     def replace(self, policy_set: PolicySet) -> None:
-        """Replace the content; counts and states of the guards go on.
+        """Replace the content; the guards keep their states, as `watch` says.
 
         Args:
             policy_set: A policy set that no other book has.

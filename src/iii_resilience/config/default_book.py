@@ -41,7 +41,7 @@ def use_policies(book: PolicyBook) -> PolicyBook:
         before = default_book()
     except ConfigError:  # of the environment's files, which this book stands in for
         before = PolicyBook()
-    register_codes(book.codes)
+    register_codes(book.policy_set.codes)
     Default.book = book
     return before
 
@@ -74,7 +74,7 @@ def _first_book() -> PolicyBook:
                 book = load_from_environment(ENVIRONMENT, files)
             finally:
                 Default.loading = False
-            register_codes(book.codes)
+            register_codes(book.policy_set.codes)
         if not Default.loading:
             Default.book = book
         return book

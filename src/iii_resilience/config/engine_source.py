@@ -30,6 +30,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.effects import drive
 from iii_resilience.core.errors import ConfigError, NotConnectedError
+from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection, connection_of
 
 logger = logging.getLogger("iii_resilience")
@@ -40,7 +41,7 @@ _ANSWERS_WITHIN = 5.0  # seconds; an answer takes milliseconds, and the next loo
 
 
 def policies_from_engine(
-    worker: Any,
+    worker: SdkClient,
     entry: str = "iii-resilience",
     *,
     files: One | Iterable[One] | None = None,
@@ -78,14 +79,14 @@ def policies_from_engine(
         )
     # The connection is that of the user's wrapped client: its shutdown ends this source too.
     connection = connection_of(worker)
-    if connection.on_loop_thread:
+    if connection.client.on_loop_thread:
         raise RuntimeError(
             "policies_from_engine() was called on the SDK's own thread, where it would wait for "
             "itself. Call it before the handlers run, or with asyncio.to_thread()"
         )
     source = _EngineEntry(connection, entry, _files(files))
     book = PolicyBook.of(source.first(), source)
-    register_codes(book.codes)
+    register_codes(book.policy_set.codes)
     follow = _Follow(source, SourceCheck(book, source, every))
     watch = Watch(follow, every, "iii-resilience-engine-policies")
     connection.on_change(watch.look_now)

@@ -94,7 +94,11 @@ class PolicySet:
                 raise ValueError(f"the queue under {name!r} is named {queue.name!r}")
 
     def policy(self, name: str) -> RetryPolicy:
-        """See `PolicyBook.policy`."""
+        """The policy of a name.
+
+        Raises:
+            ValueError: No policy has that name; the message lists the nearest ones.
+        """
         try:
             return self.policies[name]
         except KeyError:
@@ -124,7 +128,7 @@ class PolicySet:
         return selected
 
     def continues(self, before: PolicySet, now: float) -> None:
-        """Replace another set: the guards of policies of the same name go on counting.
+        """Replace another set: the guards of policies of the same name keep their states.
 
         Args:
             before: The policy set that was in force.
@@ -137,12 +141,10 @@ class PolicySet:
             if policy == old:
                 self.policies[name] = old  # the same in every way: decorators need no new one
                 continue
-            if policy.budget is not None and old.budget is not None:
-                policy.budget.continues(old.budget, now)
-            if policy.breaker is not None and old.breaker is not None:
-                policy.breaker.continues(old.breaker, now)
-            if policy.bulkhead is not None and old.bulkhead is not None:
-                policy.bulkhead.continues(old.bulkhead, now)
+            for kind in ("budget", "breaker", "bulkhead"):
+                guard, guard_before = getattr(policy, kind), getattr(old, kind)
+                if guard is not None and guard_before is not None:
+                    guard.continues(guard_before, now)
 
 
 _NO_RULE = Rule("*")

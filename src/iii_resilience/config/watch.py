@@ -101,9 +101,6 @@ def _checked(check: Check, every: float) -> float | None:
         return every
 
 
-logger = logging.getLogger("iii_resilience")
-
-_PAUSE = number(above=0, unit="seconds")
 _SETTLES_AFTER = 0.1  # seconds between the two looks; a program writes a policy file in less
 
 
@@ -122,8 +119,7 @@ class SourceCheck:
     """
 
     def __init__(self, book: Book, source: Source, every: float) -> None:
-        if not _PAUSE.allows(every):
-            raise ValueError(f"every must be {_PAUSE.allowed()}, got {every!r}")
+        number(above=0, unit="seconds").require("every", every)
         self._book = weakref.ref(book)
         self._source = source
         self._every = every

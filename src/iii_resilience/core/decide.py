@@ -116,7 +116,8 @@ def decide(
     """
     # Never retry an attempt that swallowed a cancellation.
     may_help = failure.category is Category.TRANSIENT and not call.swallowed
-    if not (call.asked or may_help) or never_retried(failure):
+    never = failure.code in NEVER_RETRIED if failure.inner is None else never_retried(failure)
+    if never or not (call.asked or may_help):
         return Decision(Reason.NOT_RETRYABLE)
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)

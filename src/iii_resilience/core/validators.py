@@ -24,9 +24,20 @@ class Check(ABC):
         Raises:
             ValueError: The message names the field, what is allowed, and the value.
         """
+        self.require(f"{type(instance).__name__}.{attribute.name}", value)
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuse an argument that is not allowed.
+
+        Args:
+            name: What the message calls it.
+            value: Its value.
+
+        Raises:
+            ValueError: The message gives the name, what is allowed, and the value.
+        """
         if not self.allows(value):
-            where = f"{type(instance).__name__}.{attribute.name}"
-            raise ValueError(f"{where} must be {self.allowed()}, got {value!r}")
+            raise ValueError(f"{name} must be {self.allowed()}, got {value!r}")
 
     @abstractmethod
     def allows(self, value: Any) -> bool:

@@ -6,12 +6,9 @@ Delegates to `hardening` and `registration`. Knows nothing of outgoing calls.
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
@@ -19,7 +16,6 @@ from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, Drainer
 from iii_resilience.handling.registration.keeper import KeptClient, keeper
-from iii_resilience.handling.registration.ownership import MOST
 from iii_resilience.handling.registration.registrations import (
     Entry,
     Reference,
@@ -29,7 +25,7 @@ from iii_resilience.handling.registration.registrations import (
 )
 from iii_resilience.handling.registration.standby import Standby
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, IDS_AT_ONCE
 from iii_resilience.sdk.frame_tap import watch
 
 _ASK_FOR = 1.5  # seconds
@@ -50,7 +46,7 @@ class Handlers:
         self._hardener = Hardener(how, running := Running())
         self._running = running
         self._served = RegistrationTable(connection.client, self._added)
-        name = _own_name(connection.client)
+        name = connection.client.worker_name
         self._standby = Standby(connection, self._served, name, lambda work: keeper().do(work))
         self._kept = KeptClient(connection, self._served, name, self._standby.tell_owners)
         self._leave = Drainer(
@@ -60,7 +56,6 @@ class Handlers:
         self._started = False
         self._connected_since = time.time() if connection.connected else None
         self._leaving = False
-        self._pid = os.getpid()
         connection.on_change(self._connection_changed)
 
     # Registering.
@@ -127,7 +122,7 @@ class Handlers:
 
     def registrations(self) -> tuple[Registration, ...]:
         """See `iii_resilience.client.resilient.Resilient.registrations`."""
-        self._check_fork()
+        self._connection.check_process()
         ids = [entry.function_id for entry in self._served.functions()]
         if ids and not self._keeping:
             self._ask(ids)
@@ -154,20 +149,15 @@ class Handlers:
 
     def _zombie(self, silent: float | None, after: float) -> str | None:
         connection = self._connection
-        if connection.closed or connection.client.get_connection_state() != "connected":
+        if connection.closed or connection.client.state != "connected":
             return None
         if not connection.loop.is_running():
             return "the SDK's loop has ended under a connection that is open"
-        receiver = getattr(connection.client, "_receiver_task", None)
-        if receiver is not None and receiver.done():
+        if not connection.client.receives:
             return "nobody reads from the connection any longer"
         if silent is not None and silent > after:
             return f"the engine has not answered for {silent:.0f} s"
         return None
-
-    def _check_fork(self) -> None:
-        if os.getpid() != self._pid:
-            self._connection.check_usable()  # which says what to do
 
     @property
     def _keeping(self) -> bool:
@@ -176,14 +166,18 @@ class Handlers:
     def _ask(self, ids: list[str]) -> None:
         """Without a keeper: ask now, so that what is told is true now."""
         connection, kept = self._connection, self._kept
-        if connection.closed or connection.on_loop_thread or not connection.loop.is_running():
+        if (
+            connection.closed
+            or connection.client.on_loop_thread
+            or not connection.loop.is_running()
+        ):
             return
         if not connection.connected:
             kept.connection_changed(time.monotonic())
             return
         until = time.monotonic() + _ASK_FOR
-        for start in range(0, len(ids), MOST):
-            asked = ids[start : start + MOST]
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            asked = ids[start : start + IDS_AT_ONCE]
             kept.asked_at = kept.asked_at or time.monotonic()
             future = asyncio.run_coroutine_threadsafe(kept.ask(asked), connection.loop)
             try:
@@ -205,22 +199,13 @@ class Handlers:
 
     def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
         """See `iii_resilience.client.resilient.Resilient.drain`."""
-        if self._connection.on_loop_thread:
+        if self._connection.client.on_loop_thread:
             raise RuntimeError(
                 "drain() was called on the SDK's own thread, where it would wait for itself. Use "
                 "'await worker.drain_async(...)' there"
             )
-        self._check_fork()
+        self._connection.check_process()
         self.stop_keeping()
         if self._connection.closed:
             return Drained({}, (), 0.0)
         return self._leave.drain(timeout, shutdown)
-
-
-def _own_name(client: Any) -> str:
-    """The name this client registers under, as its SDK works it out."""
-    with suppress(Exception):
-        name = client._get_worker_metadata()["name"]  # noqa: SLF001 - there is no public way
-        if isinstance(name, str) and name:
-            return name
-    return f"{platform.node()}:{os.getpid()}"

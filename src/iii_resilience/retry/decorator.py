@@ -30,10 +30,7 @@ from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
 from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy, begin
-from iii_resilience.retry.retried_call import (
-    deadline_of,
-    user_traceback,
-)
+from iii_resilience.retry.retried_call import deadline_of, user_traceback
 from iii_resilience.telemetry import meters
 
 if TYPE_CHECKING:

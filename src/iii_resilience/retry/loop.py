@@ -18,7 +18,8 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.retry.admission import Admission, failure_of, guard_for
 from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
 from iii_resilience.retry.policy_source import PolicySource, begin
-from iii_resilience.retry.retried_call import RetriedCall, RetryContext, deadline_of
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"

@@ -21,7 +21,8 @@ from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.retry.admission import AttemptGuard, guard_for
-from iii_resilience.retry.retried_call import RetriedCall, RetryContext, RetryHooks, deadline_of
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import RetryContext, RetryHooks
 from iii_resilience.telemetry import named
 
 

@@ -10,21 +10,18 @@ import random
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Future
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import attrs
 import tenacity
 
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.model import Category, Execution, strongest
+from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.decide import CallSoFar, Decision, Reason, decide
 from iii_resilience.core.effects import CallHandler, Sleep, drive, drive_async
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.hints import hint
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import Enqueue, RetryPolicy
@@ -36,6 +33,14 @@ from iii_resilience.core.report import (
     execution_over,
     report_for,
 )
+from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
+from iii_resilience.retry.retry_context import (
+    NO_HOOKS,
+    CallOutcome,
+    RetryContext,
+    RetryHooks,
+    StopRetrying,
+)
 from iii_resilience.retry.tenacity_driver import TenacityDriver
 from iii_resilience.telemetry.call_events import FailedCall, begin
 
@@ -45,143 +50,6 @@ else:
     asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
 
 T = TypeVar("T")
-
-
-@attrs.frozen
-class CallOutcome(Generic[T]):
-    """How a call ended: a value, or the exception to raise.
-
-    The exception is returned instead of being raised here, so that its traceback shows one frame
-    of the library, the one that the user called.
-    """
-
-    value: T | None = attrs.field(default=None, repr=False)
-    error: BaseException | None = attrs.field(default=None, repr=False)
-
-
-class StopRetrying(Exception):  # noqa: N818 - control flow between an attempt and its call
-    """Raised by an attempt that must not be sent: the call ends for this reason."""
-
-    def __init__(self, reason: Reason) -> None:
-        self.reason = reason
-        super().__init__(reason.value)
-
-
-class Sleeper(Protocol):
-    """What can end a delay early, such as a `WaitQueue`."""
-
-    def add(self) -> Future[float]:
-        """A future that ends a sleep once it is done; if it holds an error, that ends the call."""
-        ...
-
-    def leave(self, future: Future[float]) -> None:
-        """The sleep is over."""
-
-
-@attrs.frozen(kw_only=True)
-class RetryContext:
-    """What does not change during a call.
-
-    Attributes:
-        policy: The policy the call started with.
-        name: The function id or the decorated function's name, for log and metrics.
-        started: Monotonic time of the call's start, in seconds.
-        deadline_at: Monotonic time of the deadline in seconds, or None.
-        function_id: The engine function that is called, or None in a decorator.
-        window: The budget's count, or None where the policy has no budget.
-    """
-
-    policy: RetryPolicy
-    name: str
-    started: float
-    deadline_at: float | None = None
-    function_id: str | None = None
-    window: BudgetWindow | None = None
-
-
-@attrs.frozen(kw_only=True)
-class RetryHooks:
-    """What the caller of a retried call adds to it.
-
-    Attributes:
-        on_blocking: Called when a delay is about to block a running event loop.
-        sleeper: What can end a delay early; None where nothing does.
-        refine: Adds what the caller knows about a failure and the error alone does not say.
-        swallowed: Whether the attempt that has just failed with this exception swallowed a
-            cancellation.
-        classified: Where an attempt, or a guard around it, leaves the failure it has classified;
-            None where none does.
-        reports_end: Whether every call's end is reported, so that its telemetry can be complete.
-    """
-
-    on_blocking: Callable[[], object] | None = None
-    sleeper: Sleeper | None = None
-    refine: Callable[[Failure], Failure] | None = None
-    swallowed: Callable[[Exception], bool] | None = None
-    classified: list[Failure] | None = None
-    reports_end: bool = True
-
-
-NO_HOOKS = RetryHooks()
-
-
-@attrs.define
-class FailedAttempt:
-    """One failed attempt and the exception it raised, with the traceback of the user's code."""
-
-    attempt: Attempt
-    error: Exception = attrs.field(repr=False)
-    traceback: TracebackType | None
-
-
-@attrs.define
-class AttemptLog:
-    """The attempts of one call, and the permit of the retry under way.
-
-    Attributes:
-        started: Monotonic time of the last attempt's start, in seconds.
-        window: The budget's count, or None where the policy has no budget.
-        failed: The failed attempts, in order.
-        execution: The strongest over them: whether the function may have run.
-        stops: How many of them ended in ``invocation_stopped``.
-        delay: Seconds waited before the attempt under way.
-        sent: Whether it left this process.
-        permit: Whether it holds a permit of the budget that is not spent yet.
-    """
-
-    started: float
-    window: BudgetWindow | None
-    failed: list[FailedAttempt] = attrs.field(factory=list)
-    execution: Execution = Execution.NOT_EXECUTED
-    stops: int = 0
-    delay: float = 0.0
-    sent: bool = True
-    permit: bool = False
-
-    def add(self, failed: FailedAttempt) -> None:
-        """One more attempt has failed."""
-        execution = failed.attempt.failure.execution
-        self.execution = strongest(self.execution, execution) if self.failed else execution
-        self.failed.append(failed)
-
-    def spend_permit(self) -> None:
-        """The retry is sent: its permit is spent."""
-        if self.permit and self.window is not None:
-            self.permit = False
-            self.window.spend(clock.monotonic())
-
-    def return_permit(self) -> None:
-        """The retry was not sent: its permit is given back."""
-        if self.permit and self.window is not None:
-            self.permit = False
-            self.window.release()
-
-    def shown(self) -> FailedAttempt:
-        """The attempt whose exception the caller sees: the last one that was sent, or the last."""
-        for failed in reversed(self.failed):
-            if failed.attempt.sent:
-                return failed
-        return self.failed[-1]
 
 
 class RetriedCall:
@@ -384,7 +252,7 @@ class RetriedCall:
         """
         policy = self.context.policy
         if policy.wait is None and policy.stop is None:
-            return self.decided(None).delay
+            return self._decide().delay
         if self._driver is None:
             self._driver = TenacityDriver(self, self.context.name, self.context.started)
             self._driver.attempt_failed(self.log.failed[-1].error)
@@ -448,63 +316,67 @@ class RetriedCall:
             state: Tenacity's state of the call, which a ``wait`` or ``stop`` of the policy sees;
                 None if it has neither.
         """
-        decision = self._decision
-        if decision is None:
+        if self._decision is not None:
+            return self._decision
+        user_delay, user_stop = None, False
+        if state is not None:
             try:
-                decision = self._decide(state)
-            except BaseException as error:  # raised by a user's own wait or stop
+                user_delay, user_stop = self._ask_user(state)
+            except BaseException as error:  # raised by the user's own wait or stop
                 self.interrupted(error)
                 raise
-            self._decision = decision
-            if decision.delay is None:
-                self.reason = decision.reason
-            else:
-                self.log.delay = decision.delay
-            if self._telemetry is not None or decision.delay is None:
-                self.telemetry.decided(self.log.failed[-1].attempt.failure, decision)
-        return decision
+        return self._decide(user_delay, user_stop)
 
-    def _decide(self, state: tenacity.RetryCallState | None) -> Decision:
-        if self._stopped is not None:
-            return Decision(self._stopped)
+    def _ask_user(self, state: tenacity.RetryCallState) -> tuple[float | None, bool]:
+        """What the policy's own ``wait`` and ``stop`` say about the attempt that just failed."""
+        last, policy = self.log.failed[-1], self.context.policy
+        asked = isinstance(last.error, tenacity.TryAgain)
+        if self._stopped is not None or not (asked or last.attempt.failure.retryable):
+            return None, False
+        delay = None if policy.wait is None else _finite_delay(policy.wait(state))
+        state.upcoming_sleep = delay or 0.0  # stop_before_delay reads it
+        return delay, policy.stop is not None and bool(policy.stop(state))
+
+    def _decide(self, user_delay: float | None = None, user_stop: bool = False) -> Decision:
         log, context = self.log, self.context
         last = log.failed[-1]
         failure = last.attempt.failure
-        asked = isinstance(last.error, tenacity.TryAgain)
-        user_delay: float | None = None
-        user_stop = False
-        if state is not None and (asked or failure.retryable):
-            policy = context.policy
-            if policy.wait is not None:
-                user_delay = _finite_delay(policy.wait(state))
-            state.upcoming_sleep = user_delay or 0.0  # stop_before_delay reads it
-            user_stop = policy.stop is not None and bool(policy.stop(state))
-        swallowed = self.hooks.swallowed
-        now = clock.monotonic()
-        decision = decide(
-            failure,
-            context.policy,
-            CallSoFar(
-                attempts=len(log.failed),
-                idempotent=self.idempotent,
-                deadline_at=context.deadline_at,
-                unexecuted=log.execution is Execution.NOT_EXECUTED,
-                stops=log.stops,
-                previous_delay=last.attempt.delay or None,
-                asked=asked,
-                already_retried=failure.already_retried
-                or already_retried(last.error, since=log.started),
-                swallowed=swallowed is not None and swallowed(last.error),
-            ),
-            now=now,
-            random=random.random,
-            user_delay=user_delay,
-            user_stop=user_stop,
-        )
-        if decision.delay is not None and log.window is not None:
-            if not log.window.reserve(now):
-                return Decision(Reason.BUDGET_EXHAUSTED)
-            log.permit = True
+        if self._stopped is not None:
+            decision = Decision(self._stopped)
+        else:
+            swallowed = self.hooks.swallowed
+            now = clock.monotonic()
+            decision = decide(
+                failure,
+                context.policy,
+                CallSoFar(
+                    attempts=len(log.failed),
+                    idempotent=self.idempotent,
+                    deadline_at=context.deadline_at,
+                    unexecuted=log.execution is Execution.NOT_EXECUTED,
+                    stops=log.stops,
+                    previous_delay=last.attempt.delay or None,
+                    asked=isinstance(last.error, tenacity.TryAgain),
+                    already_retried=failure.already_retried
+                    or already_retried(last.error, since=log.started),
+                    swallowed=swallowed is not None and swallowed(last.error),
+                ),
+                now=now,
+                random=random.random,
+                user_delay=user_delay,
+                user_stop=user_stop,
+            )
+            if decision.delay is not None and log.window is not None:
+                log.permit = log.window.reserve(now)
+                if not log.permit:
+                    decision = Decision(Reason.BUDGET_EXHAUSTED)
+        self._decision = decision
+        if decision.delay is None:
+            self.reason = decision.reason
+        else:
+            log.delay = decision.delay
+        if self._telemetry is not None or decision.delay is None:
+            self.telemetry.decided(failure, decision)
         return decision
 
     def _classify(self, error: Exception) -> Failure:

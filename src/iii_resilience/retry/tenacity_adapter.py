@@ -15,13 +15,8 @@ from tenacity.wait import wait_base
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decide import Decision
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.retried_call import (
-    RetriedCall,
-    RetryContext,
-    RetryHooks,
-    deadline_of,
-    user_traceback,
-)
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
+from iii_resilience.retry.retry_context import RetryContext, RetryHooks
 
 _RUN = "_iii_resilience_run"
 

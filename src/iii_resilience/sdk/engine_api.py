@@ -6,20 +6,24 @@ later (docs/engine-notes.md, 5).
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import attrs
 
 from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.sdk.client_adapter import POLL, ClientAdapter, SdkClient
 
-_POLL = 0.02
+FUNCTIONS_INFO = "engine::functions::info"
+IDS_AT_ONCE = 32
+"""Ids in one question (docs/engine-notes.md, 1)."""
+
+_TIMEOUT_MS = 1000
 
 
 def call_engine(
-    worker: Any,
+    worker: SdkClient,
     function_id: str,
     payload: Any,
     *,
@@ -42,18 +46,19 @@ def call_engine(
         RuntimeError: This is the SDK's own thread, where the answer would never come.
         Exception: The SDK's own exception.
     """
-    if threading.current_thread() is getattr(worker, "_thread", None):
+    client = ClientAdapter(worker)
+    if client.on_loop_thread:
         raise RuntimeError(
             f"{function_id} was asked on the SDK's own thread (an async handler, or a connection "
             "listener), where the answer would never come; nothing was sent. Ask from a thread"
         )
     until = time.monotonic() + timeout
-    while worker.get_connection_state() != "connected":
+    while client.state != "connected":
         if time.monotonic() >= until:
             raise NotConnectedError(
                 f"no connection to the engine within {timeout:g} s; nothing was sent"
             )
-        time.sleep(_POLL)
+        time.sleep(POLL)
     left = max(0.0, until - time.monotonic())
     request = {
         "function_id": function_id,
@@ -64,13 +69,7 @@ def call_engine(
         request["namespace"] = namespace
     if action is not None:
         request["action"] = action
-    # SDK 0.26 renames trigger to call.
-    call = getattr(worker, "trigger", None) or worker.call
-    return call(request)
-
-
-FUNCTIONS_INFO = "engine::functions::info"
-_TIMEOUT_MS = 1000
+    return client.call(request)
 
 
 @attrs.frozen
@@ -79,52 +78,97 @@ class FunctionStatus:
 
     Attributes:
         there: Whether a call would reach it (or be answered FORBIDDEN).
-        owner: Name of the worker that owns it, or None.
+        owner: Name of the worker that owns it, or None where that is not known.
+        forbidden: Whether this worker may not call it: the engine does not say who owns it.
+        triggers: The ids of its active triggers, and their types.
     """
 
     there: bool
     owner: str | None = None
+    forbidden: bool = False
+    triggers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, item: Mapping[str, Any], namespace: str | None) -> FunctionStatus:
+        """One item of the engine's answer.
+
+        Args:
+            item: The item.
+            namespace: The namespace that was asked about, or None for the default one.
+
+        Raises:
+            TypeError, AttributeError: The item is not in a form that is known.
+        """
+        wanted, error = namespace or "default", item.get("error")
+        if item.get("namespace", wanted) != wanted or error not in {None, "forbidden"}:
+            return cls(there=False)
+        # A forbidden function counts as there: the call is sent, the engine answers it.
+        owner, triggers = item.get("worker_name"), item.get("registered_triggers")
+        return cls(
+            there=True,
+            owner=owner if isinstance(owner, str) else None,
+            forbidden=error is not None,
+            triggers=tuple(
+                (str(trigger.get("id")), str(trigger.get("trigger_type"))) for trigger in triggers
+            )
+            if triggers
+            else (),
+        )
 
 
-def functions_info_request(function_ids: list[str], namespace: str | None) -> dict[str, Any]:
+def functions_info_request(
+    function_ids: list[str], namespace: str | None, timeout_ms: int = _TIMEOUT_MS
+) -> dict[str, Any]:
     """The question, as the SDK takes it.
 
     Args:
-        function_ids: Up to 32 ids.
+        function_ids: Up to `IDS_AT_ONCE` ids.
         namespace: The namespace they are looked for in, or None for the default one.
+        timeout_ms: How long to wait for the answer, in milliseconds.
     """
     payload: dict[str, Any] = {"function_ids": function_ids}
     if namespace is not None:
         payload["namespace"] = namespace
-    return {"function_id": FUNCTIONS_INFO, "payload": payload, "timeout_ms": _TIMEOUT_MS}
+    return {"function_id": FUNCTIONS_INFO, "payload": payload, "timeout_ms": timeout_ms}
+
+
+def read_functions_info(answer: Any, namespace: str | None) -> dict[str, FunctionStatus]:
+    """The engine's answer, by function id.
+
+    Args:
+        answer: What the engine answered.
+        namespace: The namespace that was asked about, or None for the default one.
+
+    Raises:
+        LookupError: The answer is not in a form that is known.
+    """
+    try:
+        found = {}
+        for item in answer["functions"]:
+            found[item["function_id"]] = FunctionStatus.read(item, namespace)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise LookupError("the engine answers in a form that is not known") from error
+    return found
 
 
 async def functions_info(
     call: Callable[[dict[str, Any]], Coroutine[Any, Any, Any]],
     function_ids: list[str],
     namespace: str | None,
-) -> dict[str, FunctionStatus] | None:
+) -> dict[str, FunctionStatus]:
     """Ask the engine which functions are registered. Runs on the SDK's loop.
 
     Args:
-        call: The SDK's own ``trigger_async``.
-        function_ids: Up to 32 ids.
+        call: The SDK's own coroutine function for a call.
+        function_ids: Up to `IDS_AT_ONCE` ids.
         namespace: The namespace the calls go to, or None for the default one.
 
     Returns:
-        One answer an id; None where the engine forbids, does not know, or does not answer
-        the question within a second.
+        One answer an id.
+
+    Raises:
+        LookupError: The answer is not in a form that is known.
+        Exception: Whatever the SDK raises.
     """
-    try:
-        result = await call(functions_info_request(function_ids, namespace))
-        wanted = namespace or "default"
-        found = {}
-        for item in result["functions"]:
-            # A forbidden item counts as there: the call is sent, the engine answers it.
-            there = item.get("error") in {None, "forbidden"}
-            here = item.get("namespace", wanted) == wanted
-            found[item["function_id"]] = FunctionStatus(there and here, item.get("worker_name"))
-    except Exception:
-        # Whatever went wrong, the question was not answered, and no call may fail for it.
-        return None
-    return found
+    answer = await call(functions_info_request(function_ids, namespace))
+    return read_functions_info(answer, namespace)

@@ -8,10 +8,10 @@ for.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
+from iii_resilience.sdk.client_adapter import ClientAdapter, Receive
 from iii_resilience.telemetry import logger
 
 # A cheap look at the text first: nearly all frames are calls and results.
@@ -19,23 +19,22 @@ _HEAD = 4096
 _OF_INTEREST = ("registrationrejected", "triggerregistrationresult")
 
 
-def watch(client: Any, rejected: Callable[[dict[str, Any]], None]) -> None:
+def watch(client: ClientAdapter, rejected: Callable[[dict[str, Any]], None]) -> None:
     """Watch what comes in on a client's connection.
 
     Args:
-        client: The SDK's client.
+        client: The client.
         rejected: Is called with the frame of a refused registration, on the SDK's thread.
     """
-    handle: Callable[[Any], Awaitable[Any]] | None = getattr(client, "_handle_message", None)
-    if handle is None:
-        return
 
-    async def watched(raw: Any) -> Any:
-        _look(raw, rejected)
-        return await handle(raw)
+    def wrap(receive: Receive) -> Receive:
+        async def watched(raw: Any) -> Any:
+            _look(raw, rejected)
+            return await receive(raw)
 
-    with suppress(AttributeError):
-        client._handle_message = watched  # noqa: SLF001 - there is no public way to see it
+        return watched
+
+    client.intercept(wrap)
 
 
 def _look(raw: Any, rejected: Callable[[dict[str, Any]], None]) -> None:

@@ -11,7 +11,6 @@ import threading
 from contextlib import suppress
 
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.event_loops import call_soon
 
 _ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
 
@@ -63,14 +62,13 @@ class Shutdown:
     def _shut_down(self) -> None:
         connection = self._connection
         try:
-            if (
-                not connection.ended
-            ):  # else somebody has shut the bare client down: the SDK would hang
+            # A client that the user has shut down would hang.
+            if not connection.client.loop_ended:
                 with suppress(Exception):  # a loop that stands still; the SDK says more about it
                     connection.in_flight.run(connection.in_flight.cancel_rest()).result(1.0)
                 connection.client.shutdown()
         except Exception as error:
-            self._stop_loop()
+            connection.client.stop()
             if not _harmless(error):
                 raise
         finally:
@@ -83,25 +81,12 @@ class Shutdown:
             await connection.in_flight.cancel_rest()
             await connection.client.shutdown_async()
         except Exception as error:
-            self._stop_loop()
+            connection.client.stop()
             if not _harmless(error):
                 raise
         finally:
             connection.in_flight.end()
             self._over.set()
-
-    def _stop_loop(self) -> None:
-        client = self._connection.client
-        loop = self._connection.own_loop
-        if loop is not None and loop.is_running():
-            transport = getattr(getattr(client, "_ws", None), "transport", None)
-            if isinstance(transport, asyncio.Transport):
-                call_soon(loop, transport.abort)  # it did not come to that itself
-            # A moment later: whoever called this on that loop still has to hear of its end.
-            call_soon(loop, loop.call_later, 0.01, loop.stop)
-        thread = getattr(client, "_thread", None)
-        if isinstance(thread, threading.Thread) and not self._connection.on_loop_thread:
-            thread.join(5)
 
 
 def _harmless(error: Exception) -> bool:

@@ -26,6 +26,7 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.guards.bulkhead import Slots
 from iii_resilience.core.guards.scopes import everything
 from iii_resilience.telemetry.parkings import parkings
+from iii_resilience.telemetry.spans import SCOPE
 
 SHARED = "(shared)"
 """Stands for the policy's name where nobody has said it."""
@@ -72,7 +73,6 @@ logger = logging.getLogger("iii_resilience")
 OTHER = "_OTHER"
 """What stands for every value that would make the number of time series grow without end."""
 
-SCOPE = "iii_resilience"
 LIMIT = "III_RESILIENCE_METRICS_FUNCTIONS"
 """The environment variable with the number of function ids that are told apart."""
 LIMIT_DEFAULT = 2000

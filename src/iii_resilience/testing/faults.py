@@ -8,23 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from attrs.validators import instance_of, optional
 
+from iii_resilience.core.validators import Number, Text
 
-def _a_number(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{attribute.name} is a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{attribute.name} is a number of seconds from 0 on, not {value!r}")
-
-
-def _a_string(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is a string, not {type(value).__name__}")
-
-
-def _a_string_or_none(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{attribute.name} is a string or None, not {type(value).__name__}")
+SECONDS = Number(least=0, unit="seconds")
+_COUNT = Number(least=1, integer=True)
+_STRING = instance_of(str)
 
 
 @attrs.frozen
@@ -43,9 +33,9 @@ class AnswerError(Fault):
         after_execution: Whether the handler runs first and its answer is replaced.
     """
 
-    code: str = attrs.field(validator=_a_string)
-    message: str = attrs.field(validator=_a_string)
-    stacktrace: str | None = attrs.field(default=None, validator=_a_string_or_none)
+    code: str = attrs.field(validator=_STRING)
+    message: str = attrs.field(validator=_STRING)
+    stacktrace: str | None = attrs.field(default=None, validator=optional(_STRING))
     after_execution: bool = attrs.field(default=False, kw_only=True)
 
 
@@ -82,7 +72,7 @@ class Delay(Fault):
         seconds: How long, in seconds.
     """
 
-    seconds: float = attrs.field(validator=_a_number)
+    seconds: float = attrs.field(validator=SECONDS)
 
 
 @attrs.frozen
@@ -121,7 +111,7 @@ class RestartEngine(Fault):
             answer. Otherwise the handler does not run.
     """
 
-    down_for: float = attrs.field(default=0.0, validator=_a_number)
+    down_for: float = attrs.field(default=0.0, validator=SECONDS)
     after_execution: bool = attrs.field(default=False, kw_only=True)
 
 
@@ -152,22 +142,16 @@ class FaultPlan:
             deliveries: Whether deliveries of a queue count as calls and are met too.
 
         Raises:
-            TypeError: An argument of a wrong type.
-            ValueError: A `call` or `times` below 1, or an empty function id.
+            TypeError: The fault is none.
+            ValueError: A `call` or `times` that is not a whole number from 1 on, or a function id
+                that is not a text or is empty.
         """
-        if not isinstance(function_id, str):
-            raise TypeError(f"function_id is a string, not {type(function_id).__name__}")
-        if not function_id:
-            raise ValueError("function_id is empty")
+        Text("a function id").require("function_id", function_id)
         if not isinstance(fault, Fault):
             raise TypeError(f"a fault is wanted (AnswerError(...), Drop(), ...), not {fault!r}")
-        for name, value in (("call", call), ("times", times)):
-            if name == "times" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} is a whole number, not {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} counts from 1, not {value}")
+        _COUNT.require("call", call)
+        if times is not None:
+            _COUNT.require("times", times)
         planned = _Planned(fault, call - 1, times, deliveries)
         self._planned.setdefault(function_id, []).append(planned)
 

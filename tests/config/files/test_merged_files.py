@@ -56,15 +56,17 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_later_files_win_key_by_key(files: list[str]) -> None:
     book = load_policies(files)
-    payments = book.policy("payments")
+    payments = book.policy_set.policy("payments")
     assert payments.attempts == 5
     assert payments.deadline == 9.0
     assert (payments.backoff.base, payments.backoff.cap) == (0.1, 3.0)
     assert payments.fallback == Enqueue("payments-retry")
-    assert book.policy("interactive").backoff.cap == 2.0
-    assert book.default == "payments"
-    assert book.queues == {"payments-retry": Queue("payments-retry", max_retries=5, concurrency=1)}
-    assert [(row.code, row.category) for row in book.codes] == [
+    assert book.policy_set.policy("interactive").backoff.cap == 2.0
+    assert book.policy_set.default == "payments"
+    assert book.policy_set.queues == {
+        "payments-retry": Queue("payments-retry", max_retries=5, concurrency=1)
+    }
+    assert [(row.code, row.category) for row in book.policy_set.codes] == [
         ("OUT_OF_STOCK", "permanent"),
         ("CLOSED", "transient"),
     ]
@@ -90,7 +92,7 @@ def test_files_may_refer_to_what_other_files_say(tmp_path: Path) -> None:
 
 def test_a_mapping_can_be_laid_over_a_file(files: list[str]) -> None:
     book = load_policies([files[0], {"version": 1, "policies": {"payments": {"attempts": 9}}}])
-    assert book.policy("payments").attempts == 9
+    assert book.policy_set.policy("payments").attempts == 9
     assert book.explain("payments::x")["attempts"].origin == "<mapping>"
 
 
@@ -112,7 +114,7 @@ def test_what_goes_together_is_judged_when_all_is_merged(tmp_path: Path) -> None
     low, high = tmp_path / "low.yaml", tmp_path / "high.yaml"
     low.write_text("version: 1\npolicies: {a: {backoff: {base_ms: 30000}}}\n", "utf-8")
     high.write_text("version: 1\npolicies: {a: {backoff: {cap_ms: 60000}}}\n", "utf-8")
-    assert load_policies([low, high]).policy("a").backoff.base == 30.0
+    assert load_policies([low, high]).policy_set.policy("a").backoff.base == 30.0
     with pytest.raises(ConfigError, match=r"low\.yaml:2:26: policies\.a\.backoff\.base_ms: is"):
         load_policies([low])
 

@@ -152,12 +152,12 @@ def test_text_with_a_byte_order_mark_or_in_utf_16_is_read(tmp_path: Path) -> Non
 )
 def test_numbers_mean_what_yaml_1_2_says(tmp_path: Path, written: str, attempts: int) -> None:
     book = load(tmp_path, f"version: 1\npolicies: {{default: {{attempts: {written}}}}}\n")
-    assert book.policy("default").attempts == attempts
+    assert book.policy_set.policy("default").attempts == attempts
 
 
 def test_words_that_older_yaml_takes_for_flags_are_names(tmp_path: Path) -> None:
     book = load(tmp_path, "version: 1\npolicies: {on: {}, no: {}, 1:30: {}}\ndefault: no\n")
-    assert set(book.policies) == {"on", "no", "1:30", "default"}
+    assert set(book.policy_set.policies) == {"on", "no", "1:30", "default"}
 
 
 def test_policies_extend_one_another_key_by_key(tmp_path: Path) -> None:
@@ -170,9 +170,11 @@ def test_policies_extend_one_another_key_by_key(tmp_path: Path) -> None:
     book = load(tmp_path, text)
     a = RetryPolicy(attempts=2, max_stops=7, backoff=Backoff(base=0.001), fallback=Enqueue("q"))
     b = a.replace(deadline=1.0, fallback=Reroute("f"))
-    assert book.policy("a") == a
-    assert book.policy("b") == b
-    assert book.policy("c") == b.replace(attempts=9, backoff=Backoff(base=0.001, cap=3.0))
+    assert book.policy_set.policy("a") == a
+    assert book.policy_set.policy("b") == b
+    assert book.policy_set.policy("c") == b.replace(
+        attempts=9, backoff=Backoff(base=0.001, cap=3.0)
+    )
 
 
 def test_what_a_part_needs_may_come_from_the_policy_it_extends(tmp_path: Path) -> None:
@@ -180,21 +182,21 @@ def test_what_a_part_needs_may_come_from_the_policy_it_extends(tmp_path: Path) -
         "version: 1\npolicies:\n  a: {bulkhead: {limit: 4}}\n"
         "  b: {extends: a, bulkhead: {queue: 8, wait_ms: 100}}\n"
     )
-    assert load(tmp_path, text).policy("b").bulkhead == Bulkhead(4, 8, 0.1)
+    assert load(tmp_path, text).policy_set.policy("b").bulkhead == Bulkhead(4, 8, 0.1)
 
 
 def test_a_part_that_was_none_is_given_back_with_its_own_defaults(tmp_path: Path) -> None:
     text = "version: 1\npolicies:\n  a: {budget: null}\n  b: {extends: a, budget: {ratio: 0.5}}\n"
-    assert load(tmp_path, text).policy("b").budget == Budget(ratio=0.5)
+    assert load(tmp_path, text).policy_set.policy("b").budget == Budget(ratio=0.5)
 
 
 def test_the_built_in_default_can_be_extended_whether_it_is_written_out_or_not(
     tmp_path: Path,
 ) -> None:
     book = load(tmp_path, "version: 1\npolicies:\n  a: {extends: default, attempts: 2}\n")
-    assert book.policy("a") == RetryPolicy(attempts=2)
+    assert book.policy_set.policy("a") == RetryPolicy(attempts=2)
     text = "version: 1\npolicies:\n  default: {max_stops: 8}\n  a: {extends: default}\n"
-    assert load(tmp_path, text).policy("a") == RetryPolicy(max_stops=8)
+    assert load(tmp_path, text).policy_set.policy("a") == RetryPolicy(max_stops=8)
 
 
 def test_what_is_right_only_together_with_what_it_extends_is_right(tmp_path: Path) -> None:
@@ -202,12 +204,12 @@ def test_what_is_right_only_together_with_what_it_extends_is_right(tmp_path: Pat
         "version: 1\npolicies:\n  slow: {deadline_ms: 600000}\n"
         "  a: {extends: slow, attempt_timeout_ms: 90000}\n"
     )
-    assert load(tmp_path, text).policy("a").attempt_timeout == 90.0
+    assert load(tmp_path, text).policy_set.policy("a").attempt_timeout == 90.0
 
 
 def test_each_policy_of_a_file_has_guards_of_its_own(tmp_path: Path) -> None:
     book = load(tmp_path, "version: 1\npolicies:\n  a: {breaker: {}}\n  b: {extends: a}\n")
-    a, b = book.policy("a"), book.policy("b")
+    a, b = book.policy_set.policy("a"), book.policy_set.policy("b")
     assert a == b
     assert a.budget is not None
     assert b.budget is not None
@@ -344,7 +346,8 @@ def test_names_that_are_all_alike_are_answered_in_reasonable_time(tmp_path: Path
 def test_files_are_read_by_a_python_that_drops_docstrings_too() -> None:
     code = (
         "import iii_resilience as r\n"
-        "print(r.load_policies({'version': 1, 'policies': {'a': {'deadline_ms': 5}}}).policies)\n"
+        "book = r.load_policies({'version': 1, 'policies': {'a': {'deadline_ms': 5}}})\n"
+        "print(book.policy_set.policies)\n"
     )
     ran = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, check=False)
     assert ran.stderr == b""

@@ -31,7 +31,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(policies())
 def test_a_policy_that_is_written_and_read_is_the_same(scratch: Path, policy: RetryPolicy) -> None:
     scratch.write_text(dump_policies(PolicyBook({"a": policy})), encoding="utf-8")
-    assert load_policies(scratch).policy("a") == policy
+    assert load_policies(scratch).policy_set.policy("a") == policy
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])

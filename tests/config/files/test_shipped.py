@@ -46,7 +46,7 @@ def test_each_is_found_by_name_from_any_directory(
     monkeypatch.chdir(tmp_path)
     book = load_policies(f"builtin:{name}")
     assert book == load_policies(FILES[name])
-    assert book.default == name
+    assert book.policy_set.default == name
     assert book.warnings == ()
 
 
@@ -64,9 +64,9 @@ def test_a_name_that_is_none_is_answered_with_those_there_are() -> None:
 def test_they_can_stand_below_a_file_of_ones_own() -> None:
     own = {"version": 1, "policies": {"payments": {"attempts": 2}}, "default": "interactive"}
     book = load_policies([*(f"builtin:{name}" for name in FILES), own])
-    assert book.policy("payments").attempts == 2
-    assert book.policy("payments").breaker is not None
-    assert book.default == "interactive"
+    assert book.policy_set.policy("payments").attempts == 2
+    assert book.policy_set.policy("payments").breaker is not None
+    assert book.policy_set.default == "interactive"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -79,14 +79,14 @@ def test_each_says_for_whom_it_is_and_why(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_none_repeats_what_is_not_declared_idempotent(name: str) -> None:
-    for policy in load_policies(FILES[name]).policies.values():
+    for policy in load_policies(FILES[name]).policy_set.policies.values():
         assert not policy.retry_unexecuted
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("works_at", [2, 3])
 def test_each_rides_over_short_trouble(name: str, works_at: int, fake_clock: Clocks) -> None:
-    policy = load_policies(FILES[name]).policy(name)
+    policy = load_policies(FILES[name]).policy_set.policy(name)
     made = 0
     with fake_clock():
         for attempt in retrying(idempotent=True, policy=policy):
@@ -99,7 +99,7 @@ def test_each_rides_over_short_trouble(name: str, works_at: int, fake_clock: Clo
 
 @pytest.mark.parametrize("name", FILES)
 def test_each_ends_within_its_deadline(name: str, fake_clock: Clocks) -> None:
-    policy = load_policies(FILES[name]).policy(name)
+    policy = load_policies(FILES[name]).policy_set.policy(name)
     assert policy.deadline is not None
 
     @iii_retry(idempotent=True, policy=policy)
@@ -145,7 +145,7 @@ def test_the_wheel_carries_them(tmp_path: Path) -> None:
         "print(folder, sorted(path.name for path in folder.iterdir()))\n"
         "books = [r.load_policies('builtin:' + n) for n in "
         f"{sorted(FILES)!r}]\n"
-        "print([book.default for book in books])\n"
+        "print([book.policy_set.default for book in books])\n"
         "print(books[3].explain('payments::charge')['attempts'].origin)\n"
         "assert json.loads((folder / 'schema.json').read_text())\n"
     )

@@ -149,7 +149,15 @@ def test_pushback(words: str, seconds: float | None) -> None:
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(3, 3.0), (0.5, 0.5), (True, None), (-1, None), (float("inf"), None), ("3", None)],
+    [
+        (3, 3.0),
+        (0.5, 0.5),
+        (True, None),
+        (-1, None),
+        (float("inf"), None),
+        (10**400, None),
+        ("3", None),
+    ],
 )
 def test_a_pushback_counts_only_as_a_number_of_seconds(given: object, kept: float | None) -> None:
     error = RpcError("RATE_LIMITED", "slow down", retry_after=given)  # type: ignore[arg-type]

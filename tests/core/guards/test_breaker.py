@@ -705,7 +705,7 @@ def test_equal_breakers_are_equal_whatever_they_have_seen_and_keep_separate_circ
     assert hash(first) == hash(second)
     assert first != Breaker(min_calls=2)
     assert second.circuit_for().state is CLOSED
-    assert "_circuits" not in repr(first)
+    assert "_states" not in repr(first)
 
 
 def test_a_changed_breaker_has_circuits_of_its_own() -> None:

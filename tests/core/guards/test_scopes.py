@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.waiting import until
 
 import iii_resilience.core.guards.scopes as kept_room
 from iii_resilience import Breaker, Budget, Bulkhead
@@ -17,7 +18,7 @@ from iii_resilience.core.guards.scopes import ScopedStates
 
 
 class TestBudget:
-    """A budget stays as full as it was."""
+    """What is spent within the window stays spent, and the new limits apply."""
 
     @staticmethod
     def used(window: BudgetWindow, retries: int, now: float = 100.0) -> None:
@@ -25,80 +26,65 @@ class TestBudget:
             assert window.reserve(now)
             window.spend(now)
 
-    def test_a_budget_that_is_used_to_three_quarters_stays_so(self) -> None:
+    def test_retries_sent_before_count_against_new_limit(self) -> None:
         before = Budget(ratio=0, min_per_second=2, window=10)
         self.used(before.window_for("f"), 15)
         after = Budget(ratio=0, min_per_second=8, window=10)
         after.continues(before, 100.0)
-        assert after.window_for("f").available(100.0) == pytest.approx(20)
+        assert after.window_for("f").available(100.0) == 65
+        smaller = Budget(ratio=0, min_per_second=1, window=10)
+        smaller.continues(after, 100.0)
+        assert smaller.window_for("f").available(100.0) == 0
+        assert smaller.window_for("f").available(111.0) == 10
 
-    def test_an_empty_budget_stays_empty_until_its_window_has_passed(self) -> None:
-        before = Budget(ratio=0, min_per_second=1, window=10)
-        self.used(before.window_for(), 10)
-        after = Budget(ratio=0, min_per_second=100, window=10)
-        after.continues(before, 100.0)
-        assert not after.window_for().reserve(101.0)
-        assert after.window_for().available(111.0) == 1000
-
-    def test_a_fresh_budget_gets_all_of_its_new_permits(self) -> None:
-        before = Budget(ratio=0, min_per_second=1, window=10)
-        before.window_for()
-        after = Budget(ratio=0, min_per_second=3, window=10)
-        after.continues(before, 100.0)
-        assert after.window_for().available(100.0) == 30
-
-    def test_calls_count_on_at_their_rate_when_the_window_grows(self) -> None:
+    def test_calls_made_before_earn_by_new_ratio(self) -> None:
         before = Budget(ratio=0.1, min_per_second=0, window=10)
         for _ in range(100):
             before.window_for().called(100.0)
-        after = Budget(ratio=0.1, min_per_second=0, window=20)
+        after = Budget(ratio=0.3, min_per_second=0, window=10)
         after.continues(before, 100.0)
-        assert after.window_for().available(100.0) == pytest.approx(20)
+        assert after.window_for().available(100.0) == pytest.approx(30)
 
-    def test_what_had_left_the_window_does_not_come_back_with_a_longer_one(self) -> None:
+    def test_other_window_keeps_retries_for_its_length(self) -> None:
+        before = Budget(ratio=1, min_per_second=1, window=10)
+        before.window_for().called(100.0)
+        self.used(before.window_for(), 10, now=100.0)
+        after = Budget(ratio=1, min_per_second=1, window=100)
+        after.continues(before, 105.0)
+        window = after.window_for()
+        assert window.available(105.0) == 90
+        assert window.available(195.0) == 90
+        assert window.available(216.0) == 100
+        window.called(216.0)
+        assert window.available(216.0) == 101
+
+    def test_retries_outside_old_window_do_not_come_back(self) -> None:
         before = Budget(ratio=0, min_per_second=1, window=10)
         self.used(before.window_for(), 10, now=100.0)
         after = Budget(ratio=0, min_per_second=1, window=1000)
         after.continues(before, 150.0)
         assert after.window_for().available(150.0) == 1000
 
-    def test_what_is_in_the_window_leaves_it_in_time_when_it_has_another_length(self) -> None:
-        before = Budget(ratio=0, min_per_second=1, window=10)
-        self.used(before.window_for(), 10, now=100.0)
-        after = Budget(ratio=0, min_per_second=1, window=100)
-        after.continues(before, 100.0)
-        assert not after.window_for().reserve(190.0)
-        assert after.window_for().available(211.0) == 100
-
     def test_permits_reserved_before_are_given_back_after(self) -> None:
         before = Budget(ratio=0, min_per_second=0.2, window=10)
         window = before.window_for()
         assert window.reserve(100.0)
         assert window.reserve(100.0)
-        after = Budget(ratio=0, min_per_second=0.1, window=10)
+        after = Budget(ratio=0, min_per_second=0.1, window=20)
         after.continues(before, 100.0)
         assert not after.window_for().reserve(100.0)
         window.release()
-        window.release()
         assert after.window_for().available(100.0) == 1
+        window.spend(100.0)
+        assert after.window_for().available(100.0) == 1
+        assert after.window_for().available(122.0) == 2
 
-    def test_equal_numbers_change_nothing_at_all(self) -> None:
-        before, after = Budget(), Budget()
-        window = before.window_for("f")
-        window.called(1.0)
+    def test_equal_numbers_change_nothing(self) -> None:
+        before, after = Breaker(), Breaker()
+        circuit = before.circuit_for("f")
+        ticket = circuit.admit(1.0)
         after.continues(before, 2.0)
-        assert after.window_for("f") is window
-        assert window._calls.count(1) == 1
-
-    def test_a_budget_of_nothing_is_neither_full_nor_a_division_by_zero(self) -> None:
-        before = Budget(ratio=0, min_per_second=0)
-        before.window_for().called(1.0)
-        after = Budget(ratio=0, min_per_second=1)
-        after.continues(before, 1.0)
-        assert after.window_for().available(1.0) == 10
-        nothing = Budget(ratio=0, min_per_second=0)
-        nothing.continues(after, 1.0)
-        assert not nothing.window_for().reserve(1.0)
+        assert after.circuit_for("f").admit(2.0) is ticket
 
     @given(
         st.lists(st.sampled_from(["call", "retry", "reserve"]), max_size=40),
@@ -106,29 +92,54 @@ class TestBudget:
         st.floats(0, 20),
         st.floats(0.1, 100),
     )
-    def test_whatever_has_happened_the_share_that_is_used_is_kept(
+    def test_reload_never_frees_what_is_spent_or_reserved(
         self, events: list[str], ratio: float, per_second: float, length: float
     ) -> None:
         before = Budget(ratio=0.3, min_per_second=1, window=10)
         window = before.window_for()
+        calls = spent = reserved = 0
         for event in events:
             if event == "call":
                 window.called(100.0)
+                calls += 1
             elif window.reserve(100.0) and event == "retry":
                 window.spend(100.0)
-
-        def share() -> float:
-            allowed = window._allowed()
-            return (allowed - window._free()) / allowed if allowed else 0.0
-
-        full, held = share(), window._reserved
+                spent += 1
+            else:
+                reserved = window._reserved
         after = Budget(ratio=ratio, min_per_second=per_second, window=length)
         after.continues(before, 100.0)
-        allowed = window._allowed()
-        if allowed > 1e-300:  # below, a share of it is no number
-            # Permits on their way are not taken back, even where they are more than the share.
-            assert share() == pytest.approx(max(full, held / allowed), abs=1e-6)
-        assert window._reserved == held
+        limit = per_second * length + (ratio * calls if length == 10 else 0)
+        assert window.available(100.0) == pytest.approx(max(0, limit - spent - reserved), abs=1e-6)
+        for _ in range(reserved):
+            window.release()
+        assert window.available(100.0) == pytest.approx(max(0, limit - spent), abs=1e-6)
+
+    def test_reloads_beside_threads_lose_no_permit(self) -> None:
+        budget = Budget(ratio=0, min_per_second=100, window=10)
+        window, ended = budget.window_for(), threading.Event()
+
+        def retries() -> int:
+            spent = 0
+            while not ended.is_set():
+                if window.reserve(100.0):
+                    if spent < 100:
+                        window.spend(100.0)
+                        spent += 1
+                    else:
+                        window.release()
+            return spent
+
+        with ThreadPoolExecutor(4) as threads:
+            running = [threads.submit(retries) for _ in range(4)]
+            for n in range(300):
+                newer = Budget(ratio=0, min_per_second=100, window=10 + n % 2)
+                newer.continues(budget, 100.0)
+                budget = newer
+            ended.set()
+            spent = sum(each.result() for each in running)
+        assert window._reserved == 0
+        assert window.available(100.0) == 100 * budget.window - spent
 
 
 class TestBreaker:
@@ -164,31 +175,20 @@ class TestBreaker:
         circuit.succeeded(probe, 102.1, 0.1)
         assert circuit.state.value == "closed"
 
-    def test_failures_counted_before_open_it_after(self) -> None:
-        before = Breaker(min_calls=20, window=30)
+    def test_closed_circuit_counts_anew(self) -> None:
+        before = Breaker(min_calls=2)
         circuit = before.circuit_for()
-        for _ in range(9):
-            ticket = circuit.admit(100.0)
-            assert isinstance(ticket, Ticket)
-            circuit.failed(ticket, 100.0, 0.1)
-        in_flight = circuit.admit(100.0)
-        assert isinstance(in_flight, Ticket)
-        after = Breaker(min_calls=10, window=60)
+        old = circuit.admit(100.0)
+        assert isinstance(old, Ticket)
+        circuit.failed(old, 100.0, 0.1)
+        after = Breaker(min_calls=2, window=60)
         after.continues(before, 101.0)
-        assert circuit.state.value == "closed"
-        circuit.failed(in_flight, 101.0, 0.1)
-        assert circuit.state.value == "open"
-
-    def test_what_had_left_the_window_does_not_come_back_with_a_longer_one(self) -> None:
-        before = Breaker(min_calls=2, window=10)
-        circuit = before.circuit_for()
-        ticket = circuit.admit(100.0)
-        assert isinstance(ticket, Ticket)
-        circuit.failed(ticket, 100.0, 0.1)
-        after = Breaker(min_calls=2, window=1000)
-        after.continues(before, 150.0)
-        circuit.failed(ticket, 150.0, 0.1)
-        assert circuit.state.value == "closed"
+        circuit.failed(old, 101.0, 0.1)  # sent before the change
+        for state in (CircuitState.CLOSED, CircuitState.OPEN):
+            ticket = circuit.admit(101.0)
+            assert isinstance(ticket, Ticket)
+            circuit.failed(ticket, 101.0, 0.1)
+            assert circuit.state is state
 
     def test_the_first_one_to_be_told_of_changes_still_is(self) -> None:
         told: list[CircuitState] = []
@@ -225,8 +225,7 @@ class TestBulkhead:
         entered: list[object] = []
         waiter = threading.Thread(target=lambda: entered.append(slots.acquire()))
         waiter.start()
-        while not slots.waiting:
-            time.sleep(0.001)
+        until(lambda: slots.waiting)
         after = Bulkhead(2, queue=1, wait=30.0)
         after.continues(before, 0.0)
         waiter.join(10)
@@ -234,24 +233,25 @@ class TestBulkhead:
         assert entered[0] is not None
 
 
-def test_a_state_made_while_the_numbers_change_goes_by_the_new_ones() -> None:
-    made: list[tuple[object, ...]] = []
+def test_state_made_while_numbers_change_goes_by_new_ones() -> None:
+    made: list[tuple[float, ...]] = []
 
-    class State:
-        def __init__(self, *numbers: object) -> None:
+    class Counted:
+        def __init__(self, *numbers: float) -> None:
             made.append(numbers)
-            if len(made) == 1:  # another thread changes the numbers in this very moment
-                kept.retune(0.0, (2.0,))
+            changes.start()  # another thread changes the numbers in this very moment
 
-        def retune(self, now: float | None, *numbers: object) -> None:
-            assert now is None
+        def retune(self, now: float, /, *numbers: float) -> None:
+            assert now == 3.0
             made.append(numbers)
 
         def forget(self) -> None:
             """Another test may fork while this one is still remembered."""
 
-    kept = ScopedStates[State]((1.0,))
-    assert isinstance(kept.add("f", State), State)
+    states = ScopedStates[Counted]((1.0,))
+    changes = threading.Thread(target=lambda: states.retune(3.0, (2.0,)))
+    assert isinstance(states.add("f", Counted), Counted)
+    changes.join()
     assert made == [(1.0,), (2.0,)]
 
 
@@ -284,23 +284,8 @@ def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
     ticket = circuit.admit(1.0)
     assert isinstance(ticket, Ticket)
     circuit.failed(ticket, 1.0, 0.1)
-    before = budget._windows._lock
+    before = budget._states._lock
     kept_room._forked()  # what the interpreter calls there
     assert window.available(1.0) == 1.0
     assert circuit.state is CircuitState.CLOSED
-    assert budget._windows._lock is not before
-
-
-def test_an_unused_budget_goes_by_its_new_numbers_at_once() -> None:
-    window = BudgetWindow(0.0, 10.0, 10.0)
-    window.retune(None, 0.0, 30.0, 60.0)
-    assert window.available(1.0) == 30.0
-
-
-def test_an_unused_circuit_goes_by_its_new_numbers_at_once() -> None:
-    circuit = Breaker(min_calls=20).circuit_for("f")
-    circuit.retune(None, 0.5, 60.0, 1, 10.0, 1, None)
-    ticket = circuit.admit(1.0)
-    assert isinstance(ticket, Ticket)
-    circuit.failed(ticket, 1.0, 0.1)
-    assert circuit.state is CircuitState.OPEN, "one call is enough now"
+    assert budget._states._lock is not before

@@ -28,6 +28,7 @@ from iii_resilience.handling import (
     TransientError,
     idempotent,
 )
+from iii_resilience.handling.decorators import idempotency
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, InboundCall, handling
 from iii_resilience.stores import MemoryStore, SqliteStore, Store, StoreUnavailableError
 from iii_resilience.testing import LoopbackEngine
@@ -351,13 +352,13 @@ def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> 
 
     def slow(data: Any) -> int:
         ran.append(data)
-        time.sleep(2.5)
+        time.sleep(1.5)
         return len(ran)
 
-    handler = made(slow, lease=1.0, wait=30.0)
+    handler = made(slow, lease=0.6, wait=30.0)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, handler, {"order_id": 1})
-        time.sleep(1.5)
+        time.sleep(0.9)
         assert run(handler, {"order_id": 1}) == 1
         assert first.result(30) == 1
     assert len(ran) == 1
@@ -511,8 +512,9 @@ def test_a_store_that_is_away_for_a_moment_gets_the_result_later(made: Callable[
 
 
 def test_a_result_that_could_not_be_kept_is_a_transient_error(
-    made: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    made: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(idempotency, "_RECORD_WITHIN", 0.3)
     store = Away("finish", "release")
     handler = made(lambda data: "secret", store=store)
     with (

@@ -565,7 +565,7 @@ class TestDeadlines:
 
 def call_inner(worker: Resilient, metadata: dict[str, Any]) -> Any:
     # With the bare client: the hop to the inner function is the SDK's own.
-    return worker._connection.client.trigger(
+    return worker._connection.client.call(
         {"function_id": "t::inner", "payload": {}, "metadata": metadata}
     )
 

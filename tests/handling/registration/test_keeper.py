@@ -17,10 +17,11 @@ from iii_resilience import NotConnectedError, resilient
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.handling import Registration, RegistrationState
 from iii_resilience.handling.registration.keeper import keeper
-from iii_resilience.testing import AnswerError, AnswerResult, LoopbackEngine
+from iii_resilience.testing import AnswerError, AnswerResult, Drop, LoopbackEngine
 
 # Ten times what it takes on a machine with nothing else to do.
 SOON = 15.0
+INFO = "engine::functions::info"
 
 Worker = Callable[..., Resilient]
 
@@ -129,7 +130,7 @@ class TestStandby:
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")
-        other = resilient(mine._connection.client, keep_registered=True)
+        other = resilient(mine._connection.client._client, keep_registered=True)
         other.register_function("t::g", lambda data: 1)
         until(lambda: standing(other, "t::g")[0] == standing(mine)[0] == "owner")
         other._handlers.stop_keeping()
@@ -393,3 +394,56 @@ class TestCost:
         until(lambda: standing(second)[0] == "owner")
         second.shutdown()
         until(lambda: not threads())
+
+
+class TestNoAnswer:
+    """Whatever the reason is, a keeper that keeps nothing registered says so in the log, once."""
+
+    @staticmethod
+    def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+        messages = [record.getMessage() for record in caplog.records]
+        return [text for text in messages if text.startswith("functions are not kept registered")]
+
+    @pytest.mark.parametrize("code", ["something_new", "invalid_request"])
+    def test_error_that_may_pass_is_logged_and_asked_again(
+        self, engine: LoopbackEngine, worker: Worker, caplog: pytest.LogCaptureFixture, code: str
+    ) -> None:
+        engine.inject(INFO, AnswerError(code, "no"), times=None)
+        with caplog.at_level(logging.WARNING, "iii_resilience"):
+            mine = worker("mine")
+            until(lambda: len(engine.calls(INFO)) >= 3)
+        (text,) = self.told(caplog)
+        assert f"({code}); it is asked again" in text
+        assert standing(mine)[0] == "unknown"
+        engine.clear_faults(INFO)
+        until(lambda: standing(mine) == ("owner", "mine"))
+
+    def test_silence_is_logged(
+        self,
+        engine: LoopbackEngine,
+        worker: Worker,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("iii_resilience.handling.registration.keeper._SILENT_AFTER", 0.5)
+        engine.inject(INFO, Drop(), times=None)
+        with caplog.at_level(logging.WARNING, "iii_resilience"):
+            worker("mine")
+            until(lambda: len(engine.calls(INFO)) >= 3)
+        (text,) = self.told(caplog)
+        assert "(TIMEOUT)" in text
+
+    def test_client_that_cannot_be_called_is_logged(
+        self, worker: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As a client was that has other names for a call than those the keeper used."""
+
+        async def fails(request: Any) -> Any:
+            raise AttributeError("trigger_async")
+
+        with caplog.at_level(logging.WARNING, "iii_resilience"):
+            mine = worker("mine")
+            until(lambda: standing(mine) == ("owner", "mine"))
+            mine._connection.client.call_async = fails
+            until(lambda: self.told(caplog))
+        assert "(AttributeError)" in self.told(caplog)[0]

@@ -7,26 +7,37 @@ from typing import Any
 
 import pytest
 
-from iii_resilience.handling.registration.ownership import MOST, Answer, OwnershipPolling
+from iii_resilience.handling.registration.ownership import OwnershipPolling
 from iii_resilience.handling.registration.registrations import RegistrationState, RegistrationTable
+from iii_resilience.sdk.client_adapter import ClientAdapter
+from iii_resilience.sdk.engine_api import IDS_AT_ONCE, FunctionStatus
 
 
 class Client:
     """An SDK client that registers everything."""
+
+    def get_connection_state(self) -> str:
+        return "connected"
+
+    def shutdown(self) -> None: ...
+
+    async def trigger_async(self, request: Any) -> Any: ...
 
     def register_function(self, function_id: str, handler: Any, **options: Any) -> Any:
         return object()
 
 
 def rounds_of(count: int) -> tuple[RegistrationTable, OwnershipPolling]:
-    served = RegistrationTable(Client(), lambda entry: None)
+    served = RegistrationTable(ClientAdapter(Client()), lambda entry: None)
     for number in range(count):
         served.add_function(f"t::f{number}", None, {})
     return served, OwnershipPolling(served, "me")
 
 
 def learn(rounds: OwnershipPolling, owner: str | None, *ids: str, now: float = 1e9) -> Any:
-    return rounds.answered(list(ids), {i: Answer(owner) for i in ids}, now)
+    return rounds.answered(
+        list(ids), {i: FunctionStatus(owner is not None, owner) for i in ids}, now
+    )
 
 
 def state(served: RegistrationTable, function_id: str) -> RegistrationState:
@@ -51,7 +62,7 @@ def test_with_more_each_has_its_turn() -> None:
     asked: set[str] = set()
     for _ in range(4):
         ids = rounds.next_ids()
-        assert len(ids) == len(set(ids)) == MOST
+        assert len(ids) == len(set(ids)) == IDS_AT_ONCE
         asked.update(ids)
     assert len(asked) == 100
 
@@ -89,7 +100,7 @@ def test_so_they_are_when_it_has_another_owner() -> None:
 def test_what_nobody_owns_is_an_orphan_at_once_but_not_when_it_is_young() -> None:
     served, rounds = rounds_of(1)
     entry = served.functions()[0]
-    entry.at = 100.0
+    entry.attempts.at = 100.0
     assert learn(rounds, None, "t::f0", now=100.5) == ([], 0.05)
     assert learn(rounds, None, "t::f0", now=100.6)[0] == [entry]
     learn(rounds, "me", "t::f0", now=100.7)
@@ -103,34 +114,20 @@ def test_what_is_never_taken_in_is_tried_ever_less_often() -> None:
     while now < 1e6 + 600:
         orphans, _ = learn(rounds, None, "t::f0", now=now)
         for orphan in orphans:
-            orphan.tries += 1
+            orphan.attempts.tries += 1
             tried.append(now)
         now += 1
     assert len(tried) < 25
     assert max(b - a for a, b in pairwise(tried)) <= 62
     learn(rounds, "me", "t::f0")
-    assert (entry.tries, entry.retry_at) == (0, 0.0)
+    assert (entry.attempts.tries, entry.attempts.retry_at) == (0, 0.0)
 
 
 def test_what_is_hidden_is_left_as_it_is() -> None:
     served, rounds = rounds_of(1)
-    hidden = Answer.read({"function_id": "t::f0", "error": "forbidden"}, "default")
+    hidden = FunctionStatus.read({"function_id": "t::f0", "error": "forbidden"}, "default")
     assert rounds.answered(["t::f0"], {"t::f0": hidden}, 1e9) == ([], None)
     assert state(served, "t::f0") is RegistrationState.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("item", "owner"),
-    [
-        ({"worker_name": "w", "namespace": "default"}, "w"),
-        ({"worker_name": "w"}, "w"),
-        ({"worker_name": "w", "namespace": "elsewhere"}, None),
-        ({"error": "not_found"}, None),
-        ({"error": "something new"}, None),
-    ],
-)
-def test_an_item_is_read(item: dict[str, Any], owner: str | None) -> None:
-    assert Answer.read(item, "default").owner == owner
 
 
 def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:

@@ -184,12 +184,12 @@ class Homemade(Fault):
 @pytest.mark.parametrize(
     ("arguments", "error", "complaint"),
     [
-        (("a::do", Drop(), 0), ValueError, "call counts from 1, not 0"),
-        (("a::do", Drop(), 1, 0), ValueError, "times counts from 1, not 0"),
-        (("a::do", Drop(), 1.5), TypeError, "call is a whole number, not 1.5"),
+        (("a::do", Drop(), 0), ValueError, "call must be a whole number at least 1, got 0"),
+        (("a::do", Drop(), 1, 0), ValueError, "times must be a whole number at least 1, got 0"),
+        (("a::do", Drop(), 1.5), ValueError, "call must be a whole number at least 1, got 1.5"),
         (("a::do", Drop), TypeError, "a fault is wanted"),
-        (("", Drop()), ValueError, "function_id is empty"),
-        ((5, Drop()), TypeError, "function_id is a string, not int"),
+        (("", Drop()), ValueError, "function_id must be a function id, got ''"),
+        ((5, Drop()), ValueError, "function_id must be a function id, got 5"),
         (("a::do", AnswerResult(float("nan"))), ValueError, "not JSON compliant"),
         (("a::do", AnswerResult("\ud83d")), ValueError, "surrogates not allowed"),
         (("a::do", AnswerResult(object())), TypeError, "not JSON serializable"),
@@ -205,11 +205,11 @@ def test_bad_plans_are_refused(
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: Delay(-1), "from 0 on, not -1"),
-        (lambda: Delay("1"), "seconds is a number of seconds, not str"),  # type: ignore[arg-type]
-        (lambda: AnswerError(5, "m"), "code is a string, not int"),  # type: ignore[arg-type]
+        (lambda: Delay(-1), "seconds must be a finite number of seconds at least 0, got -1"),
+        (lambda: Delay("1"), "seconds must be a finite number of seconds"),  # type: ignore[arg-type]
+        (lambda: AnswerError(5, "m"), "'code' must be <class 'str'>"),  # type: ignore[arg-type]
         (lambda: RestartEngine(down_for=float("inf")), "down_for"),
-        (lambda: AnswerError("X", "m", 5), "stacktrace is a string or None"),  # type: ignore[arg-type]
+        (lambda: AnswerError("X", "m", 5), "'stacktrace' must be <class 'str'>"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_faults_are_refused(build: Any, complaint: str) -> None:

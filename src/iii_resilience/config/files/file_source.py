@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.config.files.nodes import Mark, Problem, allowed, of_mapping
-from iii_resilience.config.files.validate import Document, ValidationResult, examine
+from iii_resilience.config.files.nodes import Mark, Node, Problem, allowed, of_mapping
+from iii_resilience.config.files.validate import ValidationResult, examine
 from iii_resilience.config.files.yaml_reader import read_yaml
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.errors import ConfigError
@@ -68,9 +68,22 @@ class Contents:
             digest.update(text)
         return digest.digest()
 
-    def verdict(self) -> ValidationResult:
+    def validate(self) -> ValidationResult:
         """What is wrong with it, or what it says."""
-        return examine([_document(*part) for part in self.parts], self.digest)
+        nodes, unreadable = list[Node](), list[Problem]()
+        for name, content in self.parts:
+            if isinstance(content, Problem):
+                unreadable.append(content)
+                continue
+            node, problems = (
+                read_yaml(name, content)
+                if isinstance(content, bytes)
+                else of_mapping(name, content)
+            )
+            unreadable += problems
+            if node is not None:
+                nodes.append(node)
+        return examine(nodes, unreadable, [name for name, _ in self.parts], self.digest)
 
     def policy_set(self) -> PolicySet:
         """What it says; warnings are logged.
@@ -78,12 +91,12 @@ class Contents:
         Raises:
             ConfigError: It does not validate.
         """
-        verdict = self.verdict()
-        if verdict.policy_set is None:
-            raise ConfigError([str(problem) for problem in verdict.problems])
-        for warning in verdict.policy_set.warnings:
+        result = self.validate()
+        if result.policy_set is None:
+            raise ConfigError([str(problem) for problem in result.problems])
+        for warning in result.policy_set.warnings:
             logger.warning("%s", warning)
-        return verdict.policy_set
+        return result.policy_set
 
 
 def _working_folder() -> Path:
@@ -191,12 +204,3 @@ def _content(name: str, folder: Path) -> bytes | Problem:
     if len(text) > _LARGEST_FILE:
         return Problem(Mark(name), "", f"is too long (at most {_LARGEST_FILE} bytes)")
     return text
-
-
-def _document(name: str, content: bytes | Problem | Mapping[str, Any]) -> Document:
-    if isinstance(content, Problem):
-        return Document(name, None, (content,))
-    node, problems = (
-        read_yaml(name, content) if isinstance(content, bytes) else of_mapping(name, content)
-    )
-    return Document(name, node, tuple(problems))

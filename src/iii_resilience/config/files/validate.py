@@ -6,7 +6,7 @@ replaces must be valid too. Knows nothing of how documents were read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -34,21 +34,6 @@ from iii_resilience.core.policy import Enqueue, RetryPolicy
 TOP = ("version", "policies", "rules", "default", "queues", "codes")
 DEFAULT = "default"
 _ROOT = "the file"
-
-
-@attrs.frozen
-class Document:
-    """One file, or what stands in for one.
-
-    Attributes:
-        name: What messages call it.
-        node: What it says; None where it could not be read.
-        problems: What kept it from being read.
-    """
-
-    name: str
-    node: Node | None
-    problems: tuple[Problem, ...] = ()
 
 
 @attrs.frozen
@@ -81,24 +66,28 @@ class ValidationResult:
     warnings: tuple[Problem, ...]
 
 
-def examine(documents: Sequence[Document], digest: bytes | None = None) -> ValidationResult:
+def examine(
+    nodes: Sequence[Node],
+    unreadable: Iterable[Problem],
+    names: Iterable[str],
+    digest: bytes,
+) -> ValidationResult:
     """Check documents, and put together what they say; later ones win.
 
     Args:
-        documents: The documents in their order.
+        nodes: What each readable document says, in their order.
+        unreadable: What kept others from being read.
+        names: The names of all documents in their order, by which the problems are sorted.
         digest: Of what they were read from, for the policy set.
     """
     found = _Findings()
     policy_set = None
-    for document in documents:
-        for problem in document.problems:
-            found.problem(problem)
-    nodes = [document.node for document in documents if document.node is not None]
+    for problem in unreadable:
+        found.problem(problem)
     readable = [node for node in nodes if _is_policy_file(node, found)]
     if readable:
         policy_set = _Examination(readable, found).policy_set(digest)
-    order = {document.name: number for number, document in enumerate(documents)}
-    problems, warnings = found.sorted(order)
+    problems, warnings = found.sorted({name: number for number, name in enumerate(names)})
     if problems:
         policy_set = None
     elif policy_set is not None:
@@ -153,7 +142,7 @@ class _Examination:
         self._known: dict[str, None] = {DEFAULT: None}
         self._queues: dict[str, Queue] = {}
 
-    def policy_set(self, digest: bytes | None) -> PolicySet | None:
+    def policy_set(self, digest: bytes) -> PolicySet | None:
         for document in self._documents:
             self._top(document)
         written = self._merged("policies", RetryPolicy, without=EXTENDS)

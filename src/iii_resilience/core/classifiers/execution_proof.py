@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 
+from iii_resilience.core.classifiers.text_patterns import LIMIT
 from iii_resilience.core.codes.model import Execution
 
 DOUBTFUL = frozenset(
@@ -18,7 +19,6 @@ DOUBTFUL = frozenset(
 )
 """The codes whose not_executed holds only by their message."""
 
-_LIMIT = 8192  # characters of a message that are looked at
 
 # The engine's and the SDKs' own sentences about a function (docs/engine-notes.md, 1 and
 # 12). The id is the user's and may hold anything, so only the words around
@@ -52,7 +52,7 @@ def execution(message: str, function_id: str | None, namespace: str | None = Non
         return Execution.MAYBE_EXECUTED
     if message.startswith(f"Function {function_id} not found in namespace "):
         return Execution.NOT_EXECUTED  # nearly every one: the engine's own words
-    text = message[:_LIMIT]
+    text = message[:LIMIT]
     if (found := _FUNCTION.match(text)) is not None:
         return _verdict({found["id"]}, function_id)
     names = {word.rstrip(".:!?") for word in _BETWEEN.split(text) if "::" in word}

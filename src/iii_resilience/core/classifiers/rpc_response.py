@@ -7,13 +7,12 @@ responses have the layer ``validation``, and their handlers ran. Knows nothing o
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
 from iii_resilience.core.classifiers.message_cause import from_row, unknown_failure
 from iii_resilience.core.classifiers.refinements import refine
-from iii_resilience.core.classifiers.text_patterns import LIMIT, retry_after_words
+from iii_resilience.core.classifiers.text_patterns import LIMIT, duration, retry_after_words
 from iii_resilience.core.codes.lookup import RPC, find_user
 from iii_resilience.core.codes.rpc import LAYER_REMEDIES
 from iii_resilience.core.errors import RpcError
@@ -87,7 +86,7 @@ def from_error(error: RpcError, function_id: str | None) -> Failure:
     remedy = failure.remedy
     if code == "FN_NOT_FOUND" and (nearest := _nearest(message, key)):
         remedy = f"{remedy}; nearest: {', '.join(nearest)}"
-    pushback = _seconds(error.retry_after)
+    pushback = duration(error.retry_after)
     return failure.replace(
         function_id=key,
         layer=layer,
@@ -95,13 +94,6 @@ def from_error(error: RpcError, function_id: str | None) -> Failure:
         remedy=remedy,
         retry_after=failure.retry_after if pushback is None else pushback,
     )
-
-
-def _seconds(value: object) -> float | None:
-    """A number of seconds that can be waited, else None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if 0 <= value < math.inf else None
 
 
 def _error(response: Mapping[str, object]) -> RpcError:

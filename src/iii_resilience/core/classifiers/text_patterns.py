@@ -7,12 +7,16 @@ the time is bounded, whatever a remote side sends. Knows nothing of what the val
 from __future__ import annotations
 
 import ast
-import math
 import re
 from collections.abc import Mapping
+from typing import Any
+
+from iii_resilience.core.validators import Number
 
 LIMIT = 8192
 """Characters of a message that are looked at."""
+
+_DURATION = Number(least=0)
 
 _HTTP = re.compile(r"HTTP ([1-5]\d\d)(?=\s|$)")
 # The producer-side guard of the iii error codes page (docs/engine-notes.md, 15) and the
@@ -95,7 +99,12 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def retry_after_ms(value: object) -> float | None:
+def duration(value: Any) -> float | None:
+    """A number as a time that can be waited; None unless it is finite and not negative."""
+    return float(value) if _DURATION.allows(value) else None
+
+
+def retry_after_ms(value: Any) -> float | None:
     """A pushback in milliseconds as seconds.
 
     Args:
@@ -104,13 +113,8 @@ def retry_after_ms(value: object) -> float | None:
     Returns:
         Seconds, or None unless the value is a finite, non-negative number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        seconds = float(value) / 1000
-    except OverflowError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    milliseconds = duration(value)
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def retry_after_words(message: str) -> float | None:

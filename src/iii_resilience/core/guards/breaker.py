@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.guards.sliding_window import SlidingWindow
 from iii_resilience.core.validators import number
 
@@ -246,7 +246,7 @@ class Circuit:
 
     def retune(
         self,
-        now: float | None,
+        _: float,
         failure_rate: float,
         window: float,
         min_calls: int,
@@ -254,13 +254,11 @@ class Circuit:
         probes: int,
         slow_call: float | None,
     ) -> None:
-        """Go by other numbers from now on; the state and what was counted stay.
+        """Go by other numbers from now on: a closed circuit counts anew, the others stay as is.
 
-        An open circuit does not stay open for longer than the new time, nor for longer than it was
-        to be.
+        An open circuit stays open until its time, or for `open_for` where that is shorter.
 
         Args:
-            now: Monotonic time in seconds; None where nothing can have grown old yet.
             failure_rate: As for the class.
             window: As for the class.
             min_calls: As for the class.
@@ -269,12 +267,11 @@ class Circuit:
             slow_call: As for the class.
         """
         with self._lock:
-            phase = self._phase
-            if isinstance(phase, _Closed) and window != self._window:
-                phase.outcomes = phase.outcomes.stretched(now, window)
             self._failure_rate, self._window, self._min_calls = failure_rate, window, min_calls
             self._open_for, self._probes = open_for, probes
             self._slow_call = math.inf if slow_call is None else slow_call
+            if isinstance(self._phase, _Closed):
+                self._phase = _Closed(SlidingWindow(window))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or the one in another process, counts for itself and tells nobody here.
@@ -345,7 +342,7 @@ class Circuit:
 
 
 @attrs.frozen
-class Breaker:
+class Breaker(Guard[Circuit]):
     """When calls to a function are no longer sent, and for how long.
 
     Half of the calls failed is resilience4j's threshold, 30 s Polly's window. 20 calls are enough
@@ -374,13 +371,6 @@ class Breaker:
     slow_call: float | None = attrs.field(
         default=None, validator=number(above=0, optional=True, unit="seconds")
     )
-    _circuits: ScopedStates[Circuit] = attrs.field(
-        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
-        init=False,
-        repr=False,
-        eq=False,
-        hash=False,
-    )
 
     def circuit_for(
         self, scope: str | None = None, on_transition: OnTransition | None = None
@@ -391,25 +381,7 @@ class Breaker:
             scope: A function id in `worker.trigger`; None for everything under one policy.
             on_transition: Told of every change of state, as `Circuit` says. The first use's stays.
         """
-        circuit = self._circuits.get(scope)
+        circuit = self._states.get(scope)
         if circuit is None:
-            circuit = self._circuits.add(scope, partial(Circuit, on_transition=on_transition))
+            circuit = self._states.add(scope, partial(Circuit, on_transition=on_transition))
         return circuit
-
-    def continues(self, before: Breaker, now: float) -> None:
-        """Take another breaker's place: its circuits go on here, by this one's numbers.
-
-        Args:
-            before: The breaker that stood in the same policy.
-            now: Monotonic time in seconds.
-        """
-        before._circuits.retune(now, self._numbers())
-        object.__setattr__(self, "_circuits", before._circuits)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the circuits: a copy makes its own, and those tell whoever uses the copy.
-        return type(self), self._numbers()
-
-    def _numbers(self) -> tuple[float, float, int, float, int, float | None]:
-        numbers = (self.failure_rate, self.window, self.min_calls, self.open, self.probes)
-        return (*numbers, self.slow_call)

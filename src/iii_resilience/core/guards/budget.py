@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.validators import number
 
 _BUCKETS = 10
@@ -50,18 +50,11 @@ class BudgetWindow:
         self._ratio = ratio
         self._allowance = allowance
         self._width = window / _BUCKETS
-        # One bucket more than the window is long, because the oldest one is only partly in it:
-        # retries count while a part of their bucket does, calls only while all of it does, so
-        # that never more retries pass than the window allows.
         self.forget()
 
     def forget(self) -> None:
         """Start anew: in a forked child what was counted, and who holds the lock, is another's."""
-        # Fractions of a call or retry come from `retune` alone.
-        self._calls: list[float] = [0] * (_BUCKETS + 1)
-        self._retries: list[float] = [0] * (_BUCKETS + 1)
-        self._newest: int | None = None
-        self._place, self._since, self._until = 0, 0.0, 0.0  # no time lies between them
+        self._clear()
         self._reserved = 0
         # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
         # is found, and that may be in the middle of one of these methods.
@@ -92,7 +85,8 @@ class BudgetWindow:
             Whether the budget allows it. If so, exactly one of `spend` or `release` must follow.
         """
         with self._lock:
-            self._advance(now)
+            if not self._since <= now < self._until:
+                self._advance(now)
             if self._free() < 1.0:
                 return False
             self._reserved += 1
@@ -101,7 +95,8 @@ class BudgetWindow:
     def spend(self, now: float) -> None:
         """The retry is being sent: the permit becomes a retry in the window."""
         with self._lock:
-            self._retries[self._advance(now)] += 1
+            current = self._since <= now < self._until
+            self._retries[self._place if current else self._advance(now)] += 1
             self._reserved -= 1
 
     def release(self) -> None:
@@ -115,63 +110,43 @@ class BudgetWindow:
             self._advance(now)
             return max(0.0, self._free())
 
-    def retune(self, now: float | None, ratio: float, allowance: float, window: float) -> None:
-        """Go by other numbers from now on, as full as before.
+    def retune(self, now: float, ratio: float, allowance: float, window: float) -> None:
+        """Go by other numbers from now on; permits that are reserved or spent stay so.
 
-        A budget that was three quarters used is three quarters used afterwards, so that a change
-        of its numbers neither lets a storm of retries loose nor forbids them all. What was counted
-        keeps its relative age; permits that are reserved stay reserved.
+        In a window of another length the retries count as sent now, and calls are counted anew.
 
         Args:
-            now: Monotonic time in seconds; None where nothing can have grown old yet.
+            now: Monotonic time in seconds.
             ratio: As for the class.
             allowance: As for the class.
             window: As for the class.
         """
         with self._lock:
-            if now is not None:
+            self._ratio, self._allowance = ratio, allowance
+            if window / _BUCKETS != self._width:
                 self._advance(now)
-            allowed, used = self._allowed(), sum(self._retries) + self._reserved
-            full = used / allowed if allowed > 0 else float(used > 0)
-            longer = window / (self._width * _BUCKETS)
-            if self._newest is not None and longer != 1:
-                # The same moment, counted in ticks of another length.
-                newest = int((self._newest + 0.5) / longer)
-                size = _BUCKETS + 1
-                for counts in (self._calls, self._retries):
-                    old = [counts[(self._newest - age) % size] for age in range(size)]
-                    for age, count in enumerate(old):
-                        counts[(newest - age) % size] = count
-                self._newest = newest
-                # At the same rate a longer window holds more calls.
-                self._calls = [count * longer for count in self._calls]
-            self._ratio, self._allowance, self._width = ratio, allowance, window / _BUCKETS
-            if self._newest is not None:
-                self._turn(self._newest)
-            sent = max(0.0, full * self._allowed() - self._reserved)
-            before = sum(self._retries)
-            if before > 0:
-                self._retries = [count * sent / before for count in self._retries]
-            elif self._newest is not None:
-                self._retries[self._newest % (_BUCKETS + 1)] = sent
+                spent = sum(self._retries)
+                self._clear()
+                self._width = window / _BUCKETS
+                self._retries[self._advance(now)] = spent
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or the one in another process, counts for itself: locks and permits stay here.
         return type(self), (self._ratio, self._allowance, self._width * _BUCKETS)
 
+    def _clear(self) -> None:
+        self._place, self._since, self._until = 0, 0.0, 0.0  # no time lies between them
+        self._newest: int | None = None
+        # One bucket more than the window is long, because the oldest one is only partly in it:
+        # retries count while a part of their bucket does, calls only while all of it does, so
+        # that never more retries pass than the window allows.
+        self._calls = [0] * (_BUCKETS + 1)
+        self._retries = [0] * (_BUCKETS + 1)
+
     def _free(self) -> float:
-        return self._allowed() - sum(self._retries) - self._reserved
-
-    def _allowed(self) -> float:
         oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
-        return self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
-
-    def _turn(self, tick: int) -> None:
-        """From now on calls count in the bucket of this tick, while it lasts."""
-        self._until = self._since  # no time lies between them until all three are those of the tick
-        self._place = tick % (_BUCKETS + 1)
-        self._since = tick * self._width
-        self._until = (tick + 1) * self._width
+        allowed = self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
+        return allowed - sum(self._retries) - self._reserved
 
     def _advance(self, now: float) -> int:
         """Forget the buckets that have left the window; the index of the current one."""
@@ -183,14 +158,17 @@ class BudgetWindow:
         if newest is None or tick > newest:
             for gone in range(size if newest is None else min(tick - newest, size)):
                 self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0
+            self._until = self._since  # no time lies between them until all are those of the tick
             self._newest = newest = tick
-            self._turn(tick)
+            self._place = tick % size
+            self._since = tick * self._width
+            self._until = (tick + 1) * self._width
         # A clock read before another thread's later one must not reach back into the past.
         return newest % size
 
 
 @attrs.frozen
-class Budget:
+class Budget(Guard[BudgetWindow]):
     """How many retries may be sent beside the calls: a ratio of them, plus a minimum.
 
     In any window the retries sent stay at or below ``ratio * calls + min_per_second * window``.
@@ -212,13 +190,6 @@ class Budget:
     ratio: float = attrs.field(default=0.2, validator=number(least=0))
     min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
     window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
-    _windows: ScopedStates[BudgetWindow] = attrs.field(
-        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
-        init=False,
-        repr=False,
-        eq=False,
-        hash=False,
-    )
 
     def window_for(self, scope: str | None = None) -> BudgetWindow:
         """The count kept for a scope, made at its first use.
@@ -226,27 +197,13 @@ class Budget:
         Args:
             scope: A function id in `worker.trigger`; None for everything under one policy.
         """
-        window = self._windows.get(scope)
+        window = self._states.get(scope)
         if window is None:
-            while len(self._windows) >= _SCOPES_MOST:
+            while len(self._states) >= _SCOPES_MOST:
                 with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
-                    del self._windows[next(iter(self._windows))]
-            window = self._windows.add(scope, BudgetWindow)
+                    del self._states[next(iter(self._states))]
+            window = self._states.add(scope, BudgetWindow)
         return window
-
-    def continues(self, before: Budget, now: float) -> None:
-        """Take another budget's place: its counts go on here, by this one's numbers.
-
-        Args:
-            before: The budget that stood in the same policy.
-            now: Monotonic time in seconds.
-        """
-        before._windows.retune(now, self._numbers())
-        object.__setattr__(self, "_windows", before._windows)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the counts: a copy, or the one in another process, counts for itself.
-        return type(self), (self.ratio, self.min_per_second, self.window)
 
     def _numbers(self) -> tuple[float, float, float]:
         return self.ratio, self.min_per_second * self.window, self.window

@@ -11,11 +11,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.validators import number, seconds
 
@@ -146,7 +146,7 @@ class Slots:
             self._let_go(permit)
             raise
 
-    def retune(self, _: float | None, limit: int, queue: int, wait: float) -> None:
+    def retune(self, _: float, limit: int, queue: int, wait: float) -> None:
         """Go by other numbers from now on; who is inside or in the queue stays.
 
         Args:
@@ -217,7 +217,7 @@ class Slots:
 
 
 @attrs.frozen
-class Bulkhead:
+class Bulkhead(Guard[Slots]):
     """How many calls of a function may run at once, and how many may wait for how long.
 
     There are no default numbers, because there is no limit that fits two functions: it is what
@@ -238,15 +238,9 @@ class Bulkhead:
     limit: int = attrs.field(validator=number(least=1, integer=True))
     queue: int = attrs.field(default=0, validator=number(least=0, integer=True))
     wait: float = attrs.field(default=0.0, validator=number(least=0, unit="seconds"))
-    _slots: ScopedStates[Slots] = attrs.field(
-        default=attrs.Factory(lambda self: ScopedStates(self._numbers()), takes_self=True),
-        init=False,
-        repr=False,
-        eq=False,
-        hash=False,
-    )
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if bool(self.queue) != bool(self.wait):
             raise ValueError(
                 f"Bulkhead.queue ({self.queue}) and Bulkhead.wait ({seconds(self.wait)}) must be "
@@ -259,27 +253,10 @@ class Bulkhead:
         Args:
             scope: A function id in `worker.trigger`; None for everything under one policy.
         """
-        slots = self._slots.get(scope)
+        slots = self._states.get(scope)
         if slots is None:
-            slots = self._slots.add(scope, Slots)
+            slots = self._states.add(scope, Slots)
         return slots
-
-    def continues(self, before: Bulkhead, now: float) -> None:
-        """Replace another bulkhead: the calls in its slots count here too.
-
-        Args:
-            before: The bulkhead that stood in the same policy.
-            now: Monotonic time in seconds.
-        """
-        before._slots.retune(now, self._numbers())
-        object.__setattr__(self, "_slots", before._slots)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without the slots: a copy, or the one in another process, has its own places.
-        return type(self), self._numbers()
-
-    def _numbers(self) -> tuple[int, int, float]:
-        return self.limit, self.queue, self.wait
 
 
 @attrs.frozen(eq=False)

@@ -9,20 +9,22 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import attrs
 
 
-class Tunable(Protocol):
-    """A state whose numbers can be changed while it is in use."""
+class ScopedState(Protocol):
+    """What a guard keeps for one scope."""
 
-    def retune(self, now: float | None, /, *numbers: Any, **more: Any) -> None:
+    def retune(self, now: float, /, *numbers: Any, **more: Any) -> None:
         """Go by other numbers from now on."""
 
     def forget(self) -> None:
         """Start anew, with a lock that nobody holds."""
 
 
-S = TypeVar("S", bound=Tunable)
+S = TypeVar("S", bound=ScopedState)
 
 
 class ScopedStates(dict[str | None, S]):
@@ -35,12 +37,13 @@ class ScopedStates(dict[str | None, S]):
         numbers: What the states go by, as their own class takes them.
     """
 
-    __slots__ = ("__weakref__", "_lock", "numbers")
+    __slots__ = ("__weakref__", "_lock", "_numbers")
 
-    def __init__(self, numbers: tuple[float | None, ...]) -> None:
+    def __init__(self, numbers: tuple[Any, ...]) -> None:
         super().__init__()
-        self.numbers = numbers
-        self._lock = threading.Lock()
+        self._numbers = numbers
+        # Reentrant: the garbage collector may end a coroutine that retries in the middle of `add`.
+        self._lock = threading.RLock()
         _all[id(self)] = self
 
     def add(self, scope: str | None, make: Callable[..., S]) -> S:
@@ -50,13 +53,10 @@ class ScopedStates(dict[str | None, S]):
             scope: What it is kept for.
             make: Makes one from the numbers.
         """
-        numbers = self.numbers
-        state = self.setdefault(scope, make(*numbers))  # atomic: two threads get one state
-        if self.numbers is not numbers:  # changed meanwhile: `retune` may not have seen this one
-            state.retune(None, *self.numbers)
-        return state
+        with self._lock:
+            return self.setdefault(scope, make(*self._numbers))
 
-    def retune(self, now: float, numbers: tuple[float | None, ...]) -> None:
+    def retune(self, now: float, numbers: tuple[Any, ...]) -> None:
         """Let every state go by other numbers; those made later too.
 
         Args:
@@ -64,15 +64,16 @@ class ScopedStates(dict[str | None, S]):
             numbers: As for the class.
         """
         with self._lock:
-            if numbers == self.numbers:
+            if numbers == self._numbers:
                 return
-            self.numbers = numbers
-            for state in list(self.values()):
-                state.retune(now, *numbers)
+            self._numbers = numbers
+            states = list(self.values())
+        for state in states:  # each has a lock of its own, which is not taken under this one
+            state.retune(now, *numbers)
 
     def forget(self) -> None:
         """Let every state start anew, wherever it is held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for state in list(self.values()):
             state.forget()
 
@@ -89,6 +90,37 @@ def _forked() -> None:
     """In the child of a fork nobody holds a lock, and what its parent has sent is not its own."""
     for kept in everything():
         kept.forget()
+
+
+@attrs.frozen
+class Guard(Generic[S]):
+    """A guard's settings, and its states, which a copy or another process does not share."""
+
+    _states: ScopedStates[S] = attrs.field(init=False, repr=False, eq=False, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_states", ScopedStates(self._numbers()))
+
+    def continues(self, before: Self, now: float) -> None:
+        """Replace another guard of the same kind: its states go by these numbers now.
+
+        Args:
+            before: The guard that stood in the same policy.
+            now: Monotonic time in seconds.
+        """
+        before._states.retune(now, self._numbers())
+        object.__setattr__(self, "_states", before._states)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._settings()
+
+    def _settings(self) -> tuple[Any, ...]:
+        """The arguments of the class."""
+        return tuple(getattr(self, each.name) for each in attrs.fields(type(self)) if each.init)
+
+    def _numbers(self) -> tuple[Any, ...]:
+        """The arguments of a state's class."""
+        return self._settings()
 
 
 # Windows does not fork and has no such function: there a dict is made, and forgotten.

@@ -48,27 +48,6 @@ class SlidingWindow:
         self._newest: int | None = None
         self.place, self.since, self.until = 0, 0.0, 0.0  # no time lies between them
 
-    def stretched(self, now: float | None, window: float) -> SlidingWindow:
-        """The same counts in a window of another length; each keeps its relative age.
-
-        Args:
-            now: Monotonic time in seconds; None where nothing can have grown old yet.
-            window: Length of the window in seconds.
-        """
-        other = SlidingWindow(window)
-        if now is not None:
-            self._advance(int(now / self._width))
-        if self._newest is not None:
-            # The same moment, counted in ticks of another length.
-            newest = int((self._newest + 0.5) * self._width / other._width)
-            for age in range(_BUCKETS):
-                here, there = (self._newest - age) % _BUCKETS, (newest - age) % _BUCKETS
-                other.buckets[there] = self.buckets[here]
-                other._failures[there] = self._failures[here]
-            other._begin(newest)
-            other.calls, other.failures = self.calls, self.failures
-        return other
-
     def add(self, now: float, *, failed: bool) -> None:
         """Count one call.
 

@@ -28,13 +28,12 @@ from iii_resilience.handling.handler_errors import PayloadError
 from iii_resilience.handling.hardening.deadlines import Clocks
 from iii_resilience.handling.hardening.error_encoding import HandlerFailed, encode_error, structured
 from iii_resilience.handling.hardening.result_check import (
-    OLD_RECEIVE_LIMIT,
     check_result,
     result_limit,
 )
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.sdk import propagation
-from iii_resilience.sdk.versions import installed
+from iii_resilience.sdk.versions import OLD_RECEIVE_LIMIT, installed
 from iii_resilience.telemetry import logger, worker_events
 
 Handler = Callable[..., Any]

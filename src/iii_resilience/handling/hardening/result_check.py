@@ -10,15 +10,12 @@ from typing import Any
 
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.sdk.payload_check import check_payload, size_of
-from iii_resilience.sdk.versions import Sdk
+from iii_resilience.sdk.versions import OLD_RECEIVE_LIMIT, Sdk
 
 _ENVELOPE = 512  # what stands around a result in its message, without the function's id
 _GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`sdk.payload_check`)
 
 _BOUND_IS_ENOUGH = 1 << 19  # below this size nobody asks for the exact one
-
-OLD_RECEIVE_LIMIT = 1 << 20
-"""Callers on SDK 0.24.4 and older lose their connection to a larger result, in bytes."""
 
 
 def result_limit(message_bytes: int, function_id: str) -> int:

@@ -20,7 +20,7 @@ from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.registration.registrations import Entry, RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.logs import where
 
@@ -126,18 +126,18 @@ class Drainer:
         done.wait(_HAND_OVER_MOST)
 
     def _give_up(self, entry: Entry) -> None:
-        functions = getattr(self._connection.client, "_functions", None)
-        handler = functions.get(entry.function_id) if isinstance(functions, dict) else None
+        handlers = self._connection.client.handlers
+        handler = handlers.get(entry.function_id)
         self._served.give_up(entry)
-        if handler is not None and isinstance(functions, dict):
-            functions[entry.function_id] = handler
+        if handler is not None:
+            handlers[entry.function_id] = handler
             self._still_answered.add(entry.function_id)
 
     def _forget(self) -> None:
         """A new connection would register again what was given up. Runs on the SDK's thread."""
-        functions = getattr(self._connection.client, "_functions", {})
+        handlers = self._connection.client.handlers
         while self._still_answered and not self._connection.connected:
-            functions.pop(self._still_answered.pop(), None)
+            handlers.pop(self._still_answered.pop(), None)
 
     def _last_calls(self, until: float) -> None:
         """Wait for a word of the engine: what it had sent here before has arrived by then."""
@@ -145,11 +145,7 @@ class Drainer:
         if timeout_ms > 0 and self._connection.connected:
             with suppress(Exception):  # any answer will do, and so will none
                 self._connection.in_flight.send(
-                    {
-                        "function_id": FUNCTIONS_INFO,
-                        "payload": {"function_ids": [FUNCTIONS_INFO]},
-                        "timeout_ms": timeout_ms,
-                    },
+                    functions_info_request([FUNCTIONS_INFO], None, timeout_ms),
                     seconds=timeout_ms / 1000,
                 )
 

@@ -20,14 +20,17 @@ from contextlib import suppress
 from typing import Any
 
 from iii_resilience.core.classify import classify
-from iii_resilience.handling.registration.ownership import Answer, OwnershipPolling
+from iii_resilience.core.codes.model import Category
+from iii_resilience.core.failure import Failure
+from iii_resilience.handling.registration.ownership import OwnershipPolling
 from iii_resilience.handling.registration.registrations import (
     Entry,
+    RegistrationAttempts,
     RegistrationState,
     RegistrationTable,
 )
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
+from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
 from iii_resilience.telemetry import logger
 from iii_resilience.telemetry.logs import where
 
@@ -37,6 +40,7 @@ INTERVAL = 1.0
 _JITTER = 0.2
 # A loop that has not run our question by then does not run at all.
 _GIVE_UP_ON_LOOP = 3.0
+_SILENT_AFTER = 10.0  # seconds without an answer after which that is logged
 _RECONNECTED_LOOK = 0.05  # without a listener the connection is looked at this often, in seconds
 
 # The engine will not answer the question on this connection, however often it is asked.
@@ -51,6 +55,10 @@ _NO_ANSWER_HERE = frozenset(
         "invalid_response",
     }
 )
+
+_NOT_KEPT = "functions are not kept registered: the engine does not answer %s (%s); %s"
+_ALLOW = "allow it for this worker (rbac.expose_functions), or use an engine that has it"
+_ASKED_AGAIN = "it is asked again every second"
 
 
 class KeptClient:
@@ -98,6 +106,8 @@ class KeptClient:
         self.due = now + (INTERVAL if connected else _RECONNECTED_LOOK)
         if not connected or self._refused:
             return
+        if self.asked_at is not None and now - self.asked_at > _SILENT_AFTER:
+            self._warn("TIMEOUT", _ASKED_AGAIN)
         if self._asking is not None and now - self._asking_since < _GIVE_UP_ON_LOOP:
             self.due = self._asking_since + _GIVE_UP_ON_LOOP
             return
@@ -115,22 +125,15 @@ class KeptClient:
         asking.add_done_callback(lambda done: tell(done, ids))
         self.due = now + _GIVE_UP_ON_LOOP
 
-    async def ask(self, ids: list[str]) -> dict[str, Answer]:
+    async def ask(self, ids: list[str]) -> dict[str, FunctionStatus]:
         """The question. Runs on the SDK's loop.
 
         Raises:
             Exception: Whatever the SDK raises.
             LookupError: The answer is not in a form that is known.
         """
-        namespace = self.connection.namespace_of({})
-        result = await self.connection.client.trigger_async(functions_info_request(ids, namespace))
-        try:
-            return {
-                item["function_id"]: Answer.read(item, namespace or "default")
-                for item in result["functions"]
-            }
-        except (TypeError, AttributeError, KeyError) as error:
-            raise LookupError("the engine answers in a form that is not known") from error
+        connection = self.connection
+        return await connection.ask_functions_info(ids, connection.client.namespace)
 
     def answered(self, done: Future[Any], ids: list[str], now: float) -> None:
         """Learn from an answer, and register again what nobody owns."""
@@ -146,6 +149,7 @@ class KeptClient:
             self._refuses(error)
             return
         self.asked_at = None
+        self._warned = False
         if not self.connection.connected or self.connection.closed:
             return
         orphans, soon = self.rounds.answered(ids, answers, now)
@@ -184,38 +188,33 @@ class KeptClient:
         self.rounds.check_next(entry.function_id for entry in functions)
         if connected:
             for entry in functions:
-                entry.at, entry.misses, entry.tries, entry.retry_at = now, 0, 0, 0.0
+                entry.attempts = RegistrationAttempts(now)
         elif not self.connection.closed:
             for entry in (*functions, *self._served.triggers()):
                 entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
 
-    def not_answered(self, error: Exception) -> str:
-        """The engine has answered with an error, or not at all.
-
-        Returns:
-            The error's code.
-        """
-        code = classify(error, function_id=FUNCTIONS_INFO).code
-        if code != "TIMEOUT":
+    def not_answered(self, error: Exception) -> Failure:
+        """The engine has answered with an error, or not at all."""
+        failure = classify(error, function_id=FUNCTIONS_INFO)
+        if failure.code != "TIMEOUT":
             self.asked_at = None
-        return code
+        return failure
 
     def _refuses(self, error: Exception) -> None:
-        code = self.not_answered(error)
-        if code not in _NO_ANSWER_HERE and not isinstance(error, LookupError):
-            return
-        self._refused = True
-        for entry in self._served.functions():
-            entry.set_state(RegistrationState.UNKNOWN)
+        failure = self.not_answered(error)
+        if failure.code in _NO_ANSWER_HERE or isinstance(error, LookupError):
+            self._refused = True
+            for entry in self._served.functions():
+                entry.set_state(RegistrationState.UNKNOWN)
+            self._warn(failure.code, _ALLOW)
+        elif failure.category is not Category.TRANSIENT:
+            self._warn(failure.code, _ASKED_AGAIN)
+
+    def _warn(self, code: str, advice: str) -> None:
+        """Log that nothing is kept registered, once until there is an answer again."""
         if not self._warned:
             self._warned = True
-            logger.warning(
-                "functions are not kept registered: the engine does not answer %s (%s); allow it "
-                "for this worker (rbac.expose_functions), or use an engine that has it",
-                FUNCTIONS_INFO,
-                code,
-                extra={"code": code},
-            )
+            logger.warning(_NOT_KEPT, FUNCTIONS_INFO, code, advice, extra={"code": code})
 
 
 class Keeper:

@@ -8,19 +8,14 @@ others are polled at once. Knows nothing of I/O, and has no clock of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import attrs
 
 from iii_resilience.handling.registration.registrations import (
     Entry,
     RegistrationState,
     RegistrationTable,
 )
+from iii_resilience.sdk.engine_api import IDS_AT_ONCE, FunctionStatus
 from iii_resilience.telemetry import worker_events
-
-MOST = 32
-"""Ids in one question (observed on engine 0.23)."""
 
 # The engine may not have seen a registration that is this young, in seconds: it is believed to be
 # missing only when it is missing twice.
@@ -29,38 +24,7 @@ _LOOK_AGAIN = 0.05
 _TRIES_AT_ONCE = 3
 _RETRY_MOST = 60.0
 
-
-@attrs.frozen
-class Answer:
-    """What the engine says of one function.
-
-    Attributes:
-        owner: The name of the worker that owns it; None where nobody does.
-        hidden: Whether the engine does not say, because this worker may not call it.
-        triggers: The ids of its active triggers, and their types.
-    """
-
-    owner: str | None = None
-    hidden: bool = False
-    triggers: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def read(cls, item: Mapping[str, Any], namespace: str) -> Answer:
-        """One item of the engine's answer.
-
-        Args:
-            item: The item.
-            namespace: The namespace that was asked about.
-        """
-        if item.get("error") == "forbidden":
-            return cls(hidden=True)
-        if item.get("error") is not None or item.get("namespace", namespace) != namespace:
-            return cls()
-        active = item.get("registered_triggers") or ()
-        return cls(
-            str(item.get("worker_name")),
-            triggers=tuple((str(t.get("id")), str(t.get("trigger_type"))) for t in active),
-        )
+_MISSING = FunctionStatus(there=False)
 
 
 class OwnershipPolling:
@@ -85,13 +49,13 @@ class OwnershipPolling:
         """What to ask about now; empty where nothing is served."""
         entries = self._served.functions()
         known = {entry.function_id for entry in entries}
-        chosen = dict.fromkeys([i for i in self._suspects if i in known][:MOST])
+        chosen = dict.fromkeys([i for i in self._suspects if i in known][:IDS_AT_ONCE])
         self._suspects = {i: None for i in self._suspects if i in known and i not in chosen}
-        for sample in self._samples(entries)[: MOST // 2]:
-            if len(chosen) < MOST:
+        for sample in self._samples(entries)[: IDS_AT_ONCE // 2]:
+            if len(chosen) < IDS_AT_ONCE:
                 chosen[sample] = None
         for _ in range(len(entries)):
-            if len(chosen) >= min(MOST, len(entries)):
+            if len(chosen) >= min(IDS_AT_ONCE, len(entries)):
                 break
             self._turn = (self._turn + 1) % len(entries)
             chosen[entries[self._turn].function_id] = None
@@ -111,7 +75,7 @@ class OwnershipPolling:
         return [ids[self._turn % len(ids)] for ids in by_owner.values()]
 
     def answered(
-        self, asked: list[str], answers: Mapping[str, Answer], now: float
+        self, asked: list[str], answers: Mapping[str, FunctionStatus], now: float
     ) -> tuple[list[Entry], float | None]:
         """Learn from an answer.
 
@@ -131,16 +95,16 @@ class OwnershipPolling:
             entry = self._served.function(function_id)
             if entry is None:
                 continue
-            answer = answers.get(function_id, Answer())
-            if answer.hidden:
+            answer = answers.get(function_id, _MISSING)
+            if answer.forbidden:
                 continue
             before = entry.owner if entry.state is RegistrationState.STANDBY else None
             if before is not None and answer.owner != before:
                 left.add(before)
-            if answer.owner is None:
+            if not answer.there:
                 if self._is_orphan(entry, now):
                     orphans.append(entry)
-                elif now >= entry.retry_at:
+                elif now >= entry.attempts.retry_at:
                     soon = _LOOK_AGAIN
                     self.check_next([function_id])
             else:
@@ -159,7 +123,7 @@ class OwnershipPolling:
             soon = _LOOK_AGAIN
         return orphans, soon
 
-    def learn(self, asked: list[str], answers: Mapping[str, Answer]) -> None:
+    def learn(self, asked: list[str], answers: Mapping[str, FunctionStatus]) -> None:
         """Learn from an answer only how things stand.
 
         Args:
@@ -167,17 +131,17 @@ class OwnershipPolling:
             answers: What the engine said of them.
         """
         for function_id in asked:
-            entry, answer = self._served.function(function_id), answers.get(function_id, Answer())
-            if entry is None or answer.hidden:
+            entry, answer = self._served.function(function_id), answers.get(function_id, _MISSING)
+            if entry is None or answer.forbidden:
                 continue
-            if answer.owner is not None:
+            if answer.there:
                 self._owned(entry, answer)
             elif entry.state is not RegistrationState.REJECTED:
                 entry.set_state(RegistrationState.MISSING)
 
-    def _owned(self, entry: Entry, answer: Answer) -> None:
-        entry.misses = entry.tries = 0
-        entry.retry_at = 0.0
+    def _owned(self, entry: Entry, answer: FunctionStatus) -> None:
+        entry.attempts.misses = entry.attempts.tries = 0
+        entry.attempts.retry_at = 0.0
         own = answer.owner == self.name
         if own:
             entry.set_state(RegistrationState.OWNER, owner=answer.owner)
@@ -198,15 +162,16 @@ class OwnershipPolling:
                 trigger.set_state(RegistrationState.MISSING)
 
     def _is_orphan(self, entry: Entry, now: float) -> bool:
-        entry.misses += 1
-        if now < entry.retry_at or (entry.misses < 2 and now - entry.at < _YOUNG):  # noqa: PLR2004 - twice
+        attempts = entry.attempts
+        attempts.misses += 1
+        if now < attempts.retry_at or (attempts.misses < 2 and now - attempts.at < _YOUNG):  # noqa: PLR2004 - twice
             return False
         if entry.state is not RegistrationState.REJECTED:
             entry.set_state(RegistrationState.MISSING, code=entry.code)
-        beyond = entry.tries + 1 - _TRIES_AT_ONCE
+        beyond = attempts.tries + 1 - _TRIES_AT_ONCE
         if beyond > 0:
             # The engine takes no notice of it; to ask for it every second would change nothing.
-            entry.retry_at = now + min(_RETRY_MOST, 2.0**beyond)
+            attempts.retry_at = now + min(_RETRY_MOST, 2.0**beyond)
             if beyond == 1:
                 worker_events.unheeded(entry.function_id)
         return True

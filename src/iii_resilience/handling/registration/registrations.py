@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.codes.lookup import find
+from iii_resilience.sdk.client_adapter import ClientAdapter
 from iii_resilience.telemetry import worker_events
 
 _REFUSED_MOST = 1000  # remembered, of triggers that were not made here
@@ -62,6 +63,23 @@ class Registration:
     remedy: str | None = None
 
 
+@attrs.define
+class RegistrationAttempts:
+    """How often a registration was made again, and when that may be done next.
+
+    Attributes:
+        at: Monotonic time when it was made, or made again, or when its connection began.
+        tries: How often it was made again since it was last seen.
+        misses: How often in a row nobody owned it.
+        retry_at: Monotonic time before which it is not made again.
+    """
+
+    at: float = attrs.field(factory=time.monotonic)
+    tries: int = 0
+    misses: int = 0
+    retry_at: float = 0.0
+
+
 @attrs.define(eq=False)
 class Entry:
     """One registration, and how to make it again.
@@ -73,10 +91,7 @@ class Entry:
         ref: The SDK's current reference.
         trigger_type: The trigger's type; None for a function.
         trigger_id: The id the SDK gave the trigger, where it can be known.
-        at: Monotonic time when it was made, or made again, or when its connection began.
-        tries: How often it was made again since it was last seen.
-        misses: How often in a row nobody owned it.
-        retry_at: Monotonic time before which it is not made again.
+        attempts: How it was made again so far.
         gone: Whether its user has given it up.
     """
 
@@ -86,10 +101,7 @@ class Entry:
     ref: Any = None
     trigger_type: str | None = None
     trigger_id: str | None = None
-    at: float = attrs.field(factory=time.monotonic)
-    tries: int = 0
-    misses: int = 0
-    retry_at: float = 0.0
+    attempts: RegistrationAttempts = attrs.field(factory=RegistrationAttempts)
     gone: bool = False
     state: RegistrationState = RegistrationState.UNKNOWN
     since: float = attrs.field(factory=time.time)
@@ -147,11 +159,11 @@ class RegistrationTable:
     """The functions and triggers of one client.
 
     Args:
-        client: The SDK's client.
+        client: The client.
         added: Is called with every function that is registered, or is given a trigger.
     """
 
-    def __init__(self, client: Any, added: Callable[[Entry], None]) -> None:
+    def __init__(self, client: ClientAdapter, added: Callable[[Entry], None]) -> None:
         self._client = client
         self._added = added
         # Held while something is made, made again or given up, so that these do not cross.
@@ -220,8 +232,8 @@ class RegistrationTable:
         with self._making:
             if entry.gone:
                 return
-            entry.tries += 1
-            entry.at = time.monotonic()
+            entry.attempts.tries += 1
+            entry.attempts.at = time.monotonic()
             with suppress(Exception):  # it may never have come to be
                 entry.ref.unregister()
             entry.ref = entry.register()
@@ -269,13 +281,13 @@ class RegistrationTable:
                 trigger.set_state(RegistrationState.REJECTED, code=code)
 
     def _make_trigger(self, entry: Entry) -> None:
-        before = set(getattr(self._client, "_triggers", ()))
+        before = self._client.trigger_ids
         entry.ref = entry.register()
-        made = set(getattr(self._client, "_triggers", ())) - before
-        entry.at = time.monotonic()
+        made = list(self._client.trigger_ids - before)
+        entry.attempts.at = time.monotonic()
         if entry.state is RegistrationState.REJECTED:
             entry.set_state(RegistrationState.UNKNOWN)
-        entry.trigger_id = made.pop() if len(made) == 1 else None
+        entry.trigger_id = made[0] if len(made) == 1 else None
         code = self._refused.pop(entry.trigger_id or "", None)
         if code is not None:
             entry.set_state(RegistrationState.REJECTED, code=code)

@@ -101,7 +101,7 @@ class Standby:
 
     async def _tell(self, owner: str, payload: dict[str, Any]) -> None:
         try:
-            await self._connection.client.trigger_async(_message(owner, payload))
+            await self._connection.client.call_async(_message(owner, payload))
         except Exception:
             # The owner has no keeper, may not be called, or has just gone: it is told again later.
             return

@@ -5,51 +5,12 @@ Knows nothing of what a function does with its input.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from iii_resilience.testing.loopback.history import BuiltinError
 from iii_resilience.testing.loopback.registry import BuiltinRequest
-
-
-def whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    """Refuses anything but a whole number in a range.
-
-    Raises:
-        TypeError: Not a whole number.
-        ValueError: Outside the range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a whole number, not {value!r}")
-    if value < low or (high is not None and value > high):
-        span = f"from {low} on" if high is None else f"{low} ... {high}"
-        raise ValueError(f"{name} is {span}, not {value}")
-
-
-def seconds(name: str, value: object) -> None:
-    """Refuses anything but a number of seconds from 0 on.
-
-    Raises:
-        TypeError: Not a number.
-        ValueError: Negative, infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is a number of seconds from 0 on, not {value!r}")
-
-
-def text(name: str, value: object) -> None:
-    """Refuses anything but a string that is not empty.
-
-    Raises:
-        TypeError: Not a string.
-        ValueError: Empty.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a string, not {type(value).__name__}")
-    if not value:
-        raise ValueError(f"{name} is empty")
-
 
 _EXPECTED: Final[dict[type, str]] = {str: "a string", bool: "a boolean", list: "a sequence"}
 
@@ -69,11 +30,8 @@ def fields(request: BuiltinRequest, struct: str, /, **wanted: type) -> dict[str,
     Raises:
         BuiltinError: deserialization_error.
     """
-    try:
+    with _deserializing(request):
         return _read(request.data, struct, wanted)
-    except ValueError as error:
-        text = f"Failed to deserialize input for {request.function_id}: {error}"
-        raise BuiltinError("deserialization_error", text) from None
 
 
 def strings(request: BuiltinRequest, values: list[Any] | None) -> list[str]:
@@ -82,13 +40,19 @@ def strings(request: BuiltinRequest, values: list[Any] | None) -> list[str]:
     Raises:
         BuiltinError: deserialization_error.
     """
-    try:
+    with _deserializing(request):
         for value in values or ():
             expect(value, str)
+    return list(values or ())
+
+
+@contextmanager
+def _deserializing(request: BuiltinRequest) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         text = f"Failed to deserialize input for {request.function_id}: {error}"
         raise BuiltinError("deserialization_error", text) from None
-    return list(values or ())
 
 
 def expect(value: object, kind: type) -> None:

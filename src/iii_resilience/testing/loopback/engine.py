@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from iii_resilience.testing.faults import AnswerError, AnswerResult, Fault
+from iii_resilience.core.validators import Number, Text
+from iii_resilience.testing.faults import SECONDS, AnswerError, AnswerResult, Fault
 from iii_resilience.testing.loopback import wire
-from iii_resilience.testing.loopback.arguments import seconds, text, whole
 from iii_resilience.testing.loopback.conditions import Conditions
 from iii_resilience.testing.loopback.loop_thread import LoopThread
 from iii_resilience.testing.loopback.queries import Queries
@@ -45,7 +45,7 @@ class LoopbackEngine(Queries):
 
     Raises:
         ImportError: The ``testing`` extra is not installed.
-        TypeError: An argument of a wrong type.
+        TypeError: `rbac` is not an `Rbac`.
         ValueError: A port outside 0 ... 65535, or a `keep` below 1.
     """
 
@@ -57,8 +57,8 @@ class LoopbackEngine(Queries):
         rbac: Rbac | None = None,
         keep: int = 10_000,
     ) -> None:
-        whole("port", port, 0, 65535)
-        whole("keep", keep, 1)
+        Number(least=0, most=65535, integer=True).require("port", port)
+        Number(least=1, integer=True).require("keep", keep)
         if rbac is not None and not isinstance(rbac, Rbac):
             raise TypeError(f"rbac is Rbac(...) or None, not {type(rbac).__name__}")
         for name in ("websockets", "jsonschema"):
@@ -159,7 +159,7 @@ class LoopbackEngine(Queries):
         Calls in flight are never answered, as when an engine is killed. Values of configuration
         entries, state and the queue worker's messages survive.
         """
-        seconds("down_for", down_for)
+        SECONDS.require("down_for", down_for)
         self.stop_listening()
         time.sleep(down_for)
         self.listen()
@@ -173,7 +173,7 @@ class LoopbackEngine(Queries):
         Raises:
             RuntimeError: The engine has no queue worker.
         """
-        seconds("down_for", down_for)
+        SECONDS.require("down_for", down_for)
         queues = self._queues()
         self._thread.call(queues.kill)
         time.sleep(down_for)
@@ -223,7 +223,7 @@ class LoopbackEngine(Queries):
             ValueError: Nobody of this name is connected, or a code outside 1000 ... 4999.
         """
         if code is not None:
-            whole("code", code, 1000, 4999)
+            Number(least=1000, most=4999, integer=True).require("code", code)
         self._known(worker_name)
         self._thread.call(lambda: self._sockets.disconnect(worker_name, code))
 
@@ -248,7 +248,7 @@ class LoopbackEngine(Queries):
         Args:
             pattern: A function id, with ``*`` for any characters: ``admin::*``.
         """
-        text("pattern", pattern)
+        Text("a function id, with * for any characters").require("pattern", pattern)
         self._thread.call(lambda: self._engine.reception.forbidden.append(pattern))
 
     def inject(
@@ -271,7 +271,7 @@ class LoopbackEngine(Queries):
                 met too.
 
         Raises:
-            TypeError: An argument of a wrong type, or a result that JSON cannot carry.
+            TypeError: The fault is none, or a result that JSON cannot carry.
             ValueError: A `call` or `times` below 1, or an answer the engine could not send.
         """
         if isinstance(fault, (AnswerError, AnswerResult)):

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlsplit
+from functools import partial
+from urllib.parse import urlsplit
 
 from iii_resilience.testing.faults import FaultPlan
+from iii_resilience.testing.loopback.authentication import Authentication
 from iii_resilience.testing.loopback.client_connection import ClientConnection
-from iii_resilience.testing.loopback.history import BuiltinError, InvocationOutcome
+from iii_resilience.testing.loopback.history import BuiltinError
 from iii_resilience.testing.loopback.introspection import add_introspection
 from iii_resilience.testing.loopback.invocations import InvocationFrames
 from iii_resilience.testing.loopback.outbox import Outbox
-from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE, Rbac, Session, session_from
+from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE, Rbac, Session
 from iii_resilience.testing.loopback.registration_frames import REGISTRATIONS, RegistrationFrames
 from iii_resilience.testing.loopback.registry import Builtin, Function, Registry, Worker
-from iii_resilience.testing.loopback.router import Host, Invocation, Router
+from iii_resilience.testing.loopback.router import Host, Router
 from iii_resilience.testing.loopback.triggers import Triggers
 from iii_resilience.testing.loopback.wire import Message, UnreadableFrame, decode, recorded
 
@@ -51,11 +53,9 @@ class Engine:
         self.reception = InvocationFrames(self.post, self.calls, called)
         self._registrations = RegistrationFrames(self.registry, self.triggers, self.post, changed)
         self._host = host
-        self._rbac = rbac
         self._changed = changed
+        self.authentication = Authentication(rbac, self.calls)
         self._connections: dict[ClientConnection, Worker] = {}
-        self._early: dict[ClientConnection, list[str]] = {}
-        self._guarded: set[ClientConnection] = set()
         self._numbers = 0
         add_introspection(self.registry, self.triggers)
         self.add_builtin("engine::workers::register", self._registrations.announce)
@@ -81,18 +81,16 @@ class Engine:
         return worker
 
     def leave(self, worker: Worker) -> None:
-        """A worker that lives in the engine itself is gone, with its functions and calls."""
-        self._retire(worker)
-
-    def guard(self, connection: ClientConnection) -> None:
-        """Puts a new connection under the second listener's rules."""
-        self._guarded.add(connection)
+        """A worker is gone, with its functions and calls."""
+        self.registry.remove_worker(worker)
+        self.triggers.left(worker)
+        self.calls.left(worker)
+        self._changed()
 
     def clear(self) -> None:
         """Forgets everything a killed engine forgets, without a word to anybody."""
         self._connections.clear()
-        self._early.clear()
-        self._guarded.clear()
+        self.authentication.clear()
         self.calls.clear()
         self.registry.clear()
         self.triggers.clear()
@@ -107,23 +105,19 @@ class Engine:
     def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """A connection is open: a worker's, or the second one an SDK sends telemetry through."""
         parts = urlsplit(path)
-        telemetry = parts.path == "/otel"
-        auth = self._rbac.auth_function_id if connection in self._guarded else None
-        if connection not in self._guarded:
-            if not telemetry:
-                self._admit(connection, None)
-        elif auth is None:
-            if not telemetry:
-                session = Session(self._rbac, may_register_trigger_types=True)
+
+        def admit(session: Session | None, early: list[str]) -> None:
+            if parts.path != "/otel":
                 self._admit(connection, session)
-        else:
-            self._ask(connection, auth, parts.query, headers, telemetry=telemetry)
+                for text in early:
+                    self.received(connection, text)
+
+        refuse = partial(self._refuse, connection)
+        self.authentication.check(connection, parts.query, headers, admit, refuse)
 
     def received(self, connection: ClientConnection, text: str) -> None:
         """A message came in."""
-        early = self._early.get(connection)
-        if early is not None:
-            early.append(text)
+        if self.authentication.keep(connection, text):
             return
         worker = self._connections.get(connection)
         if worker is None:
@@ -138,50 +132,16 @@ class Engine:
 
     def ended(self, connection: ClientConnection) -> None:
         """A connection is over."""
-        self._guarded.discard(connection)
-        self._early.pop(connection, None)
+        self.authentication.forget(connection)
         worker = self._connections.pop(connection, None)
         if worker is not None:
-            self._retire(worker)
+            self.leave(worker)
 
     # Connections.
 
     def _new_worker(self, connection: ClientConnection | None = None) -> Worker:
         self._numbers += 1
         return Worker(self._numbers, link=connection)
-
-    def _ask(
-        self,
-        connection: ClientConnection,
-        auth: str,
-        query: str,
-        headers: dict[str, str],
-        *,
-        telemetry: bool,
-    ) -> None:
-        parameters: dict[str, list[str]] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            parameters.setdefault(name, []).append(value)
-        data = {"headers": headers, "query_params": parameters, "ip_address": "127.0.0.1"}
-        self._early[connection] = []
-
-        def decided(outcome: InvocationOutcome) -> None:
-            early = self._early.pop(connection, None)
-            if early is None:
-                return
-            try:
-                if outcome.error is not None:
-                    raise BuiltinError("AUTH_ERROR", outcome.error.message)
-                session = session_from(self._rbac, outcome.result)
-            except BuiltinError as error:
-                self._refuse(connection, error)
-                return
-            if not telemetry:
-                self._admit(connection, session)
-                for text in early:
-                    self.received(connection, text)
-
-        self.calls.place(Invocation(auth, data, decided))
 
     def _admit(self, connection: ClientConnection, session: Session | None) -> None:
         worker = self._new_worker(connection)
@@ -206,12 +166,6 @@ class Engine:
         body = {"code": error.code, "message": error.message}
         self.post.send(worker, {"type": "error", "error": body})
         connection.close()
-
-    def _retire(self, worker: Worker) -> None:
-        self.registry.remove_worker(worker)
-        self.triggers.left(worker)
-        self.calls.left(worker)
-        self._changed()
 
     # Messages.
 

@@ -182,7 +182,7 @@ class Listener:
 
     def _accept_guarded(self) -> ClientConnection:
         connection = self._accept()
-        self._engine.guard(connection)
+        self._engine.authentication.guard(connection)
         return connection
 
     def _chosen(self, worker_name: str | None) -> Iterator[ClientConnection]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from iii_resilience.testing.loopback.arguments import seconds, text, whole
+from iii_resilience.core.validators import Number, Text
+from iii_resilience.testing.faults import SECONDS
 from iii_resilience.testing.loopback.conditions import Conditions
 from iii_resilience.testing.loopback.history import Call, Frame
 from iii_resilience.testing.loopback.loop_thread import LoopThread
@@ -79,7 +81,7 @@ class Queries:
             ValueError: An unknown setting, or a value that is not allowed.
             RuntimeError: The engine has no queue worker.
         """
-        text("name", name)
+        Text("the name of a queue").require("name", name)
         config = QueueConfig.read(settings)
         queues = self._queues()
         self._thread.call(lambda: queues.define(name, config))
@@ -121,7 +123,7 @@ class Queries:
             ValueError: The queue is not defined.
         """
         queues = self._queues()
-        seconds("timeout", timeout)
+        SECONDS.require("timeout", timeout)
         queue = self._thread.call(lambda: queues.queue(name))
 
         def complaint() -> str:
@@ -147,12 +149,9 @@ class Queries:
         """
         if not function_ids:
             raise ValueError("name at least one function")
-        seconds("timeout", timeout)
-
-        def missing() -> list[str]:
-            return [name for name in function_ids if not self._has(name, namespace)]
-
-        self._watchers.wait(timeout, lambda: not missing(), lambda: f"not registered: {missing()}")
+        self._wait_for_all(
+            function_ids, lambda name: self._has(name, namespace), "not registered", timeout
+        )
 
     def wait_workers(self, *names: str, timeout: float = 10.0) -> None:
         """Waits until workers of these names are connected.
@@ -162,12 +161,7 @@ class Queries:
         """
         if not names:
             raise ValueError("name at least one worker")
-        seconds("timeout", timeout)
-
-        def missing() -> list[str]:
-            return [name for name in names if name not in self._names()]
-
-        self._watchers.wait(timeout, lambda: not missing(), lambda: f"not connected: {missing()}")
+        self._wait_for_all(names, lambda name: name in self._names(), "not connected", timeout)
 
     def wait_calls(self, function_id: str, count: int = 1, timeout: float = 10.0) -> None:
         """Waits until the engine has received so many calls of a function.
@@ -175,8 +169,8 @@ class Queries:
         Raises:
             TimeoutError: Says how many there were.
         """
-        whole("count", count, 1)
-        seconds("timeout", timeout)
+        Number(least=1, integer=True).require("count", count)
+        SECONDS.require("timeout", timeout)
 
         def received() -> int:
             return len(self._engine.post.calls(function_id))
@@ -186,6 +180,16 @@ class Queries:
             lambda: received() >= count,
             lambda: f"{received()} of {count} calls of {function_id} received",
         )
+
+    def _wait_for_all(
+        self, names: Sequence[str], is_there: Callable[[str], bool], complaint: str, timeout: float
+    ) -> None:
+        SECONDS.require("timeout", timeout)
+
+        def missing() -> list[str]:
+            return [name for name in names if not is_there(name)]
+
+        self._watchers.wait(timeout, lambda: not missing(), lambda: f"{complaint}: {missing()}")
 
     def _queues(self) -> QueueWorker:
         if self._queue_worker is None:

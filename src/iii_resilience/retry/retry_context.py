@@ -1,0 +1,97 @@
+"""What does not change during a retried call, what its caller adds to it, and how it ends.
+
+Knows nothing of attempts or decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
+
+import attrs
+
+from iii_resilience.core.decide import Reason
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.policy import RetryPolicy
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class CallOutcome(Generic[T]):
+    """How a call ended: a value, or the exception to raise.
+
+    The exception is returned instead of being raised here, so that its traceback shows one frame
+    of the library, the one that the user called.
+    """
+
+    value: T | None = attrs.field(default=None, repr=False)
+    error: BaseException | None = attrs.field(default=None, repr=False)
+
+
+class StopRetrying(Exception):  # noqa: N818 - control flow between an attempt and its call
+    """Raised by an attempt that must not be sent: the call ends for this reason."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+        super().__init__(reason.value)
+
+
+class Sleeper(Protocol):
+    """What can end a delay early, such as a `WaitQueue`."""
+
+    def add(self) -> Future[float]:
+        """A future that ends a sleep once it is done; if it holds an error, that ends the call."""
+        ...
+
+    def leave(self, future: Future[float]) -> None:
+        """The sleep is over."""
+
+
+@attrs.frozen(kw_only=True)
+class RetryContext:
+    """What does not change during a call.
+
+    Attributes:
+        policy: The policy the call started with.
+        name: The function id or the decorated function's name, for log and metrics.
+        started: Monotonic time of the call's start, in seconds.
+        deadline_at: Monotonic time of the deadline in seconds, or None.
+        function_id: The engine function that is called, or None in a decorator.
+        window: The budget's count, or None where the policy has no budget.
+    """
+
+    policy: RetryPolicy
+    name: str
+    started: float
+    deadline_at: float | None = None
+    function_id: str | None = None
+    window: BudgetWindow | None = None
+
+
+@attrs.frozen(kw_only=True)
+class RetryHooks:
+    """What the caller of a retried call adds to it.
+
+    Attributes:
+        on_blocking: Called when a delay is about to block a running event loop.
+        sleeper: What can end a delay early; None where nothing does.
+        refine: Adds what the caller knows about a failure and the error alone does not say.
+        swallowed: Whether the attempt that has just failed with this exception swallowed a
+            cancellation.
+        classified: Where an attempt, or a guard around it, leaves the failure it has classified;
+            None where none does.
+        reports_end: Whether every call's end is reported, so that its telemetry can be complete.
+    """
+
+    on_blocking: Callable[[], object] | None = None
+    sleeper: Sleeper | None = None
+    refine: Callable[[Failure], Failure] | None = None
+    swallowed: Callable[[Exception], bool] | None = None
+    classified: list[Failure] | None = None
+    reports_end: bool = True
+
+
+NO_HOOKS = RetryHooks()
