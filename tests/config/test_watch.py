@@ -415,10 +415,10 @@ def test_relative_path_is_followed_after_chdir(
     assert book.reload() is False
     (tmp_path / "p.yaml").write_text(text % 3, "utf-8")
     assert book.reload() is True
-    assert book.policy_set.policy("default").attempts == 3
+    assert book.policy_set.policies["default"].attempts == 3
     with book.watch(every=0.05):
         (tmp_path / "p.yaml").write_text(text % 4, "utf-8")
         end = time.monotonic() + 20
-        while book.policy_set.policy("default").attempts != 4:
+        while book.policy_set.policies["default"].attempts != 4:
             assert time.monotonic() < end, "it was not followed"
             time.sleep(0.02)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,10 +18,12 @@ from iii_resilience import (
     Breaker,
     Budget,
     Bulkhead,
+    ConfigError,
     Enqueue,
     InvalidPayloadError,
     Reroute,
     iii_retry,
+    load_policies,
     resilient,
 )
 from iii_resilience.client.resilient import Resilient
@@ -27,7 +31,6 @@ from iii_resilience.handling import consumer
 from iii_resilience.stores import MemoryStore
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
-BULKHEAD = Bulkhead(limit=2)
 STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
 
 
@@ -38,7 +41,7 @@ def told(
     target: Any,
     connect: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
-) -> list[logging.LogRecord]:
+) -> Iterator[list[logging.LogRecord]]:
     """A run in which everything happens that is told of; its records."""
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
     worker = resilient(target, keep_registered=True)
@@ -57,21 +60,34 @@ def told(
     worker.register_function("t::f", lambda data: "done")
     worker.register_function("t::other", lambda data: "done")
     engine.wait_registered("t::fails", "t::parks", "t::f", "t::other")
-    everything(caller, engine)
+    bulkhead = Bulkhead(limit=2)  # seen as long as it is used
+    everything(caller, engine, bulkhead)
+    refused_reload()
     for _ in range(250):  # the keeper asks about once a second
         if "iii.worker.registration.transitions" in seen.metrics():
             break
         pause()
     caller.shutdown()
     worker.shutdown()
-    return [r for r in caplog.records if r.name == "iii_resilience"]
+    yield [r for r in caplog.records if r.name == "iii_resilience"]
+    del bulkhead, parking
 
 
 def pause() -> None:
     time.sleep(0.02)
 
 
-def everything(caller: Resilient, engine: LoopbackEngine) -> None:
+def refused_reload() -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "p.yaml"
+        path.write_text("version: 1\npolicies: {default: {attempts: 2}}\n", "utf-8")
+        book = load_policies(path)
+        path.write_text("version: 1\npolicies: {default: {attempts: 0}}\n", "utf-8")
+        with pytest.raises(ConfigError):
+            book.reload()
+
+
+def everything(caller: Resilient, engine: LoopbackEngine, bulkhead: Bulkhead) -> None:
     def call(function_id: str, payload: Any = None, **options: Any) -> None:
         with suppress(Exception):
             request = {"function_id": function_id, "payload": payload or {}}
@@ -82,7 +98,7 @@ def everything(caller: Resilient, engine: LoopbackEngine) -> None:
     call("t::f")  # one after a retry
     engine.inject("t::f", STOPPED, times=2)
     call("t::f", policy=QUICK.replace(attempts=2))  # one that is given up
-    call("t::f", policy=QUICK.replace(bulkhead=BULKHEAD))
+    call("t::f", policy=QUICK.replace(bulkhead=bulkhead))
     call("t::fails")
     call("t::parks")
     with pytest.raises(InvalidPayloadError):

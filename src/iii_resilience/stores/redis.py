@@ -63,7 +63,7 @@ class RedisStore:
     def __init__(self, url: str, *, prefix: str = "iii-resilience", timeout: float = 5.0) -> None:
         try:
             import redis  # noqa: PLC0415 - an extra
-            import redis.exceptions  # noqa: PLC0415
+            from redis import exceptions as redis_exceptions  # noqa: PLC0415
             from redis.backoff import NoBackoff  # noqa: PLC0415
             from redis.retry import Retry  # noqa: PLC0415
         except ImportError:
@@ -71,11 +71,12 @@ class RedisStore:
                 "a RedisStore needs redis-py: pip install 'iii-resilience[redis]'"
             ) from None
         self._prefix = prefix
-        self._redis = redis
+        self._redis: Any = redis
+        # Where redis-py has a class for an answer it drops the answer's first word.
         self._transient = tuple(
-            getattr(redis.exceptions, name)
+            getattr(redis_exceptions, name)
             for name in ("OutOfMemoryError", "BusyLoadingError", "ReadOnlyError", "ExecAbortError")
-            if hasattr(redis.exceptions, name)
+            if hasattr(redis_exceptions, name)
         )
         # One more try, at once: a connection that was idle while the server restarted is dead.
         self._client: Any = redis.Redis.from_url(

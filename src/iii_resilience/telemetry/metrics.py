@@ -161,7 +161,7 @@ class Meters:
             of the API have it while they wait for one; a success may only afford this one look.
     """
 
-    __slots__ = ("_ids", "_lock", "_made", "_most", "_of_success", "probe")
+    __slots__ = ("_ids", "_lock", "_made", "_most", "_of_success", "_refused_before", "probe")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -174,6 +174,8 @@ class Meters:
         self._ids: set[str] = set()
         self._of_success: dict[str, dict[str, Any]] = {}
         self._most = LIMIT_DEFAULT
+        self._refused_before = refused_reloads.value
+        parkings.forget()
 
     @property
     def heard(self) -> bool:
@@ -349,13 +351,17 @@ class Meters:
                 )
             meter.create_observable_counter(
                 "iii.policy.reloads.refused",
-                callbacks=[lambda _: [metrics.Observation(refused_reloads.value)]],
+                callbacks=[self._refused],
                 unit="{reload}",
                 description="Changed policies that did not validate",
             )
             self.probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
             self._made = made
             return made
+
+    def _refused(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        refused = refused_reloads.value - self._refused_before
+        return [metrics.Observation(refused)] if refused else []
 
     def _in_use(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         return self._by_function((name, slots.inside) for name, slots in bulkheads())

@@ -36,7 +36,8 @@ class Parkings:
             self._stores.add(store)
 
     def forget(self) -> None:
-        """Read every store anew at the next use: for tests."""
+        """Read none of these stores any longer: for tests."""
+        self._stores.clear()
         self._found.clear()
 
     def counts(self, now: float) -> Counter[tuple[str, str]]:

@@ -41,9 +41,8 @@ class LeaseRenewer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # Optional: users' own stores may lack it.
-        self._renew_many: Callable[[Sequence[Renewal]], Sequence[bool]] | None
-        self._renew_many = getattr(store, "renew_many", None)
+        many: Any = getattr(store, "renew_many", None)
+        self._renew_many: Callable[[Sequence[Renewal]], Sequence[bool]] | None = many
         self._warned: set[str] = set()
         self._begin()
 
