@@ -153,11 +153,14 @@ class ConnectionMonitor:
         reported = client.state
         if reported == "failed":
             return ConnectionState.FAILED
+        connected = client.connected
+        # Its socket is closed, and the SDK has not noticed, or never will.
+        stale = reported == "connected" and not connected and not self._survives_clean_close
         if self.history.refused(now):
-            return ConnectionState.REFUSED
-        if client.connected:
+            return ConnectionState.REFUSED_ONCE if stale else ConnectionState.REFUSED
+        if connected:
             return ConnectionState.CONNECTED
-        if reported != "connected" or self._survives_clean_close:
+        if not stale:
             return ConnectionState.DISCONNECTED
         if self._dead_since is None or now - self._dead_since < SHORT_LIVED:
             return ConnectionState.STALE
