@@ -79,12 +79,15 @@ class _Record:
 
 
 def execution_over(attempts: tuple[Attempt, ...] | list[Attempt]) -> Execution:
-    """The strongest execution over attempts: one that may have run outweighs any that did not."""
-    if len(attempts) == 1:
-        return attempts[0].failure.execution
+    """The strongest execution over attempts: one that may have run outweighs any that did not.
+
+    An attempt counts as not executed only where its failure proves that of the called function.
+    """
     result = Execution.NOT_EXECUTED
     for attempt in attempts:
-        result = strongest(result, attempt.failure.execution)
+        failure = attempt.failure
+        if not failure.proves_unexecuted:
+            result = strongest(result, strongest(Execution.MAYBE_EXECUTED, failure.execution))
     return result
 
 
