@@ -20,7 +20,11 @@ from iii_resilience.config.policy_set import (
     SelectedPolicy,
 )
 from iii_resilience.config.rules import Rule
-from iii_resilience.core.codes.lookup import Code, change_codes
+from iii_resilience.core.classifiers.registered_exceptions import (
+    ExceptionRule,
+    change_exceptions,
+)
+from iii_resilience.core.codes.lookup import Code, change_codes, register_codes
 from iii_resilience.core.policy import RetryPolicy
 
 if TYPE_CHECKING:  # a book that is made in code and never watched needs none of them
@@ -47,6 +51,9 @@ class PolicyBook:
         codes: Rows for codes of the user's own services, as `register_codes` takes them. They are
             known to the whole process once the book is used.
         queues: The queues that fallbacks name, by name.
+        exceptions: What classes of exceptions mean, by qualified name or class, as
+            `register_exceptions` takes them. They are known to the whole process once the book is
+            used, after what `register_exceptions` says.
 
     Raises:
         ConfigError: A row that is malformed, or redefines a built-in code.
@@ -64,8 +71,9 @@ class PolicyBook:
         *,
         codes: Mapping[str, object] | Iterable[Code] = (),
         queues: Mapping[str, Queue] | None = None,
+        exceptions: Mapping[str, object] | Iterable[ExceptionRule] = (),
     ) -> None:
-        policy_set = PolicySet(policies or {}, rules, default, codes, queues or {})
+        policy_set = PolicySet(policies or {}, rules, default, codes, queues or {}, exceptions)
         object.__setattr__(self, "_policy_set", policy_set)
         object.__setattr__(self, "_source", None)
 
@@ -111,6 +119,16 @@ class PolicyBook:
     def queues(self) -> Mapping[str, Queue]:
         """The queues that fallbacks name, by name."""
         return self._policy_set.queues
+
+    @property
+    def exceptions(self) -> tuple[ExceptionRule, ...]:
+        """What classes of exceptions mean."""
+        return self._policy_set.exceptions
+
+    def register(self) -> None:
+        """Make the book's codes and exception classes known to the whole process."""
+        register_codes(self.codes)
+        change_exceptions((), self.exceptions)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -199,6 +217,7 @@ class PolicyBook:
             before = self._policy_set
             policy_set.continues(before, time.monotonic())
             change_codes(before.codes, policy_set.codes)
+            change_exceptions(before.exceptions, policy_set.exceptions)
             object.__setattr__(self, "_policy_set", policy_set)
 
     def _needed_source(self) -> Source:

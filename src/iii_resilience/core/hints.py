@@ -104,7 +104,11 @@ def _action(failure: Failure, reason: Reason) -> str:
         return "dead-letter"
     if failure.category is not Category.TRANSIENT:
         return _BY_CATEGORY[failure.category]
-    if failure.code == "NOT_CONNECTED" and failure.inner and failure.inner.category is Category.AUTH:
+    if (
+        failure.code == "NOT_CONNECTED"
+        and failure.inner
+        and failure.inner.category is Category.AUTH
+    ):
         return "fix-access"  # the engine takes this worker's connections and closes them at once
     if reason in {Reason.PUSHBACK, Reason.CIRCUIT_OPEN, Reason.BULKHEAD_FULL}:
         return "wait"

@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-
 LONGEST_SECONDS = 1e9
 """The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
 nine times that, and sums of times and of the monotonic clock stay far from it."""

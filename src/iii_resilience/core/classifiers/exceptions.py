@@ -28,7 +28,7 @@ from iii_resilience.core.classifiers.message_cause import (
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules, by_code
 from iii_resilience.core.classifiers.text_patterns import LIMIT, legacy
 from iii_resilience.core.classifiers.wire_error import PLAIN, READY, from_code
-from iii_resilience.core.codes.lookup import III, LOCAL, NEVER_RETRIED, find
+from iii_resilience.core.codes.lookup import III, LOCAL, LONGEST_CODE, NEVER_RETRIED, find
 from iii_resilience.core.codes.model import Category, Execution, strongest
 from iii_resilience.core.errors import (
     BulkheadFullError,
@@ -267,7 +267,8 @@ def _codeless(
 
 def _qualified(error: BaseException) -> str:
     kind = type(error)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return name if len(name) <= LONGEST_CODE else kind.__name__[:LONGEST_CODE]
 
 
 def _legacy(error: BaseException, message: str, function_id: str | None) -> Failure | None:

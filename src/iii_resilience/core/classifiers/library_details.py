@@ -24,6 +24,7 @@ Detail = Callable[[BaseException, Failure], Failure | None]
 
 _CHAIN = 8  # causes of a library's own exception that are looked at
 _DETAILS_BYTES = 65_536  # of grpc-status-details-bin; servers limit all metadata to less
+_LONGEST_HEADER = 64  # characters; a date has 29
 _TEXT = 512  # characters of a text that are looked at
 
 _AGAIN = "repeat the call only if it is idempotent"
@@ -91,7 +92,7 @@ def retry_after(headers: object) -> float | None:
     if value is None:
         return None
     if value.isascii() and value.isdigit():
-        return min(float(value[:20]), LONGEST_SECONDS)
+        return min(float(value), LONGEST_SECONDS)
     until = _date(value)
     if until is None:
         return None
@@ -110,7 +111,7 @@ def _header(headers: object, name: str) -> str | None:
         except Exception:
             return None
         if isinstance(value, str):
-            return value.strip()[:64]
+            return value.strip() if len(value) <= _LONGEST_HEADER else None
     return None
 
 
@@ -160,9 +161,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return causes
 
 
-_NEVER_REACHED = (
-    "ECONNREFUSED EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EADDRNOTAVAIL EADDRINUSE"
-)
+_NEVER_REACHED = "ECONNREFUSED EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EADDRNOTAVAIL EADDRINUSE"
 _MAY_PASS = (
     "ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ETIMEDOUT ENETRESET EAGAIN EWOULDBLOCK "
     "EINPROGRESS EINTR EBUSY ETXTBSY EDEADLK ENOLCK ESTALE EREMOTEIO"
@@ -322,30 +321,58 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
 
 _AWS: dict[str, tuple[Category, Execution, bool]] = {
     **dict.fromkeys(
-        "Throttling ThrottlingException ThrottledException RequestThrottledException "
-        "TooManyRequestsException ProvisionedThroughputExceededException RequestLimitExceeded "
-        "BandwidthLimitExceeded LimitExceededException RequestThrottled SlowDown "
-        "EC2ThrottledException".split(),
+        [
+            "Throttling",
+            "ThrottlingException",
+            "ThrottledException",
+            "RequestThrottledException",
+            "TooManyRequestsException",
+            "ProvisionedThroughputExceededException",
+            "RequestLimitExceeded",
+            "BandwidthLimitExceeded",
+            "LimitExceededException",
+            "RequestThrottled",
+            "SlowDown",
+            "EC2ThrottledException",
+        ],
         (T, NE, True),
     ),
     **dict.fromkeys(
-        "TransactionInProgressException PriorRequestNotComplete RequestTimeout "
-        "RequestTimeoutException InternalError InternalFailure InternalServerError "
-        "ServiceUnavailable ServiceUnavailableException".split(),
+        [
+            "TransactionInProgressException",
+            "PriorRequestNotComplete",
+            "RequestTimeout",
+            "RequestTimeoutException",
+            "InternalError",
+            "InternalFailure",
+            "InternalServerError",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+        ],
         (T, ME, False),
     ),
     **dict.fromkeys(
-        "AccessDenied AccessDeniedException UnauthorizedOperation InvalidClientTokenId "
-        "InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken ExpiredTokenException "
-        "UnrecognizedClientException AuthFailure OptInRequired".split(),
+        [
+            "AccessDenied",
+            "AccessDeniedException",
+            "UnauthorizedOperation",
+            "InvalidClientTokenId",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "UnrecognizedClientException",
+            "AuthFailure",
+            "OptInRequired",
+        ],
         (A, NE, False),
     ),
     **dict.fromkeys(
-        "NoSuchKey NoSuchBucket NotFound ResourceNotFoundException NoSuchEntity".split(),
+        ["NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException", "NoSuchEntity"],
         (N, ME, False),
     ),
     **dict.fromkeys(
-        "ValidationException ValidationError InvalidParameterValue MissingParameter".split(),
+        ["ValidationException", "ValidationError", "InvalidParameterValue", "MissingParameter"],
         (P, NE, False),
     ),
 }
@@ -404,9 +431,7 @@ def sqlstate(error: BaseException, failure: Failure) -> Failure | None:
     state = attribute(error, "sqlstate")
     if not isinstance(state, str):
         return failure
-    category, execution, throttled = (
-        _STATES.get(state) or _STATES.get(state[:2]) or (X, ME, False)
-    )
+    category, execution, throttled = _STATES.get(state) or _STATES.get(state[:2]) or (X, ME, False)
     changed = _changed(failure, category, execution, throttled=throttled)
     return changed.replace(remedy=f"{changed.remedy} (SQLSTATE {state[:5]})")
 

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.classifiers.builtin_exceptions import text_of
-from iii_resilience.core.codes.lookup import LOCAL, LONGEST_CODE
+from iii_resilience.core.codes.lookup import LOCAL, LONGEST_CODE, NEVER_RETRIED, find
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.errors import ConfigError, RpcError
 from iii_resilience.core.failure import LIBRARY, Failure
@@ -186,6 +186,10 @@ def _says(key: object, value: object) -> Category | Callable[[Any], Verdict]:
                 f"exception to one of them, got {shown}"
             )
         says = value
+    if isinstance(key, str) and find(key) is not None:
+        if key in NEVER_RETRIED:
+            raise ValueError(f"is refused: nothing makes {key} retryable: {NEVER_RETRIED[key]}")
+        raise ValueError("is a code, not a class: what codes mean is said under codes")
     if isinstance(key, type):
         if not issubclass(key, Exception):
             raise TypeError("must be a subclass of Exception")
