@@ -27,9 +27,10 @@ from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
 from iii_resilience.cli.terminal import console, fail
+from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
-from iii_resilience.core.codes.model import Category
+from iii_resilience.core.codes.model import Category, Code
 
 app = typer.Typer(
     name="iii-resilience",
@@ -120,15 +121,22 @@ def codes(
         and (system is None or row.system == system)
     ]
     if as_json:
-        typer.echo(json.dumps([attrs.asdict(row) for row in rows], indent=2))
+        typer.echo(json.dumps([_row(row) for row in rows], indent=2))
         return
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("system", "code", "category", "execution", "throttled", "remedy"):
+    for heading in ("code", "category", "execution", "throttled"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "code")
     for row in rows:
         throttled = "yes" if row.throttled else ""
-        table.add_row(row.system, row.code, row.category, row.execution, throttled, row.remedy)
+        table.add_row(row.code, row.category, row.execution, throttled)
     console().print(table)
+    console().print(f"{len(rows)} codes; what to do about one: iii-resilience explain CODE")
+
+
+def _row(row: Code) -> dict[str, object]:
+    # A row's source is a place in iii's own repositories, or a note of this project's.
+    source = "" if "seed" in row.source else row.source
+    return {**attrs.asdict(row), "source": source}
 
 
 @app.command(name="explain")
@@ -137,8 +145,8 @@ def explain_(
         str | None,
         typer.Argument(
             metavar="CODE_OR_JSON",
-            help="A code, a wire error body, an RPC response, or an exception as it was printed; "
-            "without it, standard input is read.",
+            help="A code, a wire error body, an RPC response, an exception as it was printed, a "
+            "traceback, or lines of a log; without it, standard input is read.",
         ),
     ] = None,
     function: Annotated[
@@ -228,7 +236,7 @@ def _print_explanation(explanation: Explanation) -> None:
         name = "idempotent" if outlook.idempotent else "not idempotent"
         facts[f"if {name}"] = _say(outlook)
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, escape(plain(str(value))))
     console().print(table)
 
 

@@ -7,6 +7,7 @@ written out in docs/hints.md.
 from __future__ import annotations
 
 import contextvars
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -87,10 +88,29 @@ def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
     return Hint(
         action,
         reason,
-        failure.remedy,
+        failure.remedy + (elsewhere(failure) if action == "discover" else ""),
         queue=queue if action == "enqueue" else None,
         seconds=_seconds(failure) if action == "wait" else None,
     )
+
+
+# The engine's own words for a function that is registered in other namespaces only.
+_NAMESPACES = re.compile(r"It is registered in namespace\(s\): ([\w.:/, -]{1,512}?)\.?$")
+
+
+def elsewhere(failure: Failure) -> str:
+    """The namespaces that ``function_not_found`` names, as a clause; identifiers, no payload.
+
+    Args:
+        failure: The failure; its causes are looked at too.
+    """
+    cause: Failure | None = failure
+    while cause is not None:
+        if cause.code == "function_not_found":
+            found = _NAMESPACES.search(cause.message[-1024:])
+            return f"; it is registered in namespace(s): {found[1]}" if found else ""
+        cause = cause.inner
+    return ""
 
 
 def _seconds(failure: Failure) -> float:

@@ -493,7 +493,7 @@ def test_os_errors_by_number(number: int) -> None:
 
 
 def test_os_errors_of_real_calls(tmp_path: Path) -> None:
-    assert facts(raised(lambda: (tmp_path / "no").read_text())) == ("FileNotFoundError", N, ME)
+    assert facts(raised((tmp_path / "no").read_text)) == ("FileNotFoundError", N, ME)
     assert facts(raised(tmp_path.read_text)) == ("IsADirectoryError", X, ME)
     port = closed_port()
     failure = raised(lambda: socket.create_connection(("127.0.0.1", port)))

@@ -35,11 +35,11 @@ BUGS = (
 """Mistakes in the program that made the call; never transient, whatever caused them."""
 
 
-def attribute(error: BaseException, name: str) -> object:
+def attribute(error: object, name: str) -> object:
     """An attribute, or None where there is none or reading it raises.
 
     Args:
-        error: The exception.
+        error: The exception, or one of its parts.
         name: The attribute's name.
     """
     try:

@@ -55,8 +55,7 @@ def _changed(
 def status(error: BaseException, failure: Failure) -> Failure | None:
     """An HTTP status in a response: ``response.status_code``, ``status`` or ``code``."""
     response = attribute(error, "response")
-    found: object = attribute(response, "status_code") if response is not None else None
-    headers: object = attribute(response, "headers") if response is not None else None
+    found, headers = attribute(response, "status_code"), attribute(response, "headers")
     if found is None:
         found = attribute(error, "status")
     if found is None:
@@ -162,7 +161,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 _NEVER_REACHED = "ECONNREFUSED EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EADDRNOTAVAIL EADDRINUSE"
-_MAY_PASS = (
+_MAY_END = (
     "ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ETIMEDOUT ENETRESET EAGAIN EWOULDBLOCK "
     "EINPROGRESS EINTR EBUSY ETXTBSY EDEADLK ENOLCK ESTALE EREMOTEIO"
 )
@@ -183,7 +182,7 @@ def _numbers(names: str) -> list[int]:
 _ERRNO: dict[int, tuple[Category, Execution, bool]] = {
     **{number: (kind, ME, False) for kind, names in _FILES.items() for number in _numbers(names)},
     **dict.fromkeys(_numbers(_TOO_MANY), (T, ME, True)),
-    **dict.fromkeys(_numbers(_MAY_PASS), (T, ME, False)),
+    **dict.fromkeys(_numbers(_MAY_END), (T, ME, False)),
     **dict.fromkeys(_numbers(_NEVER_REACHED), (T, NE, False)),
 }
 
@@ -248,14 +247,11 @@ def _called(error: BaseException, name: str) -> object:
 
 
 def _metadata(error: BaseException) -> dict[str, object]:
-    found: dict[str, object] = {}
-    pairs = _called(error, "trailing_metadata")
+    pairs: Any = _called(error, "trailing_metadata")
     try:
-        for key, value in pairs or ():  # type: ignore[attr-defined]
-            found[key] = value
+        return dict(pairs or ())
     except Exception:
         return {}
-    return found
 
 
 def _grpc_pushback(metadata: Mapping[str, object], failure: Failure) -> Failure:

@@ -10,6 +10,7 @@ that the function around it did not run (`Failure.proves_unexecuted`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from iii_resilience.core.classifiers.library_details import Detail
 from iii_resilience.core.codes.lookup import LONGEST_CODE
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.codes.shorthand import EX, ME, NE, A, N, P, T, X
-from iii_resilience.core.failure import Failure
+from iii_resilience.core.failure import LIBRARY, Failure
 
 _DEPTH = 4  # exceptions that stand for others
 
@@ -307,6 +308,35 @@ def from_library(error: BaseException, depth: int = 0) -> Failure | None:
     return None
 
 
+def from_name(name: str, message: str = "") -> Failure | None:
+    """The failure of a class that is known by its printed name only, as in a traceback.
+
+    Args:
+        name: The qualified name, public or not.
+        message: What was printed behind it. Of a row that goes by a status the status in it counts.
+    """
+    row = _ROWS.get(name)
+    if row is None:
+        return None
+    failure = Failure(
+        row.name,
+        row.category,
+        row.execution,
+        throttled=row.throttled,
+        message=message,
+        remedy=row.remedy,
+        system="local",
+        origin=LIBRARY,
+    )
+    found = _STATUS_IN_TEXT.search(message[:512]) if row.detail is details.status else None
+    return failure if found is None else details.of_status(int(found[1]), None, failure)
+
+
+# As httpx ("Server error '503 …"), requests ("503 Server Error"), urllib ("HTTP Error 503:") and
+# aiohttp ("503, message=") word it.
+_STATUS_IN_TEXT = re.compile(r"(?:^|error '|HTTP Error )([1-5]\d\d)(?= |:|, message=)")
+
+
 def _of_row(row: ExceptionRow, error: BaseException, depth: int) -> Failure | None:
     failure = Failure(
         _code(row, type(error)),
@@ -316,7 +346,7 @@ def _of_row(row: ExceptionRow, error: BaseException, depth: int) -> Failure | No
         message=text_of(error),
         remedy=row.remedy,
         system="local",
-        origin="library",
+        origin=LIBRARY,
     )
     if row.cause is not None and depth < _DEPTH:
         cause = row.cause(error)

@@ -84,17 +84,22 @@ class ExceptionRules:
 
     def joined(self, other: ExceptionRules) -> ExceptionRules:
         """These rules and others; the others win."""
-        made = ExceptionRules()
-        made._by_name = {**self._by_name, **other._by_name}
-        made._by_class = {**self._by_class, **other._by_class}
-        return made
+        return self._made(
+            {**self._by_name, **other._by_name}, {**self._by_class, **other._by_class}
+        )
 
     def without(self, rules: Iterable[ExceptionRule]) -> ExceptionRules:
         """These rules without those that are given, where they are still the same."""
         gone = {rule.name: rule for rule in rules}
-        made = self.joined(ExceptionRules())
-        for name in [n for n, rule in made._by_name.items() if gone.get(n) == rule]:
-            del made._by_name[name]
+        left = {name: rule for name, rule in self._by_name.items() if gone.get(name) != rule}
+        return self._made(left, self._by_class)
+
+    @classmethod
+    def _made(
+        cls, by_name: dict[str, ExceptionRule], by_class: dict[type, ExceptionRule]
+    ) -> ExceptionRules:
+        made = cls()
+        made._by_name, made._by_class = by_name, by_class
         return made
 
     def find(self, error: BaseException) -> tuple[Category, Execution | None] | None:

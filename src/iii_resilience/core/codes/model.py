@@ -52,7 +52,7 @@ class Code:
         origin: Who says it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker`` or ``local``.
         remedy: What to do about it, in one clause.
         meaning: What happened, in one clause.
-        source: Where the row comes from: ``seed 000`` … ``seed 004``, or a source file.
+        source: Where the row comes from: a source file of iii's, or ``registered``.
         system: ``iii``, ``rpc`` or ``local`` (raised by this library).
         throttled: Whether it says "slow down".
         queue: Whether handing the work to a queue instead makes sense.
