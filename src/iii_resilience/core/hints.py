@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextvars
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import attrs
 
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.context_scope import ContextScope
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.failure import Failure
 
@@ -44,24 +43,19 @@ class Hint:
 
 
 # Where nobody has named a time: a guess, but one that stands in the library only once.
-_A_WHILE = Backoff().throttled_base
+_A_WHILE = Backoff().slow_base
 
 _consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "iii_resilience_consuming", default=False
 )
 
 
-@contextmanager
-def consuming() -> Iterator[None]:
+def consuming() -> ContextScope[bool]:
     """While a queue consumer handles a message: what is permanent there belongs with the dead.
 
-    The queue would deliver it again and again whatever it fails with (queue-observed, section 3).
+    The queue would deliver it again and again whatever it fails with.
     """
-    token = _consuming.set(True)
-    try:
-        yield
-    finally:
-        _consuming.reset(token)
+    return ContextScope(_consuming, True)
 
 
 _BY_CATEGORY = {

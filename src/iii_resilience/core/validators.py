@@ -6,11 +6,15 @@ and their JSON Schema are held to what the classes allow.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import attrs
+
+T = TypeVar("T")
 
 LONGEST_SECONDS = 1e9
 """The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
@@ -52,7 +56,7 @@ class Number(Check):
     Args:
         least: Smallest value allowed.
         above: The value must be greater than this one.
-        most: Largest value allowed.
+        most: Largest value allowed; of seconds at most `LONGEST_SECONDS`.
         optional: Whether None is allowed too.
         integer: Whether only whole numbers are allowed.
         unit: What the number counts, for the message (``seconds``).
@@ -64,6 +68,10 @@ class Number(Check):
     optional: bool = False
     integer: bool = False
     unit: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.unit == "seconds" and self.most is None:
+            object.__setattr__(self, "most", LONGEST_SECONDS)
 
     def allows(self, value: Any) -> bool:
         """Whether a value is a number within the bounds."""
@@ -157,6 +165,90 @@ class Flag(Check):
         """See `Check.allowed`."""
         return "true or false"
 
+
+@attrs.frozen
+class Part:
+    """An attrs validator for a part of a policy that is an object of a class.
+
+    Args:
+        kinds: The classes.
+        example: How one is written, for the message (``Budget(ratio=0.2)``).
+        optional: Whether None is allowed too.
+    """
+
+    kinds: tuple[type, ...]
+    example: str
+    optional: bool = False
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Refuse an object of another class.
+
+        Raises:
+            TypeError: The message names the field, what is allowed, and the value.
+        """
+        if isinstance(value, self.kinds) or (value is None and self.optional):
+            return
+        names = " or ".join(f"a {kind.__name__}" for kind in self.kinds)
+        shown = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(
+            f"{type(instance).__name__}.{attribute.name} must be {names}"
+            f"{' or None' if self.optional else ''}, got {shown[:_SHOWN]}: "
+            f"write {attribute.name}={self.example}"
+        )
+
+
+def spelling(names: Iterable[str], given: str) -> str:
+    """What a name that is not one of some was meant to be, as a clause; empty where nothing is near.
+
+    Args:
+        names: The names there are.
+        given: The name that was given.
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistyped name needs it
+
+    known = set(names)
+    bare = given.removesuffix("_ms").removesuffix("_seconds")
+    if bare in known and bare != given:
+        return f"; did you mean {bare}, in seconds?"
+    wanted = _SYNONYMS.get(given)
+    near = [wanted] if wanted in known else get_close_matches(given, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def checked_names(kind: type[T]) -> type[T]:
+    """A class decorator above ``attrs.frozen``: an unknown argument is named, with what was meant.
+
+    Args:
+        kind: An attrs class.
+    """
+    init: Any = vars(kind)["__init__"]
+    names = [field.alias or field.name for field in attrs.fields(kind) if field.init]  # type: ignore[arg-type]
+
+    @functools.wraps(init)
+    def checked(self: T, *args: Any, **kwargs: Any) -> None:
+        for given in kwargs:
+            if given not in names:
+                raise TypeError(
+                    f"{kind.__name__} has no field {given}{spelling(names, given)} "
+                    f"(it has {', '.join(names)})"
+                )
+        init(self, *args, **kwargs)
+
+    kind.__init__ = checked  # type: ignore[misc]
+    return kind
+
+
+_SHOWN = 80  # characters of a value in a message
+_SYNONYMS = {
+    "max_attempts": "attempts",
+    "retries": "attempts",
+    "max_retries": "attempts",
+    "timeout": "attempt_timeout",
+    "max_delay": "cap",
+    "initial": "base",
+    "multiplier": "factor",
+    "circuit_breaker": "breaker",
+}
 
 number = Number
 

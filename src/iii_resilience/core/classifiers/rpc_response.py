@@ -18,6 +18,7 @@ from iii_resilience.core.codes.lookup import RPC, find_user
 from iii_resilience.core.codes.rpc import LAYER_REMEDIES
 from iii_resilience.core.errors import RpcError
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.validators import LONGEST_SECONDS
 
 _KEY = re.compile(r"[\w.$:-]{1,128}")
 _KEYS = 200  # keys of a registry that are compared
@@ -101,7 +102,7 @@ def _seconds(value: object) -> float | None:
     """A number of seconds that can be waited, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if 0 <= value < math.inf else None
+    return min(float(value), LONGEST_SECONDS) if 0 <= value < math.inf else None
 
 
 def _error(response: Mapping[str, object]) -> RpcError:

@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from iii_resilience.core.validators import LONGEST_SECONDS
+
 LIMIT = 8192
 """Characters of a message that are looked at."""
 
@@ -110,7 +112,9 @@ def retry_after_ms(value: object) -> float | None:
         seconds = float(value) / 1000
     except OverflowError:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    if not (math.isfinite(seconds) and seconds >= 0):
+        return None
+    return min(seconds, LONGEST_SECONDS)
 
 
 def retry_after_words(message: str) -> float | None:
@@ -120,7 +124,7 @@ def retry_after_words(message: str) -> float | None:
         message: A message of the RPC system's RATE_LIMITED.
     """
     found = _RETRY_AFTER_MS.search(message[:LIMIT])
-    return float(found[1]) / 1000 if found else None
+    return min(float(found[1]) / 1000, LONGEST_SECONDS) if found else None
 
 
 def legacy(text: str) -> tuple[str, str] | None:

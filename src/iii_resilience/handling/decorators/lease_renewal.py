@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import attrs
 
@@ -30,6 +28,20 @@ class _Held:
     due: float
 
 
+class _Hold:
+    """While a lease is renewed. A class: what the handler raises passes through untouched."""
+
+    def __init__(self, renewer: LeaseRenewer, held: _Held) -> None:
+        self._renewer = renewer
+        self._held = held
+
+    def __enter__(self) -> None:
+        """The lease is renewed already."""
+
+    def __exit__(self, *_: object) -> None:
+        self._renewer.let_go(self._held)
+
+
 class LeaseRenewer:
     """Renews leases that this process holds, on a thread that lives as long as there are any.
 
@@ -47,8 +59,7 @@ class LeaseRenewer:
         self._held: set[_Held] = set()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def hold(self, slot: str, token: int, *, lease: float, keep: float) -> Iterator[None]:
+    def hold(self, slot: str, token: int, *, lease: float, keep: float) -> _Hold:
         """While a handler runs.
 
         Args:
@@ -70,11 +81,12 @@ class LeaseRenewer:
                 self._thread.start()
             elif soonest is None or held.due < soonest:
                 self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held.discard(held)
+        return _Hold(self, held)
+
+    def let_go(self, held: _Held) -> None:
+        """Renew a lease no longer."""
+        with self._changed:
+            self._held.discard(held)
 
     def _run(self) -> None:
         idle_since = time.monotonic()
@@ -107,5 +119,4 @@ class LeaseRenewer:
             logger.error("a lease could not be renewed: %s", where(error))
         held.due = time.monotonic() + held.lease / _PARTS
         if not mine:
-            with self._changed:
-                self._held.discard(held)
+            self.let_go(held)
