@@ -17,7 +17,6 @@ import attrs
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from iii_resilience import __version__
@@ -26,8 +25,7 @@ from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
-from iii_resilience.cli.terminal import console, fail
-from iii_resilience.cli.terminal_text import plain
+from iii_resilience.cli.terminal import console, fail, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
 from iii_resilience.core.codes.model import Category, Code
@@ -156,7 +154,7 @@ def explain_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what an error means and what the default policy would do about it."""
-    text = error if error not in {None, "-"} else sys.stdin.read()
+    text = error if error not in {None, "-"} else _standard_input()
     try:
         explanation = explain(text or "", function)
     except ValueError as problem:
@@ -165,6 +163,16 @@ def explain_(
         typer.echo(json.dumps(attrs.asdict(explanation), indent=2, default=str))
         return
     _print_explanation(explanation)
+
+
+def _standard_input() -> str:
+    """What was piped in, whatever its bytes are; a process may have no input at all."""
+    if sys.stdin is None or sys.stdin.closed:
+        fail("there is nothing to explain: standard input is closed; give the error as an argument")
+    try:
+        return sys.stdin.buffer.read().decode(errors="replace")
+    except (OSError, ValueError) as error:
+        fail(f"standard input cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 @app.command(name="doctor")
@@ -202,7 +210,7 @@ def doctor_(
     else:
         console().print(_findings(findings))
         for finding in bad:
-            console().print(f"[bold red]{escape(finding.advice or '')}[/bold red]", soft_wrap=True)
+            console().print(f"[bold red]{safe(finding.advice or '')}[/bold red]", soft_wrap=True)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -213,7 +221,7 @@ def _findings(findings: list[Finding]) -> Table:
     for finding in findings:
         style = "red" if finding.bad else None
         advice = "see below" if finding.bad else finding.advice or ""
-        table.add_row(escape(finding.subject), escape(finding.told), escape(advice), style=style)
+        table.add_row(safe(finding.subject), safe(finding.told), safe(advice), style=style)
     return table
 
 
@@ -236,7 +244,7 @@ def _print_explanation(explanation: Explanation) -> None:
         name = "idempotent" if outlook.idempotent else "not idempotent"
         facts[f"if {name}"] = _say(outlook)
     for name, value in facts.items():
-        table.add_row(name, escape(plain(str(value))))
+        table.add_row(name, safe(value))
     console().print(table)
 
 

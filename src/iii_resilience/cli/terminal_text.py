@@ -19,6 +19,23 @@ _CONTROLS = re.compile(
 )
 
 
+_USER = re.compile(r"(?<=://)[^/@\s]*@")
+_SECRET = re.compile(
+    r"([?&](?:token|access_token|password|pass|secret|api_key|apikey|key|auth|authorization)=)"
+    r"[^&\s#'\"]*",
+    re.IGNORECASE,
+)
+
+
+def without_credentials(text: str) -> str:
+    """A text whose URLs show neither user and password, nor tokens in their queries.
+
+    Args:
+        text: A URL, or a message that may hold some.
+    """
+    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
+
+
 def plain(text: str) -> str:
     """A text without escape sequences and control characters; lines and tabs stay.
 

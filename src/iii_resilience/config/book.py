@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -71,7 +71,7 @@ class PolicyBook:
         *,
         codes: Mapping[str, object] | Iterable[Code] = (),
         queues: Mapping[str, Queue] | None = None,
-        exceptions: Mapping[str, object] | Iterable[ExceptionRule] = (),
+        exceptions: Mapping[Any, object] | Iterable[ExceptionRule] = (),
     ) -> None:
         policy_set = PolicySet(policies or {}, rules, default, codes, queues or {}, exceptions)
         object.__setattr__(self, "_policy_set", policy_set)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -51,7 +51,7 @@ def _queues(queues: Mapping[str, Queue]) -> dict[str, Queue]:
 
 
 def _exceptions(
-    exceptions: Mapping[str, object] | Iterable[ExceptionRule],
+    exceptions: Mapping[Any, object] | Iterable[ExceptionRule],
 ) -> tuple[ExceptionRule, ...]:
     return read_exceptions(exceptions) if isinstance(exceptions, Mapping) else tuple(exceptions)
 

@@ -122,7 +122,9 @@ class SourceCheck:
 
     def __init__(self, book: Book, source: Source, every: float) -> None:
         if not _PAUSE.allows(every):
-            raise ValueError(f"every must be {_PAUSE.allowed()}, got {every!r}")
+            raise ValueError(
+                f"every must be {_PAUSE.allowed()}{_PAUSE.beyond(every)}, got {every!r}"
+            )
         self._book = weakref.ref(book)
         self._source = source
         self._every = every

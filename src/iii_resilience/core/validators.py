@@ -10,7 +10,7 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 LONGEST_SECONDS = 1e9
 """The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
 nine times that, and sums of times and of the monotonic clock stay far from it."""
+
+
+_LONGEST = {"seconds": LONGEST_SECONDS, "milliseconds": LONGEST_SECONDS * 1000}
 
 
 class Check(ABC):
@@ -34,7 +37,7 @@ class Check(ABC):
         """
         if not self.allows(value):
             where = f"{type(instance).__name__}.{attribute.name}"
-            raise ValueError(f"{where} must be {self.allowed()}, got {value!r}")
+            raise ValueError(f"{where} must be {self.allowed()}{self.beyond(value)}, got {value!r}")
 
     @abstractmethod
     def allows(self, value: Any) -> bool:
@@ -47,6 +50,10 @@ class Check(ABC):
         Args:
             none: What no value is called.
         """
+
+    def beyond(self, value: Any) -> str:  # noqa: ARG002 - for checks with a bound of their own
+        """The bound that a value exceeds and that `allowed` does not name, in brackets."""
+        return ""
 
 
 @attrs.frozen
@@ -73,6 +80,17 @@ class Number(Check):
         if self.unit == "seconds" and self.most is None:
             object.__setattr__(self, "most", LONGEST_SECONDS)
 
+    @property
+    def _implicit(self) -> bool:
+        """Whether the largest value is that of all times, which few messages need to name."""
+        return self.most == _LONGEST.get(self.unit)
+
+    def beyond(self, value: Any) -> str:
+        """See `Check.beyond`."""
+        if not self._implicit or isinstance(value, bool) or not isinstance(value, (int, float)):
+            return ""
+        return f" (at most {self.most:.15g})" if self.most is not None and value > self.most else ""
+
     def allows(self, value: Any) -> bool:
         """Whether a value is a number within the bounds."""
         if value is None:
@@ -93,7 +111,7 @@ class Number(Check):
             for word, bound in (
                 ("at least", self.least),
                 ("above", self.above),
-                ("at most", self.most),
+                ("at most", None if self._implicit else self.most),
             )
             if bound is not None
         ]
@@ -188,7 +206,7 @@ class Part:
         """
         if isinstance(value, self.kinds) or (value is None and self.optional):
             return
-        names = " or ".join(f"a {kind.__name__}" for kind in self.kinds)
+        names = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in self.kinds)
         shown = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
         raise TypeError(
             f"{type(instance).__name__}.{attribute.name} must be {names}"
@@ -197,8 +215,12 @@ class Part:
         )
 
 
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOU" else "a"
+
+
 def spelling(names: Iterable[str], given: str) -> str:
-    """What a name that is not one of some was meant to be, as a clause; empty where nothing is near.
+    """What an unknown name was meant to be, as a clause; empty where nothing is near.
 
     Args:
         names: The names there are.
@@ -222,7 +244,8 @@ def checked_names(kind: type[T]) -> type[T]:
         kind: An attrs class.
     """
     init: Any = vars(kind)["__init__"]
-    names = [field.alias or field.name for field in attrs.fields(kind) if field.init]  # type: ignore[arg-type]
+    fields: Iterable[attrs.Attribute[Any]] = attrs.fields(cast("Any", kind))
+    names = [field.alias or field.name for field in fields if field.init]
 
     @functools.wraps(init)
     def checked(self: T, *args: Any, **kwargs: Any) -> None:
@@ -234,7 +257,7 @@ def checked_names(kind: type[T]) -> type[T]:
                 )
         init(self, *args, **kwargs)
 
-    kind.__init__ = checked  # type: ignore[misc]
+    setattr(kind, "__init__", checked)  # noqa: B010 - type checkers keep the class's own
     return kind
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import importlib
 import shutil
 import socket
@@ -339,7 +340,7 @@ def test_untrusted_certificate_is_permanent(tmp_path: Path) -> None:
             ("urllib3", "urllib3.exceptions.SSLError"),
             ("aiohttp", "aiohttp.ClientConnectorCertificateError"),
         ):
-            assert facts(raised(lambda client=client: get(client, url))) == (code, X, NE)
+            assert facts(raised(functools.partial(get, client, url))) == (code, X, NE)
 
 
 # Redis

@@ -61,7 +61,7 @@ def raised(call: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def grpc_server(answer: Callable[[Any], None]) -> Iterator[int]:
+def grpc_server(answer: Callable[[Any], object]) -> Iterator[int]:
     import grpc
 
     def handle(request: bytes, context: Any) -> bytes:
@@ -173,7 +173,7 @@ def test_grpc_server_that_is_down_or_slow() -> None:
     failure = raised(lambda: call_grpc(closed_port()))
     assert (failure.code, failure.category) == ("grpc.RpcError", T)
     done = threading.Event()
-    with grpc_server(lambda _: done.wait(10) and None) as port:
+    with grpc_server(lambda _: done.wait(10)) as port:
         failure = raised(lambda: call_grpc(port, timeout=0.2))
         assert "DEADLINE_EXCEEDED" in failure.remedy
         assert failure.execution is ME
