@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.flaky_http import closed_port
@@ -16,9 +17,10 @@ from iii_resilience.cli.terminal_text import without_credentials
 MAIN = [sys.executable, "-c", "from iii_resilience.cli.main import main; main()"]
 
 
-def command(
-    *arguments: str, redirect: str = "", **more: object
-) -> subprocess.CompletedProcess[bytes]:
+Ran = subprocess.CompletedProcess[bytes]
+
+
+def command(*arguments: str, redirect: str = "", **more: Any) -> Ran:
     """A command in a shell of its own, with its streams redirected there."""
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirect}', "sh", *MAIN, *arguments],

@@ -29,7 +29,7 @@ from iii_resilience.handling.decorators.idempotency_key import (
     missing,
 )
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
-from iii_resilience.handling.decorators.wrapper import IncomingCall, takes, wrap
+from iii_resilience.handling.decorators.wrapper import IncomingCall, not_bare, takes, wrap
 from iii_resilience.handling.handler_errors import PayloadError, TransientError
 from iii_resilience.sdk import propagation
 from iii_resilience.stores.protocol import (
@@ -51,6 +51,7 @@ _RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ende
 _RECORD_AGAIN = 0.1
 
 
+@not_bare("@idempotent(store, key='order_id')")
 def idempotent(
     store: Store,
     *,

@@ -22,7 +22,7 @@ from iii_resilience.handling.decorators.parked_message import (
     ParkedMessage,
     message_id,
 )
-from iii_resilience.handling.decorators.wrapper import F, IncomingCall, wrap
+from iii_resilience.handling.decorators.wrapper import F, IncomingCall, not_bare, wrap
 from iii_resilience.handling.handler_errors import HandlerError, PayloadError, TransientError
 from iii_resilience.stores.protocol import Messages, Store, StoreUnavailableError
 from iii_resilience.telemetry import logger, worker_events
@@ -30,6 +30,7 @@ from iii_resilience.telemetry import logger, worker_events
 _MONTH = 30 * 86_400.0
 
 
+@not_bare("@consumer(parking=store, key='order_id')")
 def consumer(
     *,
     parking: Store,
