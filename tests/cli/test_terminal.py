@@ -117,3 +117,10 @@ def test_path_that_is_not_utf_8(tmp_path: Path) -> None:
     assert not book.reload()
     ran = command("show", "a::b", "--policies", os.fsdecode(path))
     assert ran.returncode == 0
+
+
+def test_tables_hold_no_escapes_of_what_is_shown() -> None:
+    from iii_resilience.cli.dlq_commands import _cell
+
+    assert _cell("\x1b[2JORDER_LOST[red]\x9b31m") == "ORDER_LOST\\[red]"
+    assert _cell(None) == "-"

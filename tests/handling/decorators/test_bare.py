@@ -18,8 +18,8 @@ from iii_resilience.handling import consumer, idempotent
     ],
 )
 def test_bare_decorator_says_how_it_is_written(decorator: Any, words: str) -> None:
-    with pytest.raises(TypeError, match=re.escape(words)):
+    def handler(payload: Any) -> None:
+        pass
 
-        @decorator
-        def handler(payload: Any) -> None:
-            pass
+    with pytest.raises(TypeError, match=re.escape(words)):
+        decorator(handler)
