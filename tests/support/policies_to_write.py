@@ -30,7 +30,7 @@ def numbers(
 
 @st.composite
 def backoffs(draw: st.DrawFn) -> Backoff:
-    cap = draw(st.integers(0, 2**50))
+    cap = draw(st.integers(0, 10**12))
     base, throttled = draw(st.integers(0, cap)), draw(st.integers(0, cap))
     jitter = draw(st.sampled_from(JITTERS))
     return Backoff(base / 1000, draw(numbers(1)), cap / 1000, throttled / 1000, jitter)

@@ -89,7 +89,9 @@ class Number(Check):
         """See `Check.beyond`."""
         if not self._implicit or isinstance(value, bool) or not isinstance(value, (int, float)):
             return ""
-        return f" (at most {self.most:.15g})" if self.most is not None and value > self.most else ""
+        if self.most is None or not _finite(value) or value <= self.most:
+            return ""
+        return f" (at most {self.most:.15g})"
 
     def allows(self, value: Any) -> bool:
         """Whether a value is a number within the bounds."""
