@@ -16,7 +16,6 @@ import attrs
 from iii_resilience import telemetry
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.model import Execution
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
@@ -255,7 +254,8 @@ def failure_of(error: BaseException, classified: list[Failure]) -> Failure | Bas
 
 
 def _counts(failure: Failure) -> bool:
-    unsent = failure.system == "local" and failure.execution is Execution.NOT_EXECUTED
+    # A library's exception proves nothing: the function ran, and its own call was refused.
+    unsent = failure.system == "local" and failure.proves_unexecuted
     return failure.retryable and not unsent
 
 
