@@ -13,6 +13,7 @@ import ast
 import inspect
 import json
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -329,7 +330,9 @@ class TestRedis:
     def test_keys_and_fields(self, server: Any) -> None:
         found = {key: server.type(key) for key in server.keys("*")}
         # What the answers of requests are kept under, for a minute; no other version reads it.
-        requests = {key for key in found if key.startswith("iii-resilience:request:")}
+        requests = {
+            key for key in found if re.fullmatch(r"iii-resilience:request:[0-9a-f]{32}", key)
+        }
         assert {found.pop(key) for key in requests} == {"string"}
         assert found == {
             f"iii-resilience:key:{DONE}": "hash",
@@ -434,7 +437,9 @@ class TestTelemetry:
 
     def test_records(self, told: list[logging.LogRecord], seen: Seen) -> None:
         plain = {*vars(logging.makeLogRecord({})), "message", "taskName"}
-        found = {frozenset(set(vars(record)) - plain) for record in told}
+        # A closed store of an earlier test may still be there to be counted.
+        records = [record for record in told if record.module != "parkings"]
+        found = {frozenset(set(vars(record)) - plain) for record in records}
         assert found == {frozenset(fields) for fields in RECORDS}
 
     def test_fields_of_all_records(self) -> None:
@@ -560,6 +565,7 @@ class TestPolicyFiles:
             "default",
             "queues",
             "codes",
+            "exceptions",
         }
         found = {name: set(of["properties"]) for name, of in made["definitions"].items()}
         assert found == {

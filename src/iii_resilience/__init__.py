@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from iii_resilience.config.load import load_policies as load_policies
     from iii_resilience.config.queue_definition import Queue as Queue
     from iii_resilience.core.backoff import Backoff as Backoff
+    from iii_resilience.core.classifiers.registered_exceptions import (
+        register_exceptions as register_exceptions,
+    )
     from iii_resilience.core.classifiers.rpc_response import check_rpc as check_rpc
     from iii_resilience.core.classify import classify as classify
     from iii_resilience.core.codes.lookup import register_codes as register_codes
@@ -50,6 +53,11 @@ if TYPE_CHECKING:
     from iii_resilience.core.report import RetryReport as RetryReport
     from iii_resilience.core.report import hint_for as hint_for
     from iii_resilience.core.report import report_for as report_for
+    from iii_resilience.handling.handler_errors import AuthError as AuthError
+    from iii_resilience.handling.handler_errors import NotFoundError as NotFoundError
+    from iii_resilience.handling.handler_errors import PayloadError as PayloadError
+    from iii_resilience.handling.handler_errors import PermanentError as PermanentError
+    from iii_resilience.handling.handler_errors import TransientError as TransientError
     from iii_resilience.retry.decorator import iii_retry as iii_retry
     from iii_resilience.retry.decorator import retrying as retrying
 else:
@@ -68,6 +76,7 @@ else:
             "config.queue_definition": "Queue",
             "core.backoff": "Backoff",
             "core.classifiers.rpc_response": "check_rpc",
+            "core.classifiers.registered_exceptions": "register_exceptions",
             "core.classify": "classify",
             "core.codes.lookup": "register_codes",
             "core.codes.model": "Category Execution",
@@ -83,6 +92,9 @@ else:
             "core.hints": "Hint",
             "core.policy": "Enqueue Enqueued Reroute RetryPolicy",
             "core.report": "Attempt RetryReport hint_for report_for",
+            "handling.handler_errors": (
+                "AuthError NotFoundError PayloadError PermanentError TransientError"
+            ),
             "retry.decorator": "iii_retry retrying",
         },
     )

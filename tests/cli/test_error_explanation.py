@@ -90,9 +90,9 @@ class TestNearest:
 
 
 class TestWhy:
-    def test_it_names_the_source_and_the_meaning(self) -> None:
+    def test_it_names_the_meaning_and_no_notes_of_ours(self) -> None:
         (line, *_) = explain("invocation_stopped").why
-        assert line.startswith("invocation_stopped (iii error codes page)")
+        assert line.startswith("invocation_stopped: the call in flight was halted")
 
     def test_it_says_that_a_message_changed_the_category(self) -> None:
         why = "\n".join(explain("invocation_failed: TIMEOUT: invocation timed out").why)

@@ -44,7 +44,10 @@ class TestCheck:
     def test_good_files_end_with_nothing_on_standard_output(self) -> None:
         result = run("check", "good.yaml")
         assert (result.exit_code, result.stdout) == (0, "")
-        assert result.stderr == "good: 2 policies, 1 rules, 0 queues, 0 codes, 0 warning(s)\n"
+        assert (
+            result.stderr
+            == "good: 2 policies, 1 rules, 0 queues, 0 codes, 0 exceptions, 0 warning(s)\n"
+        )
 
     def test_every_problem_is_a_line_and_the_end_is_1(self) -> None:
         result = run("check", "bad.yaml")

@@ -62,6 +62,8 @@ class TestRefused:
             ({"namespace": ""}, "namespace must be a non-empty string"),
             ({"namespace": 5}, "namespace must be a non-empty string"),
             ({"timeout_ms": -1}, "timeout_ms must be a positive number"),
+            ({"timeout_ms": math.inf}, "timeout_ms must be a positive number"),
+            ({"timeout_ms": 1e13}, "of milliseconds (at most 1e12), got 10000000000000"),
         ],
     )
     def test_it_is_a_payload_failure_at_once_and_nothing_is_sent(

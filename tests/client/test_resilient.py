@@ -14,7 +14,14 @@ import pytest
 from support.engine_fixtures import caller, connect, engine, target
 from support.real_sdk import InvocationError
 
-from iii_resilience import PolicyBook, RetryPolicy, load_policies, resilient, use_policies
+from iii_resilience import (
+    PolicyBook,
+    RetryPolicy,
+    classify,
+    load_policies,
+    resilient,
+    use_policies,
+)
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.config.rules import Rule
 from iii_resilience.testing import AnswerError, LoopbackEngine
@@ -32,6 +39,15 @@ class TestMaking:
     def test_policies_are_a_book_or_a_policy(self, connect: Callable[..., Any]) -> None:
         with pytest.raises(TypeError, match="must be a PolicyBook or a RetryPolicy"):
             resilient(connect(), policies="policies.yaml")  # type: ignore[arg-type]
+
+    def test_codes_and_exceptions_of_its_book_are_known(self, connect: Callable[..., Any]) -> None:
+        code, name = "ONLY_IN_THIS_BOOK", "only.in.this.BookError"
+        book = PolicyBook(codes={code: "transient"}, exceptions={name: "transient"})
+        assert not classify(code).known
+        resilient(connect(), policies=book)
+        assert classify(code).known
+        error = type("BookError", (Exception,), {"__module__": "only.in.this"})("x")
+        assert classify(error).category == "transient"
 
     def test_it_says_what_it_wraps(self, caller: Resilient) -> None:
         assert repr(caller).startswith("resilient(<iii.iii.III")

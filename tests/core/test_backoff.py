@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from iii_resilience import Backoff
 from iii_resilience.core.backoff import JITTERS
 
-SECONDS = st.floats(min_value=0, max_value=1e308, allow_nan=False)
+SECONDS = st.floats(min_value=0, max_value=1e9, allow_nan=False)
 DRAWS = st.floats(min_value=0, max_value=1, exclude_max=True)
 RETRIES = st.integers(min_value=0, max_value=10_000)
 
@@ -55,9 +55,9 @@ def test_the_ceiling_never_falls_from_one_retry_to_the_next(backoff: Backoff, re
     [
         Backoff(),
         Backoff(base=1, factor=2, cap=20, throttled_base=1),
-        Backoff(base=1e-300, cap=1e300, throttled_base=0),  # cap / base is no float
+        Backoff(base=5e-324, cap=1e9, throttled_base=0),  # cap / base is no float
         Backoff(base=5e-324, cap=20.0),
-        Backoff(base=1e-300, factor=2, cap=1e300, throttled_base=0),  # whole numbers overflow too
+        Backoff(base=5e-324, factor=2, cap=1e9, throttled_base=0),  # whole numbers overflow too
         Backoff(factor=1e308),
     ],
 )
@@ -132,6 +132,10 @@ def test_decorrelated_jitter_starts_from_three_times_the_base() -> None:
     ("fields", "message"),
     [
         ({"base": -1}, "Backoff.base must be a finite number of seconds at least 0, got -1"),
+        (
+            {"cap": 1.1e9},
+            r"Backoff.cap must be .* seconds at least 0 \(at most 1000000000\), got 11",
+        ),
         ({"base": 10**400}, "Backoff.base must be a finite number of seconds at least 0"),
         ({"cap": float("nan")}, "Backoff.cap must be a finite number of seconds at least 0"),
         ({"cap": float("inf")}, "Backoff.cap must be a finite number of seconds at least 0"),
@@ -140,7 +144,10 @@ def test_decorrelated_jitter_starts_from_three_times_the_base() -> None:
         ({"jitter": "some"}, "Backoff.jitter must be one of full, equal, decorrelated, none"),
         ({"jitter": None}, "Backoff.jitter must be one of full, equal, decorrelated, none"),
         ({"base": 30}, r"Backoff.base \(30 s\) must not be above Backoff.cap \(20 s\)"),
-        ({"cap": 0.5}, r"Backoff.throttled_base \(1 s\) must not be above Backoff.cap \(0.5 s\)"),
+        (
+            {"cap": 0.5, "throttled_base": 1},
+            r"Backoff.throttled_base \(1 s\) must not be above Backoff.cap \(0.5 s\)",
+        ),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -154,3 +161,13 @@ def test_a_schedule_is_a_frozen_value() -> None:
         backoff.base = 3
     assert backoff == Backoff()
     assert hash(backoff) == hash(Backoff())
+
+
+def test_throttled_base_follows_a_small_cap() -> None:
+    small = Backoff(cap=0.5)
+    assert (small.throttled_base, small.slow_base) == (None, 0.5)
+    assert small.ceiling(0, throttled=True) == 0.5
+    assert Backoff().slow_base == 1.0
+    assert attrs.evolve(small, cap=30.0).slow_base == 1.0
+    with pytest.raises(ValueError, match=r"Backoff\.throttled_base \(1 s\) must not be above"):
+        Backoff(cap=0.5, throttled_base=1.0)

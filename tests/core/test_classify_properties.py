@@ -126,7 +126,7 @@ def test_exceptions_that_raise(base: type[Exception]) -> None:
     error = type("Raises", (RaisingError, base), {})("x")
     failure = classify(error)
     assert is_sound(failure)
-    assert failure.code == "Raises"
+    assert failure.code.rpartition(".")[2] == "Raises"
 
 
 def test_mappings_that_raise_or_hold_themselves() -> None:

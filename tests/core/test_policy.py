@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+import re
+import sys
 from typing import Any
 
 import attrs
@@ -35,7 +38,7 @@ from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 def test_the_defaults_are_the_documented_ones() -> None:
     assert attrs.asdict(RetryPolicy(), recurse=False) == {
         "attempts": 4,
-        "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=1.0, jitter="full"),
+        "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=None, jitter="full"),
         "deadline": 60.0,
         "breaker": None,
         "bulkhead": None,
@@ -63,7 +66,9 @@ def test_replace_is_attrs_evolve_with_a_better_error() -> None:
     with pytest.raises(TypeError) as caught:
         policy.replace(atempts=5, x=1)
     fields = ", ".join(sorted(field.name for field in attrs.fields(RetryPolicy)))
-    assert str(caught.value) == f"RetryPolicy has no field atempts, x; it has {fields}"
+    assert str(caught.value) == (
+        f"RetryPolicy has no field atempts, x; did you mean attempts? (it has {fields})"
+    )
     with pytest.raises(ValueError, match=r"RetryPolicy\.attempts must be a whole number"):
         policy.replace(attempts=0)
 
@@ -168,3 +173,37 @@ def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
 def test_a_wait_class_in_place_of_an_instance_is_refused_where_it_stands() -> None:
     with pytest.raises(TypeError, match="must be a tenacity wait_"):
         RetryPolicy(wait=tenacity.wait_none)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"budget": 0.2}, "budget must be a Budget or None, got 0.2: write budget=Budget("),
+        ({"breaker": 5}, "breaker must be a Breaker or None, got 5: write breaker=Breaker("),
+        ({"bulkhead": 5}, "bulkhead must be a Bulkhead or None, got 5: write bulkhead=Bulkhead("),
+        ({"fallback": "q"}, "fallback must be an Enqueue or a Reroute or None, got 'q'"),
+        ({"backoff": 1}, "backoff must be a Backoff, got 1: write backoff=Backoff("),
+        ({"backoff": Backoff}, "backoff must be a Backoff, got the class Backoff"),
+        ({"retry_unexecuted": 1}, "retry_unexecuted must be a bool, got 1: write"),
+        ({"attemps": 3}, "RetryPolicy has no field attemps; did you mean attempts?"),
+        ({"max_attempts": 3}, "no field max_attempts; did you mean attempts?"),
+        ({"deadline_ms": 3}, "no field deadline_ms; did you mean deadline, in seconds?"),
+        ({"nonsense": 3}, "RetryPolicy has no field nonsense (it has attempts, backoff,"),
+    ],
+)
+def test_wrong_parts_and_names_say_what_is_meant(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        RetryPolicy(**fields)
+
+
+@pytest.mark.parametrize("make", [Backoff, RetryPolicy])
+def test_positional_and_missing_arguments_stay_pythons(make: Any) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        make(*range(30))
+
+
+@pytest.mark.parametrize("field", ["deadline", "attempt_timeout", "ready_timeout"])
+@pytest.mark.parametrize("value", [1.1e9, 1e306, sys.float_info.max, math.inf])
+def test_times_without_end_are_refused_where_they_are_given(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"RetryPolicy\.{field} must be a finite number"):
+        RetryPolicy(**{field: value})

@@ -143,9 +143,15 @@ def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> N
     assert report_for(error) is None
 
 
-@pytest.mark.parametrize("kind", [StubbornError, MuteError])
-def test_an_exception_that_refuses_attributes_does_no_harm(kind: type[Exception]) -> None:
-    error = attached(kind("x"))
+def test_exception_that_refuses_attributes_has_a_report() -> None:
+    error = attached(StubbornError("x"))
+    assert report_for(error) is not None
+    assert already_retried(error, since=0.0)
+    assert len(error.__notes__) == 1
+
+
+def test_exception_that_cannot_be_read_does_no_harm() -> None:
+    error = attached(MuteError("x"))
     assert report_for(error) is None
     assert hint_for(error) is None
     assert not already_retried(error, since=0.0)
@@ -240,3 +246,34 @@ def test_amended_note_stays_one_note_of_ours() -> None:
     assert theirs == "somebody else's"
     assert ours.endswith("; its timeout was 30 ms")
     amend(KeyError(), "no notes at all")
+
+
+def stopped(number: int, *, sent: bool = True) -> Attempt:
+    failure = classify({"code": "invocation_stopped", "message": "m"})
+    return Attempt(number, failure, delay=0.0, duration=0.1, sent=sent)
+
+
+def test_note_names_the_max_stops_that_ended_it() -> None:
+    attempts = (stopped(1), stopped(2), stopped(3))
+    record = RetryReport(attempts, Reason.STOPPED, Execution.MAYBE_EXECUTED, 1.0)
+    error = ValueError("x")
+    attach(error, record, Hint("dead-letter", Reason.STOPPED, ""), now=0.0)
+    (note,) = error.__notes__
+    assert "3 attempts in 1.00 s;" in note
+    assert "gave up: stopped (max_stops=3);" in note
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ((False,), "0 attempts in 1.00 s and 1 that was not sent;"),
+        ((True, False, False), "1 attempt in 1.00 s and 2 that were not sent;"),
+        ((True, True), "2 attempts in 1.00 s;"),
+    ],
+)
+def test_note_counts_what_was_sent(sent: tuple[bool, ...], words: str) -> None:
+    attempts = tuple(stopped(number, sent=one) for number, one in enumerate(sent, 1))
+    record = RetryReport(attempts, Reason.EXHAUSTED, Execution.MAYBE_EXECUTED, 1.0)
+    error = ValueError("x")
+    attach(error, record, Hint("enqueue", Reason.EXHAUSTED, ""), now=0.0)
+    assert words in error.__notes__[0]

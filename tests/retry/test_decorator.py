@@ -1052,7 +1052,7 @@ class GeneratingObject:
     ("target", "message"),
     [
         (5, "cannot decorate 5: it is not callable. Decorate a function, or use 'for attempt in"),
-        ("payments", "cannot decorate 'payments': it is not callable"),
+        ("payments", r"takes its policy by name: write @iii_retry\(policy=\.\.\.\) above"),
         (property(len), "it is not callable"),
         (Script, "cannot decorate the class Script: decorate the methods that may be repeated"),
         (a_generator, "cannot decorate the generator function .*a_generator: .* collect the items"),
@@ -1090,7 +1090,8 @@ def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
         iii_retry(atempts=3)  # type: ignore[call-overload]
     allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
     assert str(caught.value) == (
-        f"@iii_retry takes no atempts (it takes idempotent, policy, {allowed})"
+        "@iii_retry takes no atempts; did you mean attempts? "
+        f"(it takes idempotent, policy, transient, {allowed})"
     )
 
 
@@ -1118,14 +1119,14 @@ def test_options_of_worker_trigger_in_a_policy_are_ignored() -> None:
         (
             {"atempts": 3},
             TypeError,
-            r"takes no atempts \(it takes idempotent, policy, attempt_time",
+            r"takes no atempts; did you mean attempts\? \(it takes idempotent, policy, transient",
         ),
         ({"attempts": 0}, ValueError, "RetryPolicy.attempts must be a whole number at least 1"),
         ({"deadline": -1}, ValueError, "RetryPolicy.deadline must be a finite number"),
         ({"wait": 5}, TypeError, r"RetryPolicy.wait must be a tenacity wait_\* object"),
         ({"policy": 5}, TypeError, "policy must be a RetryPolicy or a name, got 5"),
-        ({"idempotent": "no"}, TypeError, "idempotent must be True or False, got 'no'"),
-        ({"idempotent": None}, TypeError, "idempotent must be True or False, got None"),
+        ({"idempotent": "no"}, TypeError, "idempotent must be True or False, got str"),
+        ({"idempotent": None}, TypeError, "idempotent must be True or False, got NoneType"),
     ],
 )
 def test_wrong_options_are_refused_where_they_stand(

@@ -194,3 +194,41 @@ def test_rows_whose_time_is_over_leave_the_file(store: SqliteStore, path: Path) 
         store.delivered("m", keep=KEEP)
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
+
+
+def test_first_use_waits_for_who_makes_the_file(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (n)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO t VALUES (1)")  # beside a writer the switch fails at once
+    letting_go = threading.Timer(0.3, other.execute, ["COMMIT"])
+    letting_go.start()
+    try:
+        claim(SqliteStore(path, busy_timeout=10.0))
+    finally:
+        letting_go.join()
+        other.close()
+
+
+def test_what_must_outlast_the_machine_is_written_through(store: SqliteStore) -> None:
+    token = claim(store)
+    (connection,) = store._connections._idle
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    assert store.finish("k", token, '"done"', keep=KEEP)
+    assert "PRAGMA synchronous = FULL" in statements
+    statements.clear()
+    store.claim("other", fingerprint="f", nonce="n", lease=KEEP, keep=KEEP)
+    assert "PRAGMA synchronous = NORMAL" in statements
+    transaction = store.begin("other", 1)
+    assert transaction.handle.execute("PRAGMA synchronous").fetchone() == (2,)
+    transaction.rollback()
+
+
+def test_handlers_row_factory_ends_with_its_transaction(store: SqliteStore) -> None:
+    transaction = store.begin("k", claim(store))
+    transaction.handle.row_factory = lambda _, row: {"value": row}
+    transaction.handle.text_factory = bytes
+    transaction.rollback()
+    assert state(store) is State.RUNNING

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 OF_A_POLICY = "(allowed: extends, attempts, backoff, deadline_ms, attempt_timeout_ms, budget, breaker, bulkhead, fallback, retry_unexecuted, ready_timeout_ms, max_stops, max_payload_bytes"
 OF_A_QUEUE = "(allowed: max_retries, concurrency, timeout_ms, backoff_ms, poll_interval_ms, type, message_group_field, redeliver_on_engine_restart"
-OF_A_FILE = "(allowed: version, policies, rules, default, queues, codes"
+OF_A_FILE = "(allowed: version, policies, rules, default, queues, codes, exceptions"
 DENIAL = "a denial stays a denial until auth or policy change, so it is never retried"
 MISSING = "calling the same id again finds nothing, so it is never retried"
 ABOVE_0 = "must be a whole number of milliseconds above 0 or null, got "
@@ -35,21 +35,21 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "an empty file",
         "",
         [
-            "the file: must be a mapping with version, policies, rules, default, queues and codes, got null"
+            "the file: must be a mapping with version, policies, rules, default, queues, codes and exceptions, got null"
         ],
     ),
     (
         "a list",
         "[]",
         [
-            "1:1: the file: must be a mapping with version, policies, rules, default, queues and codes, got a list"
+            "1:1: the file: must be a mapping with version, policies, rules, default, queues, codes and exceptions, got a list"
         ],
     ),
     (
         "a text",
         "hello",
         [
-            "1:1: the file: must be a mapping with version, policies, rules, default, queues and codes, got 'hello'"
+            "1:1: the file: must be a mapping with version, policies, rules, default, queues, codes and exceptions, got 'hello'"
         ],
     ),
     ("no version", "policies: {}", ["1:1: version: must be 1, the only version there is"]),

@@ -17,7 +17,7 @@ NAMES = TEXT | st.sampled_from(["yes", "no", "null", "~", "1", "1e3", "0x1", "a:
 COUNTS = st.integers(1, 2**40)
 
 
-def seconds(least: int = 1, most: int = 2**50) -> st.SearchStrategy[float]:
+def seconds(least: int = 1, most: int = 10**12) -> st.SearchStrategy[float]:
     """Whole milliseconds, as the seconds that a file's number becomes."""
     return st.integers(least, most).map(lambda milliseconds: milliseconds / 1000)
 
@@ -30,7 +30,7 @@ def numbers(
 
 @st.composite
 def backoffs(draw: st.DrawFn) -> Backoff:
-    cap = draw(st.integers(0, 2**50))
+    cap = draw(st.integers(0, 10**12))
     base, throttled = draw(st.integers(0, cap)), draw(st.integers(0, cap))
     jitter = draw(st.sampled_from(JITTERS))
     return Backoff(base / 1000, draw(numbers(1)), cap / 1000, throttled / 1000, jitter)
@@ -52,8 +52,8 @@ FALLBACKS = st.builds(Enqueue, NAMES) | st.builds(Reroute, NAMES, st.none() | NA
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    deadline = draw(st.none() | st.integers(1, 2**50))
-    longest = 2**50 if deadline is None else deadline
+    deadline = draw(st.none() | st.integers(1, 10**12))
+    longest = 10**12 if deadline is None else deadline
     timeout = draw(st.none() | seconds(1, longest))
     return Policy(
         attempts=draw(COUNTS),

@@ -17,7 +17,6 @@ import attrs
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from iii_resilience import __version__
@@ -26,10 +25,10 @@ from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
-from iii_resilience.cli.terminal import console, fail
+from iii_resilience.cli.terminal import console, fail, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
-from iii_resilience.core.codes.model import Category
+from iii_resilience.core.codes.model import Category, Code
 
 app = typer.Typer(
     name="iii-resilience",
@@ -120,15 +119,22 @@ def codes(
         and (system is None or row.system == system)
     ]
     if as_json:
-        typer.echo(json.dumps([attrs.asdict(row) for row in rows], indent=2))
+        typer.echo(json.dumps([_row(row) for row in rows], indent=2))
         return
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("system", "code", "category", "execution", "throttled", "remedy"):
+    for heading in ("code", "category", "execution", "throttled"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "code")
     for row in rows:
         throttled = "yes" if row.throttled else ""
-        table.add_row(row.system, row.code, row.category, row.execution, throttled, row.remedy)
+        table.add_row(row.code, row.category, row.execution, throttled)
     console().print(table)
+    console().print(f"{len(rows)} codes; what to do about one: iii-resilience explain CODE")
+
+
+def _row(row: Code) -> dict[str, object]:
+    # A row's source is a place in iii's own repositories, or a note of this project's.
+    source = "" if "seed" in row.source else row.source
+    return {**attrs.asdict(row), "source": source}
 
 
 @app.command(name="explain")
@@ -137,8 +143,8 @@ def explain_(
         str | None,
         typer.Argument(
             metavar="CODE_OR_JSON",
-            help="A code, a wire error body, an RPC response, or an exception as it was printed; "
-            "without it, standard input is read.",
+            help="A code, a wire error body, an RPC response, an exception as it was printed, a "
+            "traceback, or lines of a log; without it, standard input is read.",
         ),
     ] = None,
     function: Annotated[
@@ -148,7 +154,7 @@ def explain_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what an error means and what the default policy would do about it."""
-    text = error if error not in {None, "-"} else sys.stdin.read()
+    text = error if error not in {None, "-"} else _standard_input()
     try:
         explanation = explain(text or "", function)
     except ValueError as problem:
@@ -157,6 +163,16 @@ def explain_(
         typer.echo(json.dumps(attrs.asdict(explanation), indent=2, default=str))
         return
     _print_explanation(explanation)
+
+
+def _standard_input() -> str:
+    """What was piped in, whatever its bytes are; a process may have no input at all."""
+    if sys.stdin is None or sys.stdin.closed:
+        fail("there is nothing to explain: standard input is closed; give the error as an argument")
+    try:
+        return sys.stdin.buffer.read().decode(errors="replace")
+    except (OSError, ValueError) as error:
+        fail(f"standard input cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 @app.command(name="doctor")
@@ -194,7 +210,7 @@ def doctor_(
     else:
         console().print(_findings(findings))
         for finding in bad:
-            console().print(f"[bold red]{escape(finding.advice or '')}[/bold red]", soft_wrap=True)
+            console().print(f"[bold red]{safe(finding.advice or '')}[/bold red]", soft_wrap=True)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -205,7 +221,7 @@ def _findings(findings: list[Finding]) -> Table:
     for finding in findings:
         style = "red" if finding.bad else None
         advice = "see below" if finding.bad else finding.advice or ""
-        table.add_row(escape(finding.subject), escape(finding.told), escape(advice), style=style)
+        table.add_row(safe(finding.subject), safe(finding.told), safe(advice), style=style)
     return table
 
 
@@ -228,7 +244,7 @@ def _print_explanation(explanation: Explanation) -> None:
         name = "idempotent" if outlook.idempotent else "not idempotent"
         facts[f"if {name}"] = _say(outlook)
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))
+        table.add_row(name, safe(value))
     console().print(table)
 
 

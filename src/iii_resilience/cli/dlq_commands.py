@@ -14,14 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import attrs
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -32,6 +31,7 @@ from iii_resilience.cli.dead_letter_queue import (
     RedriveResult,
     triage,
 )
+from iii_resilience.cli.terminal import fail, safe
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
@@ -129,7 +129,7 @@ def show(
     with _opened(engine, queue, parking, offline=offline) as dead:
         found = _chosen(dead.letters(), None, [message])
     if len(found) != 1:
-        _fail(f"{len(found)} messages have an id that begins with {message!r}")
+        fail(f"{len(found)} messages have an id that begins with {message!r}")
     (letter,) = found
     facts: dict[str, Any] = _summary(letter)
     recorded = letter.recorded
@@ -252,7 +252,7 @@ def _report(
     line = f"{done} {what}, {counts[RedriveOutcome.FAILED]} failed, {total - done - gone} left"
     _console().print(line + (f" ({gone} were gone already)" if gone else ""))
     for why, count in reasons.most_common():
-        _console().print(f"  {count} failed: {escape(why)}")
+        _console().print(f"  {count} failed: {safe(why)}")
     if counts[RedriveOutcome.FAILED]:
         raise typer.Exit(1)
 
@@ -272,7 +272,7 @@ def _opened(
         try:
             from iii import InitOptions, register_worker  # noqa: PLC0415 - an extra
         except ImportError:
-            _fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
+            fail("this needs the SDK: pip install 'iii-resilience[iii,cli]'")
         _check_reachable(engine)
         client: SdkClient = register_worker(
             engine,
@@ -290,22 +290,22 @@ def _reported(engine: str) -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except (StoreUnavailableError, StoreRefusedError) as error:
-        _fail(str(error))
+        fail(str(error))
     except Exception as error:
         failure = classify(error)
-        _fail(f"{failure.code} from {engine}: {failure.remedy}")
+        fail(f"{failure.code} from {engine}: {failure.remedy}")
 
 
 def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
     """The parking to read, without an engine and without writing."""
     if parking is None:
-        _fail("--offline reads the --parking file: name it")
+        fail("--offline reads the --parking file: name it")
     if re.match(r"(rediss?|unix)://", parking):
         store = _redis(parking)
         stack.callback(store.close)
         return store
     if not Path(parking).is_file():
-        _fail(f"--parking: there is no file {parking!r}")
+        fail(f"--parking: there is no file {parking!r}")
     reader = SqliteReader(parking)
     stack.callback(reader.close)
     note = Console(stderr=True)
@@ -313,7 +313,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
         "offline: parked messages only, without the queue's own dead letters", soft_wrap=True
     )
     if reader.doubt is not None:
-        note.print(f"possibly incomplete: {escape(reader.doubt)}", soft_wrap=True)
+        note.print(f"possibly incomplete: {safe(reader.doubt)}", soft_wrap=True)
     return reader
 
 
@@ -326,7 +326,7 @@ def _check_reachable(engine: str) -> None:
             raise ValueError("there is no host in it")
         socket.create_connection((address.hostname, port), 3.0).close()
     except (OSError, ValueError) as error:
-        _fail(f"no engine listens at {engine} ({error})")
+        fail(f"no engine listens at {engine} ({error})")
 
 
 def _store(parking: str | None) -> Store | None:
@@ -335,7 +335,7 @@ def _store(parking: str | None) -> Store | None:
     if re.match(r"(rediss?|unix)://", parking):
         return _redis(parking)
     if not Path(parking).is_file():
-        _fail(f"--parking: there is no file {parking!r}")
+        fail(f"--parking: there is no file {parking!r}")
     return SqliteStore(parking)
 
 
@@ -345,7 +345,7 @@ def _chosen(
     allowed = [*(category.value for category in Category), _UNKNOWN]
     for name in categories or ():
         if name not in allowed:
-            _fail(f"--category {name!r} is none of {', '.join(allowed)}")
+            fail(f"--category {name!r} is none of {', '.join(allowed)}")
     return [
         letter
         for letter in letters
@@ -358,7 +358,7 @@ def _redis(url: str) -> RedisStore:
     try:
         return RedisStore(url)
     except (ImportError, ValueError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _to_act_on(
@@ -384,7 +384,7 @@ def _to_act_on(
 def _pause(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
     if found is None or float(found[1]) == 0:
-        _fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
+        fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
     return _SECONDS[found[2]] / float(found[1])
 
 
@@ -413,15 +413,10 @@ def _time(seconds: float | None) -> str | None:
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else escape(str(value))
+    return "-" if value is None else safe(value)
 
 
 def _console() -> Console:
     """The terminal's own width; where there is no terminal, wide enough for the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=140)
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]iii-resilience:[/red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(2)

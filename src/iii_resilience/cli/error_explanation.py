@@ -5,25 +5,19 @@ Takes text and returns an `Explanation`. Knows nothing of terminals.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
 
 import attrs
 
+from iii_resilience.cli.pasted_error import error_in
 from iii_resilience.config.default_book import default_book
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import ALL, find, user_codes
 from iii_resilience.core.codes.model import Code, Execution
 from iii_resilience.core.decide import CallSoFar, Decision, decide
-from iii_resilience.core.failure import Failure
-from iii_resilience.core.hints import hint
+from iii_resilience.core.failure import LIBRARY, Failure
+from iii_resilience.core.hints import elsewhere, hint
 from iii_resilience.core.policy import RetryPolicy
-
-# How an exception of the SDK prints itself: "CODE: message".
-_PRINTED = re.compile(r"\A([A-Za-z][\w./-]{0,127}): (.*)\Z", re.DOTALL)
 
 
 @attrs.frozen
@@ -63,18 +57,18 @@ class Explanation:
 
 
 def explain(text: str, function_id: str | None = None) -> Explanation:
-    """Explain a code, a wire error body, an RPC response, or a printed exception.
+    """Explain a code, an error body, a response, a printed exception, a traceback or a log.
 
     Args:
-        text: What was pasted.
+        text: What was pasted (see `pasted_error`).
         function_id: The function that was called, where it is known.
 
     Raises:
         ValueError: There is nothing to explain: no text, JSON that is no error, or a response
             that is none.
     """
-    error = _read(text.strip())
-    failure = classify(error, function_id=function_id)
+    error = error_in(text)
+    failure = error if isinstance(error, Failure) else classify(error, function_id=function_id)
     known = [row.code for row in (*ALL, *user_codes())]
     return Explanation(
         failure,
@@ -82,36 +76,6 @@ def explain(text: str, function_id: str | None = None) -> Explanation:
         (_outlook(failure, idempotent=False), _outlook(failure, idempotent=True)),
         () if failure.known else tuple(_nearest(failure.code, known)),
     )
-
-
-def _read(text: str) -> object:
-    if not text:
-        raise ValueError("there is nothing to explain: give a code, or paste an error")
-    if text[0] in "{[":
-        return _error_in(_json(text))
-    printed = _PRINTED.match(text)
-    if printed is not None and find(printed[1]) is not None:
-        return {"code": printed[1], "message": printed[2]}
-    return text
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"this looks like JSON and is none: {error}") from None
-
-
-def _error_in(data: Any) -> Mapping[str, Any]:
-    """The error in a JSON text: itself, or what a frame or response holds under ``error``."""
-    if not isinstance(data, Mapping):
-        # Not a TypeError: for whoever pasted it, it is one more text that is no error.
-        raise ValueError("this JSON is no error: it is not an object")  # noqa: TRY004
-    if data.get("status") == "ok":
-        raise ValueError("this response is no error: its status is ok")
-    if "status" in data or "code" in data or isinstance(data.get("error"), Mapping):
-        return data  # an error body, a response, or a frame of iii's wire protocol
-    raise ValueError("this JSON is no error: it has neither code, nor error, nor status")
 
 
 def _nearest(code: str, known: list[str]) -> list[str]:
@@ -126,12 +90,14 @@ def _nearest(code: str, known: list[str]) -> list[str]:
 def _why(failure: Failure) -> list[str]:
     row = find(failure.code)
     lines = []
-    if row is None or not failure.known:
+    if failure.origin == LIBRARY:
+        lines.append(f"{failure.code}: what a library raised in the function's own code")
+    elif row is None or not failure.known:
         lines.append(
             f"{failure.code} stands in no table; what is unknown is permanent and may have run"
         )
     else:
-        lines.append(f"{failure.code} ({row.source}): {row.meaning}")
+        lines.append(f"{failure.code}: {row.meaning}")
         if row.category is not failure.category:
             lines.append(f"its table says {row.category}, its message says {failure.category}")
         if row.execution is not failure.execution:
@@ -142,6 +108,8 @@ def _why(failure: Failure) -> list[str]:
         meaning = f": {about.meaning}" if about is not None else ""
         lines.append(f"inside: {inner.code} ({inner.category}){meaning}")
         inner = inner.inner
+    if place := elsewhere(failure):
+        lines.append(place.removeprefix("; "))
     if failure.throttled:
         lines.append("it asks to slow down, so delays start from throttled_base")
     if failure.retry_after is not None:
@@ -165,7 +133,7 @@ def _outlook(failure: Failure, *, idempotent: bool) -> RetryOutlook:
         attempts=1,
         idempotent=idempotent,
         deadline_at=policy.deadline,
-        unexecuted=failure.execution is Execution.NOT_EXECUTED,
+        unexecuted=failure.proves_unexecuted,
         already_retried=failure.already_retried,
     )
     # The largest delay the schedule allows: what is shown must hold for every call.

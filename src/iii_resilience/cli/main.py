@@ -5,7 +5,10 @@ Each command's work is done elsewhere. Needs the extra ``cli``.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -19,4 +22,24 @@ def main() -> None:
             "iii-resilience: the command line needs an extra: "
             "pip install 'iii-resilience[iii,cli,testing]'"
         )
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 shows "?" for what it has no character for.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        sys.exit(f"iii-resilience: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    """What could not be written would be tried again, and complained of, at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

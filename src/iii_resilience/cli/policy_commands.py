@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import attrs
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import console, fail
+from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.explain import Provenance
@@ -56,9 +56,9 @@ def check(
         typer.echo(json.dumps(report, indent=2))
     else:
         for problem in result.problems:
-            typer.echo(str(problem))
+            typer.echo(plain(str(problem)))
         for warning in result.warnings:
-            typer.echo(f"warning: {warning}")
+            typer.echo(plain(f"warning: {warning}"))
     if result.policy_set is None:
         if not as_json:
             typer.echo(f"{len(result.problems)} problem(s)", err=True)
@@ -68,6 +68,7 @@ def check(
         typer.echo(
             f"good: {len(policy_set.policies)} policies, {len(policy_set.rules)} rules, "
             f"{len(policy_set.queues)} queues, {len(policy_set.codes)} codes, "
+            f"{len(policy_set.exceptions)} exceptions, "
             f"{len(result.warnings)} warning(s)",
             err=True,
         )
@@ -167,8 +168,8 @@ def _print(book: PolicyBook, provenance: Provenance, times: RetrySchedule) -> No
         else f"rule {provenance.rule} ({provenance.rule_origin})"
     )
     out.print(
-        f"[bold]{escape(provenance.function_id)}[/bold]: policy "
-        f"[bold]{escape(provenance.policy)}[/bold], {escape(rule)}",
+        f"[bold]{safe(provenance.function_id)}[/bold]: policy "
+        f"[bold]{safe(provenance.policy)}[/bold], {safe(rule)}",
         soft_wrap=True,
     )
     out.print(_REPEATED[provenance.idempotent])
@@ -177,13 +178,13 @@ def _print(book: PolicyBook, provenance: Provenance, times: RetrySchedule) -> No
     values.add_column("", overflow="fold")
     values.add_column("comes from", overflow="fold")
     for value in provenance.values:
-        values.add_row(value.path, escape(shown(value.value)), escape(value.origin))
+        values.add_row(value.path, safe(shown(value.value)), safe(value.origin))
     out.print(values)
     out.print(_delays(times))
     for line in _totals(times):
         out.print(line)
     for warning in book.warnings:
-        out.print(f"warning: {escape(warning)}", soft_wrap=True)
+        out.print(f"warning: {safe(warning)}", soft_wrap=True)
 
 
 _REPEATED = {

@@ -84,7 +84,7 @@ def timetable(policy: RetryPolicy) -> RetrySchedule:
 
 def _ranges(backoff: Backoff, *, throttled: bool) -> Iterator[tuple[float, float]]:
     """The shortest and longest delay before each retry, without end."""
-    retry, before = 0, backoff.throttled_base if throttled else backoff.base
+    retry, before = 0, backoff.slow_base if throttled else backoff.base
     while True:
         least = backoff.delay(retry, lambda: 0.0, throttled=throttled, previous=before)
         most = backoff.delay(retry, lambda: 1.0, throttled=throttled, previous=before)

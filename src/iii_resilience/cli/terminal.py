@@ -11,6 +11,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from iii_resilience.cli.terminal_text import plain, without_credentials
+
+
+def safe(value: object) -> str:
+    """A text from outside as a table of rich holds it: no markup, escapes or credentials."""
+    return escape(plain(without_credentials(str(value))))
+
 
 def console() -> Console:
     """The terminal's own width; where there is no terminal, wide enough for the tables."""
@@ -25,5 +32,5 @@ def fail(message: str, code: int = 2) -> NoReturn:
         message: What is wrong.
         code: The exit code: 2 for a command that makes no sense, 1 for one that did not succeed.
     """
-    Console(stderr=True).print(f"[red]iii-resilience:[/red] {escape(message)}", soft_wrap=True)
+    Console(stderr=True).print(f"[red]iii-resilience:[/red] {safe(message)}", soft_wrap=True)
     raise typer.Exit(code)

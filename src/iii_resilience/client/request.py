@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
+from iii_resilience.core.validators import LONGEST_SECONDS
 from iii_resilience.sdk.payload_check import check_payload, flat_size, size_of
 from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, CallContext, outgoing
 from iii_resilience.sdk.versions import Sdk
@@ -236,10 +237,11 @@ def _action(action: Any) -> str:
 def _timeout_ms(value: Any) -> float | None:
     if value == 0:
         return None  # the SDK takes 0 for its default, so it never gets one
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= LONGEST_SECONDS * 1000:
         raise InvalidPayloadError(
-            "the request's timeout_ms must be a positive number of milliseconds, got "
-            f"{_shown(value)}. Nothing was sent"
+            "the request's timeout_ms must be a positive number of milliseconds (at most 1e12), "
+            f"got {_shown(value)}. Nothing was sent"
         )
     return float(value)
 

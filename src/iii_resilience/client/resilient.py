@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from iii_resilience.client.trigger import Caller
 from iii_resilience.config.book import PolicyBook
-from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
@@ -64,7 +63,7 @@ def resilient(
     elif not (policies is None or isinstance(policies, PolicyBook)):
         raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
     if policies is not None:
-        register_codes(policies.policy_set.codes)
+        policies.register()
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")

@@ -11,13 +11,17 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
 from iii_resilience.config.rules import Rule
-from iii_resilience.core.codes.lookup import Code, change_codes
+from iii_resilience.core.classifiers.registered_exceptions import (
+    ExceptionRule,
+    change_exceptions,
+)
+from iii_resilience.core.codes.lookup import Code, change_codes, register_codes
 from iii_resilience.core.errors import ConfigError
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.policy import RetryPolicy
@@ -46,6 +50,9 @@ class PolicyBook:
         codes: Rows for codes of the user's own services, as `register_codes` takes them. They are
             known to the whole process once the book is used.
         queues: The queues that fallbacks name, by name.
+        exceptions: What classes of exceptions mean, by qualified name or class, as
+            `register_exceptions` takes them. They are known to the whole process once the book is
+            used, after what `register_exceptions` says.
 
     Raises:
         ConfigError: A row that is malformed, or redefines a built-in code.
@@ -64,8 +71,9 @@ class PolicyBook:
         *,
         codes: Mapping[str, object] | Iterable[Code] = (),
         queues: Mapping[str, Queue] | None = None,
+        exceptions: Mapping[Any, object] | Iterable[ExceptionRule] = (),
     ) -> None:
-        policy_set = PolicySet(policies or {}, rules, default, codes, queues or {})
+        policy_set = PolicySet(policies or {}, rules, default, codes, queues or {}, exceptions)
         object.__setattr__(self, "policy_set", policy_set)
         object.__setattr__(self, "_source", None)
 
@@ -81,6 +89,11 @@ class PolicyBook:
         object.__setattr__(book, "policy_set", policy_set)
         object.__setattr__(book, "_source", source)
         return book
+
+    def register(self) -> None:
+        """Make the book's codes and exception classes known to the whole process."""
+        register_codes(self.policy_set.codes)
+        change_exceptions((), self.policy_set.exceptions)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -166,6 +179,7 @@ class PolicyBook:
             before = self.policy_set
             policy_set.continues(before, time.monotonic())
             change_codes(before.codes, policy_set.codes)
+            change_exceptions(before.exceptions, policy_set.exceptions)
             object.__setattr__(self, "policy_set", policy_set)
 
     def _needed_source(self) -> Source:

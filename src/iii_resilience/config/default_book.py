@@ -9,7 +9,6 @@ import os
 import threading
 
 from iii_resilience.config.book import PolicyBook
-from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.errors import ConfigError
 
 ENVIRONMENT = "III_RESILIENCE_POLICIES"
@@ -41,7 +40,7 @@ def use_policies(book: PolicyBook) -> PolicyBook:
         before = default_book()
     except ConfigError:  # of the environment's files, which this book stands in for
         before = PolicyBook()
-    register_codes(book.policy_set.codes)
+    book.register()
     Default.book = book
     return before
 
@@ -74,7 +73,7 @@ def _first_book() -> PolicyBook:
                 book = load_from_environment(ENVIRONMENT, files)
             finally:
                 Default.loading = False
-            register_codes(book.policy_set.codes)
+            book.register()
         if not Default.loading:
             Default.book = book
         return book

@@ -27,7 +27,6 @@ from iii_resilience.config.files.schema import schema
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.effects import drive
 from iii_resilience.core.errors import ConfigError, NotConnectedError
 from iii_resilience.sdk.client_adapter import SdkClient
@@ -86,7 +85,7 @@ def policies_from_engine(
         )
     source = _EngineEntry(connection, entry, _files(files))
     book = PolicyBook.of(source.first(), source)
-    register_codes(book.policy_set.codes)
+    book.register()
     follow = _Follow(source, SourceCheck(book, source, every))
     watch = Watch(follow, every, "iii-resilience-engine-policies")
     connection.on_change(watch.look_now)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from iii_resilience.config.rules import Rule, RuleIndex
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRule, read_exceptions
 from iii_resilience.core.codes.lookup import Code, read_codes
 from iii_resilience.core.policy import RetryPolicy
 
@@ -49,6 +50,12 @@ def _queues(queues: Mapping[str, Queue]) -> dict[str, Queue]:
     return dict(queues)
 
 
+def _exceptions(
+    exceptions: Mapping[Any, object] | Iterable[ExceptionRule],
+) -> tuple[ExceptionRule, ...]:
+    return read_exceptions(exceptions) if isinstance(exceptions, Mapping) else tuple(exceptions)
+
+
 def _nothing_selected() -> dict[str, SelectedPolicy]:
     return {}
 
@@ -63,6 +70,7 @@ class PolicySet:
         default: As for `PolicyBook`.
         codes: As for `PolicyBook`.
         queues: As for `PolicyBook`.
+        exceptions: As for `PolicyBook`.
         warnings: What is allowed in its files, and seldom meant.
         origins: Where its values stand (see `config.files`), or None for what was made in code.
         digest: Of what it was read from (see `Snapshot`), or None.
@@ -73,6 +81,7 @@ class PolicySet:
     default: str = "default"
     codes: tuple[Code, ...] = attrs.field(default=(), converter=read_codes)
     queues: dict[str, Queue] = attrs.field(factory=dict, converter=_queues)
+    exceptions: tuple[ExceptionRule, ...] = attrs.field(default=(), converter=_exceptions)
     warnings: tuple[str, ...] = attrs.field(default=(), eq=False)
     origins: object = attrs.field(default=None, eq=False, repr=False)
     digest: bytes | None = attrs.field(default=None, eq=False, repr=False)

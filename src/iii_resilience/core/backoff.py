@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 import attrs
 
-from iii_resilience.core.validators import Choice, number, seconds
+from iii_resilience.core.validators import Choice, checked_names, number, seconds
+
+_SLOW = 1.0  # seconds
 
 JITTERS = ("full", "equal", "decorrelated", "none")
 
 
+@checked_names
 @attrs.frozen
 class Backoff:
     """An exponential delay schedule, capped and jittered.
@@ -27,7 +30,8 @@ class Backoff:
         base: Ceiling of the first delay, in seconds.
         factor: Growth from one retry to the next.
         cap: Largest delay, in seconds; also the longest pushback that is waited for.
-        throttled_base: ``base`` for failures that say "slow down", in seconds.
+        throttled_base: ``base`` for failures that say "slow down", in seconds; None for 1 s, or
+            the cap where that is less.
         jitter: ``full`` (from 0 to the ceiling), ``equal`` (upper half of it), ``decorrelated``
             (from the base to three times the previous delay) or ``none``.
 
@@ -38,16 +42,24 @@ class Backoff:
     base: float = attrs.field(default=0.2, validator=number(least=0, unit="seconds"))
     factor: float = attrs.field(default=2.0, validator=number(least=1))
     cap: float = attrs.field(default=20.0, validator=number(least=0, unit="seconds"))
-    throttled_base: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
+    throttled_base: float | None = attrs.field(
+        default=None, validator=number(least=0, optional=True, unit="seconds")
+    )
     jitter: str = attrs.field(default="full", validator=Choice(JITTERS))
 
     def __attrs_post_init__(self) -> None:
         for name in ("base", "throttled_base"):
-            if getattr(self, name) > self.cap:
+            value = getattr(self, name)
+            if value is not None and value > self.cap:
                 raise ValueError(
-                    f"Backoff.{name} ({seconds(getattr(self, name))}) must not be above "
+                    f"Backoff.{name} ({seconds(value)}) must not be above "
                     f"Backoff.cap ({seconds(self.cap)})"
                 )
+
+    @property
+    def slow_base(self) -> float:
+        """``base`` for failures that say "slow down", in seconds."""
+        return min(_SLOW, self.cap) if self.throttled_base is None else self.throttled_base
 
     def ceiling(self, retry: int, *, throttled: bool = False) -> float:
         """The largest delay before a retry.
@@ -59,7 +71,7 @@ class Backoff:
         Returns:
             Seconds. Never overflows, whatever the number of the retry.
         """
-        base = self.throttled_base if throttled else self.base
+        base = self.slow_base if throttled else self.base
         if base == 0.0 or self.cap == 0.0:
             return 0.0
         # Compared as logarithms first: factor**retry itself overflows after about 1000 retries.
@@ -90,7 +102,7 @@ class Backoff:
             Seconds, between 0 and ``cap``.
         """
         if self.jitter == "decorrelated":
-            base = self.throttled_base if throttled else self.base
+            base = self.slow_base if throttled else self.base
             upper = max(base, 3.0 * (previous if previous is not None else base))
             return min(self.cap, base + random() * (upper - base))
         ceiling = self.ceiling(retry, throttled=throttled)

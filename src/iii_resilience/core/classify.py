@@ -11,6 +11,7 @@ from typing import Any
 
 from iii_resilience.core.classifiers import rpc_response
 from iii_resilience.core.classifiers.exceptions import AT_ONCE, from_exception
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.classifiers.text_patterns import rust_debug
 from iii_resilience.core.classifiers.wire_error import from_code, from_mapping
 from iii_resilience.core.codes.lookup import LONGEST_CODE
@@ -23,7 +24,9 @@ __all__ = ["classify"]
 _new = object.__new__
 
 
-def classify(error: object, *, function_id: str | None = None) -> Failure:
+def classify(
+    error: object, *, function_id: str | None = None, rules: ExceptionRules | None = None
+) -> Failure:
     """Say what an error is: its code, category, and whether the called function may have run.
 
     Never raises, and takes bounded time: of a message only the first few thousand characters
@@ -37,6 +40,8 @@ def classify(error: object, *, function_id: str | None = None) -> Failure:
         function_id: The function that was called. Where it is None and the exception carries a
             string ``function_id``, that one. Without it ``FORBIDDEN`` and ``function_not_found``
             with a message do not prove that nothing ran.
+        rules: What one decorator says of exception classes, before what is registered for the
+            whole process; None for nothing.
 
     Returns:
         The failure. A code that no table knows is permanent and may have run.
@@ -64,7 +69,7 @@ def classify(error: object, *, function_id: str | None = None) -> Failure:
                     function_id = own
                 stamped["function_id"] = function_id
                 return failure
-            return from_exception(error, function_id)
+            return from_exception(error, function_id, 0, rules)
         if isinstance(error, str):
             pair = rust_debug(error) if error.startswith("ErrorBody {") else None
             return from_code(*(pair or (error,)), function_id=function_id)

@@ -11,6 +11,9 @@ import attrs
 
 from iii_resilience.core.codes.model import Category, Execution
 
+LIBRARY = "library"
+"""The origin of what an exception class says of a call inside the function's own code."""
+
 
 @attrs.frozen(slots=False)  # a dict makes a frozen class of this width twice as fast to build
 class Failure:
@@ -27,7 +30,10 @@ class Failure:
         known: Whether a table has a row for the code.
         remedy: What to do about it, in one clause.
         system: ``iii``, ``rpc`` or ``local`` (raised by this library, nothing sent).
-        origin: Who said it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker``, ``local``.
+        origin: Who said it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker``, ``local``;
+            ``library`` for an exception of a known library, or of a registered class, which
+            speaks of a call inside the function's own code. Its code is the qualified name of the
+            class, or ``HTTP 503``.
         layer: The RPC system's ``validation`` / ``expected`` / ``unexpected``, else None.
         stacktrace: The remote stack trace, or None. Not in the repr.
         inner: The cause found inside the message or the exception, or None.
@@ -62,3 +68,19 @@ class Failure:
     def retryable(self) -> bool:
         """Whether a retry can help at all (it also needs an idempotent call)."""
         return self.category is Category.TRANSIENT
+
+    @property
+    def proves_unexecuted(self) -> bool:
+        """Whether it proves that the called function did not run.
+
+        A library's exception proves nothing of the kind, whatever its ``execution``: that is of
+        the call that the library made, from inside the function.
+        """
+        if self.execution is not Execution.NOT_EXECUTED:
+            return False
+        cause: Failure | None = self
+        while cause is not None:
+            if cause.origin == LIBRARY:
+                return False
+            cause = cause.inner
+        return True

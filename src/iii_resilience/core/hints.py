@@ -7,13 +7,13 @@ nothing of what they advise.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 
 import attrs
 
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.context_scope import ContextScope
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.failure import Failure
 
@@ -43,24 +43,19 @@ class Hint:
 
 
 # Where nobody has named a time: a guess, but one that stands in the library only once.
-_A_WHILE = Backoff().throttled_base
+_A_WHILE = Backoff().slow_base
 
 _consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "iii_resilience_consuming", default=False
 )
 
 
-@contextmanager
-def consuming() -> Iterator[None]:
+def consuming() -> ContextScope[bool]:
     """While a queue consumer handles a message: what is permanent there belongs with the dead.
 
     The queue would deliver it again and again whatever it fails with (docs/engine-notes.md, 9).
     """
-    token = _consuming.set(True)
-    try:
-        yield
-    finally:
-        _consuming.reset(token)
+    return ContextScope(_consuming, True)
 
 
 _BY_CATEGORY = {
@@ -87,10 +82,29 @@ def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
     return Hint(
         action,
         reason,
-        failure.remedy,
+        failure.remedy + (elsewhere(failure) if action == "discover" else ""),
         queue=queue if action == "enqueue" else None,
         seconds=_seconds(failure) if action == "wait" else None,
     )
+
+
+# The engine's own words for a function that is registered in other namespaces only.
+_NAMESPACES = re.compile(r"It is registered in namespace\(s\): ([\w.:/, -]{1,512}?)\.?$")
+
+
+def elsewhere(failure: Failure) -> str:
+    """The namespaces that ``function_not_found`` names, as a clause; identifiers, no payload.
+
+    Args:
+        failure: The failure; its causes are looked at too.
+    """
+    cause: Failure | None = failure
+    while cause is not None:
+        if cause.code == "function_not_found":
+            found = _NAMESPACES.search(cause.message[-1024:])
+            return f"; it is registered in namespace(s): {found[1]}" if found else ""
+        cause = cause.inner
+    return ""
 
 
 def _seconds(failure: Failure) -> float:
@@ -104,7 +118,11 @@ def _action(failure: Failure, reason: Reason) -> str:
         return "dead-letter"
     if failure.category is not Category.TRANSIENT:
         return _BY_CATEGORY[failure.category]
-    if failure.system == "local" and failure.inner and failure.inner.category is Category.AUTH:
+    if (
+        failure.code == "NOT_CONNECTED"
+        and failure.inner
+        and failure.inner.category is Category.AUTH
+    ):
         return "fix-access"  # the engine takes this worker's connections and closes them at once
     if reason in {Reason.PUSHBACK, Reason.CIRCUIT_OPEN, Reason.BULKHEAD_FULL}:
         return "wait"

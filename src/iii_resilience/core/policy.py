@@ -16,12 +16,13 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget
 from iii_resilience.core.guards.bulkhead import Bulkhead
-from iii_resilience.core.validators import Text, number, seconds
+from iii_resilience.core.validators import Part, Text, checked_names, number, seconds, spelling
 
 Wait = Callable[[tenacity.RetryCallState], float]
 Stop = Callable[[tenacity.RetryCallState], bool]
 
 
+@checked_names
 @attrs.frozen
 class Enqueue:
     """Fallback of `worker.trigger`: hand the call to a queue once retrying has failed.
@@ -36,6 +37,7 @@ class Enqueue:
     queue: str = attrs.field(validator=Text("the name of a queue"))
 
 
+@checked_names
 @attrs.frozen
 class Reroute:
     """Fallback of `worker.trigger`: call another function once retrying has failed.
@@ -75,6 +77,7 @@ def _callable_or_none(instance: Any, attribute: attrs.Attribute[Any], value: Any
         raise TypeError(f"{type(instance).__name__}.{attribute.name} must be {kind}, got {value!r}")
 
 
+@checked_names
 @attrs.frozen
 class RetryPolicy:
     """How a call is retried.
@@ -107,7 +110,9 @@ class RetryPolicy:
     """
 
     attempts: int = attrs.field(default=4, validator=number(least=1, integer=True))
-    backoff: Backoff = attrs.field(factory=Backoff, validator=attrs.validators.instance_of(Backoff))
+    backoff: Backoff = attrs.field(
+        factory=Backoff, validator=Part((Backoff,), "Backoff(base=0.2, cap=20)")
+    )
     deadline: float | None = attrs.field(
         default=60.0, validator=number(above=0, optional=True, unit="seconds")
     )
@@ -115,23 +120,21 @@ class RetryPolicy:
         default=None, validator=number(above=0, optional=True, unit="seconds")
     )
     budget: Budget | None = attrs.field(
-        factory=Budget, validator=attrs.validators.optional(attrs.validators.instance_of(Budget))
+        factory=Budget, validator=Part((Budget,), "Budget(ratio=0.2)", optional=True)
     )
     breaker: Breaker | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Breaker))
+        default=None, validator=Part((Breaker,), "Breaker(failure_rate=0.5)", optional=True)
     )
     bulkhead: Bulkhead | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Bulkhead))
+        default=None, validator=Part((Bulkhead,), "Bulkhead(limit=10)", optional=True)
     )
     wait: Wait | None = attrs.field(default=None, validator=_callable_or_none)
     stop: Stop | None = attrs.field(default=None, validator=_callable_or_none)
     fallback: Enqueue | Reroute | None = attrs.field(
         default=None,
-        validator=attrs.validators.optional(attrs.validators.instance_of((Enqueue, Reroute))),
+        validator=Part((Enqueue, Reroute), 'Enqueue("orders")', optional=True),
     )
-    retry_unexecuted: bool = attrs.field(
-        default=False, validator=attrs.validators.instance_of(bool)
-    )
+    retry_unexecuted: bool = attrs.field(default=False, validator=Part((bool,), "True"))
     ready_timeout: float = attrs.field(default=5.0, validator=number(least=0, unit="seconds"))
     max_stops: int = attrs.field(default=3, validator=number(least=1, integer=True))
     max_payload_bytes: int | None = attrs.field(
@@ -159,9 +162,10 @@ class RetryPolicy:
         """
         unknown = changes.keys() - FIELDS
         if unknown:
+            first = min(unknown)
             raise TypeError(
-                f"RetryPolicy has no field {', '.join(sorted(unknown))}; "
-                f"it has {', '.join(sorted(FIELDS))}"
+                f"RetryPolicy has no field {', '.join(sorted(unknown))}{spelling(FIELDS, first)} "
+                f"(it has {', '.join(sorted(FIELDS))})"
             )
         return attrs.evolve(self, **changes)
 

@@ -79,13 +79,22 @@ class _Record:
 
 
 def execution_over(attempts: tuple[Attempt, ...] | list[Attempt]) -> Execution:
-    """The strongest execution over attempts: one that may have run outweighs any that did not."""
-    if len(attempts) == 1:
-        return attempts[0].failure.execution
+    """The strongest execution over attempts: one that may have run outweighs any that did not.
+
+    An attempt counts as not executed only where its failure proves that of the called function.
+    """
     result = Execution.NOT_EXECUTED
     for attempt in attempts:
-        result = strongest(result, attempt.failure.execution)
+        result = strongest(result, execution_of(attempt))
     return result
+
+
+def execution_of(attempt: Attempt) -> Execution:
+    """What an attempt says of the called function having run (see `execution_over`)."""
+    failure = attempt.failure
+    if failure.proves_unexecuted:
+        return Execution.NOT_EXECUTED
+    return strongest(Execution.MAYBE_EXECUTED, failure.execution)
 
 
 def attach(error: BaseException, report: RetryReport, hint: Hint, *, now: float) -> None:
@@ -103,9 +112,11 @@ def attach(error: BaseException, report: RetryReport, hint: Hint, *, now: float)
     if any(kind.__name__ == "RegistrationRejectedError" for kind in type(error).__mro__):
         return
     try:
-        setattr(error, _ATTRIBUTE, _Record(report, hint, now))
+        # Past a class's own `__setattr__`: a frozen exception keeps its fields, and takes these.
+        BaseException.__setattr__(error, _ATTRIBUTE, _Record(report, hint, now))
         notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith(_NOTE)]
-        error.__notes__ = [*notes, _NOTE + _note(report, hint)]
+        notes.append(_NOTE + _note(report, hint))
+        BaseException.__setattr__(error, "__notes__", notes)
     except Exception:  # one that refuses: the caller sees it all the same
         return
 
@@ -199,12 +210,18 @@ def _record(error: BaseException) -> _Record | None:
 
 def _note(report: RetryReport, hint: Hint) -> str:
     """One line for the traceback; codes and numbers only, never a message or a payload."""
-    count = len(report.attempts)
+    count = sum(attempt.sent for attempt in report.attempts)
+    refused = len(report.attempts) - count
     last = report.attempts[-1].failure
+    reason = str(report.reason)
+    if report.reason is Reason.STOPPED:
+        stops = sum(one.failure.code == "invocation_stopped" for one in report.attempts)
+        reason += f" (max_stops={stops})"
     parts = [
-        f"{count} attempt{'' if count == 1 else 's'} in {report.elapsed:.2f} s",
+        f"{count} attempt{'' if count == 1 else 's'} in {report.elapsed:.2f} s"
+        + (f" and {refused} that {'was' if refused == 1 else 'were'} not sent" if refused else ""),
         f"last: {last.code} ({last.category}, {report.execution})",
-        f"gave up: {report.reason}",
+        f"gave up: {reason}",
         f"hint: {hint.action}"
         + (f" to {hint.queue!r}" if hint.queue else "")
         + (f" {hint.seconds:g} s" if hint.seconds is not None else ""),

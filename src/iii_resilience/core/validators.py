@@ -6,11 +6,22 @@ what the values are for.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
 import attrs
+
+T = TypeVar("T")
+
+LONGEST_SECONDS = 1e9
+"""The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
+nine times that, and sums of times and of the monotonic clock stay far from it."""
+
+
+_LONGEST = {"seconds": LONGEST_SECONDS, "milliseconds": LONGEST_SECONDS * 1000}
 
 
 class Check(ABC):
@@ -37,7 +48,7 @@ class Check(ABC):
             ValueError: The message gives the name, what is allowed, and the value.
         """
         if not self.allows(value):
-            raise ValueError(f"{name} must be {self.allowed()}, got {value!r}")
+            raise ValueError(f"{name} must be {self.allowed()}{self.beyond(value)}, got {value!r}")
 
     @abstractmethod
     def allows(self, value: Any) -> bool:
@@ -51,6 +62,10 @@ class Check(ABC):
             none: What no value is called.
         """
 
+    def beyond(self, value: Any) -> str:  # noqa: ARG002 - for checks with a bound of their own
+        """The bound that a value exceeds and that `allowed` does not name, in brackets."""
+        return ""
+
 
 @attrs.frozen
 class Number(Check):
@@ -59,7 +74,7 @@ class Number(Check):
     Args:
         least: Smallest value allowed.
         above: The value must be greater than this one.
-        most: Largest value allowed.
+        most: Largest value allowed; of seconds at most `LONGEST_SECONDS`.
         optional: Whether None is allowed too.
         integer: Whether only whole numbers are allowed.
         unit: What the number counts, for the message (``seconds``).
@@ -71,6 +86,23 @@ class Number(Check):
     optional: bool = False
     integer: bool = False
     unit: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        if self.unit == "seconds" and self.most is None:
+            object.__setattr__(self, "most", LONGEST_SECONDS)
+
+    @property
+    def _implicit(self) -> bool:
+        """Whether the largest value is that of all times, which few messages need to name."""
+        return self.most == _LONGEST.get(self.unit)
+
+    def beyond(self, value: Any) -> str:
+        """See `Check.beyond`."""
+        if not self._implicit or isinstance(value, bool) or not isinstance(value, (int, float)):
+            return ""
+        if self.most is None or not _finite(value) or value <= self.most:
+            return ""
+        return f" (at most {self.most:.15g})"
 
     def allows(self, value: Any) -> bool:
         """Whether a value is a number within the bounds."""
@@ -92,7 +124,7 @@ class Number(Check):
             for word, bound in (
                 ("at least", self.least),
                 ("above", self.above),
-                ("at most", self.most),
+                ("at most", None if self._implicit else self.most),
             )
             if bound is not None
         ]
@@ -164,6 +196,95 @@ class Flag(Check):
         """See `Check.allowed`."""
         return "true or false"
 
+
+@attrs.frozen
+class Part:
+    """An attrs validator for a part of a policy that is an object of a class.
+
+    Args:
+        kinds: The classes.
+        example: How one is written, for the message (``Budget(ratio=0.2)``).
+        optional: Whether None is allowed too.
+    """
+
+    kinds: tuple[type, ...]
+    example: str
+    optional: bool = False
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        """Refuse an object of another class.
+
+        Raises:
+            TypeError: The message names the field, what is allowed, and the value.
+        """
+        if isinstance(value, self.kinds) or (value is None and self.optional):
+            return
+        names = " or ".join(f"{_article(kind.__name__)} {kind.__name__}" for kind in self.kinds)
+        shown = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise TypeError(
+            f"{type(instance).__name__}.{attribute.name} must be {names}"
+            f"{' or None' if self.optional else ''}, got {shown[:_SHOWN]}: "
+            f"write {attribute.name}={self.example}"
+        )
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOU" else "a"
+
+
+def spelling(names: Iterable[str], given: str) -> str:
+    """What an unknown name was meant to be, as a clause; empty where nothing is near.
+
+    Args:
+        names: The names there are.
+        given: The name that was given.
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistyped name needs it
+
+    known = set(names)
+    bare = given.removesuffix("_ms").removesuffix("_seconds")
+    if bare in known and bare != given:
+        return f"; did you mean {bare}, in seconds?"
+    wanted = _SYNONYMS.get(given)
+    near = [wanted] if wanted in known else get_close_matches(given, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def checked_names(kind: type[T]) -> type[T]:
+    """A class decorator above ``attrs.frozen``: an unknown argument is named, with what was meant.
+
+    Args:
+        kind: An attrs class.
+    """
+    init: Any = vars(kind)["__init__"]
+    fields: Iterable[attrs.Attribute[Any]] = attrs.fields(cast("Any", kind))
+    names = [field.alias or field.name for field in fields if field.init]
+
+    @functools.wraps(init)
+    def checked(self: T, *args: Any, **kwargs: Any) -> None:
+        for given in kwargs:
+            if given not in names:
+                raise TypeError(
+                    f"{kind.__name__} has no field {given}{spelling(names, given)} "
+                    f"(it has {', '.join(names)})"
+                )
+        init(self, *args, **kwargs)
+
+    setattr(kind, "__init__", checked)  # noqa: B010 - type checkers keep the class's own
+    return kind
+
+
+_SHOWN = 80  # characters of a value in a message
+_SYNONYMS = {
+    "max_attempts": "attempts",
+    "retries": "attempts",
+    "max_retries": "attempts",
+    "timeout": "attempt_timeout",
+    "max_delay": "cap",
+    "initial": "base",
+    "multiplier": "factor",
+    "circuit_breaker": "breaker",
+}
 
 number = Number
 

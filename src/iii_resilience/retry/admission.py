@@ -15,8 +15,8 @@ import attrs
 
 from iii_resilience import telemetry
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.model import Execution
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
@@ -26,13 +26,19 @@ from iii_resilience.core.policy import RetryPolicy
 T = TypeVar("T")
 
 
-def guard_for(policy: RetryPolicy, name: str, scope: str | None = None) -> AttemptGuard | None:
+def guard_for(
+    policy: RetryPolicy,
+    name: str,
+    scope: str | None = None,
+    rules: ExceptionRules | None = None,
+) -> AttemptGuard | None:
     """The breaker and bulkhead that attempts of a function go through, or None.
 
     Args:
         policy: The policy in force.
         name: The function id or the decorated function's name, for messages and metrics.
         scope: The scope of the circuit and the slots; None for the name.
+        rules: What the decorator or loop says of exception classes; None where it says nothing.
     """
     if policy.breaker is None and policy.bulkhead is None:
         return None
@@ -42,6 +48,7 @@ def guard_for(policy: RetryPolicy, name: str, scope: str | None = None) -> Attem
         name,
         None if policy.breaker is None else policy.breaker.circuit_for(scope, told),
         None if policy.bulkhead is None else policy.bulkhead.slots_for(scope),
+        rules,
     )
 
 
@@ -53,11 +60,13 @@ class AttemptGuard:
         name: The function, for messages.
         circuit: Its circuit, or None where the policy has no breaker.
         slots: Its slots, or None where the policy has no bulkhead.
+        rules: What its decorator or loop says of exception classes; None where it says nothing.
     """
 
     name: str
     circuit: Circuit | None
     slots: Slots | None
+    rules: ExceptionRules | None = None
 
     def first_attempt(
         self,
@@ -89,7 +98,7 @@ class AttemptGuard:
         try:
             value = function(*args, **kwargs)
         except BaseException as error:
-            Admission(self, ticket, None, started).release(failure_of(error, classified))
+            Admission(self, ticket, None, started).failed(error, classified)
             raise
         now = clock.monotonic()
         circuit.succeeded(ticket, now, now - started)
@@ -116,7 +125,7 @@ class AttemptGuard:
         try:
             value = await function(*args, **kwargs)
         except BaseException as error:
-            Admission(self, ticket, None, started).release(failure_of(error, classified))
+            Admission(self, ticket, None, started).failed(error, classified)
             raise
         now = clock.monotonic()
         circuit.succeeded(ticket, now, now - started)
@@ -141,7 +150,7 @@ class AttemptGuard:
         try:
             value = attempt()
         except BaseException as error:
-            admission.release(failure_of(error, classified))
+            admission.failed(error, classified)
             raise
         admission.release(None)
         return value
@@ -157,7 +166,7 @@ class AttemptGuard:
         try:
             value = await attempt()
         except BaseException as error:
-            admission.release(failure_of(error, classified))
+            admission.failed(error, classified)
             raise
         admission.release(None)
         return value
@@ -219,6 +228,15 @@ class Admission:
     _permit: Permit | None
     _entered: float
 
+    def failed(self, error: BaseException, classified: list[Failure]) -> None:
+        """The attempt has raised.
+
+        Args:
+            error: What it raised.
+            classified: As for `AttemptGuard.attempt`.
+        """
+        self.release(failure_of(error, classified, self._guard.rules))
+
     def release(self, outcome: Failure | BaseException | None) -> None:
         """The attempt has ended.
 
@@ -240,22 +258,26 @@ class Admission:
                 guard.slots.release(self._permit)
 
 
-def failure_of(error: BaseException, classified: list[Failure]) -> Failure | BaseException:
+def failure_of(
+    error: BaseException, classified: list[Failure], rules: ExceptionRules | None = None
+) -> Failure | BaseException:
     """The failure of an attempt, classified once; what is no failure comes back as it is.
 
     Args:
         error: What the attempt raised.
         classified: As for `AttemptGuard.attempt`.
+        rules: As for `guard_for`.
     """
     if not isinstance(error, Exception):
         return error
     if not classified:
-        classified.append(classify(error))
+        classified.append(classify(error, rules=rules))
     return classified[-1]
 
 
 def _counts(failure: Failure) -> bool:
-    unsent = failure.system == "local" and failure.execution is Execution.NOT_EXECUTED
+    # A library's exception proves nothing: the function ran, and its own call was refused.
+    unsent = failure.system == "local" and failure.proves_unexecuted
     return failure.retryable and not unsent
 
 

@@ -12,7 +12,7 @@ import attrs
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.codes.model import Execution, strongest
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.report import Attempt
+from iii_resilience.core.report import Attempt, execution_of
 
 
 @attrs.define
@@ -50,8 +50,7 @@ class AttemptLog:
 
     def add(self, failed: FailedAttempt) -> None:
         """One more attempt has failed."""
-        execution = failed.attempt.failure.execution
-        self.execution = strongest(self.execution, execution) if self.failed else execution
+        self.execution = strongest(self.execution, execution_of(failed.attempt))
         self.failed.append(failed)
 
     def spend_permit(self) -> None:

@@ -79,7 +79,10 @@ def iii_retry(
             function is called); None for the book's default.
         **overrides: Parts of the policy to change: ``attempts``, ``backoff``, ``deadline``,
             ``attempt_timeout`` (async functions only), ``budget``, ``wait``, ``stop``. The changed
-            policy shares the budget of the one it was made from.
+            policy shares the budget of the one it was made from. And ``transient``: a class of
+            exceptions, or several, that are transient failures of this function, before what
+            `register_exceptions` says. It makes nothing retryable that ``FORBIDDEN`` or
+            ``function_not_found`` caused.
 
     Returns:
         The decorated function, with the same signature; or the decorator.
@@ -88,6 +91,7 @@ def iii_retry(
         TypeError: What is decorated is no function that could be called again, or an option that
             only means something in `worker.trigger`.
         ValueError: A number out of range. (An unknown policy name: at the first call.)
+        ConfigError: ``transient`` names `Exception`, or a class whose exceptions go by code.
 
     The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
     tell what was tried and what to do instead.
@@ -135,6 +139,7 @@ def retrying(
     Raises:
         TypeError: An option that only means something in `worker.trigger`.
         ValueError: A number out of range, an unknown policy name, or ``attempt_timeout``.
+        ConfigError: As for `iii_retry`.
     """
     source = PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
     source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
@@ -147,6 +152,10 @@ def _check_target(target: Any) -> bool:
         raise TypeError(
             f"@iii_retry cannot decorate the class {target.__name__}: decorate the methods that "
             "may be repeated"
+        )
+    if isinstance(target, (str, RetryPolicy)):
+        raise TypeError(
+            "@iii_retry takes its policy by name: write @iii_retry(policy=...) above the function"
         )
     if not callable(target):
         raise TypeError(

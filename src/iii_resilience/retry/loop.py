@@ -15,7 +15,7 @@ from typing import Self, cast
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
-from iii_resilience.retry.admission import Admission, failure_of, guard_for
+from iii_resilience.retry.admission import Admission, guard_for
 from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
 from iii_resilience.retry.policy_source import PolicySource, begin
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
@@ -57,7 +57,10 @@ class RetryAttempt:
     ) -> bool:
         run, self._run = self._run, None  # the user's variable may outlive the loop
         if self.admission is not None:
-            self.admission.release(None if error is None else failure_of(error, self._classified))
+            if error is None:
+                self.admission.release(None)
+            else:
+                self.admission.failed(error, self._classified)
         # The loop could not raise these two itself: to an iterator they mean its end.
         if isinstance(error, Exception) and not isinstance(
             error, (StopIteration, StopAsyncIteration)
@@ -107,7 +110,7 @@ class RetryLoop:
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
         context = self._start()
-        guard = guard_for(context.policy, _LOOP)
+        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
         classified: list[Failure] = []
         attempt = RetryAttempt(1, context.started, classified)
         if guard is not None:
@@ -142,7 +145,7 @@ class RetryLoop:
         """As ``for``, without blocking the event loop while it waits."""
         context = self._start()
         cancellations = Cancellations(cancellations_asked_for())
-        guard = guard_for(context.policy, _LOOP)
+        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
         classified: list[Failure] = []
         attempt = RetryAttempt(1, context.started, classified)
         if guard is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import attrs
@@ -15,11 +15,13 @@ import attrs
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
+from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
+from iii_resilience.core.validators import spelling
 from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.retry_context import RetryContext, RetryHooks
@@ -27,7 +29,10 @@ from iii_resilience.telemetry import named
 
 
 class Overrides(TypedDict, total=False):
-    """The parts of a policy that a decorator or loop may set inline (see `RetryPolicy`)."""
+    """What a decorator or loop may set inline: parts of a policy (see `RetryPolicy`), and more.
+
+    ``transient`` is a class of exceptions, or several, that are transient failures here.
+    """
 
     attempts: int
     backoff: Backoff
@@ -38,6 +43,7 @@ class Overrides(TypedDict, total=False):
     bulkhead: Bulkhead | None
     wait: Wait | None
     stop: Stop | None
+    transient: type[Exception] | Iterable[type[Exception]]
 
 
 @attrs.frozen
@@ -75,7 +81,12 @@ class ResolvedPolicy:
 
 
 class PolicySource:
-    """Where a decorator or loop has its policy from, resolved when it is called."""
+    """Where a decorator or loop has its policy from, resolved when it is called.
+
+    Attributes:
+        idempotent: Whether the user declared its calls idempotent.
+        rules: What it says of exception classes; None where it says nothing.
+    """
 
     def __init__(
         self, who: str, policy: Any, overrides: dict[str, Any], *, idempotent: bool
@@ -83,7 +94,13 @@ class PolicySource:
         if not (policy is None or isinstance(policy, (str, RetryPolicy))):
             raise TypeError(f"{who}: policy must be a RetryPolicy or a name, got {policy!r}")
         if not isinstance(idempotent, bool):
-            raise TypeError(f"{who}: idempotent must be True or False, got {idempotent!r}")
+            raise TypeError(
+                f"{who}: idempotent must be True or False, got {type(idempotent).__name__}"
+            )
+        overrides = dict(overrides)
+        self.rules = (
+            transient_exceptions(overrides.pop("transient")) if "transient" in overrides else None
+        )
         for name in sorted(overrides):
             if name in TRIGGER_FIELDS:
                 raise TypeError(
@@ -91,8 +108,11 @@ class PolicySource:
                     "what was sent; put it into a policy used there"
                 )
             if name not in FIELDS:
-                allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
-                raise TypeError(f"{who} takes no {name} (it takes idempotent, policy, {allowed})")
+                allowed = ["idempotent", "policy", "transient", *sorted(FIELDS - TRIGGER_FIELDS)]
+                raise TypeError(
+                    f"{who} takes no {name}{spelling(allowed, name)} "
+                    f"(it takes {', '.join(allowed)})"
+                )
         self.idempotent = idempotent
         self._policy = policy
         self._overrides = overrides
@@ -132,7 +152,7 @@ class PolicySource:
         # Read first: should the book turn meanwhile, the next call looks again.
         policy_set = default_book().policy_set
         policy, window = self.resolve()
-        guard = guard_for(policy, name)
+        guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
         return ResolvedPolicy(policy_set, policy, window, guard, plain)
 
@@ -178,5 +198,6 @@ def begin(
         on_blocking=functools.partial(source.warn_blocking, context.name),
         classified=classified,
         swallowed=swallowed,
+        rules=source.rules,
     )
     return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)

@@ -380,10 +380,12 @@ class RetriedCall:
         return decision
 
     def _classify(self, error: Exception) -> Failure:
-        function_id = self.context.function_id
+        function_id, rules = self.context.function_id, self.hooks.rules
         if isinstance(error, tenacity.TryAgain):
             cause = error.__cause__ or error.__context__
-            inner = classify(cause, function_id=function_id) if cause is not None else None
+            inner = None
+            if cause is not None:
+                inner = classify(cause, function_id=function_id, rules=rules)
             return Failure(
                 code="TryAgain",
                 category=Category.TRANSIENT,
@@ -395,7 +397,7 @@ class RetriedCall:
                 origin="local",
                 inner=inner,
             )
-        return classify(error, function_id=function_id)
+        return classify(error, function_id=function_id, rules=rules)
 
     def _block(self, seconds: float) -> None:
         """Sleep on this thread; say so once if that stops a running event loop."""

@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.budget import BudgetWindow
@@ -84,6 +85,7 @@ class RetryHooks:
         classified: Where an attempt, or a guard around it, leaves the failure it has classified;
             None where none does.
         reports_end: Whether every call's end is reported, so that its telemetry can be complete.
+        rules: What the decorator or loop says of exception classes; None where it says nothing.
     """
 
     on_blocking: Callable[[], object] | None = None
@@ -92,6 +94,7 @@ class RetryHooks:
     swallowed: Callable[[Exception], bool] | None = None
     classified: list[Failure] | None = None
     reports_end: bool = True
+    rules: ExceptionRules | None = None
 
 
 NO_HOOKS = RetryHooks()

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
+
+from iii_resilience.core.context_scope import ContextScope
 
 METADATA_FIELD = "iii.resilience"
 """The key in a call's metadata, beside whatever the user put there."""
@@ -152,17 +153,9 @@ current_inbound: Callable[[], InboundCall | None] = _inbound.get
 """The call that the code running now handles, or None outside of handlers."""
 
 
-@contextmanager
-def handling(inbound: InboundCall) -> Iterator[None]:
+def handling(inbound: InboundCall) -> ContextScope[InboundCall | None]:
     """While a handler runs: its own calls inherit what is left of the caller's time."""
-    token = _inbound.set(inbound)
-    try:
-        yield
-    finally:
-        # The coroutine of a handler that never ended is closed elsewhere: there is nothing to set
-        # right then.
-        with suppress(ValueError):
-            _inbound.reset(token)
+    return ContextScope(_inbound, inbound)
 
 
 def _milliseconds(value: object) -> float | None:

@@ -130,7 +130,7 @@ class TestExplain:
             "backoff.base_ms": (100, "base.yaml:3"),
             "backoff.factor": (2.0, "built-in default"),
             "backoff.cap_ms": (3000, "site.yaml:6"),
-            "backoff.throttled_base_ms": (1000, "built-in default"),
+            "backoff.throttled_base_ms": (None, "built-in default"),
             "backoff.jitter": ("full", "built-in default"),
             "deadline_ms": (9000, "site.yaml:3"),
             "attempt_timeout_ms": (None, "built-in default"),

@@ -56,7 +56,7 @@ def test_the_built_in_default_is_written_in_full() -> None:
                     "base_ms": 200,
                     "factor": 2.0,
                     "cap_ms": 20000,
-                    "throttled_base_ms": 1000,
+                    "throttled_base_ms": None,
                     "jitter": "full",
                 },
                 "deadline_ms": 60000,

@@ -609,6 +609,8 @@ def written_down(failure: Failure | None) -> dict[str, Any] | None:
         return None
     fields = {field.name: getattr(failure, field.name) for field in attrs.fields(Failure)}
     fields["inner"] = written_down(failure.inner)
+    # A class of this file is named after it, which has another name when it is run as a script.
+    fields["remedy"] = failure.remedy.replace(f"{__name__}.", "")
     if len(failure.message) > 200:
         fields["message"] = f"{failure.message[:20]}… {len(failure.message)}"
     defaults = {field.name: field.default for field in attrs.fields(Failure)}

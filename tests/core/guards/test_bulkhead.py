@@ -159,7 +159,7 @@ async def test_the_wait_of_a_coroutine_is_bounded_too(wait: float, left: float |
 
 
 def test_a_wait_longer_than_any_lock_can_wait_is_no_error() -> None:
-    slots = Bulkhead(1, queue=1, wait=1e300).slots_for()
+    slots = Bulkhead(1, queue=1, wait=1e9).slots_for()
     kept = entered(slots)
     with thread(lambda: slots.release(entered(slots))):
         soon(lambda: slots.waiting == 1)

@@ -185,7 +185,8 @@ def _reader(converter: cattrs.Converter, field: FileField) -> Callable[[Any, Any
         if field.check is not None and not field.check.allows(value):
             options = field.check.options if isinstance(field.check, Choice) else ()
             raise WrongError(
-                f"must be {field.check.allowed('null')}, got {shown(value)}{meant(options, value)}"
+                f"must be {field.check.allowed('null')}{field.check.beyond(value)}, "
+                f"got {shown(value)}{meant(options, value)}"
             )
         return field.to_python(value)
 

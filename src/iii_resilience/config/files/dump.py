@@ -30,7 +30,8 @@ def dump_policies(book: Book) -> str:
 
     Raises:
         ValueError: A policy has what no file can hold: an object of tenacity (``wait``, ``stop``),
-            or a time that is no whole number of milliseconds.
+            a callable for a class of exceptions, or a time that is no whole number of
+            milliseconds.
     """
     import yaml  # noqa: PLC0415 - not loaded until a file is
 
@@ -77,6 +78,8 @@ def as_data(policy_set: PolicySet) -> dict[str, Any]:
         }
     if policy_set.codes:
         data["codes"] = {row.code: _given(unstructure(row)) for row in policy_set.codes}
+    if policy_set.exceptions:
+        data["exceptions"] = {rule.name: rule.data for rule in policy_set.exceptions}
     return data
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -63,8 +64,8 @@ class Contents:
         for name, content in self.parts:
             if isinstance(content, Mapping):
                 continue
-            text = str(content).encode() if isinstance(content, Problem) else content
-            digest.update(f"{name}\0{len(text)}\0".encode())
+            text = _bytes(str(content)) if isinstance(content, Problem) else content
+            digest.update(_bytes(f"{name}\0{len(text)}\0"))
             digest.update(text)
         return digest.digest()
 
@@ -140,7 +141,7 @@ class Files:
     @property
     def name(self) -> str:
         """The names of all of them."""
-        return ", ".join(MAPPING if isinstance(one, Mapping) else one for one in self.parts)
+        return ", ".join(MAPPING if isinstance(one, Mapping) else _shown(one) for one in self.parts)
 
     @property
     def can_change(self) -> bool:
@@ -151,7 +152,9 @@ class Files:
         """What they hold now."""
         return Contents(
             tuple(
-                (MAPPING, one) if isinstance(one, Mapping) else (one, _content(one, self.folder))
+                (MAPPING, one)
+                if isinstance(one, Mapping)
+                else (_shown(one), _content(one, self.folder))
                 for one in self.parts
             )
         )
@@ -180,11 +183,21 @@ def _part(one: Any) -> str | Mapping[str, Any]:
     raise _no_source(one)
 
 
+def _shown(path: str) -> str:
+    """A path as messages hold it: one that is not UTF-8 could not be written to any log."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
 def _no_source(what: object) -> TypeError:
     return TypeError(f"policies are loaded from a path, several paths, or a mapping, got {what!r}")
 
 
 def _content(name: str, folder: Path) -> bytes | Problem:
+    mark = Mark(_shown(name))
     try:
         path: Traversable
         if name.startswith(BUILT_IN):
@@ -192,15 +205,19 @@ def _content(name: str, folder: Path) -> bytes | Problem:
             wanted = name.removeprefix(BUILT_IN)
             if wanted not in known:
                 what = f"is no ready-made policy file {allowed(list(known), wanted)}"
-                return Problem(Mark(name), "", what)
+                return Problem(mark, "", what)
             path = known[wanted]
         else:
             path = folder / name
+            kind = path.stat().st_mode
+            if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+                # Opening it would wait for another process, and it can be read only once.
+                return Problem(mark, "", "cannot be read: it is a pipe or a socket, not a file")
         with path.open("rb") as file:
             text = file.read(_LARGEST_FILE + 1)  # not all of it: a device has no end
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        what = getattr(error, "strerror", None) or str(error)
-        return Problem(Mark(name), "", f"cannot be read: {what}")
+        what = getattr(error, "strerror", None) or _shown(str(error))
+        return Problem(mark, "", f"cannot be read: {what}")
     if len(text) > _LARGEST_FILE:
-        return Problem(Mark(name), "", f"is too long (at most {_LARGEST_FILE} bytes)")
+        return Problem(mark, "", f"is too long (at most {_LARGEST_FILE} bytes)")
     return text

@@ -65,6 +65,13 @@ def schema() -> Schema:
                     "anyOf": [{"enum": [category.value for category in Category]}, _of(Code)]
                 },
             },
+            "exceptions": {
+                "type": ["object", "null"],
+                "description": "What exceptions of your own code mean: the qualified name of a "
+                "class, and a category. Subclasses are covered.",
+                "propertyNames": {"pattern": r"^[^\W\d]\w*(\.[^\W\d]\w*)*$"},
+                "additionalProperties": {"enum": [category.value for category in Category]},
+            },
         },
         "definitions": {
             kind.__name__: _object(kind) for kind in sorted(KINDS, key=lambda kind: kind.__name__)

@@ -27,11 +27,12 @@ from iii_resilience.config.files.nodes import (
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.queue_definition import Queue
 from iii_resilience.config.rules import Rule
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRule, read_exceptions
 from iii_resilience.core.codes.lookup import Code, read_codes
 from iii_resilience.core.errors import ConfigError
 from iii_resilience.core.policy import Enqueue, RetryPolicy
 
-TOP = ("version", "policies", "rules", "default", "queues", "codes")
+TOP = ("version", "policies", "rules", "default", "queues", "codes", "exceptions")
 DEFAULT = "default"
 _ROOT = "the file"
 
@@ -155,6 +156,7 @@ class _Examination:
         policies = self._made(effective, "policies", lambda _, data: structure(data, RetryPolicy))
         rules = self._rules()
         codes = self._codes()
+        exceptions = self._exceptions()
         default, default_at = self._default()
         self._warn_of_queues(effective, policies, set(queues))
         try:
@@ -164,6 +166,7 @@ class _Examination:
                 default,
                 codes,
                 self._queues,
+                exceptions,
                 origins=Origins(effective, tuple(mark for _, mark in rules), default_at),
                 digest=digest,
             )
@@ -302,6 +305,21 @@ class _Examination:
                 for fault in faults:
                     self._fault(document, ("codes", code), fault)
         return tuple(codes.values())
+
+    def _exceptions(self) -> tuple[ExceptionRule, ...]:
+        rules: dict[str, ExceptionRule] = {}
+        kind = "a mapping of qualified class names to categories"
+        for document, section in self._sections("exceptions", dict, kind):
+            for name, node in section.value.items():
+                try:
+                    (rules[name],) = read_exceptions({name: node.plain()})
+                except ConfigError as error:
+                    (problem,) = error.problems
+                    what = problem.partition(": ")[2].replace(
+                        ", or in code a callable from the exception to one of them", ""
+                    )
+                    self._problem(document, ("exceptions", name), what)
+        return tuple(rules.values())
 
     def _default(self) -> tuple[str, Mark | None]:
         name, mark = DEFAULT, None

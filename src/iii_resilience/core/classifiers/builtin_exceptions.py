@@ -35,11 +35,11 @@ BUGS = (
 """Mistakes in the program that made the call; never transient, whatever caused them."""
 
 
-def attribute(error: BaseException, name: str) -> object:
+def attribute(error: object, name: str) -> object:
     """An attribute, or None where there is none or reading it raises.
 
     Args:
-        error: The exception.
+        error: The exception, or one of its parts.
         name: The attribute's name.
     """
     try:
@@ -150,30 +150,22 @@ def no_thread(error: BaseException) -> bool:
 
 
 def standard(error: BaseException, names: list[str], message: str) -> Failure | None:
-    """The failure of one of the standard library's families, or None.
+    """The failure of the SDK's own failed connection, or of a cancelled future, or None.
 
     Args:
         error: The exception.
         names: The names of its class and of the classes it inherits from.
         message: Its text.
     """
-    if isinstance(error, TimeoutError):
-        return by_class(
-            error,
-            Category.TRANSIENT,
-            Execution.MAYBE_EXECUTED,
-            "repeat the call only if it is idempotent; raise the timeout if it is too short",
-        )
-    if isinstance(error, ConnectionError):
-        never = isinstance(error, ConnectionRefusedError) or (
-            message.startswith(("Connection to ws://", "Connection to wss://"))
-            and message.endswith((" failed", " failed after max retries"))
-        )
+    if isinstance(error, ConnectionError) and message.startswith(
+        ("Connection to ws://", "Connection to wss://")
+    ):
+        never = message.endswith((" failed", " failed after max retries"))
         return by_class(
             error,
             Category.TRANSIENT,
             Execution.NOT_EXECUTED if never else Execution.MAYBE_EXECUTED,
-            "check that the other side is up and can be reached",
+            "check that the engine is up and can be reached",
         )
     if no_thread(error):
         return by_class(

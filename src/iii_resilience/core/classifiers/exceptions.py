@@ -6,7 +6,7 @@ nothing of mappings or bare codes.
 
 from __future__ import annotations
 
-from iii_resilience.core.classifiers import rpc_response
+from iii_resilience.core.classifiers import registered_exceptions, rpc_response
 from iii_resilience.core.classifiers.builtin_exceptions import (
     BUGS,
     attribute,
@@ -18,15 +18,17 @@ from iii_resilience.core.classifiers.builtin_exceptions import (
     text_of,
 )
 from iii_resilience.core.classifiers.message_cause import (
+    ON_PURPOSE,
     from_known_text,
     from_row,
     guard,
     structured,
     too_large,
 )
+from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules, by_code
 from iii_resilience.core.classifiers.text_patterns import LIMIT, legacy
 from iii_resilience.core.classifiers.wire_error import PLAIN, READY, from_code
-from iii_resilience.core.codes.lookup import III, LOCAL, find
+from iii_resilience.core.codes.lookup import III, LOCAL, LONGEST_CODE, NEVER_RETRIED, find
 from iii_resilience.core.codes.model import Category, Execution, strongest
 from iii_resilience.core.errors import (
     BulkheadFullError,
@@ -38,7 +40,7 @@ from iii_resilience.core.errors import (
     PayloadTooLargeError,
     RpcError,
 )
-from iii_resilience.core.failure import Failure
+from iii_resilience.core.failure import LIBRARY, Failure
 
 _CHAIN = 8  # causes of causes that are looked at; it also ends every cycle
 
@@ -56,13 +58,19 @@ _OWN = (
 _NAMED = {"IIIForbiddenError": "FORBIDDEN", "IIITimeoutError": "TIMEOUT"}
 
 
-def from_exception(error: BaseException, function_id: str | None, depth: int = 0) -> Failure:
+def from_exception(
+    error: BaseException,
+    function_id: str | None,
+    depth: int = 0,
+    rules: ExceptionRules | None = None,
+) -> Failure:
     """The failure an exception says.
 
     Args:
         error: The exception.
         function_id: The function that was called; where it is None, the exception's own.
         depth: How many causes lie above it.
+        rules: What a decorator says of exception classes, or None.
     """
     fields = error.__dict__
     code = fields.get("code")
@@ -78,18 +86,63 @@ def from_exception(error: BaseException, function_id: str | None, depth: int = 0
             stacktrace=stacktrace if isinstance(stacktrace, str) else None,
             namespace=namespace if isinstance(namespace, str) else None,
         )
-        return failure if code in _PLAINLY else _coded(failure, error)
-    return _uncommon(error, function_id, depth)
+        if code in _PLAINLY:
+            return failure
+        return _coded(failure, error, function_id, depth, rules)
+    return _uncommon(error, function_id, depth, rules)
 
 
-def _coded(failure: Failure, error: BaseException) -> Failure:
+def _coded(
+    failure: Failure,
+    error: BaseException,
+    function_id: str | None,
+    depth: int,
+    rules: ExceptionRules | None,
+) -> Failure:
     if failure.known:
         return _placed(failure, error) if failure.code in _BY_PLACE else failure
+    if isinstance(error, Exception) and (known := _by_class(error, rules)) is not None:
+        # A code that no table knows, on an exception whose class is known: SQLAlchemy's, a user's.
+        known = known.replace(function_id=failure.function_id)
+        return _with_chain(known, error, function_id, depth, rules)
     # An exception of our own handlers: its code is the user's, its text says the category.
     cause = structured(text_of(error)[: LIMIT + 1], typed=True)
     if cause is None or cause.code != failure.code:
         return failure
-    return cause.replace(function_id=failure.function_id, stacktrace=failure.stacktrace)
+    return cause.replace(
+        function_id=failure.function_id,
+        stacktrace=failure.stacktrace,
+        remedy=cause.remedy if cause.known else ON_PURPOSE,
+    )
+
+
+def _by_class(error: BaseException, rules: ExceptionRules | None) -> Failure | None:
+    """The failure of an exception's class: what users say of it, then the table of libraries.
+
+    An exception of the SDK's, or of this library's, goes by its code, whatever is said of it.
+    """
+    if by_code(type(error)):
+        return None
+    from iii_resilience.core.classifiers import library_exceptions  # noqa: PLC0415 - a large table
+
+    failure = registered_exceptions.from_registered(
+        error, rules, lambda: library_exceptions.from_library(error)
+    )
+    if failure is None:
+        return library_exceptions.from_library(error)
+    found = structured(text_of(error)[: LIMIT + 1], typed=True)
+    if found is None or not _carries_refusal(found):
+        return failure
+    return _forbidden(failure, found)
+
+
+def _carries_refusal(failure: Failure) -> bool:
+    cause: Failure | None = failure
+    while cause is not None:
+        if cause.code in NEVER_RETRIED:
+            return True
+        cause = cause.inner
+    return False
 
 
 # Two codes stand for a call that was never sent and for one that was; the frames an exception
@@ -110,7 +163,9 @@ def _placed(failure: Failure, error: BaseException) -> Failure:
     return failure.replace(execution=execution)
 
 
-def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Failure:
+def _uncommon(
+    error: BaseException, function_id: str | None, depth: int, rules: ExceptionRules | None
+) -> Failure:
     if not isinstance(error, Exception):  # cancellation and the like; SystemExit has a code
         return by_class(
             error,
@@ -137,13 +192,13 @@ def _uncommon(error: BaseException, function_id: str | None, depth: int) -> Fail
     stacktrace = stacktrace if isinstance(stacktrace, str) else None
     if code:
         failure = from_code(code, message, function_id=function_id, stacktrace=stacktrace)
-        return _coded(failure, error)
+        return _coded(failure, error, function_id, depth, rules)
     if "IIIPayloadTooLarge" in names:
         return _guard(error, message).replace(function_id=function_id)
-    failure = _codeless(error, names, message, function_id)
+    failure = _codeless(error, names, message, function_id, rules)
     if function_id is not None:
         failure = failure.replace(function_id=function_id)
-    return _with_chain(failure, error, function_id, depth)
+    return _with_chain(failure, error, function_id, depth, rules)
 
 
 def _own(error: BaseException, function_id: str | None) -> Failure:
@@ -170,18 +225,26 @@ def _guard(error: BaseException, message: str) -> Failure:
 
 
 def _codeless(
-    error: BaseException, names: list[str], message: str, function_id: str | None
+    error: BaseException,
+    names: list[str],
+    message: str,
+    function_id: str | None,
+    rules: ExceptionRules | None,
 ) -> Failure:
     if (failure := _legacy(error, message, function_id)) is not None:
         return failure
-    for known in (standard, before_sending):
-        if (failure := known(error, names, message)) is not None:
-            return failure
+    if (failure := standard(error, names, message)) is not None:
+        return failure
+    if (failure := _by_class(error, rules)) is not None:
+        return failure
+    if (failure := before_sending(error, names, message)) is not None:
+        return failure
     # Of a text only our handlers' own form and the guards' wording count: any other JSON or word
     # may come from anywhere.
     found = structured(text_of(error)[: LIMIT + 1], typed=True) or guard(message)
     if found is not None and not isinstance(error, BUGS):
-        own = by_class(error, found.category, Execution.MAYBE_EXECUTED, found.remedy, known=False)
+        remedy = found.remedy if found.known else ON_PURPOSE
+        own = by_class(error, found.category, Execution.MAYBE_EXECUTED, remedy, known=False)
         return own.replace(
             throttled=found.throttled,
             retry_after=found.retry_after,
@@ -196,9 +259,16 @@ def _codeless(
         Execution.MAYBE_EXECUTED,
         "fix the program: this exception is a mistake in it"
         if isinstance(error, BUGS)
-        else "look at the exception: it is not one of the engine's",
+        else "look at the exception; where a repeat can help, say so once with "
+        f'register_exceptions({{{_qualified(error)}: "transient"}})',
         known=False,
     )
+
+
+def _qualified(error: BaseException) -> str:
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    return name if len(name) <= LONGEST_CODE else kind.__name__[:LONGEST_CODE]
 
 
 def _legacy(error: BaseException, message: str, function_id: str | None) -> Failure | None:
@@ -215,12 +285,21 @@ def _legacy(error: BaseException, message: str, function_id: str | None) -> Fail
 
 
 def _with_chain(
-    failure: Failure, error: BaseException, function_id: str | None, depth: int
+    failure: Failure,
+    error: BaseException,
+    function_id: str | None,
+    depth: int,
+    rules: ExceptionRules | None,
 ) -> Failure:
     if depth >= _CHAIN:
         return failure
+    if failure.category is Category.TRANSIENT and isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions[:_CHAIN]:
+            if isinstance(member, Exception):
+                other = from_exception(member, function_id, depth + 1, rules)
+                failure = _forbidden(failure, other)
     if isinstance(cause := error.__cause__, Exception):
-        return _caused(failure, error, from_exception(cause, function_id, depth + 1))
+        return _caused(failure, error, from_exception(cause, function_id, depth + 1, rules))
     context = error.__context__
     if (
         failure.category is Category.TRANSIENT
@@ -228,14 +307,16 @@ def _with_chain(
         and not error.__suppress_context__
         and isinstance(context, Exception)
     ):
-        return _forbidden(failure, from_exception(context, function_id, depth + 1))
+        return _forbidden(failure, from_exception(context, function_id, depth + 1, rules))
     return failure
 
 
 def _caused(failure: Failure, error: BaseException, cause: Failure) -> Failure:
+    own = failure.origin == LIBRARY and cause.origin == LIBRARY
     failure = failure.replace(
         inner=failure.inner or cause,
-        execution=strongest(failure.execution, cause.execution),
+        # Below a library's exception lie its own: the uppermost knows what it was doing.
+        execution=failure.execution if own else strongest(failure.execution, cause.execution),
         already_retried=failure.already_retried or cause.already_retried,
     )
     if failure.category is Category.TRANSIENT:
@@ -259,7 +340,7 @@ def _caused(failure: Failure, error: BaseException, cause: Failure) -> Failure:
 def _forbidden(failure: Failure, other: Failure) -> Failure:
     """A transient failure that another one, with a code of the tables, forbids to retry."""
     deepest = other
-    while not deepest.known and deepest.inner is not None:
+    while (not deepest.known or deepest.origin == LIBRARY) and deepest.inner is not None:
         deepest = deepest.inner
     if deepest.category is Category.TRANSIENT or find(deepest.code) is None:
         return failure

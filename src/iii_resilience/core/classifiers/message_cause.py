@@ -48,6 +48,9 @@ _EXACT = {
     **{words: III[code] for words, code in QUEUE_WORDS.items()},
 }
 
+ON_PURPOSE = "it was raised on purpose: see its message, and its code where it has one"
+"""The remedy of one of our handlers' errors, in the process that raised it."""
+
 _CATEGORIES = {member.value: member for member in Category}
 
 # SQLSTATE classes and states that say "the same statement may work again": connection exceptions

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from iii_resilience.core.validators import Number
+from iii_resilience.core.validators import LONGEST_SECONDS, Number
 
 LIMIT = 8192
 """Characters of a message that are looked at."""
@@ -100,8 +100,8 @@ def _is_size(value: object) -> bool:
 
 
 def duration(value: Any) -> float | None:
-    """A number as a time that can be waited; None unless it is finite and not negative."""
-    return float(value) if _DURATION.allows(value) else None
+    """A number of seconds that can be waited; None unless it is finite and not negative."""
+    return min(float(value), LONGEST_SECONDS) if _DURATION.allows(value) else None
 
 
 def retry_after_ms(value: Any) -> float | None:
@@ -113,8 +113,7 @@ def retry_after_ms(value: Any) -> float | None:
     Returns:
         Seconds, or None unless the value is a finite, non-negative number.
     """
-    milliseconds = duration(value)
-    return None if milliseconds is None else milliseconds / 1000
+    return min(float(value) / 1000, LONGEST_SECONDS) if _DURATION.allows(value) else None
 
 
 def retry_after_words(message: str) -> float | None:
@@ -124,7 +123,7 @@ def retry_after_words(message: str) -> float | None:
         message: A message of the RPC system's RATE_LIMITED.
     """
     found = _RETRY_AFTER_MS.search(message[:LIMIT])
-    return float(found[1]) / 1000 if found else None
+    return min(float(found[1]) / 1000, LONGEST_SECONDS) if found else None
 
 
 def legacy(text: str) -> tuple[str, str] | None:

@@ -456,10 +456,15 @@ HTTP_STATUS = {
     404: _status(404, N, ME, "the HTTP endpoint is not at that URL"),
     408: _status(408, T, EX, "the HTTP endpoint gave up waiting for the request"),
     410: _status(410, N, EX, "the HTTP endpoint is gone for good"),
+    412: _status(412, P, EX, "a precondition of the request does not hold at the HTTP endpoint"),
     413: _status(413, P, EX, "the HTTP endpoint found the payload too large"),
+    415: _status(415, P, EX, "the HTTP endpoint does not take the payload's type"),
     422: _status(422, P, EX, "the HTTP endpoint could not process the payload"),
+    425: _status(425, T, ME, "the HTTP endpoint would not risk a request that may be replayed"),
     429: _status(429, T, ME, "the HTTP endpoint asks to slow down"),
+    501: _status(501, X, EX, "the HTTP endpoint does not know the method"),
     503: _status(503, T, ME, "the HTTP endpoint is overloaded or unavailable"),
+    505: _status(505, X, EX, "the HTTP endpoint does not speak this version of HTTP"),
 }
 HTTP_5XX = Code(
     "HTTP 5xx",

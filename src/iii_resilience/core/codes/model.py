@@ -52,7 +52,8 @@ class Code:
         origin: Who says it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker`` or ``local``.
         remedy: What to do about it, in one clause.
         meaning: What happened, in one clause.
-        source: Where the row comes from: a document of docs/engine-notes.md, 15, or a source file.
+        source: Where the row comes from: a document of docs/engine-notes.md, 15, a source file,
+            or ``registered``.
         system: ``iii``, ``rpc`` or ``local`` (raised by this library).
         throttled: Whether it says "slow down".
         queue: Whether handing the work to a queue instead makes sense.

@@ -33,6 +33,7 @@ from iii_resilience.handling.decorators.idempotency_key import (
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
 from iii_resilience.handling.decorators.wrapper import (
     IncomingCall,
+    not_bare,
     takes,
     wrap,
 )
@@ -60,6 +61,7 @@ _RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ende
 _RECORD_AGAIN = 0.1
 
 
+@not_bare("@idempotent(store, key='order_id')")
 def idempotent(
     store: Store,
     *,

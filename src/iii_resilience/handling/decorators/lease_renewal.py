@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -30,6 +29,20 @@ class _Held:
     renewal: Renewal
     due: float
     under_way: bool = False
+
+
+class _Hold:
+    """While a lease is renewed. A class: what the handler raises passes through untouched."""
+
+    def __init__(self, renewer: LeaseRenewer, held: _Held) -> None:
+        self._renewer = renewer
+        self._held = held
+
+    def __enter__(self) -> None:
+        self._renewer.begin(self._held)
+
+    def __exit__(self, *_: object) -> None:
+        self._renewer.let_go(self._held)
 
 
 class LeaseRenewer:
@@ -52,8 +65,7 @@ class LeaseRenewer:
         self._held: set[_Held] = set()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def hold(self, slot: str, token: int, *, lease: float, keep: float) -> Iterator[None]:
+    def hold(self, slot: str, token: int, *, lease: float, keep: float) -> _Hold:
         """While a handler runs.
 
         Args:
@@ -62,21 +74,26 @@ class LeaseRenewer:
             lease: Seconds its lease lasts; it is renewed three times as often.
             keep: Seconds the key's row is kept beyond that.
 
-        Raises:
-            RuntimeError: No thread can be started that would renew it; the next call tries again.
+        Returns:
+            A context manager. Entering it raises RuntimeError where no thread can be started that
+            would renew the lease; the next call tries again.
         """
+        held = _Held(Renewal(slot, token, lease, keep), time.monotonic() + lease / _PARTS)
+        return _Hold(self, held)
+
+    def begin(self, held: _Held) -> None:
+        """Renew a lease from now on."""
         if self._pid != os.getpid():
             self._begin()  # forked: the thread, and what it renewed, are the parent's
-        held = _Held(Renewal(slot, token, lease, keep), time.monotonic() + lease / _PARTS)
         with self._changed:
             self._start()
             self._held.add(held)
             self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held.discard(held)
+
+    def let_go(self, held: _Held) -> None:
+        """Renew a lease no longer."""
+        with self._changed:
+            self._held.discard(held)
 
     def _start(self) -> None:
         if self._thread is not None and self._thread.is_alive():

@@ -26,6 +26,7 @@ from iii_resilience.handling.decorators.parked_message import (
 from iii_resilience.handling.decorators.wrapper import (
     F,
     IncomingCall,
+    not_bare,
     wrap,
 )
 from iii_resilience.handling.handler_errors import (
@@ -47,6 +48,7 @@ _MONTH = 30 * 86_400.0
 _NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
 
 
+@not_bare("@consumer(parking=store, key='order_id')")
 def consumer(
     *,
     parking: Store,

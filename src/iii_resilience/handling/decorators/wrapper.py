@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
@@ -22,6 +22,28 @@ from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def not_bare(example: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For what makes a decorator: say how it is written, where it was used without arguments.
+
+    Args:
+        example: How it is written.
+    """
+
+    def decorate(make: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(make)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: tuple[Any, ...] = args
+            if len(given) == 1 and not kwargs and callable(given[0]):
+                raise TypeError(f"@{make.__name__} needs its arguments: write {example}")
+            return make(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def is_wrapped(handler: object) -> bool:

@@ -1,0 +1,402 @@
+"""What an exception of a known library says beyond its class: a status, a code, a cause.
+
+Reads attributes only, and imports none of the libraries. Each function takes the exception and
+the failure of its row, and returns the failure that the details make of it; None where they say
+that the class stands for nothing known. Knows nothing of which class has which row.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from iii_resilience.core.classifiers.builtin_exceptions import attribute, text_of
+from iii_resilience.core.codes.engine_codes import http_status
+from iii_resilience.core.codes.model import Category, Execution
+from iii_resilience.core.codes.shorthand import EX, ME, NE, A, N, P, T, X
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.validators import LONGEST_SECONDS
+
+Detail = Callable[[BaseException, Failure], Failure | None]
+
+_CHAIN = 8  # causes of a library's own exception that are looked at
+_LONGEST_HEADER = 64  # characters; a date has 29
+_TEXT = 512  # characters of a text that are looked at
+
+_AGAIN = "repeat the call only if it is idempotent"
+_SLOWER = "slow down: the other side is overloaded or limits its callers"
+_ACCESS = "fix the credentials or the rights that the call is made with"
+_MISSING = "check the address or name: what is called does not exist there"
+_REQUEST = "fix the request: it will be rejected again as it is"
+_LOOK = "look at the other side's answer: a repeat will not change it"
+_CERTIFICATE = "fix the certificate, or what it is verified against: a repeat fails alike"
+
+_REMEDIES = {T: _AGAIN, A: _ACCESS, N: _MISSING, P: _REQUEST, X: _LOOK}
+
+
+def of_category(
+    failure: Failure, category: Category, execution: Execution, *, throttled: bool = False
+) -> Failure:
+    """A failure with another meaning, and the remedy that goes with it.
+
+    Args:
+        failure: The failure of the exception's row.
+        category: Its category instead.
+        execution: Its execution instead.
+        throttled: Whether the other side asks to slow down.
+    """
+    return failure.replace(
+        category=category,
+        execution=execution,
+        throttled=throttled,
+        remedy=_SLOWER if throttled else _REMEDIES[category],
+    )
+
+
+# HTTP
+
+
+def status(error: BaseException, failure: Failure) -> Failure | None:
+    """An HTTP status in a response: ``response.status_code``, ``status`` or ``code``."""
+    response = attribute(error, "response")
+    found, headers = attribute(response, "status_code"), attribute(response, "headers")
+    if found is None:
+        found = attribute(error, "status")
+    if found is None:
+        found = attribute(error, "code")
+    if not isinstance(found, int) or isinstance(found, bool):
+        return None
+    return of_status(found, headers or attribute(error, "headers"), failure)
+
+
+def of_status(code: int, headers: object, failure: Failure) -> Failure:
+    """The failure of an HTTP status.
+
+    Args:
+        code: The status.
+        headers: Anything with ``get``; ``Retry-After`` and ``Date`` are read.
+        failure: The failure of the exception's row.
+    """
+    row = http_status(code)
+    return of_category(failure, row.category, row.execution, throttled=row.throttled).replace(
+        code=f"HTTP {code}"[:16], retry_after=retry_after(headers)
+    )
+
+
+def retry_after(headers: object) -> float | None:
+    """The pushback in ``Retry-After`` (RFC 9110, section 10.2.3), in seconds, or None.
+
+    A date counts from the answer's own ``Date``, where it has one: that needs no clock alike.
+
+    Args:
+        headers: Anything with ``get``.
+    """
+    value = _header(headers, "Retry-After")
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return min(float(value), LONGEST_SECONDS)
+    until = _date(value)
+    if until is None:
+        return None
+    sent = _header(headers, "Date")
+    now = None if sent is None else _date(sent)
+    return min(max(0.0, until - (time.time() if now is None else now)), LONGEST_SECONDS)
+
+
+def _header(headers: object, name: str) -> str | None:
+    get = attribute(headers, "get") if headers is not None else None
+    if not callable(get):
+        return None
+    for spelt in (name, name.lower()):
+        try:
+            value = get(spelt)
+        except Exception:
+            return None
+        if isinstance(value, str):
+            return value.strip() if len(value) <= _LONGEST_HEADER else None
+    return None
+
+
+def _date(value: str) -> float | None:
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - few answers have a date
+
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+# Connections
+
+
+def connecting(error: BaseException, failure: Failure) -> Failure:
+    """A connection that was not made; a certificate that is not trusted stays so."""
+    for cause in _chain(error):
+        if any(kind.__name__ == "SSLCertVerificationError" for kind in type(cause).__mro__):
+            return untrusted(error, failure)
+    return failure
+
+
+def untrusted(error: BaseException, failure: Failure) -> Failure:  # noqa: ARG001 - a `Detail`
+    """A certificate that is not trusted."""
+    return failure.replace(category=X, execution=NE, remedy=_CERTIFICATE)
+
+
+def tls(error: BaseException, failure: Failure) -> Failure:
+    """An error of TLS: a certificate that is not trusted, or a connection that broke off."""
+    for one in (error, *_chain(error)):
+        names = {kind.__name__ for kind in type(one).__mro__}
+        if "SSLCertVerificationError" in names:
+            return untrusted(error, failure)
+        if names & {"SSLEOFError", "SSLZeroReturnError"}:
+            return of_category(failure, T, ME)
+    text = text_of(error)[:_TEXT]
+    return (
+        of_category(failure, T, ME) if "EOF occurred in violation of protocol" in text else failure
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    causes: list[BaseException] = []
+    cause = error.__cause__ or error.__context__
+    while cause is not None and len(causes) < _CHAIN:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return causes
+
+
+_NEVER_REACHED = "ECONNREFUSED EHOSTUNREACH EHOSTDOWN ENETUNREACH ENETDOWN EADDRNOTAVAIL EADDRINUSE"
+_MAY_END = (
+    "ECONNRESET ECONNABORTED EPIPE ESHUTDOWN ENOTCONN ETIMEDOUT ENETRESET EAGAIN EWOULDBLOCK "
+    "EINPROGRESS EINTR EBUSY ETXTBSY EDEADLK ENOLCK ESTALE EREMOTEIO"
+)
+_TOO_MANY = "EMFILE ENFILE ENOBUFS ENOMEM"
+_FILES = {
+    A: "EACCES EPERM",
+    N: "ENOENT ENODEV ENXIO",
+    P: "ENAMETOOLONG EMSGSIZE E2BIG",
+    X: "ENOSPC EDQUOT EROFS EFBIG EEXIST ENOTDIR EISDIR ENOTEMPTY EIO ENOEXEC ELOOP EXDEV EBADF "
+    "EINVAL",
+}
+
+
+def _numbers(names: str) -> list[int]:
+    return [number for name in names.split() if (number := getattr(errno, name, None)) is not None]
+
+
+_ERRNO: dict[int, tuple[Category, Execution, bool]] = {
+    **{number: (kind, ME, False) for kind, names in _FILES.items() for number in _numbers(names)},
+    **dict.fromkeys(_numbers(_TOO_MANY), (T, ME, True)),
+    **dict.fromkeys(_numbers(_MAY_END), (T, ME, False)),
+    **dict.fromkeys(_numbers(_NEVER_REACHED), (T, NE, False)),
+}
+
+
+def by_errno(error: BaseException, failure: Failure) -> Failure | None:
+    """An OSError's ``errno``; one without stands for what its class says."""
+    number = attribute(error, "errno")
+    known = _ERRNO.get(number) if isinstance(number, int) else None
+    if known is None:
+        return None
+    category, execution, throttled = known
+    return of_category(failure, category, execution, throttled=throttled)
+
+
+# Name resolution (getaddrinfo): what a repeat cannot change.
+_BAD_ARGUMENTS = frozenset({"EAI_BADFLAGS", "EAI_FAMILY", "EAI_SERVICE", "EAI_SOCKTYPE"})
+
+
+def name_resolution(error: BaseException, failure: Failure) -> Failure:
+    """A host name that did not resolve: its server may not be there yet."""
+    import socket  # noqa: PLC0415 - whoever raised it has loaded it
+
+    number = attribute(error, "errno")
+    bad = {getattr(socket, name, None) for name in _BAD_ARGUMENTS}
+    return of_category(failure, P, NE) if isinstance(number, int) and number in bad else failure
+
+
+# AWS (botocore/data/_retry.json and the services' common errors)
+
+_AWS: dict[str, tuple[Category, Execution, bool]] = {
+    **dict.fromkeys(
+        [
+            "Throttling",
+            "ThrottlingException",
+            "ThrottledException",
+            "RequestThrottledException",
+            "TooManyRequestsException",
+            "ProvisionedThroughputExceededException",
+            "RequestLimitExceeded",
+            "BandwidthLimitExceeded",
+            "LimitExceededException",
+            "RequestThrottled",
+            "SlowDown",
+            "EC2ThrottledException",
+        ],
+        (T, NE, True),
+    ),
+    **dict.fromkeys(
+        [
+            "TransactionInProgressException",
+            "PriorRequestNotComplete",
+            "RequestTimeout",
+            "RequestTimeoutException",
+            "InternalError",
+            "InternalFailure",
+            "InternalServerError",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+        ],
+        (T, ME, False),
+    ),
+    **dict.fromkeys(
+        [
+            "AccessDenied",
+            "AccessDeniedException",
+            "UnauthorizedOperation",
+            "InvalidClientTokenId",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "UnrecognizedClientException",
+            "AuthFailure",
+            "OptInRequired",
+        ],
+        (A, NE, False),
+    ),
+    **dict.fromkeys(
+        ["NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException", "NoSuchEntity"],
+        (N, ME, False),
+    ),
+    **dict.fromkeys(
+        ["ValidationException", "ValidationError", "InvalidParameterValue", "MissingParameter"],
+        (P, NE, False),
+    ),
+}
+
+
+def aws(error: BaseException, failure: Failure) -> Failure | None:
+    """A service's error code, else the HTTP status of its answer."""
+    response = attribute(error, "response")
+    if not isinstance(response, Mapping):
+        return None
+    about, answer = response.get("Error"), response.get("ResponseMetadata")
+    code = about.get("Code") if isinstance(about, Mapping) else None
+    answer = answer if isinstance(answer, Mapping) else {}
+    pushback = retry_after(answer.get("HTTPHeaders"))
+    if isinstance(code, str) and (known := _AWS.get(code)) is not None:
+        category, execution, throttled = known
+        failure = of_category(failure, category, execution, throttled=throttled)
+        return failure.replace(remedy=f"{failure.remedy} ({code})", retry_after=pushback)
+    found = answer.get("HTTPStatusCode")
+    if not isinstance(found, int):
+        return failure
+    own = failure.code
+    return of_status(found, answer.get("HTTPHeaders"), failure).replace(code=own)
+
+
+# Databases: SQLSTATE (the standard's classes, and PostgreSQL's appendix A)
+
+_STATES: dict[str, tuple[Category, Execution, bool]] = {
+    "08001": (T, NE, False),
+    "08004": (T, NE, False),
+    "08": (T, ME, False),
+    "40003": (T, ME, False),
+    "40001": (T, NE, False),  # rolled back: nothing of it is left
+    "40P01": (T, NE, False),
+    "55P03": (T, NE, False),
+    "57P01": (T, ME, False),
+    "57P02": (T, ME, False),
+    "57P03": (T, NE, False),
+    "57P05": (T, NE, False),
+    "53300": (T, NE, True),
+    "53100": (X, ME, False),
+    "53": (T, ME, True),
+    "25006": (T, NE, False),  # a standby: the primary has moved
+    "28": (A, NE, False),
+    "42501": (A, NE, False),
+    "3D": (N, NE, False),
+    "42P01": (N, NE, False),
+    "22": (P, NE, False),
+    "23": (P, NE, False),
+    "42": (X, NE, False),
+}
+
+
+def sqlstate(error: BaseException, failure: Failure) -> Failure | None:
+    """An error of a database by its SQLSTATE, or its class where it has none."""
+    state = attribute(error, "sqlstate")
+    if not isinstance(state, str):
+        return failure
+    category, execution, throttled = _STATES.get(state) or _STATES.get(state[:2]) or (X, ME, False)
+    changed = of_category(failure, category, execution, throttled=throttled)
+    return changed.replace(remedy=f"{changed.remedy} (SQLSTATE {state[:5]})")
+
+
+_PASSWORD = re.compile(r"authentication failed|no pg_hba.conf entry|role .{0,64} does not exist")
+
+
+def postgres(error: BaseException, failure: Failure) -> Failure | None:
+    """As `sqlstate`; psycopg's errors of connecting have none, only words."""
+    if isinstance(attribute(error, "sqlstate"), str):
+        return sqlstate(error, failure)
+    text = text_of(error)[:_TEXT]
+    if not text.startswith(("connection failed", "connection timeout", "failed to resolve")):
+        return failure
+    if _PASSWORD.search(text):
+        return of_category(failure, A, NE)
+    return failure.replace(execution=NE)
+
+
+def sqlite(error: BaseException, failure: Failure) -> Failure | None:
+    """A database file that another connection holds (SQLITE_BUSY, SQLITE_LOCKED)."""
+    code = attribute(error, "sqlite_errorcode")
+    if isinstance(code, int) and code & 0xFF in {5, 6}:
+        return of_category(failure, T, NE)
+    return None
+
+
+def invalidated(error: BaseException, failure: Failure) -> Failure:
+    """A connection that SQLAlchemy has found dead under a statement."""
+    if attribute(error, "connection_invalidated") is True:
+        return of_category(failure, T, ME)
+    return failure
+
+
+# Redis: which phase of a call a lost connection ended (redis-py, `connect`).
+
+
+def redis_connecting(error: BaseException, failure: Failure) -> Failure:
+    """A connection that was never made, by redis-py's own words for it."""
+    text = text_of(error)[:_TEXT]
+    refused = any(isinstance(cause, ConnectionRefusedError) for cause in _chain(error))
+    if refused or text.startswith("Timeout connecting to") or " connecting to " in text:
+        return connecting(error, failure.replace(execution=NE))
+    return failure
+
+
+# Where a library keeps the exception that its own stands for.
+
+
+def reason(error: BaseException) -> object:
+    """``reason``, as in urllib3's MaxRetryError and urllib's URLError."""
+    return attribute(error, "reason")
+
+
+def argument(error: BaseException) -> object:
+    """The first argument, as in requests' exceptions around urllib3's."""
+    return error.args[0] if error.args else None
+
+
+def orig(error: BaseException) -> object:
+    """``orig``, as in SQLAlchemy's exceptions around a driver's."""
+    return attribute(error, "orig")
+
+
+def executed(error: BaseException, failure: Failure) -> Failure:  # noqa: ARG001 - a `Detail`
+    """An answer that had begun: its request was carried out."""
+    return failure.replace(execution=EX)

@@ -1,0 +1,298 @@
+"""What users say of exception classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import iii_resilience
+from iii_resilience import (
+    Category,
+    ConfigError,
+    Execution,
+    NotConnectedError,
+    PayloadError,
+    PolicyBook,
+    TransientError,
+    classify,
+    load_policies,
+    register_codes,
+    register_exceptions,
+    use_policies,
+)
+from iii_resilience.config import dump_policies
+from iii_resilience.core.classifiers import registered_exceptions as registered
+from iii_resilience.core.classifiers.registered_exceptions import (
+    ExceptionRules,
+    exception_rules,
+    transient_exceptions,
+)
+from iii_resilience.core.decide import never_retried
+
+T, A, N, P, X = (
+    Category.TRANSIENT,
+    Category.AUTH,
+    Category.NOT_FOUND,
+    Category.PAYLOAD,
+    Category.PERMANENT,
+)
+
+
+class BusyError(Exception):
+    """A user's own."""
+
+
+class VeryBusyError(BusyError):
+    pass
+
+
+class CodedError(Exception):
+    def __init__(self, code: str, message: str = "no") -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+NAME = f"{__name__}.BusyError"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registered._Registry, "code", ExceptionRules())
+    monkeypatch.setattr(registered._Registry, "files", ExceptionRules())
+    monkeypatch.setattr(registered, "_logged", set())
+    before = use_policies(PolicyBook())
+    yield
+    use_policies(before)
+
+
+def test_registered_class_covers_its_subclasses() -> None:
+    assert classify(BusyError("x")).category is X
+    register_exceptions({BusyError: "transient"})
+    for kind in (BusyError, VeryBusyError):
+        failure = classify(kind("x"))
+        assert (failure.category, failure.known) == (T, True)
+        assert (failure.system, failure.origin) == ("local", "library")
+        assert failure.execution is Execution.MAYBE_EXECUTED
+        assert failure.code == f"{__name__}.{kind.__name__}"
+    register_exceptions({VeryBusyError: "permanent"})
+    assert classify(VeryBusyError("x")).category is X
+    assert classify(BusyError("x")).category is T
+
+
+def test_names_stand_for_classes() -> None:
+    register_exceptions({NAME: "transient", "httpx.ConnectError": "permanent"})
+    assert classify(VeryBusyError("x")).category is T
+    failure = classify(httpx.ConnectError("x"))
+    assert (failure.code, failure.category) == ("httpx.ConnectError", X)
+
+
+def test_argument_then_code_then_file_then_table() -> None:
+    error = httpx.ConnectError("x")
+    assert classify(error).category is T
+    use_policies(load_policies({"version": 1, "exceptions": {"httpx.ConnectError": "auth"}}))
+    assert classify(error).category is A
+    register_exceptions({httpx.TransportError: "payload"})
+    assert classify(error).category is P
+    rules = exception_rules({httpx.HTTPError: "not-found"})
+    assert classify(error, rules=rules).category is N
+    assert classify(error).category is P
+
+
+def test_callable_says_category_execution_or_nothing() -> None:
+    said: Any = None
+    register_exceptions({BusyError: lambda _: said})
+    assert classify(BusyError("x")).known is False
+    for said in ("transient", Category.TRANSIENT, ("transient", "executed")):
+        failure = classify(BusyError("x"))
+        assert failure.category is T
+        executed = isinstance(said, tuple)
+        assert (failure.execution is Execution.EXECUTED) is executed
+
+
+def test_none_leaves_it_to_the_next_class_and_table() -> None:
+    register_exceptions({VeryBusyError: lambda _: None, BusyError: "transient"})
+    assert classify(VeryBusyError("x")).category is T
+    register_exceptions({httpx.ConnectError: lambda _: None})
+    assert classify(httpx.ConnectError("x")).category is T
+
+
+def test_callable_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(error: Exception) -> str:
+        raise RuntimeError("a secret")
+
+    register_exceptions({BusyError: broken})
+    with caplog.at_level(logging.WARNING, "iii_resilience"):
+        assert {classify(BusyError("x")).category for _ in range(5)} == {X}
+    assert len(caplog.records) == 1
+    assert "RuntimeError" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+@pytest.mark.parametrize("said", ["nonsense", 3, ("transient", "perhaps"), ("transient",), [], ()])
+def test_callable_that_says_nonsense_counts_as_none(said: Any) -> None:
+    register_exceptions({BusyError: lambda _: said})
+    assert classify(BusyError("x")).category is X
+
+
+def test_not_executed_never_speaks_of_the_outer_call() -> None:
+    register_exceptions({BusyError: lambda _: ("transient", "not_executed")})
+    failure = classify(BusyError("x"))
+    assert failure.execution is Execution.NOT_EXECUTED
+    assert not failure.proves_unexecuted
+
+
+def test_pushback_of_a_known_class_stays() -> None:
+    register_exceptions({httpx.HTTPStatusError: "transient"})
+    request = httpx.Request("GET", "http://x")
+    response = httpx.Response(404, headers={"Retry-After": "7"})
+    failure = classify(httpx.HTTPStatusError("x", request=request, response=response))
+    assert (failure.code, failure.category, failure.retry_after) == ("HTTP 404", T, 7.0)
+
+
+def test_unknown_code_gives_way_to_a_class_and_a_known_one_does_not() -> None:
+    register_exceptions({CodedError: "transient"})
+    assert classify(CodedError("E42")).category is T
+    assert classify(CodedError("FORBIDDEN")).category is A
+    assert classify(CodedError("function_not_found")).category is N
+    assert classify(CodedError("deserialization_error")).code == "deserialization_error"
+    register_codes({"E42_KNOWN": "payload"})
+    assert classify(CodedError("E42_KNOWN")).category is P
+
+
+@pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
+def test_class_never_outranks_what_it_chains(code: str) -> None:
+    register_exceptions({BusyError: "transient", ExceptionGroup: "transient"})
+    refused = CodedError(code)
+    caused = BusyError("x")
+    caused.__cause__ = refused
+    while_handled = BusyError("x")
+    while_handled.__context__ = refused
+    twice = VeryBusyError("y")
+    twice.__cause__ = caused
+    said = BusyError(f'{{"type": "transient", "code": "{code}", "message": "m"}}')
+    group = ExceptionGroup("several", [BusyError("z"), refused])
+    for error in (caused, while_handled, twice, said, group):
+        failure = classify(error)
+        assert failure.category is not T
+        assert failure.category in {A, N}
+    assert never_retried(classify(caused))
+
+
+BAD: list[Any] = [
+    {Exception: "transient"},
+    {"Exception": "transient"},
+    {BaseException: "transient"},
+    {KeyboardInterrupt: "transient"},
+    {int: "transient"},
+    {BusyError: "sometimes"},
+    {BusyError: None},
+    {BusyError: BusyError},
+    {NotConnectedError: "permanent"},
+    {"FORBIDDEN": "transient"},
+    {"TIMEOUT": "transient"},
+    {"": "transient"},
+    {"not a name": "transient"},
+    {3: "transient"},
+    ["x"],
+]
+
+
+@pytest.mark.parametrize("rows", BAD, ids=str)
+def test_bad_rows_are_refused_and_none_is_taken(rows: Any) -> None:
+    if isinstance(rows, dict):
+        rows = {BusyError: "transient", **rows}
+    with pytest.raises(ConfigError, match="exceptions"):
+        register_exceptions(rows)
+    assert classify(BusyError("x")).category is X
+
+
+def test_argument_of_a_decorator_takes_classes() -> None:
+    rules = transient_exceptions((BusyError, KeyError))
+    assert classify(VeryBusyError("x"), rules=rules).category is T
+    assert classify(KeyError("x"), rules=rules).category is T
+    assert classify(IndexError("x"), rules=rules).category is X
+    assert transient_exceptions(BusyError)
+    assert not transient_exceptions(())
+    outer = RuntimeError("y")
+    outer.__cause__ = BusyError("x")
+    assert classify(outer, rules=rules).category is T
+    for bad in ("BusyError", 3, None):
+        with pytest.raises(TypeError, match="transient takes classes"):
+            transient_exceptions(bad)
+
+
+# Files
+
+
+def test_files_know_the_field(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(f"version: 1\nexceptions:\n  {NAME}: transient\n")
+    book = load_policies(path)
+    assert classify(BusyError("x")).category is X, "a book says nothing until it is used"
+    use_policies(book)
+    assert classify(VeryBusyError("x")).category is T
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_policies(book))
+    assert load_policies(again) == book
+    path.write_text("version: 1\nexceptions:\n  httpx.HTTPError: payload\n")
+    assert book.reload()
+    assert classify(BusyError("x")).category is X
+    assert classify(httpx.ReadTimeout("x")).category is P
+
+
+def test_later_files_win() -> None:
+    first = {"version": 1, "exceptions": {NAME: "transient", "a.B": "auth"}}
+    second = {"version": 1, "exceptions": {NAME: "permanent"}}
+    book = load_policies([first, second])
+    rules = {rule.name: rule.data for rule in book.policy_set.exceptions}
+    assert rules == {NAME: "permanent", "a.B": "auth"}
+
+
+def test_files_say_where_a_row_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "policies.yaml"
+    path.write_text(
+        "version: 1\nexceptions:\n  a.B: sometimes\n  FORBIDDEN: transient\n  a-b: auth\n  c: 3\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_policies(path)
+    problems = [problem.removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert problems[0] == (
+        "3:3: exceptions.a.B: must be one of transient, auth, not-found, payload, permanent, "
+        "got 'sometimes'"
+    )
+    assert problems[1].startswith("4:3: exceptions.FORBIDDEN: is refused: nothing makes")
+    assert problems[2].startswith("5:3: exceptions.a-b: must be a class, or its qualified name")
+    assert problems[3].endswith("permanent, got int")
+    path.write_text("version: 1\nexceptions: [a]\n")
+    with pytest.raises(ConfigError, match="exceptions: must be a mapping of qualified class"):
+        load_policies(path)
+
+
+def test_callable_cannot_be_dumped() -> None:
+    book = PolicyBook(exceptions={BusyError: lambda _: "transient"})
+    with pytest.raises(ValueError, match="a callable cannot be written to a file"):
+        dump_policies(book)
+
+
+# What users read
+
+
+def test_unknown_exception_names_the_way() -> None:
+    remedy = classify(BusyError("x")).remedy
+    assert f'register_exceptions({{{__name__}.BusyError: "transient"}})' in remedy
+
+
+def test_errors_of_handlers_at_the_top() -> None:
+    names = ["AuthError", "NotFoundError", "PayloadError", "PermanentError", "TransientError"]
+    from iii_resilience import handling
+
+    for name in names:
+        assert getattr(iii_resilience, name) is getattr(handling, name)
+    for error in (TransientError("x"), PayloadError("x", code="TOO_RED")):
+        assert classify(error).remedy.startswith("it was raised on purpose")
