@@ -249,11 +249,13 @@ class Resilient:
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
             )
+        self._handlers.leave()
         self._ending.shut_down()
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
         if self._connection.on_loop_thread:
+            await in_thread(self._handlers.leave)
             await self._ending.shut_down_on_loop()
         else:
             await in_thread(self.shutdown)

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +29,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import register_codes
 from iii_resilience.core.errors import ConfigError, NotConnectedError
 from iii_resilience.sdk.connection import Connection, connection_of
+from iii_resilience.sdk.trigger_registration import register_trigger
 
 logger = logging.getLogger("iii_resilience")
 
@@ -221,17 +221,16 @@ def _subscribe(connection: Connection, entry: str, watch: Watch) -> None:
 
     try:
         connection.client.register_function(function_id, changed)
-        with warnings.catch_warnings():
-            # The way that 0.25 names instead leads to what its worker publishes, and the
-            # configuration worker publishes nothing.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            connection.client.register_trigger(
-                {
-                    "type": "configuration",
-                    "function_id": function_id,
-                    "config": {"configuration_id": entry},
-                }
-            )
+        # Without the SDK's warning: the way that 0.25 names instead leads to what its worker
+        # publishes, and the configuration worker publishes nothing.
+        register_trigger(
+            connection.client,
+            {
+                "type": "configuration",
+                "function_id": function_id,
+                "config": {"configuration_id": entry},
+            },
+        )
     except Exception as error:
         code = classify(error).code
         logger.info("no events of %s (%s): it is only looked at from time to time", entry, code)

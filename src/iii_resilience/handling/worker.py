@@ -31,8 +31,10 @@ from iii_resilience.handling.registration.standby import Standby
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO
 from iii_resilience.sdk.frame_tap import watch
+from iii_resilience.sdk.trigger_registration import warn_of_deprecation
 
 _ASK_FOR = 1.5  # seconds
+_HAND_OVER = 0.5  # seconds that a shutdown may take for it
 
 
 class Handlers:
@@ -78,6 +80,7 @@ class Handlers:
     def register_trigger(self, trigger: Any) -> Reference:
         """See `iii_resilience.client.resilient.Resilient.register_trigger`."""
         self._connection.check_usable()
+        warn_of_deprecation(self._connection.client, "register_trigger")
         self._start()
         return self._served.add_trigger(trigger)
 
@@ -89,6 +92,7 @@ class Handlers:
             self._started = True
         watch(self._connection.client, self._rejected)
         if self._keeps:
+            self._served.by_ownership = True
             self._standby.register(self._kept)
             keeper().add(self._kept)
 
@@ -121,6 +125,8 @@ class Handlers:
             self.stop_keeping()
         self._connected_since = time.time() if self._connection.connected else None
         if self._keeps and self._started:
+            if not self._connection.connected:
+                self._served.disconnected()
             keeper().do(self._kept.connection_changed)
 
     # How it stands.
@@ -129,7 +135,7 @@ class Handlers:
         """See `iii_resilience.client.resilient.Resilient.registrations`."""
         self._check_fork()
         ids = [entry.function_id for entry in self._served.functions()]
-        if ids and not self._keeping:
+        if ids:
             self._ask(ids)
         entries = (*self._served.functions(), *self._served.triggers())
         return tuple(entry.described() for entry in entries)
@@ -174,12 +180,14 @@ class Handlers:
         return self._keeps and self._started and not self._leaving
 
     def _ask(self, ids: list[str]) -> None:
-        """Without a keeper: ask now, so that what is told is true now."""
+        """Ask now, so that what is told is true now."""
         connection, kept = self._connection, self._kept
         if connection.closed or connection.on_loop_thread or not connection.loop.is_running():
             return
         if not connection.connected:
-            kept.connection_changed(time.monotonic())
+            kept.disconnected()
+            return
+        if self._keeping and not kept.answers:
             return
         until = time.monotonic() + _ASK_FOR
         for start in range(0, len(ids), MOST):
@@ -194,7 +202,9 @@ class Handlers:
                 kept.not_answered(error)
                 return
             kept.asked_at = None
-            kept.rounds.learn(asked, answers)
+            kept.rounds.learn(asked, answers, time.monotonic())
+        if self._keeping:
+            keeper().do(kept.look_again)
 
     # Leaving.
 
@@ -202,6 +212,12 @@ class Handlers:
         """Nothing is registered again from now on."""
         self._leaving = True
         keeper().remove(self._kept)
+
+    def leave(self) -> None:
+        """Before a shutdown: a standby that is known takes over what is owned here."""
+        if self._keeping and not (self._connection.closed or self._connection.on_loop_thread):
+            self.stop_keeping()
+            self._leave.hand_over(_HAND_OVER)
 
     def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
         """See `iii_resilience.client.resilient.Resilient.drain`."""

@@ -135,5 +135,5 @@ def test_an_item_is_read(item: dict[str, Any], owner: str | None) -> None:
 
 def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:
     served, rounds = rounds_of(1)
-    rounds.learn(["t::f0", "t::gone"], {})
+    rounds.learn(["t::f0", "t::gone"], {}, 1e9)
     assert state(served, "t::f0") is RegistrationState.MISSING

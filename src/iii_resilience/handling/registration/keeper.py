@@ -96,6 +96,8 @@ class KeptClient:
         if connected is not self._was_connected:
             self.connection_changed(now)
         self.due = now + (INTERVAL if connected else _RECONNECTED_LOOK)
+        if connected:
+            self._tend(now)
         if not connected or self._refused:
             return
         if self._asking is not None and now - self._asking_since < _GIVE_UP_ON_LOOP:
@@ -156,6 +158,13 @@ class KeptClient:
             self.due = now + soon
         elif self.rounds.has_urgent:
             self.due = now
+        self._tend(now)
+
+    def _tend(self, now: float) -> None:
+        """Register and give up triggers, as ownership has it; and look whether that worked."""
+        again = self._served.tend(now)
+        if again is not None:
+            self.due = min(self.due, max(again, now + _RECONNECTED_LOOK))
 
     def register_again(self, entry: Entry) -> None:
         """Register a function that nobody owns."""
@@ -169,6 +178,11 @@ class KeptClient:
                 extra={"function_id": entry.function_id},
             )
 
+    def look_again(self, now: float) -> None:
+        """Something was learned elsewhere: act on it, on this thread."""
+        if self.connection.connected:
+            self._tend(now)
+
     def added(self, entry: Entry) -> None:
         """A function was registered."""
         self.rounds.check_next([entry.function_id])
@@ -178,16 +192,28 @@ class KeptClient:
         """The connection has come or gone: what is registered is another question."""
         self._was_connected = connected = self.connection.connected
         self._refused = False
+        self._served.by_ownership = True
         self._asking = self.asked_at = None
         self.due = now
         functions = self._served.functions()
         self.rounds.check_next(entry.function_id for entry in functions)
         if connected:
-            for entry in functions:
-                entry.at, entry.misses, entry.tries, entry.retry_at = now, 0, 0, 0.0
-        elif not self.connection.closed:
             for entry in (*functions, *self._served.triggers()):
+                entry.at, entry.misses, entry.tries, entry.retry_at = now, 0, 0, 0.0
+        else:
+            self.disconnected()
+
+    def disconnected(self) -> None:
+        """Nothing stands while the client is not connected."""
+        if not self.connection.closed:
+            for entry in (*self._served.functions(), *self._served.triggers()):
                 entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
+
+    @property
+    def answers(self) -> bool:
+        """Whether the engine may be expected to say who owns what."""
+        silent = self.asked_at is not None and time.monotonic() - self.asked_at > INTERVAL
+        return not (self._refused or silent)
 
     def not_answered(self, error: Exception) -> str:
         """The engine has answered with an error, or not at all.
@@ -205,6 +231,9 @@ class KeptClient:
         if code not in _NO_ANSWER_HERE and not isinstance(error, LookupError):
             return
         self._refused = True
+        # Who owns what is not known then: each trigger is registered, as without a keeper.
+        self._served.by_ownership = False
+        self._served.tend(time.monotonic())
         for entry in self._served.functions():
             entry.set_state(RegistrationState.UNKNOWN)
         if not self._warned:

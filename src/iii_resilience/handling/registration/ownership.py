@@ -16,7 +16,9 @@ from iii_resilience.handling.registration.registrations import (
     Entry,
     RegistrationState,
     RegistrationTable,
+    TriggerEntry,
 )
+from iii_resilience.handling.registration.trigger_types import rule_of
 from iii_resilience.telemetry import worker_events
 
 MOST = 32
@@ -25,6 +27,7 @@ MOST = 32
 # The engine may not have seen a registration that is this young, in seconds: it is believed to be
 # missing only when it is missing twice.
 _YOUNG = 1.0
+_MISSES = 2
 _LOOK_AGAIN = 0.05
 _TRIES_AT_ONCE = 3
 _RETRY_MOST = 60.0
@@ -37,12 +40,13 @@ class Answer:
     Attributes:
         owner: The name of the worker that owns it; None where nobody does.
         hidden: Whether the engine does not say, because this worker may not call it.
-        triggers: The ids of its active triggers, and their types.
+        triggers: The ids of its active triggers, and their types; None where the engine does not
+            say.
     """
 
     owner: str | None = None
     hidden: bool = False
-    triggers: tuple[tuple[str, str], ...] = ()
+    triggers: tuple[tuple[str, str], ...] | None = None
 
     @classmethod
     def read(cls, item: Mapping[str, Any], namespace: str) -> Answer:
@@ -56,7 +60,9 @@ class Answer:
             return cls(hidden=True)
         if item.get("error") is not None or item.get("namespace", namespace) != namespace:
             return cls()
-        active = item.get("registered_triggers") or ()
+        active = item.get("registered_triggers")
+        if not isinstance(active, list):
+            return cls(str(item.get("worker_name")))
         return cls(
             str(item.get("worker_name")),
             triggers=tuple((str(t.get("id")), str(t.get("trigger_type"))) for t in active),
@@ -132,6 +138,7 @@ class OwnershipPolling:
             if entry is None:
                 continue
             answer = answers.get(function_id, Answer())
+            entry.hidden = answer.hidden
             if answer.hidden:
                 continue
             before = entry.owner if entry.state is RegistrationState.STANDBY else None
@@ -143,8 +150,9 @@ class OwnershipPolling:
                 elif now >= entry.retry_at:
                     soon = _LOOK_AGAIN
                     self.check_next([function_id])
+                self._unowned(entry)
             else:
-                self._owned(entry, answer)
+                self._owned(entry, answer, now)
         if left:
             self.check_next(
                 entry.function_id
@@ -159,23 +167,27 @@ class OwnershipPolling:
             soon = _LOOK_AGAIN
         return orphans, soon
 
-    def learn(self, asked: list[str], answers: Mapping[str, Answer]) -> None:
+    def learn(self, asked: list[str], answers: Mapping[str, Answer], now: float) -> None:
         """Learn from an answer only how things stand.
 
         Args:
             asked: The ids that were asked about.
             answers: What the engine said of them.
+            now: Monotonic time in seconds.
         """
         for function_id in asked:
             entry, answer = self._served.function(function_id), answers.get(function_id, Answer())
             if entry is None or answer.hidden:
                 continue
             if answer.owner is not None:
-                self._owned(entry, answer)
+                self._owned(entry, answer, now)
             elif entry.state is not RegistrationState.REJECTED:
-                entry.set_state(RegistrationState.MISSING)
+                seen = entry.state is not RegistrationState.UNKNOWN
+                if seen or now - entry.at >= _YOUNG:
+                    entry.set_state(RegistrationState.MISSING)
+                    self._unowned(entry)
 
-    def _owned(self, entry: Entry, answer: Answer) -> None:
+    def _owned(self, entry: Entry, answer: Answer, now: float) -> None:
         entry.misses = entry.tries = 0
         entry.retry_at = 0.0
         own = answer.owner == self.name
@@ -184,22 +196,78 @@ class OwnershipPolling:
         else:
             code = entry.code if entry.state is RegistrationState.STANDBY else None
             entry.set_state(RegistrationState.STANDBY, owner=answer.owner, code=code)
-        ids = {trigger_id for trigger_id, _ in answer.triggers}
-        types = {kind for _, kind in answer.triggers}
-        for trigger in self._served.triggers(entry.function_id):
-            active = (
-                trigger.trigger_type in types
-                if trigger.trigger_id is None
-                else trigger.trigger_id in ids
-            )
-            if active:
-                trigger.set_state(RegistrationState.OWNER, owner=self.name)
-            elif trigger.state is not RegistrationState.REJECTED:
+        triggers = self._served.triggers(entry.function_id)
+        if answer.triggers is None:
+            gone: frozenset[tuple[str, str]] = frozenset()
+        else:
+            ids = {trigger.trigger_id for trigger in triggers}
+            others = frozenset(t for t in answer.triggers if t[0] not in ids)
+            gone = entry.others - others
+            entry.others = others
+        for trigger in triggers:
+            if trigger.made:
+                self._see(trigger, answer, gone, now)
+            elif not own:
+                self._stand_by(trigger, answer)
+
+    @staticmethod
+    def _stand_by(trigger: TriggerEntry, answer: Answer) -> None:
+        """Learn how a trigger stands that the owner of its function is to register."""
+        active = answer.triggers is None or any(
+            trigger_type == trigger.trigger_type for _, trigger_type in answer.triggers
+        )
+        trigger.misses = 0 if active else trigger.misses + 1
+        if active:
+            trigger.set_state(RegistrationState.STANDBY, owner=answer.owner)
+        elif trigger.state is not RegistrationState.UNKNOWN or trigger.misses >= _MISSES:
+            trigger.set_state(RegistrationState.MISSING, owner=answer.owner)
+
+    def _see(
+        self, trigger: TriggerEntry, answer: Answer, gone: Iterable[tuple[str, str]], now: float
+    ) -> None:
+        """Learn how a trigger stands that is registered here.
+
+        Args:
+            trigger: The trigger.
+            answer: What the engine says of its function.
+            gone: Ids and types of registrations of others that were there before.
+            now: Monotonic time in seconds.
+        """
+        if answer.triggers is None:
+            return
+        active = any(
+            trigger.trigger_type == trigger_type
+            if trigger.trigger_id is None
+            else trigger.trigger_id == trigger_id
+            for trigger_id, trigger_type in answer.triggers
+        )
+        lost_with = rule_of(trigger.trigger_type).lost_with
+        if active and any(
+            trigger_type == trigger.trigger_type
+            and (lost_with == "any" or (lost_with == "later" and other not in trigger.older))
+            for other, trigger_type in gone
+        ):
+            trigger.lose(now, taken=True)
+            trigger.set_state(RegistrationState.MISSING)
+        elif active and not trigger.lost:
+            trigger.misses = trigger.tries = 0
+            trigger.set_state(RegistrationState.OWNER, owner=self.name)
+        elif not active and trigger.state is not RegistrationState.REJECTED:
+            trigger.misses += 1
+            # The engine may not have seen it yet, as with a function.
+            if trigger.misses >= _MISSES or now - trigger.at >= _YOUNG:
+                trigger.lose(now)
+                trigger.set_state(RegistrationState.MISSING)
+
+    def _unowned(self, entry: Entry) -> None:
+        """A trigger does nothing where its function is missing."""
+        if entry.state is RegistrationState.MISSING:
+            for trigger in self._served.triggers(entry.function_id):
                 trigger.set_state(RegistrationState.MISSING)
 
     def _is_orphan(self, entry: Entry, now: float) -> bool:
         entry.misses += 1
-        if now < entry.retry_at or (entry.misses < 2 and now - entry.at < _YOUNG):  # noqa: PLR2004 - twice
+        if now < entry.retry_at or (entry.misses < _MISSES and now - entry.at < _YOUNG):
             return False
         if entry.state is not RegistrationState.REJECTED:
             entry.set_state(RegistrationState.MISSING, code=entry.code)

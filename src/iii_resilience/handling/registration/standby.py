@@ -143,11 +143,18 @@ class Standby:
             entry = self._served.function(function_id) if isinstance(function_id, str) else None
             if entry is not None and entry.state is not RegistrationState.OWNER:
                 kept.register_again(entry)
+                self._served.adopt(entry.function_id, time.monotonic())
                 took.append(entry.function_id)
         kept.rounds.check_next(took)
         kept.due = time.monotonic()
 
     # Leaving.
+
+    @property
+    def has_others(self) -> bool:
+        """Whether a worker is known that stands by for this one."""
+        with self._lock:
+            return any(until > time.monotonic() for _, until in self._others.values())
 
     def hand_over(self, entries: Iterable[Entry], until: float) -> dict[str, str]:
         """Ask those who stand by to take functions over that were given up just now.
