@@ -7,8 +7,10 @@ is a command, each answer one line of JSON.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
+import warnings
 from typing import Any
 
 from iii import InitOptions, register_worker
@@ -18,6 +20,9 @@ from iii_resilience import resilient
 
 
 def main(url: str, name: str, function_id: str, triggers: str) -> None:
+    # What the SDK says of refused registrations and of register_trigger is expected here.
+    logging.getLogger("iii.iii").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "register_trigger is deprecated")
     reconnection = ReconnectionConfig(initial_delay_ms=100, max_delay_ms=200)
     client: Any = register_worker(
         url,
