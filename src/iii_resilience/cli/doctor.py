@@ -79,9 +79,9 @@ def _engine(
         yield Finding(
             "engine",
             f"{url} answers with {finding}",
-            f"Correct the address: {url} is no listener for workers. It may be the port of the HTTP "
-            "routes (3111 where it is not configured otherwise); workers connect to the port of "
-            "the iii-worker-manager.",
+            f"Correct the address: {url} is no listener for workers. It may be the port of the "
+            "HTTP routes (3111 where it is not configured otherwise); workers connect to the port "
+            "of the iii-worker-manager.",
             bad=True,
         )
     except Unreachable as finding:
