@@ -38,6 +38,10 @@ def worker(connect: Callable[..., Any]) -> Iterator[Worker]:
         client = resilient(connect(name), keep_registered=keep_registered)
         made.append(client)
         client.register_function("t::f", lambda data: {"body": name})
+        # Which of two workers owns a function is decided by the one that connects first.
+        until(lambda: client.registrations()[0].state.value in {"owner", "standby", "unknown"})
+        if keep_registered and name != "mine":
+            until(lambda: client.registrations()[0].state.value != "unknown")
         return client
 
     yield make
