@@ -202,7 +202,7 @@ class Handlers:
 
     def stop_keeping(self) -> None:
         """Nothing is registered again from now on."""
-        self._leaving = True
+        self._leaving = self._served.leaving = True
         keeper().remove(self._kept)
 
     def leave(self) -> None:

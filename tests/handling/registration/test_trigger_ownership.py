@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -82,6 +83,24 @@ class TestOwner:
         assert frames(engine, "second", "registertrigger") == []
         second.drain(5)
         assert get(engine) == 200
+
+    def test_standby_that_leaves_registers_none(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        """The keeper's thread may have had something to do for it just then."""
+        first, second = worker("first"), worker("second")
+        for client in (first, second):
+            client.register_trigger(ROUTE)
+        until(lambda: (state(first), state(second)) == ("owner", "standby"))
+        handlers = second._handlers
+        handlers.stop_keeping()
+        function = handlers._served.function("t::f")
+        assert function is not None
+        handlers._served.give_up(function)
+        handlers._kept.look_again(time.monotonic())
+        handlers._kept.register_again(function)
+        handlers._served.adopt("t::f", time.monotonic())
+        assert [trigger.made for trigger in handlers._served.triggers()] == [False]
 
     def test_lost_route_is_registered_again(self, engine: LoopbackEngine, worker: Worker) -> None:
         """A bare worker takes the route and leaves."""

@@ -43,12 +43,15 @@ class RegistrationTable:
     Attributes:
         by_ownership: Whether who owns a function decides who registers its triggers; otherwise
             each is registered at once.
+        leaving: Whether this worker leaves. Then only its user registers something; what the keeper
+            still had to do is dropped.
     """
 
     def __init__(self, client: ClientAdapter, added: Callable[[FunctionEntry], None]) -> None:
         self._client = client
         self._added = added
         self.by_ownership = False
+        self.leaving = False
         # Held while something is made, made again or given up, so that these do not cross.
         self._making = threading.RLock()
         self._functions: dict[str, FunctionEntry] = {}
@@ -115,7 +118,7 @@ class RegistrationTable:
             Exception: Whatever the SDK raises; the function is tried again later.
         """
         with self._making:
-            if entry.gone:
+            if entry.gone or self.leaving:
                 return
             entry.attempts.tries += 1
             entry.attempts.at = time.monotonic()
@@ -132,7 +135,7 @@ class RegistrationTable:
         """
         with self._making:
             for trigger in self.triggers(function_id):
-                if not (trigger.gone or trigger.made):
+                if not (trigger.gone or trigger.made or self.leaving):
                     self._try_trigger(trigger, now)
             function = self.function(function_id)
             if function is not None:  # the former owner's: it gave them up before, or will now
@@ -151,7 +154,7 @@ class RegistrationTable:
         with self._making:
             for trigger in self.triggers():
                 wanted = self._wanted(trigger)
-                if trigger.gone or wanted is None:
+                if trigger.gone or wanted is None or self.leaving:
                     continue
                 if not wanted:
                     self._withdraw(trigger)

@@ -134,7 +134,7 @@ class Standby:
     def _take_over(self, function_ids: list[Any], took: list[str]) -> None:
         """Register what another worker has just given up. Runs on the keeper's thread."""
         kept = self._kept
-        if kept is None or self._connection.closed:
+        if kept is None or self._connection.closed or self._served.leaving:
             return
         for function_id in function_ids:
             entry = self._served.function(function_id) if isinstance(function_id, str) else None
