@@ -116,11 +116,12 @@ class TestFakeClock:
         )
         assert ran.stderr == ""
         # A book notes when it got another policy set; a report takes the time as an argument, and
-        # so do effects and spans what they sleep and when they start.
+        # so do effects and spans what they sleep and when they start. Parkings are no calls.
         assert ran.stdout.split() == [
             "iii_resilience.config.book",
             "iii_resilience.core.effects",
             "iii_resilience.core.report",
+            "iii_resilience.telemetry.parkings",
             "iii_resilience.telemetry.spans",
         ]
 
