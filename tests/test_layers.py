@@ -96,6 +96,7 @@ CLIENT_PARTS = {
     "_options",
     "_prepare_call",
     "_receiver_task",
+    "_register_trigger",
     "_thread",
     "_triggers",
     "_worker_namespace",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from iii import InitOptions, register_worker
 from support.engine_fixtures import connect, engine, target
 from typer.testing import CliRunner, Result
+from websockets.sync.server import ServerConnection, serve
 
 from iii_resilience import PolicyBook, RetryPolicy
 from iii_resilience.cli import doctor
@@ -53,6 +55,28 @@ def nowhere() -> str:
 
 
 class TestTrouble:
+    def test_port_of_http_routes_is_wrong_address(self, engine: LoopbackEngine) -> None:
+        result = run("--engine", engine.http_url.replace("http", "ws"))
+        assert result.exit_code == 1
+        assert advice(result).startswith("Correct the address")
+        assert "HTTP routes" in advice(result)
+        (first, *_) = doctor.examine(engine.http_url.replace("http", "ws"))
+        assert first.told.endswith("answers with HTTP 404 instead of a WebSocket")
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_only_401_and_403_are_refused_access(self, status: int) -> None:
+        def refuse(connection: ServerConnection, request: Any) -> Any:
+            return connection.respond(status, "no\n")
+
+        with serve(lambda _: None, "127.0.0.1", 0, process_request=refuse) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            result = run("--engine", f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+            server.shutdown()
+            thread.join()
+        assert result.exit_code == 1
+        assert advice(result).startswith("Fix this worker's access")
+
     def test_nothing_listens(self, nowhere: str) -> None:
         result = run("--engine", nowhere)
         assert result.exit_code == 1

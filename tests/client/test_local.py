@@ -154,3 +154,21 @@ async def test_one_that_has_left_is_checked_before_it_is_sent(
     with pytest.raises(InvalidPayloadError, match="NaN"):
         await caller.trigger_async({"function_id": "t::moved", "payload": {"n": math.nan}})
     assert moved == ["moved"]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_cause_is_own_exception_of_handler(
+    engine: LoopbackEngine, caller: Resilient, idempotent: bool
+) -> None:
+    raised: list[Exception] = []
+
+    def fails(data: Any) -> None:
+        raised.append(LookupError("nothing there"))
+        raise raised[-1]
+
+    caller.register_function("t::fails", fails)
+    engine.wait_registered("t::fails")
+    with pytest.raises(Exception, match="nothing there") as caught:
+        caller.trigger({"function_id": "t::fails"}, idempotent=idempotent)
+    assert len(engine.calls("t::fails")) == 0
+    assert caught.value.__cause__ is raised[-1]

@@ -23,6 +23,10 @@ MISSING = FunctionStatus(there=False)
         ({"error": "not_found"}, MISSING),
         ({"error": "something new"}, MISSING),
         (
+            {"worker_name": "w", "registered_triggers": []},
+            FunctionStatus(there=True, owner="w", triggers=()),
+        ),
+        (
             {"worker_name": "w", "registered_triggers": [{"id": "1", "trigger_type": "cron"}]},
             FunctionStatus(there=True, owner="w", triggers=(("1", "cron"),)),
         ),

@@ -11,7 +11,13 @@ from contextlib import suppress
 
 import attrs
 
-from iii_resilience.cli.engine_probe import EngineProbe, Refused, Unanswered, Unreachable
+from iii_resilience.cli.engine_probe import (
+    EngineProbe,
+    NoListener,
+    Refused,
+    Unanswered,
+    Unreachable,
+)
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
 from iii_resilience.sdk.versions import CUT_ABOVE_16_MIB, MIB, QUIRKS, UNKNOWN, Sdk, installed
@@ -70,6 +76,15 @@ def _engine(
             yield Finding("engine", f"answers at {url}")
             yield Finding("access", "this machine's worker is let in")
             yield from _questions(visit, function_id, worker, namespace)
+    except NoListener as finding:
+        yield Finding(
+            "engine",
+            f"{url} answers with {finding}",
+            f"Correct the address: {url} is no listener for workers. It may be the port of the "
+            "HTTP routes (3111 where it is not configured otherwise); workers connect to the port "
+            "of the iii-worker-manager.",
+            bad=True,
+        )
     except Unreachable as finding:
         yield Finding(
             "engine",

@@ -20,9 +20,15 @@ from iii_resilience.sdk.engine_api import (
     read_functions_info,
 )
 
+_ACCESS = frozenset({401, 403})
+
 
 class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
     """Nothing answers at the address, or not as an engine does."""
+
+
+class NoListener(Unreachable):
+    """Something answers at the address, and it is no listener for workers."""
 
 
 class Refused(Exception):  # noqa: N818 - ditto
@@ -54,7 +60,11 @@ class EngineProbe:
     """
 
     def __init__(self, url: str, timeout: float) -> None:
-        from websockets.exceptions import InvalidHandshake, InvalidURI  # noqa: PLC0415 - an extra
+        from websockets.exceptions import (  # noqa: PLC0415 - an extra
+            InvalidHandshake,
+            InvalidStatus,
+            InvalidURI,
+        )
         from websockets.sync.client import connect  # noqa: PLC0415 - ditto
 
         token = os.environ.get("III_TOKEN")  # as SDK 0.24.6 and later do
@@ -68,8 +78,13 @@ class EngineProbe:
             raise Unreachable("this is no address of an engine (ws://host:port)") from None
         except TimeoutError:
             raise Unreachable(f"no answer within {timeout:g} s") from None
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status in _ACCESS:
+                raise Refused(f"HTTP {status}") from None
+            raise NoListener(f"HTTP {status} instead of a WebSocket") from None
         except InvalidHandshake as error:
-            raise Refused(type(error).__name__) from None
+            raise NoListener(f"no WebSocket ({type(error).__name__})") from None
         except OSError as error:
             raise Unreachable(error.strerror or type(error).__name__) from None
         try:

@@ -15,7 +15,7 @@ from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
-from iii_resilience.handling.registration.registrations import Registration
+from iii_resilience.handling.registration.entries import Registration
 from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
@@ -249,11 +249,13 @@ class Resilient:
                 "shutdown() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself. Use 'await worker.shutdown_async()'"
             )
+        self._handlers.leave()
         self._ending.shut_down()
 
     async def shutdown_async(self) -> None:
         """As `shutdown`, from a coroutine on any event loop."""
         if self._connection.client.on_loop_thread:
+            await in_thread(self._handlers.leave)
             await self._ending.shut_down_on_loop()
         else:
             await in_thread(self.shutdown)

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -222,17 +221,15 @@ def _subscribe(connection: Connection, entry: str, watch: Watch) -> None:
 
     try:
         connection.client.register_function(function_id, changed)
-        with warnings.catch_warnings():
-            # The way that 0.25 names instead leads to what its worker publishes, and the
-            # configuration worker publishes nothing.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            connection.client.register_trigger(
-                {
-                    "type": "configuration",
-                    "function_id": function_id,
-                    "config": {"configuration_id": entry},
-                }
-            )
+        # Without the SDK's warning: the way that 0.25 names instead leads to what its worker
+        # publishes, and the configuration worker publishes nothing.
+        connection.client.register_trigger(
+            {
+                "type": "configuration",
+                "function_id": function_id,
+                "config": {"configuration_id": entry},
+            },
+        )
     except Exception as error:
         code = classify(error).code
         logger.info("no events of %s (%s): it is only looked at from time to time", entry, code)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from iii_resilience.handling.hardening.running_handlers import InFlight as InFlight
     from iii_resilience.handling.health import Health as Health
     from iii_resilience.handling.registration.drain import Drained as Drained
-    from iii_resilience.handling.registration.registrations import Registration as Registration
-    from iii_resilience.handling.registration.registrations import (
+    from iii_resilience.handling.registration.entries import Registration as Registration
+    from iii_resilience.handling.registration.entries import (
         RegistrationState as RegistrationState,
     )
 else:
@@ -36,6 +36,6 @@ else:
             "hardening.running_handlers": "InFlight",
             "health": "Health",
             "registration.drain": "Drained",
-            "registration.registrations": "Registration RegistrationState",
+            "registration.entries": "Registration RegistrationState",
         },
     )

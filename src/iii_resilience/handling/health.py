@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from iii_resilience.handling.hardening.running_handlers import InFlight
-from iii_resilience.handling.registration.registrations import Registration
+from iii_resilience.handling.registration.entries import Registration
 
 
 @attrs.frozen

@@ -15,20 +15,20 @@ from iii_resilience.handling.hardening.harden import Hardener, Hardening
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, Drainer
-from iii_resilience.handling.registration.keeper import KeptClient, keeper
-from iii_resilience.handling.registration.registrations import (
-    Entry,
-    Reference,
+from iii_resilience.handling.registration.entries import (
+    FunctionEntry,
     Registration,
     RegistrationState,
-    RegistrationTable,
 )
+from iii_resilience.handling.registration.keeper import KeptClient, keeper
+from iii_resilience.handling.registration.registrations import Reference, RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, IDS_AT_ONCE
 from iii_resilience.sdk.frame_tap import watch
 
 _ASK_FOR = 1.5  # seconds
+_HAND_OVER = 0.5  # seconds that a shutdown may take for it
 
 
 class Handlers:
@@ -73,6 +73,7 @@ class Handlers:
     def register_trigger(self, trigger: Any) -> Reference:
         """See `iii_resilience.client.resilient.Resilient.register_trigger`."""
         self._connection.check_usable()
+        self._connection.client.warn_of_deprecation("register_trigger")
         self._start()
         return self._served.add_trigger(trigger)
 
@@ -84,10 +85,11 @@ class Handlers:
             self._started = True
         watch(self._connection.client, self._rejected)
         if self._keeps:
+            self._served.by_ownership = True
             self._standby.register(self._kept)
             keeper().add(self._kept)
 
-    def _added(self, entry: Entry) -> None:
+    def _added(self, entry: FunctionEntry) -> None:
         if self._keeps:
             keeper().do(lambda _: self._kept.added(entry))
 
@@ -116,6 +118,8 @@ class Handlers:
             self.stop_keeping()
         self._connected_since = time.time() if self._connection.connected else None
         if self._keeps and self._started:
+            if not self._connection.connected:
+                self._served.disconnected()
             keeper().do(self._kept.connection_changed)
 
     # How it stands.
@@ -124,7 +128,7 @@ class Handlers:
         """See `iii_resilience.client.resilient.Resilient.registrations`."""
         self._connection.check_process()
         ids = [entry.function_id for entry in self._served.functions()]
-        if ids and not self._keeping:
+        if ids:
             self._ask(ids)
         entries = (*self._served.functions(), *self._served.triggers())
         return tuple(entry.described() for entry in entries)
@@ -164,7 +168,7 @@ class Handlers:
         return self._keeps and self._started and not self._leaving
 
     def _ask(self, ids: list[str]) -> None:
-        """Without a keeper: ask now, so that what is told is true now."""
+        """Ask now, so that what is told is true now."""
         connection, kept = self._connection, self._kept
         if (
             connection.closed
@@ -173,7 +177,9 @@ class Handlers:
         ):
             return
         if not connection.connected:
-            kept.connection_changed(time.monotonic())
+            kept.disconnected()
+            return
+        if self._keeping and not kept.answers:
             return
         until = time.monotonic() + _ASK_FOR
         for start in range(0, len(ids), IDS_AT_ONCE):
@@ -188,14 +194,23 @@ class Handlers:
                 kept.not_answered(error)
                 return
             kept.asked_at = None
-            kept.rounds.learn(asked, answers)
+            kept.rounds.learn(asked, answers, time.monotonic())
+        if self._keeping:
+            keeper().do(kept.look_again)
 
     # Leaving.
 
     def stop_keeping(self) -> None:
         """Nothing is registered again from now on."""
-        self._leaving = True
+        self._leaving = self._served.leaving = True
         keeper().remove(self._kept)
+
+    def leave(self) -> None:
+        """Before a shutdown: a standby that is known takes over what is owned here."""
+        closed, client = self._connection.closed, self._connection.client
+        if self._keeping and not (closed or client.on_loop_thread):
+            self.stop_keeping()
+            self._leave.hand_over(_HAND_OVER)
 
     def drain(self, timeout: float, shutdown: Callable[[], None]) -> Drained:
         """See `iii_resilience.client.resilient.Resilient.drain`."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
+from iii_resilience.sdk import trigger_registration
 from iii_resilience.sdk.event_loops import call_soon
 from iii_resilience.sdk.pending_calls import SendCheck, unsent
 
@@ -205,14 +206,21 @@ class ClientAdapter:
         """Register a function; returns the SDK's reference."""
         return self._client.register_function(function_id, handler, **options)
 
-    def register_trigger(self, trigger: Any) -> Any:
-        """Register a trigger; returns the SDK's reference."""
-        return self._client.register_trigger(trigger)
+    def checked_trigger(self, trigger: Any) -> Any:
+        """A trigger as the SDK would keep it; see `trigger_registration.checked_trigger`."""
+        return trigger_registration.checked_trigger(self._client, trigger)
 
-    @property
-    def trigger_ids(self) -> frozenset[str]:
-        """The ids of the registered triggers; empty where the client does not show them."""
-        return frozenset(getattr(self._client, "_triggers", ()))
+    def register_trigger(self, trigger: Any) -> tuple[Any, str | None]:
+        """Register a trigger silently; returns the SDK's reference and the trigger's id."""
+        return trigger_registration.register_trigger(self._client, trigger)
+
+    def forget_trigger(self, trigger_id: str | None) -> bool:
+        """Keep the SDK from registering it again; see `trigger_registration.forget_trigger`."""
+        return trigger_registration.forget_trigger(self._client, trigger_id)
+
+    def warn_of_deprecation(self, api: str) -> None:
+        """Warn at the user's line; see `trigger_registration.warn_of_deprecation`."""
+        trigger_registration.warn_of_deprecation(self._client, api)
 
     @property
     def handlers(self) -> dict[str, Any]:

@@ -80,13 +80,14 @@ class FunctionStatus:
         there: Whether a call would reach it (or be answered FORBIDDEN).
         owner: Name of the worker that owns it, or None where that is not known.
         forbidden: Whether this worker may not call it: the engine does not say who owns it.
-        triggers: The ids of its active triggers, and their types.
+        triggers: The ids of its active triggers, and their types; None where the engine does not
+            say.
     """
 
     there: bool
     owner: str | None = None
     forbidden: bool = False
-    triggers: tuple[tuple[str, str], ...] = ()
+    triggers: tuple[tuple[str, str], ...] | None = None
 
     @classmethod
     def read(cls, item: Mapping[str, Any], namespace: str | None) -> FunctionStatus:
@@ -108,11 +109,11 @@ class FunctionStatus:
             there=True,
             owner=owner if isinstance(owner, str) else None,
             forbidden=error is not None,
-            triggers=tuple(
+            triggers=None
+            if triggers is None
+            else tuple(
                 (str(trigger.get("id")), str(trigger.get("trigger_type"))) for trigger in triggers
-            )
-            if triggers
-            else (),
+            ),
         )
 
 

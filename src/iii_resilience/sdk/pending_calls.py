@@ -289,6 +289,8 @@ class InFlightCalls:
             try:
                 answer = await self._call(request)
             except Exception as error:
+                if pending is self._local:
+                    _show_own_cause(error)
                 if send_check is not None:
                     pending_call.failure = send_check.classify(error)
                 raise
@@ -389,6 +391,16 @@ class _InFlightCall(ABC):
     @abstractmethod
     def settle(self, answer: Any, error: BaseException | None) -> None:
         """End the wait for it, from any thread; called by what removed it from the pending set."""
+
+
+def _show_own_cause(error: Exception) -> None:
+    """The cause of a failed local dispatch is the handler's own exception, as the SDK documents.
+
+    A hardened handler raises what may travel in its place, and keeps it as ``original``.
+    """
+    original = getattr(error.__cause__, "original", None)
+    if isinstance(original, BaseException):
+        error.__cause__ = original
 
 
 _Pending = dict[_InFlightCall, None]

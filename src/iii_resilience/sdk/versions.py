@@ -239,7 +239,7 @@ QUIRKS: tuple[Quirk, ...] = (
         "`register_trigger` warns that it is deprecated",
         (0, 25, 0),
         None,
-        "the library's own use of it is silent",
+        "the user's call warns at the user's line; the library's own use of it is silent",
     ),
     Quirk(
         "a call does not end when the connection is lost",

@@ -229,18 +229,19 @@ class TestTriggers:
         (found,) = [r for r in client.registrations() if r.kind == "trigger"]
         return found
 
-    def test_they_are_registered_again_with_their_function(
+    def test_owner_registers_them_and_standby_at_takeover(
         self, engine: LoopbackEngine, worker: Worker, target: Any
     ) -> None:
         first, second = worker("first"), worker("second")
         until(lambda: standing(second)[0] == "standby")
+        first.register_trigger(self.TRIGGER)
+        until(lambda: self.of(first).state is RegistrationState.OWNER)
         second.register_trigger(self.TRIGGER)
-        until(lambda: self.of(second).state is RegistrationState.OWNER)
-        before = self.of(second).id
+        until(lambda: self.of(second).state is RegistrationState.STANDBY)
+        assert (self.of(second).id, self.of(second).owner) == ("", "first")
         first.shutdown()
         until(lambda: standing(second)[0] == "owner")
         until(lambda: self.of(second).state is RegistrationState.OWNER)
-        assert self.of(second).id != before
         info = target.trigger(
             {"function_id": "engine::functions::info", "payload": {"function_id": "t::f"}}
         )

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from iii_resilience.handling.registration.entries import RegistrationState
 from iii_resilience.handling.registration.ownership import OwnershipPolling
-from iii_resilience.handling.registration.registrations import RegistrationState, RegistrationTable
+from iii_resilience.handling.registration.registrations import RegistrationTable
 from iii_resilience.sdk.client_adapter import ClientAdapter
 from iii_resilience.sdk.engine_api import IDS_AT_ONCE, FunctionStatus
 
@@ -132,5 +133,5 @@ def test_what_is_hidden_is_left_as_it_is() -> None:
 
 def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:
     served, rounds = rounds_of(1)
-    rounds.learn(["t::f0", "t::gone"], {})
+    rounds.learn(["t::f0", "t::gone"], {}, 1e9)
     assert state(served, "t::f0") is RegistrationState.MISSING

@@ -200,4 +200,43 @@ ROWS = (
         "the owner's observe hook did not return in time",
         "iii/observable.py:510",
     ),
+    Code(
+        "NOT_OBSERVABLE",
+        X,
+        NE,
+        "engine",
+        "observe another function, or let the function's owner allow observers "
+        "(ObserveHooks(allow=True))",
+        "the function refuses every observer",
+        "iii/observe_types.py:147",
+    ),
+    Code(
+        "INVALID_FILTER_PATH",
+        P,
+        NE,
+        "engine",
+        "fix the observer's filters: a path starts with input, output, error, caller or metadata",
+        "a filter of an observer names a path that events do not have",
+        "iii/filter/_errors.py:24",
+    ),
+    # The next two are examples that the SDK gives for what an owner's on_observer_added raises:
+    # the observer was not added, and nothing else ran.
+    Code(
+        "HTTP_ROUTE_CONFLICT",
+        X,
+        NE,
+        "handler",
+        "choose another method and path, or let the observer that has this one go",
+        "another observer has the method and path",
+        "iii/errors.py:104",
+    ),
+    Code(
+        "INVALID_CRON_EXPRESSION",
+        P,
+        NE,
+        "handler",
+        "fix the expression: six fields, seconds first",
+        "the owner of a schedule cannot read the expression",
+        "iii/errors.py:105",
+    ),
 )

@@ -17,8 +17,10 @@ from typing import TypeVar
 import attrs
 
 from iii_resilience.handling.hardening.running_handlers import Running
-from iii_resilience.handling.registration.registrations import Entry, RegistrationTable
+from iii_resilience.handling.registration.entries import FunctionEntry
+from iii_resilience.handling.registration.registrations import RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
+from iii_resilience.handling.registration.trigger_types import rule_of
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
 from iii_resilience.telemetry import logger
@@ -90,21 +92,39 @@ class Drainer:
                 ", ".join(sorted(set(unfinished))),
                 extra={"function_ids": unfinished},
             )
+        for trigger in self._served.triggers():  # those that every worker registers
+            self._served.give_up(trigger)
         shutdown()
         return Drained(handed_over, unfinished, time.monotonic() - since)
 
+    def hand_over(self, seconds: float) -> None:
+        """Hand over what a standby is known for, before a shutdown that waits for nothing.
+
+        Args:
+            seconds: What it may take.
+        """
+        if self._standby is not None and self._standby.has_others and self._connection.connected:
+            self._hand_over(time.monotonic() + seconds)
+
     def _hand_over(self, until: float) -> dict[str, str]:
-        for trigger in self._served.triggers():
-            self._served.give_up(trigger)
+        self._give_up_triggers(overlap=False)
         handed_over: dict[str, str] = {}
         for entries in _groups(self._served.functions(), _AT_ONCE):
             self._let_go(entries)
             if self._standby is not None and self._connection.connected:
                 handed_over.update(self._standby.hand_over(entries, until))
+        self._give_up_triggers(overlap=True)
         self._last_calls(until)
         return handed_over
 
-    def _let_go(self, entries: list[Entry]) -> None:
+    def _give_up_triggers(self, *, overlap: bool) -> None:
+        """Those that only an owner registers: before the new owner does, or when it has."""
+        for trigger in self._served.triggers():
+            rule = rule_of(trigger.trigger_type)
+            if rule.overlap is overlap and not rule.every_worker:
+                self._served.give_up(trigger)
+
+    def _let_go(self, entries: list[FunctionEntry]) -> None:
         """Give functions up, but go on answering the calls that are on their way already.
 
         The SDK forgets a handler with its registration and would answer them with
@@ -125,7 +145,7 @@ class Drainer:
             return
         done.wait(_HAND_OVER_MOST)
 
-    def _give_up(self, entry: Entry) -> None:
+    def _give_up(self, entry: FunctionEntry) -> None:
         handlers = self._connection.client.handlers
         handler = handlers.get(entry.function_id)
         self._served.give_up(entry)

@@ -22,13 +22,13 @@ from typing import Any
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.failure import Failure
-from iii_resilience.handling.registration.ownership import OwnershipPolling
-from iii_resilience.handling.registration.registrations import (
-    Entry,
+from iii_resilience.handling.registration.entries import (
+    FunctionEntry,
     RegistrationAttempts,
     RegistrationState,
-    RegistrationTable,
 )
+from iii_resilience.handling.registration.ownership import OwnershipPolling
+from iii_resilience.handling.registration.registrations import RegistrationTable
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
 from iii_resilience.telemetry import logger
@@ -104,6 +104,8 @@ class KeptClient:
         if connected is not self._was_connected:
             self.connection_changed(now)
         self.due = now + (INTERVAL if connected else _RECONNECTED_LOOK)
+        if connected:
+            self._tend(now)
         if not connected or self._refused:
             return
         if self.asked_at is not None and now - self.asked_at > _SILENT_AFTER:
@@ -160,8 +162,15 @@ class KeptClient:
             self.due = now + soon
         elif self.rounds.has_urgent:
             self.due = now
+        self._tend(now)
 
-    def register_again(self, entry: Entry) -> None:
+    def _tend(self, now: float) -> None:
+        """Register and give up triggers, as ownership has it; and look whether that worked."""
+        again = self._served.tend(now)
+        if again is not None:
+            self.due = min(self.due, max(again, now + _RECONNECTED_LOOK))
+
+    def register_again(self, entry: FunctionEntry) -> None:
         """Register a function that nobody owns."""
         try:
             self._served.again(entry)
@@ -173,7 +182,12 @@ class KeptClient:
                 extra={"function_id": entry.function_id},
             )
 
-    def added(self, entry: Entry) -> None:
+    def look_again(self, now: float) -> None:
+        """Something was learned elsewhere: act on it, on this thread."""
+        if self.connection.connected:
+            self._tend(now)
+
+    def added(self, entry: FunctionEntry) -> None:
         """A function was registered."""
         self.rounds.check_next([entry.function_id])
         self.due = min(self.due, time.monotonic())
@@ -182,16 +196,28 @@ class KeptClient:
         """The connection has come or gone: what is registered is another question."""
         self._was_connected = connected = self.connection.connected
         self._refused = False
+        self._served.by_ownership = True
         self._asking = self.asked_at = None
         self.due = now
         functions = self._served.functions()
         self.rounds.check_next(entry.function_id for entry in functions)
         if connected:
-            for entry in functions:
-                entry.attempts = RegistrationAttempts(now)
-        elif not self.connection.closed:
             for entry in (*functions, *self._served.triggers()):
+                entry.attempts = RegistrationAttempts(now)
+        else:
+            self.disconnected()
+
+    def disconnected(self) -> None:
+        """Nothing stands while the client is not connected."""
+        if not self.connection.closed:
+            for entry in (*self._served.functions(), *self._served.triggers()):
                 entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
+
+    @property
+    def answers(self) -> bool:
+        """Whether the engine may be expected to say who owns what."""
+        silent = self.asked_at is not None and time.monotonic() - self.asked_at > INTERVAL
+        return not (self._refused or silent)
 
     def not_answered(self, error: Exception) -> Failure:
         """The engine has answered with an error, or not at all."""
@@ -204,6 +230,9 @@ class KeptClient:
         failure = self.not_answered(error)
         if failure.code in _NO_ANSWER_HERE or isinstance(error, LookupError):
             self._refused = True
+            # Who owns what is not known then: each trigger is registered, as without a keeper.
+            self._served.by_ownership = False
+            self._served.tend(time.monotonic())
             for entry in self._served.functions():
                 entry.set_state(RegistrationState.UNKNOWN)
             self._warn(failure.code, _ALLOW)

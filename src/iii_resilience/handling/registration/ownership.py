@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from iii_resilience.handling.registration.registrations import (
-    Entry,
+from iii_resilience.handling.registration.entries import (
+    RETRY_MOST,
+    FunctionEntry,
     RegistrationState,
-    RegistrationTable,
+    TriggerEntry,
 )
+from iii_resilience.handling.registration.registrations import RegistrationTable
+from iii_resilience.handling.registration.trigger_types import rule_of
 from iii_resilience.sdk.engine_api import IDS_AT_ONCE, FunctionStatus
 from iii_resilience.telemetry import worker_events
 
 # The engine may not have seen a registration that is this young, in seconds: it is believed to be
 # missing only when it is missing twice.
 _YOUNG = 1.0
+_MISSES = 2
 _LOOK_AGAIN = 0.05
 _TRIES_AT_ONCE = 3
-_RETRY_MOST = 60.0
 
 _MISSING = FunctionStatus(there=False)
 
@@ -66,7 +69,7 @@ class OwnershipPolling:
         """Whether something is to be asked about at once."""
         return bool(self._suspects)
 
-    def _samples(self, entries: list[Entry]) -> list[str]:
+    def _samples(self, entries: list[FunctionEntry]) -> list[str]:
         """One function of every other owner, a different one every time."""
         by_owner: dict[str, list[str]] = {}
         for entry in entries:
@@ -76,7 +79,7 @@ class OwnershipPolling:
 
     def answered(
         self, asked: list[str], answers: Mapping[str, FunctionStatus], now: float
-    ) -> tuple[list[Entry], float | None]:
+    ) -> tuple[list[FunctionEntry], float | None]:
         """Learn from an answer.
 
         Args:
@@ -88,7 +91,7 @@ class OwnershipPolling:
             The functions that nobody owns and that are to be registered again now, and seconds
             until the next look is due, or None for the usual pace.
         """
-        orphans: list[Entry] = []
+        orphans: list[FunctionEntry] = []
         soon: float | None = None
         left: set[str] = set()
         for function_id in asked:
@@ -96,6 +99,7 @@ class OwnershipPolling:
             if entry is None:
                 continue
             answer = answers.get(function_id, _MISSING)
+            entry.hidden = answer.forbidden
             if answer.forbidden:
                 continue
             before = entry.owner if entry.state is RegistrationState.STANDBY else None
@@ -107,8 +111,9 @@ class OwnershipPolling:
                 elif now >= entry.attempts.retry_at:
                     soon = _LOOK_AGAIN
                     self.check_next([function_id])
+                self._unowned(entry)
             else:
-                self._owned(entry, answer)
+                self._owned(entry, answer, now)
         if left:
             self.check_next(
                 entry.function_id
@@ -123,23 +128,27 @@ class OwnershipPolling:
             soon = _LOOK_AGAIN
         return orphans, soon
 
-    def learn(self, asked: list[str], answers: Mapping[str, FunctionStatus]) -> None:
+    def learn(self, asked: list[str], answers: Mapping[str, FunctionStatus], now: float) -> None:
         """Learn from an answer only how things stand.
 
         Args:
             asked: The ids that were asked about.
             answers: What the engine said of them.
+            now: Monotonic time in seconds.
         """
         for function_id in asked:
             entry, answer = self._served.function(function_id), answers.get(function_id, _MISSING)
             if entry is None or answer.forbidden:
                 continue
             if answer.there:
-                self._owned(entry, answer)
+                self._owned(entry, answer, now)
             elif entry.state is not RegistrationState.REJECTED:
-                entry.set_state(RegistrationState.MISSING)
+                seen = entry.state is not RegistrationState.UNKNOWN
+                if seen or now - entry.attempts.at >= _YOUNG:
+                    entry.set_state(RegistrationState.MISSING)
+                    self._unowned(entry)
 
-    def _owned(self, entry: Entry, answer: FunctionStatus) -> None:
+    def _owned(self, entry: FunctionEntry, answer: FunctionStatus, now: float) -> None:
         entry.attempts.misses = entry.attempts.tries = 0
         entry.attempts.retry_at = 0.0
         own = answer.owner == self.name
@@ -148,30 +157,90 @@ class OwnershipPolling:
         else:
             code = entry.code if entry.state is RegistrationState.STANDBY else None
             entry.set_state(RegistrationState.STANDBY, owner=answer.owner, code=code)
-        ids = {trigger_id for trigger_id, _ in answer.triggers}
-        types = {kind for _, kind in answer.triggers}
-        for trigger in self._served.triggers(entry.function_id):
-            active = (
-                trigger.trigger_type in types
-                if trigger.trigger_id is None
-                else trigger.trigger_id in ids
-            )
-            if active:
-                trigger.set_state(RegistrationState.OWNER, owner=self.name)
-            elif trigger.state is not RegistrationState.REJECTED:
+        triggers = self._served.triggers(entry.function_id)
+        if answer.triggers is None:
+            gone: frozenset[tuple[str, str]] = frozenset()
+        else:
+            ids = {trigger.trigger_id for trigger in triggers}
+            others = frozenset(t for t in answer.triggers if t[0] not in ids)
+            gone = entry.others - others
+            entry.others = others
+        for trigger in triggers:
+            if trigger.made:
+                self._see(trigger, answer, gone, now)
+            elif not own:
+                self._stand_by(trigger, answer)
+
+    @staticmethod
+    def _stand_by(trigger: TriggerEntry, answer: FunctionStatus) -> None:
+        """Learn how a trigger stands that the owner of its function is to register."""
+        active = answer.triggers is None or any(
+            trigger_type == trigger.trigger_type for _, trigger_type in answer.triggers
+        )
+        trigger.attempts.misses = 0 if active else trigger.attempts.misses + 1
+        if active:
+            trigger.set_state(RegistrationState.STANDBY, owner=answer.owner)
+        elif trigger.state is not RegistrationState.UNKNOWN or trigger.attempts.misses >= _MISSES:
+            trigger.set_state(RegistrationState.MISSING, owner=answer.owner)
+
+    def _see(
+        self,
+        trigger: TriggerEntry,
+        answer: FunctionStatus,
+        gone: Iterable[tuple[str, str]],
+        now: float,
+    ) -> None:
+        """Learn how a trigger stands that is registered here.
+
+        Args:
+            trigger: The trigger.
+            answer: What the engine says of its function.
+            gone: Ids and types of registrations of others that were there before.
+            now: Monotonic time in seconds.
+        """
+        if answer.triggers is None:
+            return
+        active = any(
+            trigger.trigger_type == trigger_type
+            if trigger.trigger_id is None
+            else trigger.trigger_id == trigger_id
+            for trigger_id, trigger_type in answer.triggers
+        )
+        lost_with = rule_of(trigger.trigger_type).lost_with
+        if active and any(
+            trigger_type == trigger.trigger_type
+            and (lost_with == "any" or (lost_with == "later" and other not in trigger.older))
+            for other, trigger_type in gone
+        ):
+            trigger.lose(now, taken=True)
+            trigger.set_state(RegistrationState.MISSING)
+        elif active and not trigger.lost:
+            trigger.attempts.misses = trigger.attempts.tries = 0
+            trigger.set_state(RegistrationState.OWNER, owner=self.name)
+        elif not active and trigger.state is not RegistrationState.REJECTED:
+            trigger.attempts.misses += 1
+            # The engine may not have seen it yet, as with a function.
+            if trigger.attempts.misses >= _MISSES or now - trigger.attempts.at >= _YOUNG:
+                trigger.lose(now)
                 trigger.set_state(RegistrationState.MISSING)
 
-    def _is_orphan(self, entry: Entry, now: float) -> bool:
+    def _unowned(self, entry: FunctionEntry) -> None:
+        """A trigger does nothing where its function is missing."""
+        if entry.state is RegistrationState.MISSING:
+            for trigger in self._served.triggers(entry.function_id):
+                trigger.set_state(RegistrationState.MISSING)
+
+    def _is_orphan(self, entry: FunctionEntry, now: float) -> bool:
         attempts = entry.attempts
         attempts.misses += 1
-        if now < attempts.retry_at or (attempts.misses < 2 and now - attempts.at < _YOUNG):  # noqa: PLR2004 - twice
+        if now < attempts.retry_at or (attempts.misses < _MISSES and now - attempts.at < _YOUNG):
             return False
         if entry.state is not RegistrationState.REJECTED:
             entry.set_state(RegistrationState.MISSING, code=entry.code)
         beyond = attempts.tries + 1 - _TRIES_AT_ONCE
         if beyond > 0:
             # The engine takes no notice of it; to ask for it every second would change nothing.
-            attempts.retry_at = now + min(_RETRY_MOST, 2.0**beyond)
+            attempts.retry_at = now + min(RETRY_MOST, 2.0**beyond)
             if beyond == 1:
                 worker_events.unheeded(entry.function_id)
         return True

@@ -18,12 +18,9 @@ from contextlib import suppress
 from typing import Any
 
 from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.handling.registration.entries import FunctionEntry, RegistrationState
 from iii_resilience.handling.registration.keeper import KeptClient
-from iii_resilience.handling.registration.registrations import (
-    Entry,
-    RegistrationState,
-    RegistrationTable,
-)
+from iii_resilience.handling.registration.registrations import RegistrationTable
 from iii_resilience.sdk.connection import Connection
 
 _PRIVATE = "iii-resilience::keeper::"
@@ -137,19 +134,26 @@ class Standby:
     def _take_over(self, function_ids: list[Any], took: list[str]) -> None:
         """Register what another worker has just given up. Runs on the keeper's thread."""
         kept = self._kept
-        if kept is None or self._connection.closed:
+        if kept is None or self._connection.closed or self._served.leaving:
             return
         for function_id in function_ids:
             entry = self._served.function(function_id) if isinstance(function_id, str) else None
             if entry is not None and entry.state is not RegistrationState.OWNER:
                 kept.register_again(entry)
+                self._served.adopt(entry.function_id, time.monotonic())
                 took.append(entry.function_id)
         kept.rounds.check_next(took)
         kept.due = time.monotonic()
 
     # Leaving.
 
-    def hand_over(self, entries: Iterable[Entry], until: float) -> dict[str, str]:
+    @property
+    def has_others(self) -> bool:
+        """Whether a worker is known that stands by for this one."""
+        with self._lock:
+            return any(until > time.monotonic() for _, until in self._others.values())
+
+    def hand_over(self, entries: Iterable[FunctionEntry], until: float) -> dict[str, str]:
         """Ask those who stand by to take functions over that were given up just now.
 
         Args:

@@ -65,10 +65,14 @@ class LoopbackEngine(Queries):
             if importlib.util.find_spec(name) is None:
                 raise ImportError(_NO_EXTRA.format(name))
         from iii_resilience.testing.loopback.configuration import Configuration  # noqa: PLC0415
+        from iii_resilience.testing.loopback.cron import Cron  # noqa: PLC0415
         from iii_resilience.testing.loopback.engine_core import Engine  # noqa: PLC0415
+        from iii_resilience.testing.loopback.http_routes import HttpRoutes  # noqa: PLC0415
+        from iii_resilience.testing.loopback.http_server import HttpServer  # noqa: PLC0415
         from iii_resilience.testing.loopback.listener import Listener, Port  # noqa: PLC0415
         from iii_resilience.testing.loopback.queue_worker import QueueWorker  # noqa: PLC0415
         from iii_resilience.testing.loopback.state import StateFunctions  # noqa: PLC0415
+        from iii_resilience.testing.loopback.triggers import TriggerTypeRow  # noqa: PLC0415
 
         thread = LoopThread("iii-loopback-engine")
         watchers = Conditions(thread)
@@ -81,14 +85,16 @@ class LoopbackEngine(Queries):
         if queue_worker:
             queues = QueueWorker(engine, inside, self._configuration, watchers.look)
         super().__init__(thread, watchers, engine, queues)
-        state = StateFunctions()
-        for function_id, builtin in {
-            **self._configuration.builtins(),
-            "state::get": state.get,
-            "state::set": state.set,
-            "state::delete": state.delete,
-        }.items():
+        builtins = {**self._configuration.builtins(), **StateFunctions().builtins()}
+        for function_id, builtin in builtins.items():
             engine.add_builtin(function_id, builtin)
+        routes = HttpRoutes(engine.calls)
+        self._http_port = Port(0)
+        engine.triggers.provide(TriggerTypeRow("http", "HTTP API trigger", "iii-http"), routes)
+        engine.triggers.provide(
+            TriggerTypeRow("cron", "Cron-based scheduled triggers", "iii-cron"),
+            Cron(engine.calls, inside.later),
+        )
         self._sockets: Listener = Listener(
             engine,
             thread,
@@ -96,6 +102,7 @@ class LoopbackEngine(Queries):
             self._rbac_port,
             self._went_down,
             self._came_up,
+            (HttpServer(routes.answer), self._http_port),
         )
         inside.sockets = self._sockets
 
@@ -113,6 +120,7 @@ class LoopbackEngine(Queries):
         self._thread.start()
         try:
             self._port.reserve()
+            self._http_port.reserve()
             if self._rbac_port is not None:
                 self._rbac_port.reserve()
             self._thread.run(self._sockets.listen())
@@ -131,6 +139,7 @@ class LoopbackEngine(Queries):
             self._thread.call(self._sockets.stop_listening)
             self._thread.stop()
         self._port.release()
+        self._http_port.release()
         if self._rbac_port is not None:
             self._rbac_port.release()
         errors = self._thread.errors()
@@ -198,6 +207,14 @@ class LoopbackEngine(Queries):
     def url(self) -> str:
         """What to give to ``register_worker``."""
         return f"ws://127.0.0.1:{self._port.number}"
+
+    @property
+    def http_url(self) -> str:
+        """Where the routes of `http` triggers are answered: ``http://127.0.0.1:PORT``.
+
+        The port is a free one; 0 until the engine was started.
+        """
+        return f"http://127.0.0.1:{self._http_port.number}"
 
     @property
     def rbac_url(self) -> str:

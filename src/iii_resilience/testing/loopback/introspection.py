@@ -1,14 +1,16 @@
-"""`engine::functions::info`, `engine::functions::list` and `engine::workers::list`.
+"""`engine::functions::*`, `engine::workers::*`, `engine::triggers::list`, and channels' names.
 
 They read the registry. Knows nothing of calls or connections.
 """
 
 from __future__ import annotations
 
+import uuid
 from typing import Any, Final
 
-from iii_resilience.testing.loopback.arguments import fields, strings
+from iii_resilience.testing.loopback.arguments import fields, shown, strings
 from iii_resilience.testing.loopback.history import BuiltinError
+from iii_resilience.testing.loopback.http_routes import channel
 from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
 from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry
 from iii_resilience.testing.loopback.triggers import Triggers
@@ -24,6 +26,9 @@ def add_introspection(registry: Registry, triggers: Triggers) -> None:
         ("engine::functions::info", answers.info),
         ("engine::functions::list", answers.functions),
         ("engine::workers::list", answers.workers),
+        ("engine::workers::info", answers.worker),
+        ("engine::triggers::list", answers.trigger_types),
+        ("engine::channels::create", answers.channel),
     ):
         registry.add_function(Function(function_id, DEFAULT_NAMESPACE, builtin=builtin))
 
@@ -78,7 +83,7 @@ class _Introspection:
             and (search in function.function_id.lower() or search in _described(function))
             and self._visible(request, function)
         ]
-        listed.sort(key=lambda function: function.function_id)
+        listed.sort(key=lambda function: (_rank(function, search), function.function_id))
         return {"functions": [_summary(function) for function in listed]}
 
     def workers(self, request: BuiltinRequest) -> dict[str, Any]:
@@ -97,6 +102,72 @@ class _Introspection:
                 for worker in sorted(self._registry.workers(), key=lambda worker: worker.label)
                 if worker.name is not None and search in worker.name.lower()
             ]
+        }
+
+    def worker(self, request: BuiltinRequest) -> dict[str, Any]:
+        name = fields(request, "WorkerInfoInput", name=str)["name"]
+        found = [worker for worker in self._registry.workers() if worker.name == name]
+        if not found:
+            raise BuiltinError("NOT_FOUND", f"Worker '{name}' is not connected.")
+        (worker, *_) = found
+        triggers = self._triggers.of_worker(worker)
+        return {
+            "worker": {
+                "id": worker.worker_id,
+                "name": worker.name,
+                "namespace": worker.namespace,
+                "status": "connected",
+                "function_count": len(worker.functions),
+                "active_invocations": len(worker.invocations),
+                "internal": worker.link is None,
+            },
+            "functions": [
+                _summary(function)
+                for function in self._registry.functions()
+                if function.owner is worker
+            ],
+            "registered_triggers": [
+                {
+                    "id": trigger.trigger_id,
+                    "trigger_type": trigger.trigger_type,
+                    "function_id": trigger.function_id,
+                    "config": trigger.config,
+                }
+                for trigger in triggers
+            ],
+            "trigger_types": [
+                row.trigger_type
+                for row in self._triggers.types()
+                if row.worker_name == worker.label
+            ],
+        }
+
+    def trigger_types(self, request: BuiltinRequest) -> dict[str, Any]:
+        asked = fields(request, "TriggersListInput", search_=str, include_internal_=bool)
+        search = (asked["search"] or "").lower()
+        return {
+            "triggers": [
+                {
+                    "id": row.trigger_type,
+                    "description": row.description,
+                    "namespace": row.namespace,
+                    "worker_name": row.worker_name,
+                }
+                for row in self._triggers.types()
+                if search in row.trigger_type.lower() or search in row.description.lower()
+            ]
+        }
+
+    def channel(self, request: BuiltinRequest) -> dict[str, Any]:
+        size = (request.data or {}).get("buffer_size") if isinstance(request.data, dict) else None
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int)):
+            text = f"invalid type: {shown(size)}, expected usize"
+            problem = f"Failed to deserialize input for {request.function_id}: {text}"
+            raise BuiltinError("deserialization_error", problem)
+        channel_id, key = str(uuid.uuid4()), str(uuid.uuid4())
+        return {
+            "reader": channel(channel_id, "read", key),
+            "writer": channel(channel_id, "write", key),
         }
 
     def _one(
@@ -162,6 +233,14 @@ def _summary(function: Function) -> dict[str, Any]:
     if function.metadata is not None:
         summary["metadata"] = function.metadata
     return summary
+
+
+def _rank(function: Function, search: str) -> int:
+    """How well an id matches what is searched for (engine 0.23); all the same without one."""
+    function_id = function.function_id.lower()
+    if function_id.startswith(search) or search in function_id.split("::"):
+        return 0
+    return 1 if search in function_id else 2
 
 
 def _described(function: Function) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from iii_resilience.testing.loopback.client_connection import ClientConnection
 from iii_resilience.testing.loopback.engine_core import Engine
+from iii_resilience.testing.loopback.http_server import HttpServer
 from iii_resilience.testing.loopback.loop_thread import LoopThread
 
 HOST = "127.0.0.1"
@@ -74,6 +75,7 @@ class Listener:
         guarded: The port of the second listener, or None.
         went_down: Is called when the engine has forgotten everything.
         came_up: Is called when it listens again.
+        http: The server of the routes, and its port.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Listener:
         guarded: Port | None,
         went_down: Callable[[], None],
         came_up: Callable[[], None],
+        http: tuple[HttpServer, Port],
     ) -> None:
         self._engine = engine
         self._thread = thread
@@ -91,6 +94,7 @@ class Listener:
         self._guarded = guarded
         self._went_down = went_down
         self._came_up = came_up
+        self._http, self._http_port = http
         self._servers: list[asyncio.Server] = []
         self._connections: set[ClientConnection] = set()
         self._opening = False
@@ -113,6 +117,7 @@ class Listener:
             if self._guarded is not None:
                 bound = self._guarded.open()
                 servers.append(await loop.create_server(self._accept_guarded, sock=bound))
+            await self._http.listen(self._http_port.open())
         finally:
             self._opening = False
         self._servers = servers
@@ -123,6 +128,7 @@ class Listener:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self._http.stop()
         self._went_down()
         for connection in tuple(self._connections):
             connection.abort()

@@ -6,7 +6,7 @@ A trigger of a type without a provider is kept silently until one registers (obs
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -19,6 +19,9 @@ from iii_resilience.testing.loopback.wire import Message
 
 #: Trigger types that the engine provides itself.
 CONFIGURATION: Final = "configuration"
+_CONFIGURATION_DESCRIPTION: Final = (
+    "Configuration trigger \u2014 fires on register/update/delete events"
+)
 
 
 @attrs.frozen(eq=False)
@@ -46,6 +49,26 @@ class Trigger:
     active: bool
 
 
+class TriggerProvider(Protocol):
+    """What makes the triggers of one type fire, inside the engine."""
+
+    def register(self, trigger: Trigger) -> None:
+        """Starts to fire; raises a ValueError in the engine's words where it cannot."""
+
+    def unregister(self, trigger: Trigger) -> None:
+        """Fires no longer."""
+
+
+@attrs.frozen
+class TriggerTypeRow:
+    """One trigger type, as `engine::triggers::list` names it."""
+
+    trigger_type: str
+    description: str
+    worker_name: str
+    namespace: str = DEFAULT_NAMESPACE
+
+
 class Triggers:
     """All triggers of a running engine.
 
@@ -59,10 +82,36 @@ class Triggers:
         self._post = post
         self._triggers: dict[str, Trigger] = {}
         self._providers: dict[str, Worker] = {}
+        self._descriptions: dict[str, str] = {}
+        self._inside: dict[str, tuple[TriggerTypeRow, TriggerProvider | None]] = {
+            CONFIGURATION: (
+                TriggerTypeRow(CONFIGURATION, _CONFIGURATION_DESCRIPTION, CONFIGURATION),
+                None,
+            )
+        }
+
+    def provide(self, row: TriggerTypeRow, provider: TriggerProvider) -> None:
+        """Adds a trigger type that the engine provides itself."""
+        self._inside[row.trigger_type] = row, provider
+
+    def types(self) -> list[TriggerTypeRow]:
+        """Every type that somebody provides, by its id."""
+        rows = [row for row, _ in self._inside.values()]
+        rows += [
+            TriggerTypeRow(kind, self._descriptions.get(kind, ""), worker.label)
+            for kind, worker in self._providers.items()
+            if kind not in self._inside
+        ]
+        return sorted(rows, key=lambda row: row.trigger_type)
+
+    def of_worker(self, worker: Worker) -> list[Trigger]:
+        """The active triggers that one worker registered."""
+        return [t for t in self._triggers.values() if t.active and t.worker is worker]
 
     def clear(self) -> None:
-        """Forgets all triggers and providers."""
-        self._triggers.clear()
+        """Forgets all triggers and all providers but the engine's own."""
+        for trigger_id in tuple(self._triggers):
+            self._end(trigger_id)
         self._providers.clear()
 
     def of_type(self, trigger_type: str) -> list[Trigger]:
@@ -112,15 +161,6 @@ class Triggers:
                 text = f"function '{function_id}' not allowed in namespace '{namespace}'"
                 self._refuse(worker, message, function_id, ErrorBody("FORBIDDEN", text))
                 return
-        provider = self._providers.get(trigger_type)
-        if trigger_type == CONFIGURATION:
-            try:
-                _check_configuration(message["config"])
-            except ValueError as problem:
-                text = f"Failed to parse configuration trigger config: {problem}"
-                error = ErrorBody("trigger_registration_failed", text)
-                self._refuse(worker, message, function_id, error)
-                return
         trigger = Trigger(
             trigger_id=message["id"],
             trigger_type=trigger_type,
@@ -129,15 +169,33 @@ class Triggers:
             config=message["config"],
             metadata=message.get("metadata"),
             worker=worker,
-            active=provider is not None or trigger_type == CONFIGURATION,
+            active=trigger_type in self._providers or trigger_type in self._inside,
         )
+        try:
+            self._start(trigger)
+        except ValueError as problem:
+            error = ErrorBody("trigger_registration_failed", str(problem))
+            self._refuse(worker, message, function_id, error)
+            return
         self._triggers[trigger.trigger_id] = trigger
+        provider = self._providers.get(trigger_type)
         if provider is not None:
             self._hand_over(provider, trigger)
 
+    def _start(self, trigger: Trigger) -> None:
+        inside = self._inside.get(trigger.trigger_type, (None, None))[1]
+        if inside is not None:
+            inside.register(trigger)
+        elif trigger.trigger_type == CONFIGURATION:
+            try:
+                _check_configuration(trigger.config)
+            except ValueError as problem:
+                text = f"Failed to parse configuration trigger config: {problem}"
+                raise ValueError(text) from None
+
     def unregister(self, trigger_id: str) -> None:
         """Forgets a trigger; its provider is told."""
-        trigger = self._triggers.pop(trigger_id, None)
+        trigger = self._end(trigger_id)
         provider = None if trigger is None else self._providers.get(trigger.trigger_type)
         if trigger is not None and provider is not None:
             message = {"id": trigger_id, "trigger_type": trigger.trigger_type}
@@ -149,6 +207,7 @@ class Triggers:
             return
         trigger_type: str = message["id"]
         self._providers[trigger_type] = worker
+        self._descriptions[trigger_type] = str(message.get("description") or "")
         for trigger in tuple(self._triggers.values()):
             if trigger.trigger_type == trigger_type:
                 self._activate(trigger, active=True)
@@ -173,8 +232,16 @@ class Triggers:
         for trigger in tuple(self._triggers.values()):
             if trigger.worker is worker:
                 self.unregister(trigger.trigger_id)
-            elif trigger.trigger_type not in {*self._providers, CONFIGURATION}:
+            elif trigger.trigger_type not in {*self._providers, *self._inside}:
                 self._activate(trigger, active=False)
+
+    def _end(self, trigger_id: str) -> Trigger | None:
+        trigger = self._triggers.pop(trigger_id, None)
+        if trigger is not None:
+            inside = self._inside.get(trigger.trigger_type, (None, None))[1]
+            if inside is not None:
+                inside.unregister(trigger)
+        return trigger
 
     def _activate(self, trigger: Trigger, *, active: bool) -> None:
         self._triggers[trigger.trigger_id] = attrs.evolve(trigger, active=active)

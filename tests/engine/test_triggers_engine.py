@@ -1,0 +1,253 @@
+"""Two workers with one trigger: what happens to it when one of them goes, and how.
+
+Needs an engine with iii-http (`III_HTTP_URL`, where `III_URL` names a real engine) and iii-cron.
+`III_LONG=1` runs each case ten times with the bounds of a machine with nothing else to do.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+from iii import InitOptions, register_worker
+from support.real_sdk import needs
+from support.waiting import until
+
+from iii_resilience.testing import LoopbackEngine
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(400), needs((0, 23), "namespaces")]
+
+PROGRAM = Path(__file__).with_name("trigger_program.py")
+LONG = bool(os.environ.get("III_LONG"))
+LOOSE = 1 if LONG else 5
+AWAY = {"kill": 1.5, "cut": 1.5, "drain": 0.05, "shutdown": 0.05}
+PATH = "/triggers-{}"
+
+
+@attrs.define
+class TriggerWorker:
+    """One worker process, and what it is asked."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def ask(self, command: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def state(self, kind: str = "trigger") -> str:
+        (found,) = {state for of, state, _ in self.ask("state") if of == kind}
+        return str(found)
+
+    def go(self, how: str) -> None:
+        """Leave, or lose the connection."""
+        if how == "kill":
+            self.process.kill()
+            self.process.wait()
+        else:
+            self.ask(how)
+
+
+class Scene:
+    """An engine, and the workers of one function."""
+
+    def __init__(self, url: str, http_url: str) -> None:
+        self.url = url
+        self.tag = uuid.uuid4().hex[:8]
+        self.function_id = f"triggers-{self.tag}::f"
+        self._address = urlsplit(http_url)
+        self._started: list[subprocess.Popen[str]] = []
+        options = InitOptions(worker_name=f"asking-{self.tag}", otel={"enabled": False})
+        self.client = register_worker(url, options)
+
+    def worker(self, name: str, *triggers: dict[str, Any]) -> TriggerWorker:
+        full = f"{name}-{self.tag}"
+        child = subprocess.Popen(
+            [sys.executable, str(PROGRAM), self.url, full, self.function_id, json.dumps(triggers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(child)
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline()) == "ready"
+        return TriggerWorker(full, child)
+
+    def pair(self, *triggers: dict[str, Any]) -> tuple[TriggerWorker, TriggerWorker]:
+        """An owner and a standby that know of each other."""
+        owner = self.worker("first", *triggers)
+        until(lambda: owner.state("function") == owner.state() == "owner")
+        standby = self.worker("second", *triggers)
+        until(lambda: standby.state("function") == "standby")
+        time.sleep(0.1)  # it tells the owner that it stands by
+        return owner, standby
+
+    def route(self) -> dict[str, Any]:
+        return {"type": "http", "config": {"api_path": PATH.format(self.tag)}}
+
+    def get(self) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(
+            str(self._address.hostname), self._address.port, timeout=10
+        )
+        try:
+            connection.request("GET", PATH.format(self.tag))
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
+        finally:
+            connection.close()
+
+    def call(self, function_id: str, payload: Any) -> Any:
+        return self.client.trigger(
+            {"function_id": function_id, "payload": payload, "timeout_ms": 5000}
+        )
+
+    def end(self) -> None:
+        for child in self._started:
+            child.kill()
+            child.communicate()
+        self.client.shutdown()
+
+
+@pytest.fixture
+def scene(loopback: LoopbackEngine | None, engine_url: str) -> Iterator[Scene]:
+    http_url = os.environ.get("III_HTTP_URL") if loopback is None else loopback.http_url
+    if not http_url:
+        pytest.skip("needs an engine with iii-http: III_HTTP_URL")
+    made = Scene(engine_url, http_url)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def durable(loopback: LoopbackEngine | None, engine_url: str) -> None:
+    if loopback is not None:
+        pytest.skip("the loopback engine has no topics")
+    client = register_worker(engine_url, InitOptions(otel={"enabled": False}))
+    try:
+        listed = client.trigger({"function_id": "engine::triggers::list", "payload": {}})
+    finally:
+        client.shutdown()
+    if "durable:subscriber" not in {row["id"] for row in listed["triggers"]}:
+        pytest.skip("needs topics: iii-queue, or the queue worker")
+
+
+TIMES = [pytest.param(n, marks=[pytest.mark.long] if n else []) for n in range(10)]
+
+
+@pytest.mark.parametrize("_time", TIMES)
+@pytest.mark.parametrize("how", ["kill", "drain", "shutdown", "cut"])
+class TestRoute:
+    def test_it_comes_back_when_owner_goes(self, scene: Scene, how: str, _time: int) -> None:  # noqa: PT019 - a parameter
+        owner, standby = scene.pair(scene.route())
+        until(lambda: scene.get()[0] == 200)
+        began, since, wrong = time.monotonic(), None, []
+        owner.go(how)
+        left = time.monotonic()
+        while time.monotonic() - left < 2.5:
+            before, said, after = scene.get()[0], standby.state(), scene.get()[0]
+            now = time.monotonic()
+            if before != 200 or after != 200:
+                since = now
+            # What one asks and what the other answers may lie on both sides of a change.
+            if before == after == 200 and said == "missing":
+                wrong.append((now - began, before, said))
+            if before == after != 200 and said in {"owner", "standby"}:
+                wrong.append((now - began, before, said))
+            time.sleep(0.005)
+        away = 0.0 if since is None else since - (began if how in {"kill", "cut"} else left)
+        print(f"AWAY {how} owner {max(away, 0.0):.3f}")
+        assert away < AWAY[how] * LOOSE
+        assert wrong == []
+        assert scene.get()[0] == 200
+
+    def test_it_never_stops_when_standby_goes(self, scene: Scene, how: str, _time: int) -> None:  # noqa: PT019 - a parameter
+        owner, standby = scene.pair(scene.route())
+        until(lambda: scene.get()[0] == 200)
+        standby.go(how)
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end:
+            assert scene.get() == (200, {"worker": owner.name})
+            assert owner.state() == "owner"
+            time.sleep(0.01)
+
+
+class TestCron:
+    EACH_SECOND = {"type": "cron", "config": {"expression": "* * * * * *"}}  # noqa: RUF012
+
+    def ticks(self, *workers: TriggerWorker) -> Counter[str]:
+        return Counter(str(at) for worker in workers for at in worker.ask("events"))
+
+    def test_two_workers_fire_once_a_tick(self, scene: Scene) -> None:
+        """Over a minute with drains in the long form."""
+        owner, standby = scene.pair(self.EACH_SECOND)
+        seen: Counter[str] = Counter()
+        for number in range(10 if LONG else 1):
+            time.sleep(3.3)
+            seen += self.ticks(owner)
+            before = owner
+            before.go("drain")
+            seen += Counter(str(at) for at in before.ask("events")) - Counter(seen)
+            owner = standby
+            until(lambda: owner.state("function") == "owner")  # noqa: B023 - run at once
+            standby = scene.worker(f"next{number}", self.EACH_SECOND)
+            until(lambda: standby.state("function") == "standby")  # noqa: B023 - run at once
+        time.sleep(2)
+        seen += self.ticks(owner, standby)
+        assert max(seen.values()) == 1
+        assert _missed(seen) <= (0 if LONG else 1)
+
+    def test_at_most_one_tick_is_lost_at_a_kill(self, scene: Scene) -> None:
+        owner, standby = scene.pair(self.EACH_SECOND)
+        time.sleep(2.2)
+        seen = self.ticks(owner)
+        owner.go("kill")
+        time.sleep(4.5)
+        seen += self.ticks(standby)
+        assert max(seen.values()) == 1
+        assert _missed(seen) <= 1 + (0 if LONG else 2)
+
+
+def _missed(seen: Counter[str]) -> int:
+    """How many whole seconds between the first tick and the last have none."""
+    times = sorted(datetime.fromisoformat(at) for at in seen)
+    return round((times[-1] - times[0]).total_seconds()) + 1 - len(times)
+
+
+@pytest.mark.usefixtures("durable")
+class TestDurableSubscriber:
+    @pytest.mark.parametrize("how", ["drain", "shutdown"])
+    @pytest.mark.parametrize("who", ["owner", "standby"])
+    def test_no_message_is_lost(self, scene: Scene, who: str, how: str) -> None:
+        topic = f"topic-{scene.tag}"
+        subscription = {"type": "durable:subscriber", "config": {"topic": topic}}
+        owner, standby = scene.pair(subscription)
+        goes, stays = (owner, standby) if who == "owner" else (standby, owner)
+        count = 100
+        for number in range(count):
+            scene.call("iii::durable::publish", {"topic": topic, "data": {"number": number}})
+            if number == count // 2:
+                goes.go(how)
+            time.sleep(0.005)
+
+        def arrived() -> set[int]:
+            return {*goes.ask("events"), *stays.ask("events")}
+
+        until(lambda: arrived() == set(range(count)), timeout=30)
+        twice = len(goes.ask("events")) + len(stays.ask("events")) - count
+        print(f"TWICE {who} {how} {twice}")
