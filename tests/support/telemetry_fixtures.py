@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import attrs
 import opentelemetry.metrics._internal as metrics_api
@@ -20,6 +21,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util._once import Once
 
+from iii_resilience.core.guards import scopes
+from iii_resilience.core.guards.bulkhead import Slots
 from iii_resilience.telemetry import meters, spans
 
 SCOPE = "iii_resilience"
@@ -162,6 +165,13 @@ def clean_globals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    # The bulkheads of other tests are in no gauge.
+    others = {
+        number: states
+        for number, states in scopes._all.items()
+        if not any(isinstance(state, Slots) for state in states.values())
+    }
+    monkeypatch.setattr(scopes, "_all", WeakValueDictionary(others))
     forget()
     yield
     forget()
