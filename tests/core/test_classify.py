@@ -674,3 +674,21 @@ def test_an_engine_that_refuses_the_worker_is_a_transient_failure_caused_by_auth
     assert failure.inner is not None
     assert failure.inner.category is Category.AUTH
     assert failure.remedy == failure.inner.remedy
+
+
+def test_thread_that_cannot_be_started_is_transient() -> None:
+    failure = classify(RuntimeError("can't start new thread"))
+    assert (failure.category, failure.execution) == (
+        Category.TRANSIENT,
+        Execution.MAYBE_EXECUTED,
+    )
+
+
+def test_structured_message_without_refusal_changes_nothing() -> None:
+    text = '{"type": "payload", "code": "TOO_BIG", "message": "no", "retryable": false}'
+    assert classify(ConnectionResetError(text)).category is Category.TRANSIENT
+
+
+def test_group_with_interrupt_is_classified_by_its_exceptions() -> None:
+    group = BaseExceptionGroup("x", [ConnectionResetError(), KeyboardInterrupt()])
+    assert classify(group).code

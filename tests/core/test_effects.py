@@ -165,3 +165,17 @@ def test_coroutine_closed_by_its_loop_closes_generator() -> None:
 
     asyncio.run(start()).close()
     assert closed == [True]
+
+
+async def test_blocking_work_without_threads_runs_in_place() -> None:
+    def steps() -> Steps:
+        return (yield Blocking(threading.current_thread))
+
+    assert await drive_async(steps()) is threading.current_thread()
+
+
+async def test_work_that_does_not_block_runs_in_place() -> None:
+    def steps() -> Steps:
+        return (yield Blocking(threading.current_thread, blocking=False))
+
+    assert await drive_async(steps(), in_thread=in_thread) is threading.current_thread()

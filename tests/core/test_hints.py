@@ -8,6 +8,7 @@ import pytest
 from support.paths import DOCS
 
 from iii_resilience import Category, Execution, Failure, Reason, classify
+from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.hints import ACTIONS, consuming, hint
 
 TRANSIENT = Category.TRANSIENT
@@ -156,3 +157,9 @@ def test_a_missing_queue_is_answered_with_the_call_that_defines_it(message: str)
     missing = classify({"code": "enqueue_error", "message": message})
     assert missing.execution is Execution.NOT_EXECUTED
     assert "ensure_queue(worker, name)" in hint(missing, Reason.NOT_RETRYABLE).remedy
+
+
+def test_worker_that_engine_refuses_fixes_its_access() -> None:
+    error = NotConnectedError("refused")
+    error.refused = True
+    assert hint(classify(error), Reason.EXHAUSTED).action == "fix-access"

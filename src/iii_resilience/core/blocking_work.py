@@ -63,8 +63,13 @@ class BlockingWork:
             cancelled = cancelled or asyncio.CancelledError()
         else:
             self._error = task.exception() or self._error
-        if cancelled is not None and self._undo is not None and self._answers:
-            await _finished(in_thread(self._take_back))
+        undo = self._undo
+        if cancelled is not None and undo is not None and self._answers:
+
+            def take_back() -> None:
+                undo(self._answers[0])
+
+            await _finished(in_thread(take_back))
         return cancelled
 
     def _run(self) -> None:
@@ -78,10 +83,6 @@ class BlockingWork:
             abandoned = self._abandoned
         if abandoned and self._undo is not None:
             self._undo(answer)
-
-    def _take_back(self) -> None:
-        if self._undo is not None:
-            self._undo(self._answers[0])
 
 
 async def _finished(

@@ -21,6 +21,7 @@ from iii_resilience.core.classifiers.library_exceptions import ROWS, from_librar
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.library,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore.*"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
