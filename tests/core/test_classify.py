@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.paths import DATA
 
+from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import ALL, III, Category, Execution
 from iii_resilience.core.errors import (
@@ -684,11 +685,10 @@ def test_thread_that_cannot_be_started_is_transient() -> None:
     )
 
 
-def test_structured_message_without_refusal_changes_nothing() -> None:
+def test_registered_exceptions_keep_their_category() -> None:
+    class BusyError(Exception):
+        """With a structured message that refuses nothing."""
+
+    rules = transient_exceptions(BusyError)
     text = '{"type": "payload", "code": "TOO_BIG", "message": "no", "retryable": false}'
-    assert classify(ConnectionResetError(text)).category is Category.TRANSIENT
-
-
-def test_group_with_interrupt_is_classified_by_its_exceptions() -> None:
-    group = BaseExceptionGroup("x", [ConnectionResetError(), KeyboardInterrupt()])
-    assert classify(group).code
+    assert classify(BusyError(text), rules=rules).category is Category.TRANSIENT

@@ -161,3 +161,25 @@ async def test_work_alone_on_its_thread_undoes_itself() -> None:
     assert isinstance(await work.done(cancelled_by_its_loop), asyncio.CancelledError)
     work._run()  # the thread ends later
     assert undone == ["result"]
+
+
+async def test_cancellation_held_back_by_cleanup_comes_before_next_work() -> None:
+    started, go_on = threading.Event(), threading.Event()
+    ran: list[bool] = []
+
+    def clean_up() -> None:
+        started.set()
+        go_on.wait(10)
+
+    def steps() -> Steps:
+        yield Blocking(clean_up, cleanup=True)
+        yield Blocking(lambda: ran.append(True), blocking=False)
+
+    task = asyncio.ensure_future(drive_async(steps(), in_thread=in_thread))
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ran == []

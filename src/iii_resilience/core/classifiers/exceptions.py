@@ -293,11 +293,9 @@ def _with_chain(
 ) -> Failure:
     if depth >= _CHAIN:
         return failure
-    if failure.category is Category.TRANSIENT and isinstance(error, BaseExceptionGroup):
+    if failure.category is Category.TRANSIENT and isinstance(error, ExceptionGroup):
         for member in error.exceptions[:_CHAIN]:
-            if isinstance(member, Exception):
-                other = from_exception(member, function_id, depth + 1, rules)
-                failure = _forbidden(failure, other)
+            failure = _forbidden(failure, from_exception(member, function_id, depth + 1, rules))
     if isinstance(cause := error.__cause__, Exception):
         return _caused(failure, error, from_exception(cause, function_id, depth + 1, rules))
     context = error.__context__
