@@ -54,7 +54,8 @@ def trigger(effort: Effort) -> Iterator[Section]:
             else f"Through a LoopbackEngine in a process of its own, {calls} calls each, in turn."
         )
         most = {name: 1.3 for name, *_ in rows} if payloads else _TRIGGER_MOST
-        bounds = [Bound(name, float(cells[-1 if payloads else -2]), most[name]) for name, *cells in rows]
+        ratio = -1 if payloads else -2  # a call's last column counts lost answers
+        bounds = [Bound(name, float(cells[ratio]), most[name]) for name, *cells in rows]
         yield Section(title, text, heading, rows, bounds)
 
 
