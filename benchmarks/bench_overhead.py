@@ -16,6 +16,7 @@ from peers import BARE, OURS
 from table import Bound, Section, figure
 
 from iii_resilience import Budget
+from iii_resilience.core import system_clock
 
 WITHOUT_BUDGET = f"{OURS}, budget off"
 WITH_BREAKER = f"{OURS}, budget and breaker"
@@ -184,10 +185,12 @@ def no_sleep() -> Iterator[None]:
         return None
 
     real, time.sleep = time.sleep, sleep
+    system_clock.sleep = sleep
     try:
         yield
     finally:
         time.sleep = real
+        system_clock.sleep = real
 
 
 def _faster_than(taken: Taken, decorated: dict[str, Any]) -> list[Bound]:
