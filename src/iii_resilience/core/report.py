@@ -187,11 +187,8 @@ def already_retried(error: BaseException, *, since: float) -> bool:
         if not causes:
             return False
         cause = causes.pop()
-        try:
-            record = getattr(cause, _ATTRIBUTE, None)
-        except Exception:  # an exception whose own attributes raise
-            record = None
-        if isinstance(record, _Record) and record.at >= since and record.report.reason in _DONE:
+        record = _record(cause)
+        if record is not None and record.at >= since and record.report.reason in _DONE:
             return True
         if isinstance(cause, BaseExceptionGroup):
             causes.extend(cause.exceptions)

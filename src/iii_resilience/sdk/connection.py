@@ -251,12 +251,7 @@ class Connection:
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        loop = self.client.own_loop or self.loop
-        try:
-            running = asyncio.run_coroutine_threadsafe(task, loop)
-        except RuntimeError:  # the loop was closed after the check
-            task.close()
-            raise NotConnectedError(_ENDED) from None
+        running = self.in_flight.run(task)
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 
