@@ -654,7 +654,9 @@ def test_neither_calls_nor_rejections_nor_lost_probes_cost_memory() -> None:
     def held() -> int:
         # The guards' own objects: threads that other tests left allocate in this process too.
         guards = tracemalloc.Filter(inclusive=True, filename_pattern="*/core/guards/*")
-        return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([guards]).traces)
+        return sum(
+            trace.size for trace in tracemalloc.take_snapshot().filter_traces([guards]).traces
+        )
 
     load(100, 0.0)
     tracemalloc.start()
