@@ -71,12 +71,12 @@ class MuteError(Exception):
         return super().__getattribute__(name)
 
 
-def test_an_exception_the_library_never_saw_has_neither_report_nor_hint() -> None:
+def test_unknown_exception_has_neither_report_nor_hint() -> None:
     assert report_for(ValueError()) is None
     assert hint_for(ValueError()) is None
 
 
-def test_the_note_says_what_was_tried_in_one_line_without_the_message() -> None:
+def test_note_says_what_was_tried_in_one_line_without_message() -> None:
     error = ValueError("x")
     attach(error, report(attempts=3), HINT, now=1.0)
     assert "|".join(error.__notes__) == (
@@ -92,7 +92,7 @@ def test_the_note_says_what_was_tried_in_one_line_without_the_message() -> None:
     assert "gave up: pushback" in "".join(traceback.format_exception(error))
 
 
-def test_the_latest_record_replaces_the_earlier_one_and_leaves_others_notes_alone() -> None:
+def test_latest_record_replaces_earlier_one_only() -> None:
     error = ValueError("x")
     error.add_note("mine")
     attached(error)
@@ -124,9 +124,7 @@ def test_the_latest_record_replaces_the_earlier_one_and_leaves_others_notes_alon
 @pytest.mark.parametrize(
     "again", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy], ids=["pickle", "copy"]
 )
-def test_report_hint_and_note_survive_where_the_exception_does(
-    error: Exception, again: Any
-) -> None:
+def test_report_hint_and_note_survive_where_exception_does(error: Exception, again: Any) -> None:
     other = again(attached(error))
     assert type(other) is type(error)
     assert str(other) == str(error)
@@ -135,7 +133,7 @@ def test_report_hint_and_note_survive_where_the_exception_does(
     assert other.__notes__ == error.__notes__
 
 
-def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> None:
+def test_exception_that_sdk_raises_again_carries_nothing() -> None:
     error = iii.RegistrationRejectedError("CODE", "ns", "worker", "owner")
     before = dict(vars(error))
     attached(error)
@@ -143,7 +141,7 @@ def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> N
     assert report_for(error) is None
 
 
-def test_exception_that_refuses_attributes_has_a_report() -> None:
+def test_exception_that_refuses_attributes_has_report() -> None:
     error = attached(StubbornError("x"))
     assert report_for(error) is not None
     assert already_retried(error, since=0.0)
@@ -177,11 +175,11 @@ MARKS = {
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.RETRIED])
-def test_only_a_retry_that_did_what_it_could_marks_the_exception(reason: Reason) -> None:
+def test_only_retry_that_did_what_it_could_marks_exception(reason: Reason) -> None:
     assert already_retried(attached(ValueError(), reason), since=0.0) == (reason in MARKS)
 
 
-def test_the_mark_is_found_behind_a_cause_but_not_behind_a_bare_context() -> None:
+def test_mark_is_found_behind_cause_but_not_context() -> None:
     outer = ValueError("outer")
     outer.__cause__ = KeyError("middle")
     outer.__cause__.__cause__ = attached(ValueError("inner"))
@@ -191,13 +189,13 @@ def test_the_mark_is_found_behind_a_cause_but_not_behind_a_bare_context() -> Non
     assert not already_retried(bare, since=0.0)
 
 
-def test_a_circle_of_causes_ends() -> None:
+def test_circle_of_causes_ends() -> None:
     first, second = ValueError(), ValueError()
     first.__cause__, second.__cause__ = second, first
     assert not already_retried(first, since=0.0)
 
 
-def test_a_mark_from_before_the_attempt_is_another_calls() -> None:
+def test_mark_from_before_attempt_is_another_calls() -> None:
     error = attached(ValueError(), now=5.0)
     assert already_retried(error, since=5.0)
     assert not already_retried(error, since=5.1)
@@ -212,7 +210,7 @@ def test_a_mark_from_before_the_attempt_is_another_calls() -> None:
         (["not_executed", "executed", "maybe_executed"], Execution.EXECUTED),
     ],
 )
-def test_the_strongest_execution_over_all_attempts_counts(
+def test_strongest_execution_over_all_attempts_counts(
     executions: list[str], expected: Execution
 ) -> None:
     attempts = [
@@ -222,7 +220,7 @@ def test_the_strongest_execution_over_all_attempts_counts(
     assert execution_over(attempts) is expected
 
 
-def test_no_repr_shows_the_message() -> None:
+def test_no_repr_shows_message() -> None:
     assert "MARKER" not in repr(report())
 
 
@@ -253,7 +251,7 @@ def stopped(number: int, *, sent: bool = True) -> Attempt:
     return Attempt(number, failure, delay=0.0, duration=0.1, sent=sent)
 
 
-def test_note_names_the_max_stops_that_ended_it() -> None:
+def test_note_names_max_stops_that_ended_it() -> None:
     attempts = (stopped(1), stopped(2), stopped(3))
     record = RetryReport(attempts, Reason.STOPPED, Execution.MAYBE_EXECUTED, 1.0)
     error = ValueError("x")
