@@ -47,7 +47,7 @@ def test_picture_of_layers_is_current() -> None:
     assert written == layers_picture.svg(), "docs/layers.svg is stale: run 'make pictures'"
 
 
-def test_picture_has_each_arrow_of_the_table() -> None:
+def test_picture_has_each_arrow_of_table() -> None:
     """A package reaches over the arrows exactly what it may import, directly or not."""
     table = MAY_IMPORT
     drawn: dict[str, set[str]] = {package: set() for package in table}

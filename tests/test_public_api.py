@@ -102,7 +102,7 @@ def test_replace_is_evolve() -> None:
     assert policy.replace(attempts=5).budget is policy.budget
 
 
-def test_importing_the_library_loads_no_extra_and_no_yaml() -> None:
+def test_importing_library_loads_no_extra_and_no_yaml() -> None:
     heavy = "('yaml', 'cattrs', 'iii', 'typer', 'rich', 'websockets', 'jsonschema', 'redis')"
     code = f"import sys, iii_resilience; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(

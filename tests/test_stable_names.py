@@ -641,7 +641,7 @@ class TestPolicyFiles:
         for name in ("default", "interactive", "background", "payments"):
             assert load_policies(f"builtin:{name}").warnings == ()
 
-    def test_entry_of_the_engine(self) -> None:
+    def test_entry_of_engine(self) -> None:
         assert inspect.signature(policies_from_engine).parameters["entry"].default == (
             "iii-resilience"
         )
@@ -801,7 +801,7 @@ def commands(group: str) -> dict[str, Any]:
 # What programs import, and what stores of their own must have.
 
 
-def test_methods_of_the_store_protocol() -> None:
+def test_methods_of_store_protocol() -> None:
     found = {
         name: [*inspect.signature(getattr(Store, name)).parameters][1:]
         for name in dir(Store)
@@ -898,6 +898,6 @@ def test_public_names(package: Any) -> None:
     assert all(hasattr(package, name) for name in PUBLIC[package])
 
 
-def test_the_one_public_name_of_config() -> None:
+def test_one_public_name_of_config() -> None:
     assert "dump_policies" in vars(config)["__all__"]
     assert callable(config.dump_policies)
