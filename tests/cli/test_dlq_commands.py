@@ -260,8 +260,8 @@ def test_more_than_a_page_is_found(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["redrive", "jobs", "--rate", "fast"], "is no rate: write 10/s"),
-        (["redrive", "jobs", "--rate", "0/s"], "is no rate"),
+        (["redrive", "jobs", "--rate", "fast"], "is not a rate: write 10/s"),
+        (["redrive", "jobs", "--rate", "0/s"], "is not a rate"),
         (["list", "jobs", "--category", "bad"], "is none of transient, auth"),
         (["list", "jobs", "--parking", "nosuch.db"], "there is no file 'nosuch.db'"),
     ],

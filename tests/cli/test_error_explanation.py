@@ -61,7 +61,7 @@ class TestReading:
             ("[1]", "not an object"),
             ("{}", "neither code, nor error, nor status"),
             ('{"error": 3}', "neither code, nor error, nor status"),
-            ('{"status": "ok", "result": 1}', "is no error: its status is ok"),
+            ('{"status": "ok", "result": 1}', "is not an error: its status is ok"),
             ("[" * 5000, "looks like JSON and is none"),
         ],
     )

@@ -107,7 +107,7 @@ def test_reasons_and_codes_are_what_the_attributes_hold(
 
 
 def test_the_limit_is_the_one_that_is_documented() -> None:
-    assert f"the first {LIMIT_DEFAULT} are told apart" in PAGE
+    assert f"Metrics distinguish the first {LIMIT_DEFAULT} ids" in PAGE
     assert f"`{LIMIT}=" in PAGE
 
 

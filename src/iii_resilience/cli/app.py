@@ -77,8 +77,8 @@ def demo(
     except KeyboardInterrupt:
         out.print("interrupted")
         sys.stdout.flush()
-        # The SDK's thread is no daemon: had the interrupt come while a client was being made,
-        # nobody could end it, and this process would never end either.
+        # The SDK's thread is not a daemon. If the interrupt came while a client was being created,
+        # the client cannot be shut down, and this process would never exit.
         os._exit(130)
     out.print(_outcomes(ours))
     out.print(_verdicts(ours, theirs))
@@ -269,7 +269,7 @@ def _run(out: Console, kind: type[WithLibrary | WithTenacity], engine: str | Non
 def _outcomes(result: Result) -> Table:
     """Code, category, attempts, decision, outcome, count: one line for each that occurred."""
     table = Table(
-        title=f"What the callers were told, with {result.name}",
+        title=f"What the callers got, with {result.name}",
         title_justify="left",
         box=SIMPLE_HEAD,
     )

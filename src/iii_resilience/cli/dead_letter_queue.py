@@ -41,7 +41,7 @@ class RedriveResult:
 
     Attributes:
         letter: The message.
-        fate: ``done``; ``failed``: it is where it was; ``gone``: somebody else was faster.
+        fate: ``done``; ``failed``: it is where it was; ``gone``: another process was faster.
         why: For ``failed``: why, in a few words.
     """
 

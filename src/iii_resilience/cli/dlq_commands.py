@@ -384,7 +384,7 @@ def _to_act_on(
 def _pause(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
     if found is None or float(found[1]) == 0:
-        fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
+        fail(f"--rate {rate!r} is not a rate: write 10/s, 100/m or 50/h")
     return _SECONDS[found[2]] / float(found[1])
 
 

@@ -28,7 +28,7 @@ class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
 
 
 class NoListener(Unreachable):
-    """Something answers at the address, and it is no listener for workers."""
+    """Something answers at the address, but it is not a listener for workers."""
 
 
 class Refused(Exception):  # noqa: N818 - ditto
@@ -75,7 +75,7 @@ class EngineProbe:
                 url, additional_headers=headers, open_timeout=timeout, close_timeout=1, proxy=None
             )
         except InvalidURI:
-            raise Unreachable("this is no address of an engine (ws://host:port)") from None
+            raise Unreachable("this is not the address of an engine (ws://host:port)") from None
         except TimeoutError:
             raise Unreachable(f"no answer within {timeout:g} s") from None
         except InvalidStatus as error:

@@ -42,9 +42,9 @@ def ensure_queue(
     may both define it, which harms nothing where both want the same; else give the task to one of
     them, or to the deployment. A queue worker that is busy with its configuration is asked again.
 
-    An engine that is just reading its configuration's files takes back what is defined meanwhile,
-    for half a second or for good, and whoever defines one queue after the other meets that. So a
-    definition is looked at until it has stood for a while, and made again where it is gone.
+    An engine that is just reading its configuration's files discards what is defined meanwhile,
+    for half a second or for good. Defining several queues in a row runs into that. So a
+    definition is polled until it has been there for a while, and repeated if it has gone.
 
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
@@ -80,7 +80,7 @@ def ensure_queue(
         except Exception as error:
             if not _says(classify(error), _BUSY) or time.monotonic() + _AGAIN >= until:
                 raise
-            # Looked at anew, for it may be this queue that somebody else defines.
+            # Read again: another process may be defining this queue.
             time.sleep(_AGAIN)
             continue
         if _lasts(worker, wanted.name, settle, answer_within):

@@ -25,7 +25,7 @@ from iii_resilience.sdk.wait_queue import WaitQueue
 
 Key = tuple[str | None, str]  # namespace (None: the default one), function id
 
-# After these, nobody knows whether the function is still there (or its worker).
+# After these it is unknown whether the function (or its worker) is still there.
 DOUBTFUL = frozenset(
     {"invocation_stopped", "channel_send_failed", "invocation_error", "function_not_found"}
 )
@@ -142,7 +142,7 @@ class Readiness:
         return waiters, future
 
     async def _ask(self, key: Key, waiters: _PendingLookup) -> None:
-        """Ask, and ask again, until the function is there or nobody waits for it any longer."""
+        """Repeat the availability check until the function is there or no caller waits for it."""
         namespace, function_id = key
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:

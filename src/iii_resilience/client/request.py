@@ -180,7 +180,7 @@ def keyed(request: Request, key: str) -> Request:
     """A request for a queue with its idempotency key in the payload, for there is no metadata.
 
     Raises:
-        InvalidPayloadError: The payload is no object.
+        InvalidPayloadError: The payload is not an object.
     """
     payload = for_queue(request.fields["payload"], CallContext(idempotency_key=key))
     if payload is None:
@@ -195,7 +195,7 @@ def check_key(key: Any) -> None:
     """Check an idempotency key.
 
     Raises:
-        InvalidPayloadError: It is no text, empty, or too long. The message does not show it.
+        InvalidPayloadError: The key is not a text, empty, or too long. The message hides it.
     """
     if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
         what = f"of {len(key)} characters" if isinstance(key, str) else type(key).__name__

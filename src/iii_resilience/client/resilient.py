@@ -38,9 +38,9 @@ def resilient(
         worker: What ``iii.register_worker()`` returned.
         policies: A `PolicyBook` (from `load_policies`), one `RetryPolicy` for every function, or
             None for the process-wide default book.
-        keep_registered: Whether functions that this worker serves are registered again when nobody
-            owns them any longer: two workers with the same functions are then active and standby.
-            It costs one small question a second.
+        keep_registered: Whether functions that this worker serves are registered again when they
+            have lost their owner: two workers with the same functions are then active and standby.
+            It costs one small request a second.
         max_result_bytes: How large the message with a handler's result may be, in bytes of JSON;
             None for what the SDK can send. Set it to ``1 << 20`` while callers on SDK 0.24.4 or
             older exist: a larger one ends their connection.
@@ -53,8 +53,8 @@ def resilient(
         An object to use in place of the client; what it does not change it passes through.
 
     Raises:
-        TypeError: The worker is no client of the SDK, or an argument is of a wrong type.
-        ValueError: A limit or tolerance that is none.
+        TypeError: The worker is not a client of the SDK, or an argument is of a wrong type.
+        ValueError: A limit or tolerance is out of range.
     """
     if isinstance(worker, Resilient):
         raise TypeError("this worker is already resilient: wrap the SDK's client once")
@@ -185,8 +185,8 @@ class Resilient:
     def registrations(self) -> tuple[Registration, ...]:
         """How each function and trigger that was registered through this object stands.
 
-        With ``keep_registered`` it is what the keeper last saw, about a second ago at most;
-        without it the engine is asked now (not on the SDK's own thread, where nobody can wait).
+        With ``keep_registered`` it is what the keeper last saw, about a second ago at most.
+        Without it the engine is queried now (not on the SDK's own thread, which must not block).
         """
         return self._handlers.registrations()
 

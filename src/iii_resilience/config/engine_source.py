@@ -68,8 +68,8 @@ def policies_from_engine(
     Raises:
         ConfigError: The files do not validate.
         RuntimeError: It was called on the SDK's own thread, where it would wait for itself.
-        TypeError: The worker is no client of the SDK.
-        ValueError: An id or a time that is none.
+        TypeError: The worker is not a client of the SDK.
+        ValueError: The id is empty, or a time is not a positive number.
     """
     if not _ID.fullmatch(entry):
         raise ValueError(

@@ -110,12 +110,12 @@ class SourceCheck:
     What does not validate is logged once as an error, and the book stays as it is.
 
     Args:
-        book: The book; when nobody else has it any more, there is nothing left to look at.
+        book: The book. The watch ends when the book is no longer referenced elsewhere.
         source: Where its policies come from.
-        every: Seconds between two looks while nothing changes.
+        every: Seconds between two polls while nothing changes.
 
     Raises:
-        ValueError: `every` is no number above 0.
+        ValueError: `every` is not a number above 0.
     """
 
     def __init__(self, book: Book, source: Source, every: float) -> None:

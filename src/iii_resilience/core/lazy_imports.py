@@ -59,7 +59,7 @@ class _Later:
         module = self._module
         if module is None:
             module = self._module = import_module(self._name)  # waits for a thread that is at it
-        # The module is kept, its names are not: whoever replaces one there is heeded.
+        # The module is cached, its names are not: a replaced name takes effect.
         return getattr(module, name)
 
 

@@ -37,7 +37,7 @@ class Handlers:
     Args:
         connection: The client's connection.
         how: How handlers are hardened.
-        keep_registered: Whether functions that nobody owns are registered again.
+        keep_registered: Whether functions without an owner are registered again.
     """
 
     def __init__(self, connection: Connection, how: Hardening, *, keep_registered: bool) -> None:
@@ -158,7 +158,7 @@ class Handlers:
         if not connection.loop.is_running():
             return "the SDK's loop has ended under a connection that is open"
         if not connection.client.receives:
-            return "nobody reads from the connection any longer"
+            return "the connection is not being read any more"
         if silent is not None and silent > after:
             return f"the engine has not answered for {silent:.0f} s"
         return None
@@ -168,7 +168,7 @@ class Handlers:
         return self._keeps and self._started and not self._leaving
 
     def _ask(self, ids: list[str]) -> None:
-        """Ask now, so that what is told is true now."""
+        """Query the engine now, so that the state returned is current."""
         connection, kept = self._connection, self._kept
         if (
             connection.closed

@@ -88,13 +88,13 @@ def iii_retry(
         The decorated function, with the same signature; or the decorator.
 
     Raises:
-        TypeError: What is decorated is no function that could be called again, or an option that
-            only means something in `worker.trigger`.
+        TypeError: What is decorated is not a function that could be called again, or an option
+            only has a meaning in `worker.trigger`.
         ValueError: A number out of range. (An unknown policy name: at the first call.)
         ConfigError: ``transient`` names `Exception`, or a class whose exceptions go by code.
 
     The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
-    tell what was tried and what to do instead.
+    return what was tried and what to do instead.
     """
     source = PolicySource("@iii_retry", policy, overrides, idempotent=idempotent)
 

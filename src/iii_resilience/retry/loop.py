@@ -69,7 +69,7 @@ class RetryAttempt:
             if run is not None:
                 run.telemetry.leave()
             return True
-        # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
+        # Reported here and not in the loop: a `return` in the block skips the rest of the loop.
         if error is None:
             if run is None:
                 meters.succeeded(_LOOP, self._started)

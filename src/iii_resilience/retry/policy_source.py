@@ -168,7 +168,7 @@ class PolicySource:
             )
 
     def refuse_attempt_timeout(self, why: str) -> None:
-        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        """Attempts cannot be cut here: reject the option if it was given by name."""
         self._no_attempt_timeout = why
         given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
         self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))

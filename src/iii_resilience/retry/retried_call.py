@@ -175,7 +175,7 @@ class RetriedCall:
             self._driver.attempt_failed(error)
 
     def interrupted(self, error: BaseException) -> None:
-        """Something that is no outcome to decide about passes through the call, and ends it.
+        """An exception that needs no decision passes through the call, and ends it.
 
         Args:
             error: A cancellation or its like, or what ended a wait.

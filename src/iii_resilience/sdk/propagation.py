@@ -69,7 +69,7 @@ class CallContext:
 
     @classmethod
     def from_wire(cls, wire: object) -> CallContext | None:
-        """What was carried, or None where the value is no mapping.
+        """What was carried, or None if the value is not a mapping.
 
         Args:
             wire: What stands in the metadata or payload field; anything at all.
@@ -136,7 +136,7 @@ class InboundCall:
     Attributes:
         deadline_at: Monotonic time of its deadline in this process, in seconds, or None.
         carried: What it carried.
-        function_id: The function it called, or None where whoever handles it did not say.
+        function_id: The function it called, or None if the handler's wrapper does not know it.
     """
 
     deadline_at: float | None = None

@@ -246,7 +246,7 @@ class RedisStore:
                 try:
                     results = pipeline.execute(raise_on_error=False)
                 except self._redis.WatchError:
-                    continue  # a renewal came in between, or somebody has claimed the key
+                    continue  # the lease was renewed in between, or the key was claimed
                 except self._redis.ResponseError as error:
                     meaning = self._meaning(error)
                     if isinstance(meaning, StoreUnavailableError):

@@ -29,7 +29,7 @@ from iii_resilience.telemetry.parkings import parkings
 from iii_resilience.telemetry.spans import SCOPE
 
 SHARED = "(shared)"
-"""Stands for the policy's name where nobody has said it."""
+"""Stands for the policy's name where none was given."""
 
 _names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
 
@@ -74,7 +74,7 @@ OTHER = "_OTHER"
 """What stands for every value that would make the number of time series grow without end."""
 
 LIMIT = "III_RESILIENCE_METRICS_FUNCTIONS"
-"""The environment variable with the number of function ids that are told apart."""
+"""The environment variable: how many function ids metrics distinguish."""
 LIMIT_DEFAULT = 2000
 
 # From a local answer of a millisecond to a call that waits out its deadline of a minute.
@@ -97,7 +97,7 @@ def passing_type(error: BaseException) -> str:
 
 
 class _Unmade:
-    """Stands for an instrument before there are any: whoever looks goes and makes them."""
+    """Stands for an instrument before there are any: the first use creates them."""
 
     _real_instrument = True
 
@@ -300,10 +300,10 @@ class Meters:
             more = {"iii.registration.kind": kind, "iii.registration.state": state}
             made.registrations.add(1, self._attributes(function_id, more))
 
-    # How it is told.
+    # How it is recorded.
 
     def function_id(self, name: str) -> str:
-        """A function id as metrics tell it: itself for the first so many, `OTHER` beyond.
+        """A function id as metrics show it: itself for the first so many, `OTHER` beyond.
 
         Args:
             name: The function id.
@@ -391,7 +391,7 @@ class Meters:
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)
             # Of several budgets under one name (clients with books of their own, functions beyond
-            # the limit) the emptiest tells: it is the one to be warned of.
+            # the limit) the emptiest counts: it is the one to be warned of.
             key = tuple(attributes.items())
             fewest[key] = min(permits, fewest.get(key, permits))
         return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
@@ -411,7 +411,7 @@ def _limit() -> int:
     except ValueError:
         most = -1
     if most < 0:
-        # Nobody's call fails for the sake of its metrics.
+        # A call never fails because of its metrics.
         logger.warning(
             "%s must be a whole number of function ids from 0 on, got %r; the limit is %d",
             LIMIT,

@@ -150,7 +150,7 @@ class Spans:
         _end(span, self._unix(ended), attributes, failed=failed)
 
     def drop(self) -> None:
-        """Forget what was started and never made: a span that never ends is not told."""
+        """Forget what was started and never made: a span that never ends is not recorded."""
         self._attempt = trace.INVALID_SPAN
 
     def end(self, ended: float, attributes: Attributes, *, failed: bool) -> None:

@@ -85,7 +85,7 @@ def handler_failed(
     never what the exceptions say: a message may hold a payload.
 
     Args:
-        function_id: The function, or None where nobody said.
+        function_id: The function, or None if it is not known.
         failure: What the failure is, as its caller will see it.
         error: What the handler raised, or None where it was not started.
         seconds: How long it ran.
@@ -120,7 +120,7 @@ def handler_returned(function_id: str | None, result: object) -> None:
     """Count one success of a handler, unless its message was parked.
 
     Args:
-        function_id: The function, or None where nobody said.
+        function_id: The function, or None if it is not known.
         result: What it returned.
     """
     if not isinstance(result, ParkedAnswer):
@@ -152,7 +152,7 @@ def parked(function_id: str, code: str, category: Category, message: str, *, att
 
 def tell(error: BaseException) -> None:
     """Mark the failure that an exception stands for as logged and counted, now."""
-    with suppress(Exception):  # one that refuses is told of twice
+    with suppress(Exception):  # one that rejects attributes is reported twice
         setattr(error, _TOLD, time.monotonic())
 
 
@@ -176,11 +176,11 @@ def _fields(function_id: str | None, failure: Failure, attempt: int) -> dict[str
 
 
 def _current_invocation() -> str | None:
-    """The id of the call that is handled now, where the SDK tells (0.25); or None."""
+    """The id of the call that is handled now, if the SDK provides it (0.25); or None."""
     current: Any = getattr(sys.modules.get("iii"), "current_invocation", None)
     try:
         found = current().invocation_id
-    except Exception:  # outside of a call, or an SDK that does not tell
+    except Exception:  # outside of a call, or an SDK without it
         return None
     return found if isinstance(found, str) else None
 
@@ -222,7 +222,7 @@ def unheeded(function_id: str) -> None:
         function_id: The function.
     """
     logger.warning(
-        "%s: registered several times, and still nobody owns it; it is tried again ever less "
+        "%s: registered several times, and it still has no owner; it is tried again ever less "
         "often. May this worker register functions (rbac), and under this id?",
         function_id,
         extra={"function_id": function_id},

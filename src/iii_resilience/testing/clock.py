@@ -21,7 +21,7 @@ from iii_resilience.retry import retried_call
 
 
 class FrozenTime(Protocol):
-    """What ``freezegun.freeze_time`` gives: time that moves when it is told to."""
+    """What ``freezegun.freeze_time`` gives: time that moves when `tick` is called."""
 
     def tick(self, delta: float, /) -> object:
         """Move on by so many seconds."""

@@ -106,7 +106,7 @@ class RestartEngine(Fault):
     """The engine restarts: every connection ends, the call is never answered.
 
     Attributes:
-        down_for: How long nobody listens, in seconds.
+        down_for: How long the port is closed, in seconds.
         after_execution: Whether the handler runs first and the restart comes in place of the
             answer. Otherwise the handler does not run.
     """

@@ -200,7 +200,7 @@ class TestCommand:
     def test_what_is_no_address_is_one_clear_line(self) -> None:
         result = run_command("demo", "--engine", "localhost")
         assert result.returncode == 2
-        assert "is no WebSocket address" in result.stderr
+        assert "is not a WebSocket address" in result.stderr
 
     @pytest.mark.parametrize("missing", ["websockets", "iii"])
     @pytest.mark.parametrize("arguments", ["", "'--engine', 'ws://127.0.0.1:1'"])

@@ -78,4 +78,4 @@ def test_a_name_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
 
 def test_a_key_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
     (found,) = problems(tmp_path / "p.yaml", 'version: 1\n"a\\nb": 1')
-    assert found.startswith(r"2:1: 'a\nb': is no key of a policy file")
+    assert found.startswith(r"2:1: 'a\nb': is not a key of a policy file")

@@ -82,7 +82,7 @@ def test_the_built_in_default_is_written_in_full() -> None:
         (RetryPolicy(stop=tenacity.stop_never), r"^policies\.a\.stop: an object of tenacity"),
         (
             RetryPolicy(ready_timeout=0.0005),
-            r"^policies\.a\.ready_timeout_ms: 0\.5 is no whole number of milliseconds",
+            r"^policies\.a\.ready_timeout_ms: 0\.5 is not a whole number of milliseconds",
         ),
     ],
 )

@@ -52,12 +52,12 @@ def test_each_is_found_by_name_from_any_directory(
 
 def test_a_name_that_is_none_is_answered_with_those_there_are() -> None:
     message = (
-        r"^builtin:payment: is no ready-made policy file \(allowed: background, default, "
+        r"^builtin:payment: is not a ready-made policy file \(allowed: background, default, "
         r"interactive, payments; did you mean 'payments'\?\)$"
     )
     with pytest.raises(ConfigError, match=message):
         load_policies("builtin:payment")
-    with pytest.raises(ConfigError, match="is no ready-made policy file"):
+    with pytest.raises(ConfigError, match="is not a ready-made policy file"):
         load_policies("builtin:../pyproject")
 
 

@@ -101,7 +101,7 @@ class Ledger:
 
 @attrs.frozen
 class CallReport:
-    """What one caller was told.
+    """What one caller got.
 
     Attributes:
         order_id: The order.
@@ -143,16 +143,16 @@ class Verdict:
     """What became of the orders, by the workers' own log.
 
     Attributes:
-        lost: Orders whose effect is missing although the caller was told it is there, or although
+        lost: Orders whose effect is missing although the caller got success, or although
             an idempotent call could have had it.
         doubled: Orders that were not declared idempotent and ran more than once.
         ghosts: Orders that ran once more than anybody was waiting for: after their attempt had
-            ended, or after their caller had been told otherwise.
+            ended, or after their caller had got another result.
         never: Calls of forbidden and missing functions that were not attempted exactly once, ended
             otherwise than with that code, or ran.
         too_often: Orders the SDK was handed more often than their policy allows.
         refused: Of the lost ones, those sent in the very moment of a kill and refused by the
-            engine before anyone could know; nothing ran, and the caller was told so.
+            engine before anyone could know; nothing ran, and the caller got that answer.
     """
 
     lost: tuple[str, ...]
@@ -176,11 +176,11 @@ _NEVER = {"forbidden": "FORBIDDEN", "missing": "function_not_found"}
 
 
 def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict:
-    """Compare what the callers were told with what the workers did.
+    """Compare what the callers got with what the workers did.
 
     Args:
         ledger: The workers' log, read after everything has settled.
-        told: What each caller was told.
+        told: The callers' reports.
         kills: Unix times at which a worker was killed.
     """
     runs = ledger.runs
@@ -212,7 +212,7 @@ def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict
 
 
 def _ghosts(told: CallReport, runs_at: list[float]) -> int:
-    """Executions no attempt accounts for: each may start one, while somebody waits for it."""
+    """Executions that no attempt accounts for: each attempt may start one while it is open."""
     open_ = sorted(told.attempts, key=lambda attempt: attempt[1])
     ghosts = 0
     for at in sorted(runs_at):

@@ -47,7 +47,7 @@ PHASES = ("calm", "killed", "restarted", "hopeless", "slow", "handed_over")
 
 @attrs.frozen
 class Result:
-    """One of the two runs: what was told, what was done, and the verdict."""
+    """One of the two runs: what the callers got, what was done, and the verdict."""
 
     name: str
     told: list[CallReport]
@@ -63,7 +63,7 @@ class DemoRun:
     Args:
         kind: `WithLibrary` or `WithTenacity`.
         url: Address of the engine.
-        engine: The LoopbackEngine, or None where the engine is somebody else's.
+        engine: The LoopbackEngine, or None for an engine that was already running.
         say: Called with a line of progress.
     """
 
@@ -255,7 +255,7 @@ class DemoRun:
 
     @contextmanager
     def _telling(self, order: Order) -> Iterator[list[Any]]:
-        """Record what the caller is told; no failure leaves here."""
+        """Record what the caller gets; no failure leaves here."""
         answer: list[Any] = []
         started = time.time()
         outcome, category, decision = "ok", "", ""

@@ -122,7 +122,7 @@ def _channel(failure: Failure, message: str) -> Failure:
 def _handler(failure: Failure, message: str) -> Failure:
     """`_channel`, or a hardened handler that was not started at all.
 
-    The function id tells the called one from one that it called in turn.
+    The function id distinguishes the called function from one that it called in turn.
     """
     if not message.startswith("{") or '"DEADLINE_PASSED"' not in message:
         return _channel(failure, message)

@@ -259,7 +259,7 @@ def _log_once(rule: ExceptionRule, problem: Exception) -> None:
             rule.name,
             type(problem).__name__,
         )
-    except Exception:  # whoever watches never changes an outcome
+    except Exception:  # an observer never changes an outcome
         return
 
 

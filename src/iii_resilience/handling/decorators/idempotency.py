@@ -56,7 +56,7 @@ R = TypeVar("R")
 
 _TRANSACTION = "transaction"
 _DAY = 86_400.0
-_FIRST_LOOK, _LAST_LOOK = 0.02, 0.25  # seconds between looks at a key that somebody else runs
+_FIRST_LOOK, _LAST_LOOK = 0.02, 0.25  # seconds between polls of a key that another worker runs
 _RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ended
 _RECORD_AGAIN = 0.1
 
@@ -91,7 +91,7 @@ def idempotent(
             while the handler runs, so it may be shorter than that takes.
         wait: Seconds a repeat waits for the one that runs, within the caller's deadline.
         function_id: The function it serves, which scopes its keys. None leaves it to the
-            registration through ``resilient(worker)``; a function that is no handler itself
+            registration through ``resilient(worker)``; a function that is not itself a handler
             needs a name of its own here.
 
     Raises:
@@ -192,7 +192,7 @@ class _Guard:
     # Before.
 
     def _claim(self, call: IncomingCall) -> Steps:
-        """Claim the call's key, or wait for whoever has it."""
+        """Claim the call's key, or wait for its holder."""
         function = call.known_function()
         key = key_of(self._key, call.payload, call.carried)
         if key is None:
@@ -257,7 +257,7 @@ class _Guard:
             raise
         if not recorded:
             raise TransientError(
-                "the handler outlived its lease, and somebody else runs the call by now",
+                "the handler outlived its lease, and another worker runs the call by now",
                 code="IDEMPOTENCY_LEASE_LOST",
             )
         return result

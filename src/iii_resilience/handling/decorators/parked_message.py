@@ -41,7 +41,7 @@ def message_id(function_id: str, key: str | None, payload: Any) -> str:
 
 @attrs.frozen
 class FailureSummary:
-    """What a failure tells an operator.
+    """What an operator needs to know of a failure.
 
     Attributes:
         code: The code, or the exception's class where it has none.
@@ -57,7 +57,7 @@ class FailureSummary:
 
     @classmethod
     def of(cls, error: Exception) -> FailureSummary:
-        """What an exception tells."""
+        """The summary of an exception."""
         failure = classify(error)
         if isinstance(error, HandlerError):
             code, message = error.code or type(error).__name__, error.message
@@ -80,13 +80,13 @@ class ParkedMessage:
     Attributes:
         id: What it is kept under.
         function_id: The function it is for.
-        queue: The queue it came through, where the consumer was told; else None.
+        queue: The queue it came through, if the consumer names one; else None.
         key: Its idempotency key, as the text of a JSON value; or None.
         payload: What was sent, as JSON, without what was added on its way.
         whole: Whether that is all of it: a channel in it cannot be sent again.
         fingerprint: What stands for the payload.
         carried: What travelled in the payload's reserved field, as it travels; or None.
-        told: What the failure tells.
+        told: The summary of the failure.
         trace_id: The trace of the latest delivery, or None.
         span_id: Its span, or None.
         deliveries: How often it was delivered.

@@ -58,7 +58,7 @@ class IncomingCall:
     Attributes:
         payload: What the handler is given, without our reserved field.
         carried: What travelled with the call, or None.
-        function_id: The function that was called, or None where nobody said.
+        function_id: The function that was called, or None if it is not known.
         outermost: Whether neither `resilient` nor another wrapper is around this one.
     """
 
@@ -71,7 +71,7 @@ class IncomingCall:
         """The function that was called.
 
         Raises:
-            PermanentError: Nobody said.
+            PermanentError: The function is not known.
         """
         if self.function_id is None:
             raise PermanentError(
@@ -100,7 +100,7 @@ def wrap(
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
 
     Raises:
-        TypeError: It is no handler.
+        TypeError: It is not a handler.
     """
     if not callable(handler):
         raise TypeError(f"this decorates a handler, got {handler!r}")

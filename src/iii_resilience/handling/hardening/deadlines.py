@@ -16,7 +16,7 @@ from iii_resilience.telemetry import logger
 
 _VISIBLY_OFF = 60.0  # seconds
 _SENDERS_MOST = 1000  # remembered; with more of them, all are learned again
-# Two messages tell a slow clock from a late delivery only if they were sent apart.
+# Two messages distinguish a slow clock from a late delivery only if they were sent apart.
 _SENT_APART = 0.1
 
 
@@ -80,7 +80,7 @@ class Clocks:
             late = now_unix - deadline - self._tolerance
             if late > 0:
                 return Arrival(InboundCall(now, carried), late)
-            # Within the tolerance nobody knows whose clock is right: the caller's time counts
+            # Within the tolerance it is unknown whose clock is right: the caller's time counts
             # from when it says, but not to the last second.
             until = deadline - now_unix + self._tolerance
             left = until if left is None else min(left, until)
@@ -98,7 +98,7 @@ class Clocks:
             return True
         offset = now_unix - sent
         if not isinstance(sender, str):
-            # Nobody to remember: what may be a clock is not held against the call.
+            # Without a sender there is no history: a possible clock error does not fail the call.
             return abs(offset) <= _VISIBLY_OFF
         with self._lock:
             known = self._senders.get(sender)

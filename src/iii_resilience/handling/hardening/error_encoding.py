@@ -16,7 +16,7 @@ from iii_resilience.core.codes.model import Category
 from iii_resilience.core.report import already_retried
 from iii_resilience.handling.handler_errors import HandlerError
 
-_LONGEST = 100_000  # characters of a message; nobody reads more
+_LONGEST = 100_000  # characters of a message; the rest is cut
 
 
 class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which has its own name

@@ -97,7 +97,7 @@ class Hardener:
             getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
         )
 
-        # Only wrappers around the handler are told: what it calls itself serves no function.
+        # Only wrappers around the handler get the id: a function it calls itself serves none.
         serves = function_id if is_wrapped(handler) else None
 
         def call(data: Any, metadata: Any) -> Any:
@@ -125,7 +125,7 @@ class Hardener:
                         result = await _on_own_thread(
                             function_id, partial(run, payload, metadata), over
                         )
-            except GeneratorExit:  # the loop ended under the handler: nobody can be answered
+            except GeneratorExit:  # the loop ended under the handler: no answer can be sent
                 raise
             except BaseException as error:
                 shown = self._failed(function_id, error, since, attempt)
@@ -242,7 +242,7 @@ async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], 
         except BaseException as raised:  # it is the waiting coroutine's
             error = raised
         over()
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
+        with suppress(RuntimeError):  # the loop has ended: no coroutine waits
             loop.call_soon_threadsafe(_settle, done, (value, error))
 
     try:

@@ -98,7 +98,7 @@ class KeptClient:
 
         Args:
             now: Monotonic time in seconds.
-            tell: Is called with the answer, on any thread.
+            tell: Called with the answer, on any thread.
         """
         connected = self.connection.connected
         if connected is not self._was_connected:
@@ -138,7 +138,7 @@ class KeptClient:
         return await connection.ask_functions_info(ids, connection.client.namespace)
 
     def answered(self, done: Future[Any], ids: list[str], now: float) -> None:
-        """Learn from an answer, and register again what nobody owns."""
+        """Learn from an answer, and register functions without an owner again."""
         if done is not self._asking:
             return  # of an earlier connection, or of a loop that was given up
         self._asking = None
@@ -171,7 +171,7 @@ class KeptClient:
             self.due = min(self.due, max(again, now + _RECONNECTED_LOOK))
 
     def register_again(self, entry: FunctionEntry) -> None:
-        """Register a function that nobody owns."""
+        """Register a function that has no owner."""
         try:
             self._served.again(entry)
         except Exception as error:

@@ -88,8 +88,8 @@ class OwnershipPolling:
             now: Monotonic time in seconds.
 
         Returns:
-            The functions that nobody owns and that are to be registered again now, and seconds
-            until the next look is due, or None for the usual pace.
+            The functions without an owner that are to be registered again now, and seconds
+            until the next poll is due, or None for the usual pace.
         """
         orphans: list[FunctionEntry] = []
         soon: float | None = None

@@ -27,7 +27,7 @@ _PRIVATE = "iii-resilience::keeper::"
 _TIMEOUT_MS = 1000
 # A standby that takes longer than this is asked no further: the next one is, too.
 _TAKE_OVER_MS = 250
-# An owner that was started anew does not know who stands by for it: it is told again.
+# An owner that was restarted does not know its standbys: they announce themselves again.
 _TELL_AGAIN = 10.0
 _BELIEVE = 3 * _TELL_AGAIN
 
@@ -62,7 +62,7 @@ class Standby:
         self._lock = threading.Lock()
         # Who stands by for what of ours, and until when that is believed.
         self._others: dict[str, tuple[frozenset[str], float]] = {}
-        self._told: dict[str, tuple[frozenset[str], float]] = {}  # owner: what was told, until
+        self._told: dict[str, tuple[frozenset[str], float]] = {}  # owner: what it knows, until
 
     def register(self, kept: KeptClient) -> None:
         """Register the private function.
@@ -79,7 +79,7 @@ class Standby:
     # Standing by.
 
     def tell_owners(self) -> None:
-        """Tell those whose functions are served here too. Runs on the keeper's thread."""
+        """Announce the functions served here to their owners. Runs on the keeper's thread."""
         mine: dict[str, set[str]] = {}
         for entry in self._served.functions():
             if entry.state is RegistrationState.STANDBY and entry.owner is not None:
@@ -100,7 +100,7 @@ class Standby:
         try:
             await self._connection.client.call_async(_message(owner, payload))
         except Exception:
-            # The owner has no keeper, may not be called, or has just gone: it is told again later.
+            # The owner has no keeper, may not be called, or has just gone: try again later.
             return
 
     async def _asked(self, data: Any) -> Any:

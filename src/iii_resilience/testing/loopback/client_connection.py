@@ -32,7 +32,7 @@ _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Owner(Protocol):
-    """Whoever a connection reports to; called on the engine's thread only."""
+    """What a connection reports to; called on the engine's thread only."""
 
     def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """The handshake is done."""
@@ -54,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     """One connection, from its handshake to its end.
 
     Args:
-        owner: Who is told what happens.
+        owner: Gets the events of the connection.
         stalled: Whether it begins stalled.
     """
 

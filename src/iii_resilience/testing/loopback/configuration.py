@@ -43,7 +43,7 @@ class Configuration:
 
     Args:
         calls: Makes the calls of triggers.
-        triggers: Who wants to be told.
+        triggers: The registered triggers.
     """
 
     def __init__(self, calls: Router, triggers: Triggers) -> None:
@@ -59,7 +59,7 @@ class Configuration:
             entry_id: Its id.
             name: Its name.
             value: Its value.
-            changed: Is called with the new value when somebody sets it; may refuse it with a
+            changed: Called with a new value before it is set; may refuse it with a
                 BuiltinError.
         """
         self._entries[entry_id] = _Entry(name, f"Settings of {entry_id}", _ANYTHING, value, None)

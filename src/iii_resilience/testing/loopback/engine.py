@@ -133,7 +133,7 @@ class LoopbackEngine(Queries):
         """Stops the engine and gives its port back; does nothing where it does not run.
 
         Raises:
-            RuntimeError: An error on the engine's thread that nobody has handled; it is the cause.
+            RuntimeError: An unhandled error on the engine's thread; it is the cause.
         """
         if self._thread.running:
             self._thread.call(self._sockets.stop_listening)
@@ -237,7 +237,7 @@ class LoopbackEngine(Queries):
             code: None resets the TCP connection; a number sends a close frame with this code.
 
         Raises:
-            ValueError: Nobody of this name is connected, or a code outside 1000 ... 4999.
+            ValueError: No worker of this name is connected, or a code outside 1000 ... 4999.
         """
         if code is not None:
             Number(least=1000, most=4999, integer=True).require("code", code)
@@ -248,7 +248,7 @@ class LoopbackEngine(Queries):
         """Takes bytes in and answers nothing, for one worker or for everybody, until `resume`.
 
         Raises:
-            ValueError: Nobody of this name is connected.
+            ValueError: No worker of this name is connected.
         """
         self._known(worker_name)
         self._thread.call(lambda: self._sockets.stall(worker_name))

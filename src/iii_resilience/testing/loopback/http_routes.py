@@ -157,7 +157,7 @@ class HttpRoutes:
         if outcome.error is not None:
             return _failed(outcome)
         if outcome.result is None:
-            # The engine waits for the response channel, which nobody writes to.
+            # The engine waits for the response channel, which stays empty.
             await asyncio.sleep(_TIMEOUT)
         return _from_result(outcome.result)
 

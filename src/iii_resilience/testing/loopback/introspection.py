@@ -20,7 +20,7 @@ MAX_IDS: Final = 32
 
 
 def add_introspection(registry: Registry, triggers: Triggers) -> None:
-    """Registers the functions that tell what is registered."""
+    """Registers the functions that list what is registered."""
     answers = _Introspection(registry, triggers)
     for function_id, builtin in (
         ("engine::functions::info", answers.info),

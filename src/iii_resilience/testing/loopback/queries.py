@@ -201,7 +201,7 @@ class Queries:
 
     def _names(self) -> tuple[str, ...]:
         workers = self._engine.registry.workers()
-        # The queue worker in the engine is nobody's connection.
+        # The queue worker in the engine has no connection.
         return tuple(
             worker.name for worker in workers if worker.name is not None and worker.link is not None
         )
