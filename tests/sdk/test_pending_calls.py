@@ -105,6 +105,14 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def sigint_raises() -> Iterator[None]:
+    """Python's own handler, which a process started with SIGINT ignored (`command &`) lacks."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
 def worker(client: Any) -> Iterator[Resilient]:
     made = resilient(client, policies=QUICK)
     yield made
@@ -522,6 +530,7 @@ class TestEnd:
         client.answer = slow
         assert self.in_flight(client, usable).send(CALL, seconds=5.0, local=True) == "done"
 
+    @pytest.mark.usefixtures("sigint_raises")
     def test_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
         client.hangs = True
         in_flight = self.in_flight(client, self.fine)
