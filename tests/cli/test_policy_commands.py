@@ -110,7 +110,7 @@ class TestShow:
         assert "backoff.cap_ms 20000 built-in default" in lines
         assert "2 0.05 to 0.1 s at most 1 s" in lines
         assert "3 0.1 to 0.2 s at most 2 s" in lines
-        assert "Delays together: at most 0.3 s (2 s if asked to slow down each time)." in lines
+        assert "Delays together: at most 0.3 s (2 s if throttled each time)." in lines
         assert "Worst case: a call through the engine ends within 2 s." in lines
 
     def test_several_files_are_laid_over_one_another(self) -> None:

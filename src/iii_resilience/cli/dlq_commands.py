@@ -125,7 +125,7 @@ def show(
         bool, typer.Option("--payload", help="Print the payload and the error's message, too.")
     ] = False,
 ) -> None:
-    """Show one message; its payload only when asked for."""
+    """Show one message; its payload only with --payload."""
     with _opened(engine, queue, parking, offline=offline) as dead:
         found = _chosen(dead.letters(), None, [message])
     if len(found) != 1:
@@ -220,7 +220,7 @@ def discard(
     unknown_queue: UnknownQueue = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Throw messages away, for good. Asks first, unless --yes is given."""
+    """Discard messages, for good. Needs a confirmation, unless --yes is given."""
     with _opened(engine, queue, parking) as dead:
         everything = dead.letters()
         letters = _to_act_on(everything, category, ids, unknown_queue=unknown_queue)
@@ -318,7 +318,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
 
 
 def _check_reachable(engine: str) -> None:
-    """Find out at once whether anybody listens, instead of after the SDK's 30 s."""
+    """Find out at once whether the engine listens, instead of after the SDK's 30 s."""
     try:
         address = urlsplit(engine)
         port = address.port or (443 if address.scheme == "wss" else 80)

@@ -48,7 +48,7 @@ class Unanswered(Exception):  # noqa: N818 - ditto
 
 
 class EngineProbe:
-    """A connection that asks and leaves; use it in a ``with`` statement.
+    """A connection for a few requests; use it in a ``with`` statement.
 
     Args:
         url: The engine's address.
@@ -107,7 +107,7 @@ class EngineProbe:
     def functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus]:
-        """Who owns which function.
+        """The owners of the functions.
 
         Args:
             function_ids: The ids.

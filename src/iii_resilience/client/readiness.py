@@ -32,7 +32,7 @@ DOUBTFUL = frozenset(
 
 _ASK_AGAIN_FIRST = 0.005
 _ASK_AGAIN_MOST = 0.05
-_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them asks again
+_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them checks again
 
 
 class Readiness:

@@ -37,7 +37,7 @@ class Request:
         fields: What is handed to the SDK; a copy, the user's own is never changed.
         function_id: The function.
         action: ``enqueue``, ``void``, or None for a call that waits for its result.
-        timeout_ms: What the user asked for, or None.
+        timeout_ms: The timeout in the user's request, or None.
         bytes: Size of the payload as compact JSON, or None where it was not checked.
     """
 

@@ -303,7 +303,7 @@ class TriggerCall:
         """Seconds the waits before this attempt may take together."""
         patience = self.plan.policy.ready_timeout
         if self.run is not None:
-            # Whether the function is still there is asked before a retry even by who never waits.
+            # Before a retry the readiness is checked, even with a `ready_timeout` of 0.
             patience = max(patience, ANSWER_WITHIN)
         if self.deadline_at is not None:
             left = self.deadline_at - time.monotonic()

@@ -31,9 +31,9 @@ class TestVerdict:
     def test_it_holds_for_every_fault(self) -> None:
         result = run_demo(WithLibrary, None, print)
         assert result.verdict.good, result.verdict
-        assert len(result.told) >= 200
+        assert len(result.reports) >= 200
         assert result.left_out == ()
-        outcomes = Counter((told.kind, told.outcome) for told in result.told)
+        outcomes = Counter((told.kind, told.outcome) for told in result.reports)
         assert outcomes["forbidden", "FORBIDDEN"] == 6
         assert outcomes["missing", "function_not_found"] == 6
         assert outcomes["oversize", "payload_too_large"] == 1
