@@ -21,7 +21,7 @@ from iii_resilience.core.validators import number
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = lazy_module("asyncio")  # only who watches in a task needs it
+    asyncio = lazy_module("asyncio")  # only a watch in a task needs it
 
 
 logger = logging.getLogger("iii_resilience")

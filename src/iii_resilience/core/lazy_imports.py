@@ -47,7 +47,7 @@ def lazy_exports(
 
 
 class _Later:
-    """Stands for a module until one of its names is asked for."""
+    """Stands for a module until one of its names is used."""
 
     __slots__ = ("_module", "_name")
 
@@ -64,7 +64,7 @@ class _Later:
 
 
 def lazy_module(name: str) -> Any:
-    """A module of the standard library, loaded when one of its names is first asked for.
+    """A module of the standard library, loaded when one of its names is first used.
 
     A name costs some 200 ns more than on the module itself: not for what every call does.
 

@@ -73,7 +73,7 @@ def from_row(
         message: The remote message.
         function_id: The function that was called, if known.
         stacktrace: The remote stack trace, if any.
-        retry_after: Seconds the other side asked to wait, if it did.
+        retry_after: The wait that the other side requested, in seconds, if it did.
     """
     return Failure(
         row.code,
@@ -99,7 +99,7 @@ def unknown_failure(
         code: The code as it was sent; kept up to `LONGEST_CODE` characters.
         message: The remote message.
         system: The system it came from.
-        origin: Who said it.
+        origin: The source of the code.
     """
     return Failure(
         code[:LONGEST_CODE],

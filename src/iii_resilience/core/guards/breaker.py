@@ -104,7 +104,7 @@ class Circuit:
     - Half-open: at most `probes` calls at once are let through. The first failure opens it again,
       because after an outage a few calls are too small a sample for a rate. It closes after
       `probes` successes: as many as it sends at once, so that one lucky answer does not let
-      everybody loose on a function that is still starting.
+      all callers loose on a function that is still starting.
 
     A result that arrives after the state has changed says nothing about the new state and is
     dropped. A probe that is never reported (its thread died) loses its slot after `open_for`
@@ -170,7 +170,7 @@ class Circuit:
         return self._phase.state
 
     def admit(self, now: float) -> Ticket | Rejection:
-        """Ask whether one call may be sent.
+        """Request to send one call.
 
         Args:
             now: Monotonic time in seconds.

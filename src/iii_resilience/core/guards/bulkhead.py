@@ -147,12 +147,12 @@ class Slots:
             raise
 
     def retune(self, _: float, limit: int, queue: int, wait: float) -> None:
-        """Go by other numbers from now on; who is inside or in the queue stays.
+        """Use other numbers from now on; callers inside or in the queue stay.
 
         Args:
             limit: As for the class.
             queue: As for the class.
-            wait: As for the class; who waits already waits as long as he was to.
+            wait: As for the class; a caller that already waits keeps its own limit.
         """
         with self._lock:
             self._limit, self._queue = limit, queue
