@@ -503,8 +503,8 @@ class TestInTheBackground:
     def test_keeper(self, lookout: Lookout) -> None:
         Keeper._safely(lambda now: secretly())
         (told,) = self.ours(lookout)
-        assert told.startswith("the keeper met LookupError at test_secrets.py:")
-        assert told.endswith("in secretly; it goes on")
+        assert told.startswith("the keeper caught LookupError at test_secrets.py:")
+        assert told.endswith("in secretly; it continues")
 
     def test_draining(self, lookout: Lookout) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -514,7 +514,7 @@ class TestInTheBackground:
             while not self.ours(lookout):
                 time.sleep(0.01)
             (told,) = self.ours(lookout)
-            assert told.startswith("draining met LookupError at test_secrets.py:")
+            assert told.startswith("draining caught LookupError at test_secrets.py:")
             for thread in threading.enumerate():
                 if thread.name == "iii-resilience drain":
                     thread.join()

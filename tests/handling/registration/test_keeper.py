@@ -414,7 +414,7 @@ class TestNoAnswer:
             mine = worker("mine")
             until(lambda: len(engine.calls(INFO)) >= 3)
         (text,) = self.told(caplog)
-        assert f"({code}); it is asked again" in text
+        assert f"({code}); the check is repeated" in text
         assert standing(mine)[0] == "unknown"
         engine.clear_faults(INFO)
         until(lambda: standing(mine) == ("owner", "mine"))

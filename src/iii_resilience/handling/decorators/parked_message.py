@@ -47,7 +47,7 @@ class FailureSummary:
         code: The code, or the exception's class where it has none.
         category: The failure's category.
         remedy: What the code's table advises.
-        message: What the error said. It may hold anything, so it is shown only when asked for.
+        message: The error's text. It may hold anything, so it is shown only on request.
     """
 
     code: str
@@ -204,7 +204,7 @@ class ParkedMessage:
 
 
 def _lasting(carried: CallContext | None) -> dict[str, Any] | None:
-    """As it travels on: without the deadline of a caller who does not wait any longer."""
+    """As it travels on: without the deadline of a caller that no longer waits."""
     if carried is None:
         return None
     lasting = attrs.evolve(carried, left=None, deadline_unix=None, attempt=1)

@@ -162,7 +162,7 @@ class _WrappedCall:
 
 def is_async(handler: Callable[..., Any]) -> bool:
     """Whether a handler is a coroutine function, or an object whose call is one."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for
+    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is needed
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 

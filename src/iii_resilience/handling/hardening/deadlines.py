@@ -54,7 +54,7 @@ class Clocks:
     """The clocks of those who call this worker.
 
     Args:
-        tolerance: How far two clocks may be apart without anybody noticing, in seconds.
+        tolerance: How far two clocks may be apart unnoticed, in seconds.
     """
 
     def __init__(self, tolerance: float) -> None:

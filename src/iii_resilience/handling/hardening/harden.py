@@ -224,7 +224,7 @@ async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], 
     Args:
         name: What the thread is called after.
         work: The handler's call.
-        over: Is called when it has ended, whether or not anybody still waits for it.
+        over: Called when it has ended, whether or not its caller still waits.
 
     Raises:
         BaseException: Whatever the handler raised.

@@ -188,7 +188,7 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
         try:
             drain()
         except Exception as error:  # the process ends all the same
-            logger.warning("draining met %s", where(error))
+            logger.warning("draining caught %s", where(error))
         left.set()
         # Only the main thread can end the process, and it may be asleep: signal it once more.
         signal.pthread_kill(threading.main_thread().ident or 0, number)

@@ -106,7 +106,7 @@ class Entry:
 
         Args:
             state: How it stands.
-            owner: Who owns it, where that is known.
+            owner: Its owner, if known.
             code: Why it does not stand well.
         """
         before, self.owner, self.code = self.state, owner, code
@@ -149,7 +149,7 @@ class FunctionEntry(Entry):
 
     Attributes:
         register: Makes it again; returns the SDK's reference.
-        hidden: Whether the engine does not say who owns it.
+        hidden: Whether the engine does not name the owner.
         others: Ids and types of its triggers that others have registered, as last seen.
     """
 
