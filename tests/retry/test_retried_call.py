@@ -313,7 +313,7 @@ def test_a_bare_try_again_is_a_transient_failure_that_may_have_run() -> None:
         "code": "TryAgain",
         "category": "transient",
         "execution": "maybe_executed",
-        "remedy": "the function asked for a retry",
+        "remedy": "the function requested a retry",
         "system": "local",
         "origin": "local",
     }

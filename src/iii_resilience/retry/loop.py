@@ -200,7 +200,7 @@ def _record(run: RetriedCall, attempt: RetryAttempt) -> None:
 
 @contextmanager
 def _unless_left(run: RetriedCall, attempt: RetryAttempt) -> Iterator[None]:
-    """While the user has an attempt: where he leaves the loop instead, the call ends there."""
+    """While the user has an attempt: if the user leaves the loop, the call ends there."""
     try:
         yield
     except GeneratorExit as left:

@@ -288,7 +288,7 @@ class RetriedCall:
             queue = fallback.queue
         error, traceback, failure = shown.error, shown.traceback, shown.attempt.failure
         if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
-            # The user's code asked for a retry because of this one: it is what happened.
+            # The user's code requested a retry because of this one: it is what happened.
             error = error.__cause__
             traceback = error.__traceback__
             failure = failure.inner or failure
@@ -310,7 +310,7 @@ class RetriedCall:
         return self.log.shown().attempt.failure
 
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
-        """The decision about the attempt that just failed, made when it is first asked for.
+        """The decision about the attempt that just failed, made when it is first needed.
 
         Args:
             state: Tenacity's state of the call, which a ``wait`` or ``stop`` of the policy sees;
@@ -392,7 +392,7 @@ class RetriedCall:
                 execution=inner.execution if inner is not None else Execution.MAYBE_EXECUTED,
                 throttled=inner is not None and inner.throttled,
                 retry_after=inner.retry_after if inner is not None else None,
-                remedy=inner.remedy if inner is not None else "the function asked for a retry",
+                remedy=inner.remedy if inner is not None else "the function requested a retry",
                 system="local",
                 origin="local",
                 inner=inner,

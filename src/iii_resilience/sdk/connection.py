@@ -235,7 +235,7 @@ class Connection:
     async def ask_functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus]:
-        """Ask the engine which functions are registered. Runs on the SDK's loop.
+        """Query the engine for the registered functions. Runs on the SDK's loop.
 
         Args:
             function_ids: Up to `engine_api.IDS_AT_ONCE` ids.

@@ -58,7 +58,7 @@ class Claim:
         state: ``claimed``: run it; ``running``: another worker runs it; ``done`` and ``failed``:
             it has run; ``other``: the key belongs to another payload.
         token: Whose lease it is; a later claim of the key has a greater one.
-        left: Seconds until the lease of who runs it is over, for ``running``.
+        left: Seconds until the running call's lease is over, for ``running``.
         outcome: What was stored, for ``done`` and ``failed``.
     """
 
@@ -156,7 +156,7 @@ class Keys(Protocol):
     """Keys that run once."""
 
     def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
-        """Ask to run a key.
+        """Request to run a key.
 
         Args:
             slot: The key, with its scope (see `digest`).

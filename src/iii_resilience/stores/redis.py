@@ -182,7 +182,7 @@ class RedisStore:
         """See `Messages.remove`."""
         return bool(self._once("remove", self._message(message), (message, revision)))
 
-    # How it is asked.
+    # How it is called.
 
     def _key(self, slot: str) -> list[str]:
         return [f"{self._prefix}:key:{slot}"]

@@ -80,7 +80,7 @@ def where(error: BaseException) -> str:
 
 
 def heard(level: int) -> bool:
-    """Whether a record of this level would reach anybody; else there is no use in making it.
+    """Whether a record of this level would reach a handler; else there is no use in making it.
 
     Args:
         level: The level.

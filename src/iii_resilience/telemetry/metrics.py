@@ -179,7 +179,7 @@ class Meters:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody measures."""
+        """Whether there is a provider."""
         return self._heard is not None
 
     # What happens.
@@ -320,7 +320,7 @@ class Meters:
 
     @property
     def _heard(self) -> _Instruments | None:
-        """The instruments, if anybody measures."""
+        """The instruments, if there is a provider."""
         made = self._made or self._make()
         return None if self.probe._real_instrument is None else made  # noqa: SLF001 - see `probe`
 

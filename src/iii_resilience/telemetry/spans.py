@@ -27,7 +27,7 @@ Ids = tuple[str | None, str | None]
 
 
 class _Tracer:
-    """The tracer, got at first use: it is asked for often, and the API takes its time."""
+    """The tracer, created at first use: it is needed often, and the API takes its time."""
 
     tracer: trace.Tracer | None = None
 
@@ -63,7 +63,7 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
     """
     tracer = _Tracer.tracer or _Tracer.get()
     # The API's stand-in has what it passes on to; without a provider that is nothing. Another
-    # tracer, or another API, is asked for a span like any other.
+    # tracer, or another API, is called for a span like any other.
     if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
         return None
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no

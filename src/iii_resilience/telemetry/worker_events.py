@@ -47,7 +47,7 @@ def registration_changed(
         trigger_type: The trigger's type, or None for a function.
         before: How it stood.
         after: How it stands.
-        owner: Who owns it, where that is known.
+        owner: Its owner, if known.
         code: Why it does not stand well, where that is known.
     """
     meters.registration_changed(function_id, kind, after)
