@@ -21,7 +21,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-#: What the engine's channel to a connection holds; who sends more waits (observed on engine 0.23).
+#: What the engine's channel to a connection holds; a fuller one blocks (observed on engine 0.23).
 OUTBOX_SIZE: Final = 64
 #: A message above the first, or a single frame above the second, cuts the connection, without a
 #: close frame: the sender sees code 1006 (observed on engine 0.23).
@@ -122,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._drain()
 
     def unaccepted(self) -> frozenset[str]:
-        """Tickets of messages that have not even found room in the outbox yet."""
+        """Tickets of messages that are not yet in the outbox, which is full."""
         late = list(self._outbox)[OUTBOX_SIZE:]
         return frozenset(ticket for _, ticket in late if ticket is not None)
 

@@ -15,7 +15,7 @@ from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
 from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry
 from iii_resilience.testing.loopback.triggers import Triggers
 
-#: How many ids one question may ask about (observed on engine 0.23).
+#: How many ids one request may contain (observed on engine 0.23).
 MAX_IDS: Final = 32
 
 

@@ -71,7 +71,7 @@ class Listener:
     Args:
         engine: Gets the connections' events.
         thread: Where it runs.
-        port: Where everybody is let in.
+        port: Where all clients may connect.
         guarded: The port of the second listener, or None.
         went_down: Is called when the engine has forgotten everything.
         came_up: Is called when it listens again.

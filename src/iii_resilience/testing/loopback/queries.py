@@ -157,7 +157,7 @@ class Queries:
         """Waits until workers of these names are connected.
 
         Raises:
-            TimeoutError: Names who is missing.
+            TimeoutError: Names what is missing.
         """
         if not names:
             raise ValueError("name at least one worker")

@@ -23,7 +23,7 @@ class ClientLink(Protocol):
         """Sends a message."""
 
     def unaccepted(self) -> frozenset[str]:
-        """Tickets of messages that were sent and found no room yet."""
+        """Tickets of messages that were sent while the channel was full."""
         ...
 
     def reset(self) -> None:

@@ -134,7 +134,7 @@ class Router:
             self._strike(fault, call, call.reply)
 
     def connect(self, call: Invocation) -> None:
-        """Makes a call that no fault meets."""
+        """Makes a call that no fault affects."""
         where = DEFAULT_NAMESPACE if call.namespace is None else call.namespace
         function = self._registry.function(call.function_id, where)
         if function is None:
