@@ -89,15 +89,20 @@ def success_async(effort: Effort) -> Section:
 
 
 class FailsOneInEight:
-    """One call of it in eight fails, and is to be repeated; the others succeed."""
+    """One call of it in eight fails, and is to be repeated; the others succeed.
 
-    def __init__(self) -> None:
+    Args:
+        fails: Whether any does; without it a call does the same work and succeeds.
+    """
+
+    def __init__(self, *, fails: bool = True) -> None:
         self.calls = 0
+        self._failing = 1 if fails else -1
 
     def __call__(self) -> int:
         """One attempt."""
         self.calls += 1
-        if self.calls % (SUCCESSES + 2) == 1:  # the retry is an attempt too
+        if self.calls % (SUCCESSES + 2) == self._failing:  # the retry is an attempt too
             raise ConnectionResetError("reset")
         return 1
 
@@ -105,26 +110,19 @@ class FailsOneInEight:
 def repaired(effort: Effort) -> Section:
     """One failure, then success."""
 
-    def failing() -> Callable[[], int]:
-        script = FailsOneInEight()
+    def function(*, fails: bool) -> Callable[[], int]:
+        script = FailsOneInEight(fails=fails)
 
         def attempt() -> int:  # a function: what is decorated has a name
             return script()
 
         return attempt
 
-    def succeeding() -> Callable[[], int]:
-        def attempt() -> int:
-            return always()
-
-        return attempt
-
-    always = AlwaysSucceeds()
     decorators = {BARE: peers.bare, OURS: peers.ours(wait=False), **peers.peers(wait=False)}
     calls: dict[str, Callable[[], object]] = {}
     for name, decorate in decorators.items():
-        calls[name] = _repeated(decorate(failing()), SUCCESSES + 1)
-        calls[_successes(name)] = _repeated(decorate(succeeding()), SUCCESSES)
+        calls[name] = _repeated(decorate(function(fails=True)), SUCCESSES + 1)
+        calls[_successes(name)] = _repeated(decorate(function(fails=False)), SUCCESSES)
     taken = _without_successes(alternate(calls, effort), list(decorators))
     bounds = _repaired_bounds(taken, TENACITY_REPAIRED)
     return _section("One failure, then success", _REPAIRED, taken, bounds)
@@ -133,21 +131,14 @@ def repaired(effort: Effort) -> Section:
 def repaired_async(effort: Effort) -> Section:
     """The same for a coroutine function."""
 
-    def failing() -> Callable[[], Awaitable[int]]:
-        script = FailsOneInEight()
+    def function(*, fails: bool) -> Callable[[], Awaitable[int]]:
+        script = FailsOneInEight(fails=fails)
 
         async def attempt() -> int:
             return script()
 
         return attempt
 
-    def succeeding() -> Callable[[], Awaitable[int]]:
-        async def attempt() -> int:
-            return always()
-
-        return attempt
-
-    always = AlwaysSucceeds()
     decorators = {
         BARE: peers.bare,
         OURS: peers.ours(wait=False),
@@ -155,21 +146,12 @@ def repaired_async(effort: Effort) -> Section:
     }
     calls: dict[str, Callable[[], Awaitable[object]]] = {}
     for name, decorate in decorators.items():
-        calls[name] = _repeated_async(decorate(failing()), SUCCESSES + 1)
-        calls[_successes(name)] = _repeated_async(decorate(succeeding()), SUCCESSES)
+        calls[name] = _repeated_async(decorate(function(fails=True)), SUCCESSES + 1)
+        calls[_successes(name)] = _repeated_async(decorate(function(fails=False)), SUCCESSES)
     taken = _without_successes(alternate_async(calls, effort), list(decorators))
     text = "As before, for a coroutine function, awaited on one event loop."
     bounds = _repaired_bounds(taken, TENACITY_REPAIRED_ASYNC)
     return _section("One failure, then success, async", text, taken, bounds)
-
-
-class AlwaysSucceeds(FailsOneInEight):
-    """As much work as `FailsOneInEight`, without its failures."""
-
-    def __call__(self) -> int:
-        """One attempt."""
-        self.calls += 1
-        return 1 if self.calls % (SUCCESSES + 2) != -1 else 0
 
 
 _REPAIRED = (
