@@ -65,8 +65,8 @@ def test_an_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
 
 
 def test_nor_is_one_that_a_run_gives_up_when_it_is_about_to_be_made(seen: Seen) -> None:
-    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f", started=time.monotonic())
-    run = RetriedCall(context, idempotent=True)
+    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f")
+    run = RetriedCall(context, time.monotonic(), idempotent=True)
     run.attempt_failed(ConnectionError(), None)
     assert run.decided(None).retry
     run.attempt_started(sent=True)
