@@ -104,7 +104,7 @@ class Handover:
             left=None,  # queued work has time: what its caller had left is not its concern
             deadline_unix=None,
             function_id=request.function_id,
-            code=self.run.log.failed[0].attempt.failure.code,
+            code=self.run.log.failed[0].failure.code,
         )
         fields["payload"] = for_queue(fields["payload"], carried)
         fields["action"] = {"type": "enqueue", "queue": self.fallback.queue}

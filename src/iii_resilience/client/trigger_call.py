@@ -23,7 +23,7 @@ from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.retry.retried_call import RetriedCall
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
+from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
@@ -191,20 +191,16 @@ class TriggerCall:
     def failed(self, error: Exception, traceback: TracebackType | None) -> RetriedCall:
         """The first attempt has failed: from now on there is a retried call."""
         plan = self.plan
-        context = RetryContext(
-            policy=plan.policy,
-            name=self.request.function_id,
-            started=self.started,
-            deadline_at=self.deadline_at,
-            function_id=self.request.function_id,
-            window=plan.window if self.options.idempotent else None,
-        )
-        hooks = RetryHooks(
-            sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
-        )
         # A Void call's answer says nothing about having run: only unsent ones are repeated.
         idempotent = self.options.idempotent and not (self.request.action == "void" and self._sent)
-        self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
+        self.run = run = RetriedCall(
+            plan.context,
+            self.started,
+            idempotent=idempotent,
+            deadline_at=self.deadline_at,
+            classified=self.classified,
+            refine=self._refine,
+        )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
 
