@@ -92,11 +92,7 @@ def _enqueue(failure: Failure, message: str) -> Failure:
     bare = message.removeprefix("invocation_failed: ").removeprefix("handler error: ")
     if QUEUE_MISSING.match(bare):
         return failure.replace(execution=Execution.NOT_EXECUTED, remedy=_DEFINE_IT)
-    if not (
-        bare.startswith(NO_PROVIDER)
-        or bare in QUEUE_WORDS
-        or FIFO_FIELD.match(bare)
-    ):
+    if not (bare.startswith(NO_PROVIDER) or bare in QUEUE_WORDS or FIFO_FIELD.match(bare)):
         return failure
     return failure.replace(execution=Execution.NOT_EXECUTED)
 
