@@ -20,6 +20,7 @@ from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
+from iii_resilience.sdk.observers import ObserverLog
 from iii_resilience.sdk.shutdown import Shutdown
 
 
@@ -70,7 +71,7 @@ def resilient(
     return Resilient(worker, policies, how, keep_registered=keep_registered)
 
 
-_PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers"})
+_PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers", "_observers"})
 
 
 class Resilient:
@@ -90,6 +91,7 @@ class Resilient:
     ) -> None:
         self._connection = Connection(worker)
         self._ending = Shutdown(self._connection)
+        self._observers = ObserverLog()
         self._caller = Caller(self._connection, policies)
         self._handlers = Handlers(self._connection, how, keep_registered=keep_registered)
 
@@ -275,7 +277,8 @@ class Resilient:
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS:  # copying looks for them before they are made
             raise AttributeError(name)
-        return self._connection.client.attribute(name)
+        attribute = self._connection.client.attribute(name)
+        return self._observers.reported(attribute) if name == "observe" else attribute
 
     def __repr__(self) -> str:
         return f"resilient({self._connection.client!r})"

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.client.plan import CallPlan
-from iii_resilience.client.readiness import DOUBTFUL, Key
+from iii_resilience.client.readiness import DOUBTFUL, PROVIDER, Key
 from iii_resilience.client.request import Request, add_context, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
@@ -29,7 +29,7 @@ from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
 
-PROVIDER: Key = (None, "engine::queue::enqueue")
+_PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
 _DEADLINE = "the policy's deadline"
 _INHERITED = "what the caller of this handler has left"
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
@@ -108,7 +108,9 @@ class TriggerCall:
             plan.window.called(started)
 
     def _other_key(self) -> Key | None:
-        if self.plan.key is None or self.request.action == "enqueue":
+        if self.request.action == "enqueue":
+            return PROVIDER if self.plan.ready.provider_seen else None
+        if self.plan.key is None:
             return None
         return self.plan.connection.namespace_of(self.request.fields), self.request.function_id
 
@@ -184,7 +186,9 @@ class TriggerCall:
     def classify(self, error: Exception) -> Failure:
         """What an answer says, and what that says about the function being there."""
         failure = classify(error, function_id=self.request.function_id)
-        if self._key is not None and failure.code in DOUBTFUL:
+        if self.request.action == "enqueue":
+            self.plan.ready.not_enqueued(failure)
+        elif self._key is not None and failure.code in DOUBTFUL:
             self.plan.ready.invalidate(self._key)
         return failure
 
@@ -291,8 +295,9 @@ class TriggerCall:
             most = self.plan.policy.max_payload_bytes
             check(self.request, connection.sdk, most, self.options.idempotency_key)
         key = self._key
-        if self.run is not None and self.request.action == "enqueue":
-            key = PROVIDER
+        if self.request.action == "enqueue":
+            # Other calls may have learned of the provider since; a retry is not sent into a hole.
+            key = PROVIDER if self.run is not None else self._other_key()
         return key, self.plan.ready.generation, local
 
     def _patience(self) -> float:
@@ -351,6 +356,9 @@ class TriggerCall:
             key, ready = self._key, self.plan.ready
             if key is not None and key not in ready.known:
                 ready.mark_known(key, generation)
+        elif self.request.action == "enqueue":
+            self.plan.connection.history.answered = True
+            self.plan.ready.enqueued(generation)
 
     def _learn_failure(self, error: Exception) -> None:
         connection = self.plan.connection
@@ -366,6 +374,8 @@ class TriggerCall:
 
     def _refine(self, failure: Failure) -> Failure:
         """What this call knows about a failure that the error alone does not say."""
+        if self.plan.ready.provider_is_away(failure):
+            return failure.replace(category=Category.TRANSIENT, remedy=_PROVIDER_AWAY)
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure
         most = self.request.bytes

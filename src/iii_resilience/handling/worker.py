@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
+from iii_resilience.handling.hardening.observe_hooks import harden_hooks
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, Drainer
@@ -68,6 +69,8 @@ class Handlers:
         self._start()
         if callable(handler):
             handler = self._hardener.harden(function_id, handler)
+        if options.get("observe") is not None:
+            options = {**options, "observe": harden_hooks(function_id, options["observe"])}
         return self._served.add_function(function_id, handler, options)
 
     def register_trigger(self, trigger: Any) -> Reference:

@@ -112,6 +112,25 @@ def handler_failed(
     )
 
 
+def hook_failed(function_id: str, hook: str, error: BaseException) -> None:
+    """Log a hook of a function's observers that failed: its observer is rejected.
+
+    Args:
+        function_id: The function.
+        hook: The hook's name.
+        error: What it raised.
+    """
+    types, place, stack = _described(error)
+    logger.warning(
+        "%s: the hook %s failed%s%s",
+        function_id,
+        hook,
+        place or f": {types}",
+        stack,
+        extra={"function_id": function_id, "hook": hook, "exception": types},
+    )
+
+
 class ParkedAnswer(dict[str, str]):
     """What acknowledges a parked message. It is a result, and no success of its handler."""
 

@@ -12,6 +12,7 @@ import re
 from iii_resilience.core.classifiers.text_patterns import (
     FIFO_FIELD,
     LIMIT,
+    NO_PROVIDER,
     QUEUE_MISSING,
     QUEUE_WORDS,
     http_status_in,
@@ -91,11 +92,7 @@ def _enqueue(failure: Failure, message: str) -> Failure:
     bare = message.removeprefix("invocation_failed: ").removeprefix("handler error: ")
     if QUEUE_MISSING.match(bare):
         return failure.replace(execution=Execution.NOT_EXECUTED, remedy=_DEFINE_IT)
-    if not (
-        bare.startswith("No queue provider is installed")
-        or bare in QUEUE_WORDS
-        or FIFO_FIELD.match(bare)
-    ):
+    if not (bare.startswith(NO_PROVIDER) or bare in QUEUE_WORDS or FIFO_FIELD.match(bare)):
         return failure
     return failure.replace(execution=Execution.NOT_EXECUTED)
 
