@@ -5,7 +5,6 @@ Knows nothing of what the file stores, except for the table that must be there.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -15,9 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from iii_resilience.core.observers import logger
 from iii_resilience.stores.protocol import StoreUnavailableError
-
-logger = logging.getLogger("iii_resilience")
 
 _IDLE_MOST: Final = 16
 _CACHED: Final = 128  # statements that a connection keeps prepared, as `sqlite3` does by default
