@@ -7,7 +7,6 @@ original exception stays, with one more clause in its note.
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -22,6 +21,7 @@ from iii_resilience.core.effects import CallHandler
 from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
 from iii_resilience.core.report import amend
 from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.telemetry.call_events import Fallback
 
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue
 # itself takes milliseconds.
@@ -53,7 +53,7 @@ class Handover:
         """Whether it is sent even where the wait was in vain: the engine then says so itself."""
         return isinstance(self.fallback, Reroute)
 
-    def telemetry(self) -> AbstractContextManager[None]:
+    def telemetry(self) -> Fallback:
         """While it is on its way: what it does hangs under a span of its own."""
         if isinstance(self.fallback, Enqueue):
             return self.run.telemetry.fallback("enqueue", self.fallback.queue)
