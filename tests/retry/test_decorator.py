@@ -921,7 +921,7 @@ def test_the_log_names_whatever_was_decorated(
     with caplog.at_level(logging.INFO, "iii_resilience"), contextlib.suppress(Exception):
         iii_retry(policy=QUICK)(target)()
     (record,) = caplog.records
-    assert record.function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
+    assert record.iii_function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
 
 
 def test_methods_of_every_kind_and_in_both_orders() -> None:

@@ -530,7 +530,7 @@ def test_each_failure_is_decided_and_logged_once(
 ) -> None:
     with caplog.at_level(logging.INFO, "iii_resilience"):
         go_on(failing(QUICK.replace(attempts=3)), Attempts(stopped(), stopped()), how)
-    told = [(r.attempt, r.reason, r.function_id) for r in caplog.records]  # type: ignore[attr-defined]
+    told = [(r.iii_attempt, r.iii_reason, r.iii_function_id) for r in caplog.records]  # type: ignore[attr-defined]
     assert told == [(1, "retried", "n"), (2, "retried", "n"), (3, "exhausted", "n")]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, cast
 
@@ -24,6 +23,7 @@ from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"
+_NEVER_ENTERED = GeneratorExit()
 
 
 class RetryAttempt:
@@ -57,11 +57,12 @@ class RetryAttempt:
         __: TracebackType | None,
     ) -> bool:
         run, self._run = self._run, None  # the user's variable may outlive the loop
-        if self.admission is not None:
+        admission, self.admission = self.admission, None
+        if admission is not None:
             if error is None:
-                self.admission.release(None)
+                admission.release(None)
             else:
-                self.admission.failed(error, self._classified)
+                admission.failed(error, self._classified)
         # The loop could not raise these two itself: to an iterator they mean its end.
         if isinstance(error, Exception) and not isinstance(
             error, (StopIteration, StopAsyncIteration)
@@ -96,6 +97,12 @@ class RetryAttempt:
         except (CircuitOpenError, BulkheadFullError) as error:
             self.error = error
 
+    def abandon(self) -> None:
+        """Give its place back, where the block was never entered: nothing was attempted."""
+        admission, self.admission = self.admission, None
+        if admission is not None:
+            admission.release(_NEVER_ENTERED)
+
     def take_error(self) -> Exception:
         """What the block raised; the user's variable may outlive the loop, and keeps none."""
         error, self.error = self.error, None
@@ -118,7 +125,10 @@ class RetryLoop:
         if guard is not None:
             attempt.admit(functools.partial(guard.admit, deadline_at))
         if attempt.error is None:
-            yield attempt
+            try:
+                yield attempt
+            finally:
+                attempt.abandon()
         if attempt.error is None:
             return
         run = RetriedCall(
@@ -137,8 +147,13 @@ class RetryLoop:
                 attempt.admit(functools.partial(guard.admit, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
-                with _unless_left(run, attempt):
+                try:
                     yield attempt
+                except GeneratorExit as left:
+                    _left(run, attempt, left)
+                    raise
+                finally:
+                    attempt.abandon()
             if attempt.error is None:
                 return
             _record(run, attempt)
@@ -160,7 +175,10 @@ class RetryLoop:
         if guard is not None:
             await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
         if attempt.error is None:
-            yield attempt
+            try:
+                yield attempt
+            finally:
+                attempt.abandon()
         if attempt.error is None:
             return
         run = RetriedCall(
@@ -180,8 +198,13 @@ class RetryLoop:
                 await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
-                with _unless_left(run, attempt):
+                try:
                     yield attempt
+                except GeneratorExit as left:
+                    _left(run, attempt, left)
+                    raise
+                finally:
+                    attempt.abandon()
             if attempt.error is None:
                 return
             _record(run, attempt)
@@ -208,13 +231,8 @@ def _record(run: RetriedCall, attempt: RetryAttempt) -> None:
         del error
 
 
-@contextmanager
-def _unless_left(run: RetriedCall, attempt: RetryAttempt) -> Iterator[None]:
-    """While the user has an attempt: if the user leaves the loop, the call ends there."""
-    try:
-        yield
-    except GeneratorExit as left:
-        if attempt.error is not None:
-            _record(run, attempt)
-        run.interrupted(left)
-        raise
+def _left(run: RetriedCall, attempt: RetryAttempt, left: GeneratorExit) -> None:
+    """The user's code has left the loop in a retry: the call ends there."""
+    if attempt.error is not None:
+        _record(run, attempt)
+    run.interrupted(left)

@@ -183,7 +183,10 @@ def told(error: BaseException, *, since: float) -> bool:
         since: Monotonic time of the handler's start, in seconds: some programs raise one object
             again and again.
     """
-    at = getattr(error, _TOLD, None)
+    try:
+        at = getattr(error, _TOLD, None)
+    except Exception:  # an exception whose own attributes raise
+        return False
     return isinstance(at, float) and at >= since
 
 

@@ -152,9 +152,16 @@ def test_what_is_parked_is_one_count_and_one_record_like_any_failure(
     }
     (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
     told = vars(record)
-    assert (told["code"], told["category"], told["attempt"]) == ("CARD_DECLINED", "permanent", 1)
-    assert told["parked"]
-    assert {"reason", "delay", "invocation_id", "trace_id", "span_id"} <= set(told)
+    assert told["iii_code"] == "CARD_DECLINED"
+    assert (told["iii_category"], told["iii_attempt"]) == ("permanent", 1)
+    assert told["iii_parked"]
+    assert {
+        "iii_reason",
+        "iii_delay",
+        "iii_invocation_id",
+        "iii_trace_id",
+        "iii_span_id",
+    } <= set(told)
 
 
 def test_after_so_many_deliveries_a_message_is_parked_whatever_it_fails_with(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -20,6 +21,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.core.errors import InvalidPayloadError
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
@@ -338,21 +340,22 @@ def _as_outcome(result: Any) -> str:
         ) from None
 
 
-@contextmanager
-def _as_handler_error(what: str) -> Iterator[None]:
-    try:
-        yield
-    except StoreUnavailableError as error:
+def _as_handler_error(what: str) -> ErrorTranslation:
+    return ErrorTranslation(partial(_translate, what))
+
+
+def _translate(what: str, error: Exception) -> None:
+    if isinstance(error, StoreUnavailableError):
         logger.warning("%s: %s", error, what)
         raise TransientError(
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
-    except StoreRefusedError as error:
+    if isinstance(error, StoreRefusedError):
         logger.error("%s: %s", error, what)
         raise PermanentError(
             f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
         ) from None
-    except TransactionEndedError as error:
+    if isinstance(error, TransactionEndedError):
         if error.by_handler:
             raise PermanentError(str(error), code="TRANSACTION_ENDED_BY_HANDLER") from None
         raise TransientError(str(error), code="TRANSACTION_ROLLED_BACK") from None
