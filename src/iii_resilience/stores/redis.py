@@ -149,6 +149,10 @@ class RedisStore:
         """See `Messages.delivered`."""
         return int(self._once("delivered", self._message(message), (message, _ms(keep))))
 
+    def undelivered(self, message: str, *, keep: float) -> None:
+        """See `CountsBack.undelivered`."""
+        self._once("undelivered", self._message(message), (message, _ms(keep)))
+
     def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
         """See `Messages.note`."""
         arguments = (message, json.dumps(dict(note)), int(parked), _ms(keep))

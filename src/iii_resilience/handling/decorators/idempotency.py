@@ -39,7 +39,12 @@ from iii_resilience.handling.decorators.wrapper import (
     takes,
     wrap,
 )
-from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
+from iii_resilience.handling.handler_errors import (
+    HandlerError,
+    PayloadError,
+    PermanentError,
+    TransientError,
+)
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import as_sent, check_payload
 from iii_resilience.stores.protocol import (
@@ -61,6 +66,7 @@ _DAY = 86_400.0
 _FIRST_LOOK, _LAST_LOOK = 0.02, 0.25  # seconds between polls of a key that another worker runs
 _RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ended
 _RECORD_AGAIN = 0.1
+_NOT_FREED = "a failed call's key is not free before its lease is over: %s"
 
 
 @not_bare("@idempotent(store, key='order_id')")
@@ -232,8 +238,12 @@ class _Guard:
             )
 
         def undo(claim: Claim) -> None:
-            if claim.state is State.CLAIMED:
+            if claim.state is not State.CLAIMED:
+                return
+            try:
                 self._store.release(slot, claim.token)
+            except (StoreUnavailableError, StoreRefusedError) as away:
+                logger.warning(_NOT_FREED, away)
 
         with _as_handler_error("nothing was run"):
             return (yield self._ask(claim, undo))
@@ -252,10 +262,13 @@ class _Guard:
                 recorded = yield from self._record(mine, transaction, outcome)
         except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as raised:
+            error = _of_the_store(transaction, raised)
             if transaction is not None:
                 yield self._ask(transaction.rollback, cleanup=True)
             yield from self._failed(mine, error)
+            if error is not raised:
+                raise error from raised
             raise
         if not recorded:
             raise TransientError(
@@ -304,7 +317,7 @@ class _Guard:
         try:
             yield self._ask(keep_failure if lasting else free, cleanup=True)
         except (StoreUnavailableError, StoreRefusedError) as away:
-            logger.warning("a failed call's key is not free before its lease is over: %s", away)
+            logger.warning(_NOT_FREED, away)
 
     def _ask(
         self,
@@ -338,6 +351,21 @@ def _as_outcome(result: Any) -> str:
             f"the handler returned a {type(result).__name__} that JSON cannot carry: {why}",
             code="invalid_payload",
         ) from None
+
+
+def _of_the_store(transaction: Transaction | None, raised: BaseException) -> BaseException:
+    """What a handler raised; where that is the store's own error, what it says of the store."""
+    meaning_of: Any = getattr(transaction, "meaning_of", None)
+    if meaning_of is None or not isinstance(raised, Exception):
+        return raised
+    meaning: Exception | None = meaning_of(raised)
+    try:
+        with _as_handler_error("nothing of the call is written"):
+            if meaning is not None:
+                raise meaning
+    except HandlerError as error:
+        return error
+    return raised
 
 
 def _as_handler_error(what: str) -> ErrorTranslation:
