@@ -71,7 +71,12 @@ def test_the_table_names_every_metric_span_and_record_as_they_are(
     spans: dict[str, list[Any]] = {}
     for span in seen.spans():
         spans.setdefault(span.name.split()[0] + " …", []).append(span)
-    kinds = {"a decision": "reason", "a handler's failure": "exception", "a circuit": "was"}
+    kinds = {
+        "a decision",
+        "a handler's failure",
+        "calls that a full worker refused",
+        "a circuit",
+    }
     assert set(rows) == set(metrics) | set(spans) | set(kinds)
     for name, metric in metrics.items():
         assert SIGNALS[metric.kind] == rows[name].signal
@@ -86,6 +91,8 @@ def test_the_table_names_every_metric_span_and_record_as_they_are(
         fields = frozenset(set(vars(record)) - plain)
         if "parked" in fields or "exception" in fields:
             records["a handler's failure"].append((record, fields))
+        elif "refused" in fields:
+            records["calls that a full worker refused"].append((record, fields))
         elif "reason" in fields:
             records["a decision"].append((record, fields))
         elif {"was", "state"} <= fields and "kind" not in fields:
