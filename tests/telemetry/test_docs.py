@@ -74,6 +74,7 @@ def test_table_lists_every_metric_span_and_record(
     kinds = {
         "a decision": "iii_reason",
         "a handler's failure": "iii_exception",
+        "calls that a full worker refused": "iii_refused",
         "a circuit": "iii_was",
     }
     assert set(rows) == set(metrics) | set(spans) | set(kinds)
@@ -90,6 +91,8 @@ def test_table_lists_every_metric_span_and_record(
         fields = frozenset(set(vars(record)) - plain)
         if "iii_parked" in fields or "iii_exception" in fields:
             records["a handler's failure"].append((record, fields))
+        elif "iii_refused" in fields:
+            records["calls that a full worker refused"].append((record, fields))
         elif "iii_reason" in fields:
             records["a decision"].append((record, fields))
         elif {"iii_was", "iii_state"} <= fields and "iii_kind" not in fields:

@@ -130,12 +130,14 @@ class Handover:
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
             if sdk.sends_metadata:
+                seconds = fields["timeout_ms"] / 1000
+                carried = attrs.evolve(
+                    carried, attempt_left=seconds, attempt_deadline_unix=time.time() + seconds
+                )
                 add_context(fields, carried.to_wire())
             return fields
         carried = attrs.evolve(
-            carried,
-            left=None,  # queued work has time: what its caller had left is not its concern
-            deadline_unix=None,
+            carried.without_times(),  # queued work has time, whatever its caller had left
             function_id=request.function_id,
             code=self.run.log.failed[0].failure.code,
         )

@@ -275,8 +275,10 @@ class TriggerCall:
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
-            unix = None if left is None else time.time() + left
-            fields["metadata"] = {METADATA_FIELD: outgoing(left, unix, 1, None)}
+            unix, seconds = time.time(), milliseconds / 1000
+            deadline = None if left is None else unix + left
+            wire = outgoing(left, deadline, 1, None, seconds, unix + seconds)
+            fields["metadata"] = {METADATA_FIELD: wire}
         return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
@@ -329,7 +331,7 @@ class TriggerCall:
         self._sent = True
         request, now = self.request, time.monotonic()
         timeout, source = self._full_timeout()
-        left = unix = None
+        left = deadline = gives_up = None
         if self.deadline_at is not None:
             left = self.deadline_at - now
             if 1000 * left < timeout:
@@ -337,12 +339,17 @@ class TriggerCall:
                 source = _INHERITED if self._inherits else _DEADLINE
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
-        fields = {**request.fields, "timeout_ms": milliseconds}
+        fields, seconds = {**request.fields, "timeout_ms": milliseconds}, milliseconds / 1000
         if self.plan.carries and request.action != "enqueue":
+            unix, attempt_left = time.time(), None
             if left is not None:
-                unix = time.time() + left
-            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
-        return fields, milliseconds / 1000
+                deadline = unix + left
+            if request.action is None:  # nothing waits for the answer to a Void call
+                attempt_left, gives_up = seconds, unix + seconds
+            key = self.options.idempotency_key
+            wire = outgoing(left, deadline, number, key, attempt_left, gives_up)
+            add_context(fields, wire)
+        return fields, seconds
 
     def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""

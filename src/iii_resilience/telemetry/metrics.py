@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry import metrics
@@ -25,6 +26,7 @@ from iii_resilience.core.guards.budget import BudgetWindow
 from iii_resilience.core.guards.bulkhead import Slots
 from iii_resilience.core.guards.scopes import everything
 from iii_resilience.core.observers import IsolatedObserver, logger
+from iii_resilience.telemetry import handler_limits
 from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
 from iii_resilience.telemetry.spans import SCOPE
@@ -312,6 +314,9 @@ class Meters:
             meter.create_observable_gauge(
                 name, callbacks=[observe], unit=unit, description=description
             )
+        for what, description in handler_limits.OF_LIMITS.items():
+            found = [partial(self._handlers, what)]
+            meter.create_observable_gauge(f"iii.handler.{what}", found, "{call}", description)
         meter.create_observable_counter(
             "iii.policy.reloads.refused",
             callbacks=[self._refused],
@@ -329,11 +334,19 @@ class Meters:
     def _waiting(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         return self._by_function((name, slots.waiting) for name, slots in bulkheads())
 
-    def _by_function(self, found: Iterable[tuple[str, int]]) -> Iterable[metrics.Observation]:
-        sums: Counter[str] = Counter()
+    def _handlers(self, what: str, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._by_function(handler_limits.values(what))
+
+    def _by_function(
+        self, found: Iterable[tuple[str | None, int]]
+    ) -> Iterable[metrics.Observation]:
+        sums: Counter[str | None] = Counter()
         for name, value in found:
-            sums[self.function_id(name)] += value
-        return [metrics.Observation(sums[name], {"iii.function.id": name}) for name in sums]
+            sums[name and self.function_id(name)] += value
+        return [
+            metrics.Observation(total, {"iii.function.id": name} if name else {})
+            for name, total in sums.items()
+        ]
 
     def _dead(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         sums: Counter[tuple[str, str]] = Counter()

@@ -78,6 +78,7 @@ def idempotent(
     lease: float = 30.0,
     wait: float = 10.0,
     function_id: str | None = None,
+    late_starts: bool = False,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
@@ -101,6 +102,9 @@ def idempotent(
         function_id: The function it serves, which scopes its keys. None leaves it to the
             registration through ``resilient(worker)``; a function that is not itself a handler
             needs a name of its own here.
+        late_starts: Whether the handler starts although its caller has given this attempt up:
+            the result is kept for the next one. Without it such an attempt is not started. It is
+            never started when the whole call's time is over.
 
     Raises:
         TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
@@ -121,6 +125,8 @@ def idempotent(
     for needed in ("claim", "finish", "begin"):
         if not callable(getattr(store, needed, None)):
             raise TypeError(f"idempotent: the store must be one, got {type(store).__name__}")
+    if not isinstance(late_starts, bool):
+        raise TypeError(f"idempotent: late_starts must be True or False, got {late_starts!r}")
     guard = _Guard(store, key, _Times(ttl=ttl, lease=lease, wait=wait))
 
     # Not the handler's own type: what is given to it is not all that its callers give.
@@ -133,7 +139,13 @@ def idempotent(
             idempotent="two of them would wait for each other's key",
         )
         if not takes(handler, _TRANSACTION):
-            return wrap(handler, guard.steps, name="idempotent", function_id=function_id)
+            return wrap(
+                handler,
+                guard.steps,
+                name="idempotent",
+                function_id=function_id,
+                late_starts=late_starts,
+            )
         if not store.transactions:
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
@@ -142,6 +154,7 @@ def idempotent(
             name="idempotent",
             function_id=function_id,
             hidden=_TRANSACTION,
+            late_starts=late_starts,
         )
 
     return decorate
