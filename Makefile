@@ -18,10 +18,10 @@ CLASSIFIERS := $(filter-out %/grpc_details.py %/library_details.py %/library_exc
 	%/registered_exceptions.py,$(patsubst src/iii_resilience/%,%,\
 	$(wildcard src/iii_resilience/core/classifiers/*.py)))
 CORE := $(CORE_PARTS) $(CLASSIFIERS) retry/* telemetry/__init__.py telemetry/call_events.py telemetry/logs.py \
-	telemetry/metrics.py telemetry/spans.py
+	telemetry/instruments.py telemetry/metrics.py telemetry/spans.py
 CORE_TESTS := tests/core tests/retry tests/telemetry/test_call_events.py \
 	tests/telemetry/test_metrics.py tests/telemetry/test_worker_metrics.py \
-	tests/telemetry/test_logs.py tests/telemetry/test_spans.py \
+	tests/telemetry/test_logs.py tests/telemetry/test_spans.py tests/telemetry/test_observer_faults.py \
 	tests/handling/decorators/test_decorator_order.py
 comma := ,
 empty :=

@@ -145,6 +145,19 @@ def test_no_client_has_type_any(name: str) -> None:
     ] == []
 
 
+def test_no_block_is_run_by_a_generator() -> None:
+    """``contextlib.contextmanager`` sets the traceback of what passes through it.
+
+    An exception may refuse attributes, and the block may be a user's code. The commands run none.
+    """
+    generators = {"contextlib.contextmanager", "contextlib.asynccontextmanager"}
+    assert [
+        name
+        for name in sorted(MODULES)
+        if package_of(name) != "cli" and generators & set(imports(name))
+    ] == []
+
+
 def test_root_has_twelve_entries() -> None:
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
     assert entries == {"__init__.py", "py.typed", *MAY_IMPORT} - {""}

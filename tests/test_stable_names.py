@@ -97,7 +97,17 @@ def paths(value: Any, start: str = "") -> set[str]:
     return found
 
 
-CONTEXT = CallContext(1.5, 2000.0, 2, "k", already_retried=True, function_id="a::b", code="TIMEOUT")
+CONTEXT = CallContext(
+    1.5,
+    2000.0,
+    2,
+    "k",
+    already_retried=True,
+    function_id="a::b",
+    code="TIMEOUT",
+    attempt_left=0.5,
+    attempt_deadline_unix=1000.0,
+)
 ON_THE_WIRE = {
     "left_ms": 1500,
     "deadline_unix_ms": 2_000_000,
@@ -106,6 +116,8 @@ ON_THE_WIRE = {
     "already_retried": True,
     "function_id": "a::b",
     "code": "TIMEOUT",
+    "attempt_left_ms": 500,
+    "attempt_deadline_unix_ms": 1_000_000,
 }
 
 
@@ -130,6 +142,8 @@ class TestCallContext:
         assert set(call.metadata) == {"iii.resilience"}
         assert set(call.metadata["iii.resilience"]) == {
             "attempt",
+            "attempt_deadline_unix_ms",
+            "attempt_left_ms",
             "deadline_unix_ms",
             "idempotency_key",
             "left_ms",
@@ -381,6 +395,9 @@ METRICS = {
     "iii.dead_letters": ("Gauge", "{message}", {"iii.function.id", "iii.error.category"}),
     "iii.bulkhead.in_use": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.bulkhead.waiting": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.limit": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.running": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.waiting": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.policy.reloads.refused": ("Sum", "{reload}", set()),
     "iii.worker.registration.transitions": (
         "Sum",
@@ -399,23 +416,25 @@ SPANS = {
     },
     "fallback": {*CALL, "iii.error.execution", "iii.fallback.kind", "iii.fallback.target"},
 }
+# Up to 0.1.0 without `iii_`: a program that stamps a `trace_id` on its records lost these.
 FAILURE = {
-    "function_id",
-    "code",
-    "category",
-    "reason",
-    "attempt",
-    "delay",
-    "invocation_id",
-    "trace_id",
-    "span_id",
+    "iii_function_id",
+    "iii_code",
+    "iii_category",
+    "iii_reason",
+    "iii_attempt",
+    "iii_delay",
+    "iii_invocation_id",
+    "iii_trace_id",
+    "iii_span_id",
 }
 RECORDS = [
     FAILURE,
-    {*FAILURE, "duration", "exception"},
-    {*FAILURE, "parked"},
-    {"function_id", "state", "was"},
-    {"function_id", "kind", "state", "was", "owner", "code"},
+    {*FAILURE, "iii_duration", "iii_exception"},
+    {*FAILURE, "iii_parked"},
+    {*FAILURE, "iii_refused"},
+    {"iii_function_id", "iii_state", "iii_was"},
+    {"iii_function_id", "iii_kind", "iii_state", "iii_was", "iii_owner", "iii_code"},
 ]
 
 
@@ -443,7 +462,7 @@ class TestTelemetry:
         assert found == {frozenset(fields) for fields in RECORDS}
 
     def test_fields_of_all_records(self) -> None:
-        """Those that the run does not make, too, as the source has them."""
+        """Those that the run does not make, too, as the source has them: without the prefix."""
         found = {
             key.value
             for tree in sources().values()
@@ -466,6 +485,7 @@ class TestTelemetry:
             "parked",
             "payload_bytes",
             "problems",
+            "refused",
             "sender",
             "state",
             "was",
@@ -848,6 +868,7 @@ PUBLIC = {
         "HandlerError",
         "Health",
         "InFlight",
+        "LimitUse",
         "NotFoundError",
         "PayloadError",
         "PermanentError",

@@ -28,6 +28,7 @@ MODULES = {
     "redress": "redress",
     "google-api-core": "google",
     "hyx": "hyx",
+    "nopanic": "nopanic",
     "pybreaker": "pybreaker",
     "interlock-cb": "interlock",
 }
@@ -42,7 +43,8 @@ def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 # What takes processes of its own has a test of its own below.
 QUICK_PARTS = [
     *(bench_overhead.success, bench_overhead.success_async),
-    *(bench_overhead.one_failure, bench_overhead.give_up),
+    *(bench_overhead.repaired, bench_overhead.repaired_async),
+    *(bench_overhead.give_up, bench_overhead.give_up_async),
     *(bench_breaker.around_a_success, bench_breaker.rejection),
     *(bench_shapes.shapes, bench_scale.growth),
 ]
@@ -88,7 +90,7 @@ def test_connection_error_is_repeated_and_mistake_is_not(name: str) -> None:
     decorators |= peers.peers(wait=False)
     if name not in decorators:
         pytest.skip(f"{name} is not installed here, or has no decorator for plain functions")
-    repaired = bench_overhead.FailsOnce()
+    repaired = bench_overhead.FailsOneInEight()
 
     def function() -> int:
         return repaired()

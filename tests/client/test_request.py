@@ -155,8 +155,8 @@ class TestSize:
         with pytest.raises(PayloadTooLargeError) as caught:
             caller.trigger(request, policy=RetryPolicy(max_payload_bytes=10), idempotency_key="k1")
         (size,) = sizes
-        # The deadline and the attempt's number are counted at their longest.
-        assert 0 <= caught.value.payload_bytes - size <= 12
+        # The times and the attempt's number are counted at their longest.
+        assert 0 <= caught.value.payload_bytes - size <= 18
 
     def test_message_above_policy_s_limit_is_not_sent(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
@@ -205,7 +205,38 @@ class TestTravels:
     ) -> None:
         caller.trigger(call(), policy=RetryPolicy(deadline=None))
         (sent,) = invocations(engine)
-        assert sent.message["metadata"] == {METADATA_FIELD: {"attempt": 1}}
+        assert not {"left_ms", "deadline_unix_ms"} & set(sent.message["metadata"][METADATA_FIELD])
+
+    @needs((0, 21, 3), "sends no metadata")
+    @pytest.mark.parametrize("more", [{}, {"metadata": {"tenant": "a"}}], ids=["quick", "other"])
+    def test_each_attempt_says_when_it_is_given_up(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient, more: dict[str, Any]
+    ) -> None:
+        engine.inject("t::echo", STOPPED)
+        policy = RetryPolicy(deadline=20.0, attempt_timeout=3.0)
+        before = time.time()
+        caller.trigger(call(**more), idempotent=True, policy=policy)
+        wires = [call.message["metadata"][METADATA_FIELD] for call in invocations(engine)]
+        assert [wire["attempt_left_ms"] for wire in wires] == [3000, 3000]
+        ends = [wire["attempt_deadline_unix_ms"] / 1000 for wire in wires]
+        assert before + 2.9 < ends[0] < ends[1] < time.time() + 3.1
+
+    @needs((0, 21, 3), "sends no metadata")
+    def test_an_attempt_ends_with_its_call(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
+    ) -> None:
+        caller.trigger(call(), policy=RetryPolicy(deadline=2.0))
+        (sent,) = invocations(engine)
+        assert sent.message["metadata"][METADATA_FIELD]["attempt_left_ms"] <= 2000
+
+    @needs((0, 21, 3), "sends no metadata")
+    def test_no_caller_waits_for_a_void_call(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
+    ) -> None:
+        caller.trigger(call(action=TriggerAction.Void()))
+        (sent,) = invocations(engine)
+        wire = sent.message["metadata"][METADATA_FIELD]
+        assert not {"attempt_left_ms", "attempt_deadline_unix_ms"} & set(wire)
 
     @needs((0, 21, 3), "sends no metadata")
     def test_metadata_that_is_no_mapping_stays_what_it_is(

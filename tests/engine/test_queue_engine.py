@@ -340,6 +340,49 @@ class TestConsumer:
         assert (record.parked_at is not None, record.deliveries) == (True, 2)
 
 
+def test_enqueues_outlive_restart_of_queue_worker(world: World) -> None:
+    """What falls into the gap waits for the provider; the bare SDK's caller loses it."""
+    world.define(max_retries=9)
+    seen: set[int] = set()
+    function_id = world.serve("taken", lambda data: seen.add(data["n"]))
+    world.enqueue(function_id, {"n": -1})
+    ready = world.caller._caller.ready
+    until(lambda: ready.provider_seen)
+    policy = POLICY.replace(attempts=4, ready_timeout=20.0, deadline=60.0)
+    request = {"function_id": function_id, "action": {"type": "enqueue", "queue": world.queue}}
+    over = threading.Event()
+    failed: list[BaseException] = []
+    sent: list[int] = []
+
+    def enqueue(first: int) -> None:
+        for n in range(first, 100_000, 8):
+            if over.is_set():
+                return
+            sent.append(n)
+            try:
+                world.caller.trigger(
+                    {**request, "payload": {"n": n}}, idempotent=True, policy=policy
+                )
+            except Exception as error:
+                failed.append(error)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=enqueue, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    try:
+        world.queues.restart()
+        time.sleep(0.5)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    print(f"ENQUEUED {len(sent)} LOST {len(failed)}")
+    assert failed == []
+    until(lambda: seen >= set(sent), 60)
+
+
 def changed(world: World) -> None:
     config = {**world.definitions()[world.queue], "max_retries": 8}
     assert world.ask("queue::define", queue=world.queue, config=config)["changed"] is True

@@ -669,8 +669,8 @@ async def test_a_timeout_around_a_retried_call_ends_it() -> None:
 
 def test_a_permit_is_given_back_where_an_attempt_ends_before_it_is_sent() -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
-    context = RetryContext(policy=QUICK, name="n", started=0.0, window=window)
-    run = RetriedCall(context, idempotent=True)
+    context = RetryContext(policy=QUICK, name="n", window=window)
+    run = RetriedCall(context, 0.0, idempotent=True)
     run.attempt_failed(stopped(), None)
 
     def unsent() -> None:
@@ -921,7 +921,7 @@ def test_the_log_names_whatever_was_decorated(
     with caplog.at_level(logging.INFO, "iii_resilience"), contextlib.suppress(Exception):
         iii_retry(policy=QUICK)(target)()
     (record,) = caplog.records
-    assert record.function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
+    assert record.iii_function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
 
 
 def test_methods_of_every_kind_and_in_both_orders() -> None:
@@ -1468,7 +1468,7 @@ def test_a_success_touches_nothing_of_tenacity(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(tenacity, "Retrying", refuse)
     monkeypatch.setattr(tenacity, "AsyncRetrying", refuse)
-    monkeypatch.setattr("iii_resilience.retry.policy_source.RetriedCall", refuse)
+    monkeypatch.setattr(RetriedCall, "__init__", refuse)
     for how in ("sync", "async", "for", "async for"):
         assert run_as(how, lambda: "done", idempotent=True) == "done"
 

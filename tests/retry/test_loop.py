@@ -17,7 +17,9 @@ from support.paths import PACKAGE
 
 from iii_resilience import (
     Backoff,
+    Breaker,
     Budget,
+    Bulkhead,
     PolicyBook,
     Reason,
     RetryPolicy,
@@ -443,3 +445,54 @@ def test_a_loop_s_retries_count_against_the_budget(how: str) -> None:
     assert reason(error) is Reason.BUDGET_EXHAUSTED
     window = budget.window_for()
     assert (window._reserved, sum(window._retries), sum(window._calls)) == (0, 1, 1)
+
+
+class TestBeforeTheBlock:
+    """The loop is left, or goes on, before ``with attempt:`` was reached."""
+
+    @staticmethod
+    def guarded(fails: int) -> tuple[Any, Bulkhead]:
+        bulkhead = Bulkhead(limit=1)
+        breaker = Breaker(min_calls=fails or 1, open=0.001, probes=1)
+        policy = QUICK.replace(bulkhead=bulkhead, breaker=breaker if fails else None)
+        return retrying(idempotent=True, policy=policy), bulkhead
+
+    @pytest.mark.parametrize("fails", [0, 1])
+    @pytest.mark.parametrize("leave", ["break", "continue", "raise"])
+    def test_place_and_probe_are_given_back(self, leave: str, fails: int) -> None:
+        loop, bulkhead = self.guarded(fails)
+        slots = bulkhead.slots_for("retrying()")
+        kept = []  # a variable that outlives the loop, as that of `for` does
+        for _ in range(3):
+            with contextlib.suppress(KeyError):
+                for attempt in loop:
+                    kept.append(attempt)
+                    if attempt.number > fails:
+                        if leave == "break":
+                            break
+                        if leave == "raise":
+                            raise KeyError
+                        continue
+                    with attempt:
+                        raise ConnectionError
+                    time.sleep(0.01)  # until the circuit lets a probe through
+            assert slots.inside == 0
+        assert len(kept) == 3 * (fails + 1)
+
+    @pytest.mark.parametrize("fails", [0, 1])
+    async def test_async_place_is_given_back(self, fails: int) -> None:
+        loop, bulkhead = self.guarded(fails)
+        slots = bulkhead.slots_for("retrying()")
+        kept = []
+        for _ in range(3):
+            async for attempt in loop:
+                kept.append(attempt)
+                if attempt.number > fails:
+                    break
+                with attempt:
+                    raise ConnectionError
+                await asyncio.sleep(0.01)
+            for _ in range(3):  # asyncio closes the loop's generator in an iteration of its own
+                await asyncio.sleep(0)
+            assert slots.inside == 0
+        assert len(kept) == 3 * (fails + 1)

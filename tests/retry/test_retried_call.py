@@ -29,8 +29,9 @@ from iii_resilience import (
     report_for,
 )
 from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
-from iii_resilience.retry.retry_context import CallOutcome, RetryContext, RetryHooks, StopRetrying
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
+from iii_resilience.retry.user_traceback import user_traceback
 
 if TYPE_CHECKING:
     from conftest import FakeClock
@@ -47,10 +48,11 @@ def failing(
 ) -> RetriedCall:
     """A run whose first attempt has failed."""
     idempotent = more.pop("idempotent", True)
-    names = {field.name for field in attrs.fields(RetryHooks)}
-    hooks = RetryHooks(**{name: more.pop(name) for name in names & set(more)})
-    options: dict[str, Any] = {"policy": policy, "name": "n", "started": 1000.0, **more}
-    run = RetriedCall(RetryContext(**options), idempotent=idempotent, hooks=hooks)
+    names = {"deadline_at", "classified", "swallowed", "refine"}
+    own = {name: more.pop(name) for name in names & set(more)}
+    started = more.pop("started", 1000.0)
+    context = RetryContext(policy=policy, name="n", **more)
+    run = RetriedCall(context, started, idempotent=idempotent, **own)
     run.attempt_failed(stopped() if error is None else error, None)
     return run
 
@@ -528,7 +530,7 @@ def test_each_failure_is_decided_and_logged_once(
 ) -> None:
     with caplog.at_level(logging.INFO, "iii_resilience"):
         go_on(failing(QUICK.replace(attempts=3)), Attempts(stopped(), stopped()), how)
-    told = [(r.attempt, r.reason, r.function_id) for r in caplog.records]  # type: ignore[attr-defined]
+    told = [(r.iii_attempt, r.iii_reason, r.iii_function_id) for r in caplog.records]  # type: ignore[attr-defined]
     assert told == [(1, "retried", "n"), (2, "retried", "n"), (3, "exhausted", "n")]
 
 
@@ -564,7 +566,7 @@ def test_errors_keep_the_tracebacks_of_the_user_s_code(how: str) -> None:
         raise first
     except Exception as error:
         traceback = error.__traceback__
-    run = RetriedCall(RetryContext(policy=QUICK, name="n", started=0.0), idempotent=True)
+    run = RetriedCall(RetryContext(policy=QUICK, name="n"), 0.0, idempotent=True)
     run.attempt_failed(first, traceback)
     last = stopped()
     assert go_on(run, Attempts(stopped(), stopped(), last), how).error is last

@@ -232,7 +232,7 @@ def test_the_log_names_the_function_and_a_loop_is_tenacity_s(
             for attempt in tenacity.Retrying(**options):
                 with attempt:
                     raise fresh()
-    names = [record.function_id for record in caplog.records]  # type: ignore[attr-defined]
+    names = [record.iii_function_id for record in caplog.records]  # type: ignore[attr-defined]
     assert names == [fetch.__qualname__, "tenacity"]
 
 

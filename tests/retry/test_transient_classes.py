@@ -22,7 +22,6 @@ from iii_resilience import (
     retrying,
 )
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.report import Attempt
 from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
 
 FAST = RetryPolicy(attempts=3, backoff=Backoff(base=0.001, cap=0.001, throttled_base=0.001))
@@ -184,14 +183,14 @@ def test_what_is_no_class_is_refused_when_decorating(
 def test_attempt_log_takes_no_proof_from_a_library(error: Exception) -> None:
     log = AttemptLog(0.0, None)
     failure: Failure = classify(error)
-    log.add(FailedAttempt(Attempt(1, failure, delay=0.0, duration=0.1), error, None))
+    log.failed.append(FailedAttempt(1, failure, 0.0, 0.1, True, error, None))
     assert log.execution is Execution.MAYBE_EXECUTED
 
 
 def test_attempt_log_keeps_a_proof_of_ours() -> None:
     log = AttemptLog(0.0, None)
     error = CircuitOpenError("open", 1.0)
-    log.add(FailedAttempt(Attempt(1, classify(error), delay=0.0, duration=0.1), error, None))
+    log.failed.append(FailedAttempt(1, classify(error), 0.0, 0.1, True, error, None))
     assert log.execution is Execution.NOT_EXECUTED
 
 

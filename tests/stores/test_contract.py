@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
 import pytest
 
 from iii_resilience.stores import Claim, Record, State, Store
@@ -271,3 +272,28 @@ def test_a_closed_store_opens_again(store: Store) -> None:
     token = claim(store).token
     store.close()
     assert store.finish(SLOT, token, "1", keep=FOREVER)
+
+
+def test_delivery_is_counted_back(store: Store) -> None:
+    counts: Any = store
+    counts.undelivered("m", keep=FOREVER)
+    assert list(store.records()) == []
+    store.delivered("m", keep=FOREVER)
+    counts.undelivered("m", keep=FOREVER)
+    assert list(store.records()) == [], "nothing else is known of it"
+    store.delivered("m", keep=FOREVER)
+    store.note("m", {"n": 1}, parked=False, keep=FOREVER)
+    counts.undelivered("m", keep=0.2)
+    assert (only(store).deliveries, only(store).note) == (0, {"n": 1})
+    assert eventually(lambda: not list(store.records()))
+
+
+def test_counting_back_keeps_parked_message(store: Store) -> None:
+    store.delivered("m", keep=FOREVER)
+    store.note("m", {}, parked=True, keep=FOREVER)
+    parked = only(store)
+    counts: Any = store
+    counts.undelivered("m", keep=0.1)
+    counts.undelivered("m", keep=0.1)
+    time.sleep(0.3)
+    assert only(store) == attrs.evolve(parked, deliveries=0)

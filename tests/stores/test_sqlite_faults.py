@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from iii_resilience.handling import PermanentError, TransientError, idempotent
+from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
 from iii_resilience.stores import (
     SqliteStore,
     State,
@@ -102,6 +102,68 @@ def test_transaction_that_sqlite_ended_commits_neither(
     broken = False
     assert handler({"id": 1}) == handler({"id": 1}) == "booked"
     assert effects(path) == [1]
+
+
+def exactly_full(connection: sqlite3.Connection) -> None:
+    try:
+        full(connection)
+    except sqlite3.DatabaseError as error:  # the statement in its `finally` is refused
+        raise (error.__context__ or error) from None
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(exactly_full, "STORE_UNAVAILABLE"), (full, "TRANSACTION_ROLLED_BACK")],
+    ids=["the error itself", "that of the next statement"],
+)
+def test_full_disk_that_handler_raises_is_transient(
+    store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], None], code: str
+) -> None:
+    """It is the store's failure: stored as the handler's, it would be the answer for a day."""
+    broken = True
+
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> str:
+        transaction.execute("INSERT INTO effects VALUES (1, NULL)")
+        if broken:
+            end(transaction)
+        return "booked"
+
+    @consumer(parking=store, key="id", function_id="f")
+    def consumed(data: Any) -> str:
+        return str(book(data))
+
+    handler: Any = consumed
+    with pytest.raises(TransientError) as caught:
+        handler({"id": 1})
+    assert caught.value.code == code
+    assert effects(path) == []
+    assert [one.parked_at for one in store.records()] == [None]
+    broken = False
+    assert handler({"id": 1}) == "booked"
+    assert effects(path) == [1]
+
+
+def test_commit_that_handler_does_not_catch_is_named(store: SqliteStore) -> None:
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> None:
+        transaction.execute("COMMIT")
+
+    handler: Any = book
+    for _ in range(2):
+        with pytest.raises(PermanentError) as caught:
+            handler({"id": 1})
+        assert caught.value.code == "TRANSACTION_ENDED_BY_HANDLER"
+
+
+def test_handlers_own_sqlite_error_stays_its_own(store: SqliteStore) -> None:
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> None:
+        transaction.execute("INSERT INTO missing VALUES (1)")
+
+    handler: Any = book
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        handler({"id": 1})
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)

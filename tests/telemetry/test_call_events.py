@@ -65,8 +65,8 @@ def test_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
 
 
 def test_attempt_given_up_before_start_has_no_span(seen: Seen) -> None:
-    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f", started=time.monotonic())
-    run = RetriedCall(context, idempotent=True)
+    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f")
+    run = RetriedCall(context, time.monotonic(), idempotent=True)
     run.attempt_failed(ConnectionError(), None)
     assert run.decided(None).retry
     run.attempt_started(sent=True)

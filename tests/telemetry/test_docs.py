@@ -71,7 +71,12 @@ def test_table_lists_every_metric_span_and_record(
     spans: dict[str, list[Any]] = {}
     for span in seen.spans():
         spans.setdefault(span.name.split()[0] + " …", []).append(span)
-    kinds = {"a decision": "reason", "a handler's failure": "exception", "a circuit": "was"}
+    kinds = {
+        "a decision": "iii_reason",
+        "a handler's failure": "iii_exception",
+        "calls that a full worker refused": "iii_refused",
+        "a circuit": "iii_was",
+    }
     assert set(rows) == set(metrics) | set(spans) | set(kinds)
     for name, metric in metrics.items():
         assert SIGNALS[metric.kind] == rows[name].signal
@@ -84,11 +89,13 @@ def test_table_lists_every_metric_span_and_record(
     records: dict[str, list[Any]] = {name: [] for name in kinds}
     for record in told:
         fields = frozenset(set(vars(record)) - plain)
-        if "parked" in fields or "exception" in fields:
+        if "iii_parked" in fields or "iii_exception" in fields:
             records["a handler's failure"].append((record, fields))
-        elif "reason" in fields:
+        elif "iii_refused" in fields:
+            records["calls that a full worker refused"].append((record, fields))
+        elif "iii_reason" in fields:
             records["a decision"].append((record, fields))
-        elif {"was", "state"} <= fields and "kind" not in fields:
+        elif {"iii_was", "iii_state"} <= fields and "iii_kind" not in fields:
             records["a circuit"].append((record, fields))
     for name, each in records.items():
         held(rows[name], [fields for _, fields in each])

@@ -31,7 +31,8 @@ from iii_resilience import (
     iii_retry,
     report_for,
 )
-from iii_resilience.telemetry.logs import decided, heard, where
+from iii_resilience.core.observers import where
+from iii_resilience.telemetry.logs import decided, heard
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=2)
 MARKER = "s3cr3t"
@@ -51,7 +52,7 @@ def test_there_is_one_record_for_each_decision(log: pytest.LogCaptureFixture) ->
     with pytest.raises(Exception, match="invocation_stopped"):
         function()
     fields = [
-        (r.levelname, r.attempt, r.code, r.category, r.reason, r.delay)  # type: ignore[attr-defined]
+        (r.levelname, r.iii_attempt, r.iii_code, r.iii_category, r.iii_reason, r.iii_delay)  # type: ignore[attr-defined]
         for r in log.records
     ]
     assert fields == [
@@ -59,7 +60,7 @@ def test_there_is_one_record_for_each_decision(log: pytest.LogCaptureFixture) ->
         ("WARNING", 2, "invocation_stopped", "transient", "exhausted", None),
     ]
     name = f"{__name__}.{function.__qualname__}"
-    assert {r.function_id for r in log.records} == {name}  # type: ignore[attr-defined]
+    assert {r.iii_function_id for r in log.records} == {name}  # type: ignore[attr-defined]
     assert log.records[0].getMessage() == (
         f"{name}: attempt 1 failed with invocation_stopped (transient): retry in 0.000 s (retried)"
     )
@@ -222,15 +223,15 @@ def test_decisions_are_counted_by_provider_set_after_import() -> None:
 
 
 FIELDS = {
-    "function_id",
-    "code",
-    "category",
-    "reason",
-    "attempt",
-    "delay",
-    "invocation_id",
-    "trace_id",
-    "span_id",
+    "iii_function_id",
+    "iii_code",
+    "iii_category",
+    "iii_reason",
+    "iii_attempt",
+    "iii_delay",
+    "iii_invocation_id",
+    "iii_trace_id",
+    "iii_span_id",
 }
 
 
@@ -247,7 +248,7 @@ def test_every_record_has_every_field(log: pytest.LogCaptureFixture) -> None:
         iii_retry(idempotent=True, policy=QUICK)(fail)()
     plain = set(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
     assert [set(vars(record)) - plain for record in log.records] == [FIELDS, FIELDS]
-    ids = [(r.invocation_id, r.trace_id, r.span_id) for r in records(log)]
+    ids = [(r.iii_invocation_id, r.iii_trace_id, r.iii_span_id) for r in records(log)]
     assert ids == [(None, None, None)] * 2
 
 
@@ -256,7 +257,7 @@ def test_ids_are_those_of_attempt(log: pytest.LogCaptureFixture, seen: Seen) -> 
         iii_retry(idempotent=True, policy=QUICK)(fail)()
     ((call, attempts),) = seen.calls().values()
     context: Any = call.get_span_context()
-    assert [(r.trace_id, r.span_id) for r in records(log)] == [
+    assert [(r.iii_trace_id, r.iii_span_id) for r in records(log)] == [
         (f"{context.trace_id:032x}", f"{id_of(span):016x}") for span in attempts
     ]
 
@@ -267,7 +268,9 @@ def test_without_spans_they_are_those_of_span_around(
     around = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
     with trace.use_span(around), pytest.raises(ConnectionError):
         iii_retry(idempotent=True, policy=QUICK)(fail)()
-    assert {(r.trace_id, r.span_id) for r in records(log)} == {("0" * 31 + "7", "0" * 15 + "9")}
+    assert {(r.iii_trace_id, r.iii_span_id) for r in records(log)} == {
+        ("0" * 31 + "7", "0" * 15 + "9")
+    }
 
 
 def with_id(value: Any) -> Exception:
@@ -301,7 +304,7 @@ def test_invocation_id_is_one_of_sdks_exception(
     with pytest.raises(type(error)):
         function()
     (record,) = records(log)
-    assert record.invocation_id == told
+    assert record.iii_invocation_id == told
 
 
 def test_exception_is_told_by_its_type_and_place() -> None:

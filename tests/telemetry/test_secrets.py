@@ -46,6 +46,7 @@ from iii_resilience.cli.app import app
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.config.engine_source import _subscribe
 from iii_resilience.config.watch import Watch
+from iii_resilience.core.observers import where
 from iii_resilience.handling import (
     PayloadError,
     PermanentError,
@@ -58,7 +59,6 @@ from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
 from iii_resilience.handling.registration.drain import drain_at
 from iii_resilience.handling.registration.keeper import Keeper
 from iii_resilience.stores import MemoryStore, SqliteStore
-from iii_resilience.telemetry.logs import where
 from iii_resilience.testing import AnswerError, CutCaller, CutTarget, LoopbackEngine
 
 MARKER = "s3cr3t4111"

@@ -80,6 +80,7 @@ Offline = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _ENGINE = "ws://127.0.0.1:49134"
+_GROUPS_SHOWN = 200  # groups of a triage that fit a table to be read; --json has no such limit
 
 
 @app.command("list")
@@ -169,7 +170,7 @@ def triage_(
     table = Table(box=SIMPLE_HEAD)
     for heading in ("category", "code", "function", "count", "oldest", "what to do"):
         table.add_column(heading, overflow="fold")
-    for group in groups:
+    for group in groups[:_GROUPS_SHOWN]:
         table.add_row(
             group.category or _UNKNOWN,
             _cell(group.code),
@@ -179,6 +180,12 @@ def triage_(
             group.advice,
         )
     _console().print(table)
+    rest = groups[_GROUPS_SHOWN:]
+    if rest:
+        count = sum(group.count for group in rest)
+        _console().print(
+            f"and {len(rest)} more groups of {count} message(s): --json lists them all"
+        )
 
 
 @app.command()

@@ -7,13 +7,13 @@ what is enqueued.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
 from iii_resilience.config.queue_definition import Queue
 from iii_resilience.core.classify import classify
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.observers import logger
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.sdk.engine_api import call_engine
 
@@ -24,7 +24,6 @@ _BUSY = f"retry {_DEFINE}"
 _AGAIN = 0.05
 # Longer than the engine waits before it looks at its configuration's files (0.5 s), and reads them.
 _SETTLED = 0.75
-_log = logging.getLogger("iii_resilience")
 
 
 def ensure_queue(
@@ -138,14 +137,14 @@ def _says(failure: Failure | None, text: str) -> bool:
 def _compare(wanted: Queue, defined: dict[str, Any]) -> None:
     """Say once where a queue is defined otherwise than it is wanted."""
     if not defined:
-        _log.warning(
+        logger.warning(
             "queue %r is defined already, how cannot be seen; it stays as it is", wanted.name
         )
         return
     fields = wanted.to_wire().items()
     other = sorted(field for field, value in fields if defined.get(field) != value)
     if other:
-        _log.warning(
+        logger.warning(
             "queue %r is defined already, with another %s; it stays as it is",
             wanted.name,
             ", ".join(other),

@@ -22,7 +22,9 @@ _LONGEST_KEY = 512  # what the other side reads (`sdk.propagation`)
 _FRAME_MOST = 16_384
 # Of one byte of compact JSON older SDKs make at most six (`sdk.payload_check`).
 _GROWS_MOST = 6
-_LONGEST = (9_999_999.0, 9_999_999_999.0, 99)  # seconds left, deadline, attempt
+# As `outgoing` takes it: seconds left, deadline, attempt; the attempt's seconds left and deadline.
+_LONGEST = (9_999_999.0, 9_999_999_999.0, 99)
+_LONGEST_ATTEMPT = (9_999_999.0, 9_999_999_999.0)
 _INVOCATION_ID = "00000000-0000-4000-8000-000000000000"  # as long as the one that is made later
 
 # The engine's own functions take what the engine documents, and nothing of ours beside it.
@@ -135,7 +137,7 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
             message[name] = fields[name]
     own = request.function_id.startswith(ENGINE_OWN)
     if sdk.sends_metadata and request.action != "enqueue" and not own:
-        add_context(message, outgoing(*_LONGEST, key))
+        add_context(message, outgoing(*_LONGEST, key, *_LONGEST_ATTEMPT))
     if request.action != "void":
         message["invocation_id"] = _INVOCATION_ID
     if request.action == "void":

@@ -11,7 +11,6 @@ with policies in files never import it.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import uuid
@@ -28,10 +27,9 @@ from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.effects import drive
 from iii_resilience.core.errors import ConfigError, NotConnectedError
+from iii_resilience.core.observers import logger
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection, connection_of
-
-logger = logging.getLogger("iii_resilience")
 
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _CONNECTS_WITHIN = 5.0  # seconds; as long as a call waits by default

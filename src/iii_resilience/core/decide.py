@@ -63,7 +63,11 @@ class Decision:
         return self.delay is not None
 
 
-@attrs.frozen
+NOT_RETRYABLE = Decision(Reason.NOT_RETRYABLE)
+"""What is decided about every failure that is not transient, unless a retry was asked for."""
+
+
+@attrs.frozen(slots=False)  # as `Failure`: made once an attempt
 class CallSoFar:
     """What a decision needs to know of the call.
 
@@ -118,7 +122,7 @@ def decide(
     may_help = failure.category is Category.TRANSIENT and not call.swallowed
     never = failure.code in NEVER_RETRIED if failure.inner is None else never_retried(failure)
     if never or not (call.asked or may_help):
-        return Decision(Reason.NOT_RETRYABLE)
+        return NOT_RETRYABLE
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)
     if failure.system == "local" and failure.code in _GUARDED:

@@ -84,6 +84,9 @@ class CallHandler:
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
+ATTEMPT = CallHandler()
+"""The effect of calling it with what it already has."""
+
 Steps = Generator[Blocking | Sleep | Wait | CallHandler, Any, Any]
 
 

@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from iii_resilience.core.guards.concurrency_limit import Limit
+from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
+from iii_resilience.handling.hardening.observe_hooks import harden_hooks
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, Drainer
@@ -60,14 +63,23 @@ class Handlers:
 
     # Registering.
 
-    def register_function(self, function_id: Any, handler: Any, options: dict[str, Any]) -> Any:
+    def register_function(
+        self, function_id: Any, handler: Any, limit: Limit | None, options: dict[str, Any]
+    ) -> Any:
         """See `iii_resilience.client.resilient.Resilient.register_function`."""
         self._connection.check_usable()
         if not isinstance(function_id, str):  # the SDK says what is wrong with it
             return self._connection.client.register_function(function_id, handler, **options)
+        if not (callable(handler) or limit in (None, SAME_AS_WORKER)):
+            raise TypeError(
+                f"{function_id}: limit applies to handlers that run in this worker, and this "
+                "function has none"
+            )
         self._start()
         if callable(handler):
-            handler = self._hardener.harden(function_id, handler)
+            handler = self._hardener.harden(function_id, handler, limit)
+        if options.get("observe") is not None:
+            options = {**options, "observe": harden_hooks(function_id, options["observe"])}
         return self._served.add_function(function_id, handler, options)
 
     def register_trigger(self, trigger: Any) -> Reference:
@@ -138,7 +150,7 @@ class Handlers:
         registrations = self.registrations()
         if not (registrations or self._keeping):
             self._ask([FUNCTIONS_INFO])
-        running = self._running.now()
+        running = [call for call in self._running.now() if not call.waiting]
         asked_at = self._kept.asked_at
         silent = None if asked_at is None else time.monotonic() - asked_at
         return Health(
@@ -147,6 +159,11 @@ class Handlers:
             registrations=registrations,
             in_flight=len(running),
             oldest=running[0] if running else None,
+            limits=tuple(
+                limit
+                for limit in self._hardener.limits()
+                if limit.function_id is None or self._served.function(limit.function_id)
+            ),
             silent_for=silent,
             zombie=self._zombie(silent, zombie_after),
         )
@@ -204,6 +221,7 @@ class Handlers:
         """Nothing is registered again from now on."""
         self._leaving = self._served.leaving = True
         keeper().remove(self._kept)
+        self._hardener.log_rest()
 
     def leave(self) -> None:
         """Before a shutdown: a standby that is known takes over what is owned here."""

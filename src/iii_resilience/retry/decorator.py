@@ -29,8 +29,9 @@ from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
-from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy, begin
-from iii_resilience.retry.retried_call import deadline_of, user_traceback
+from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry import meters
 
 if TYPE_CHECKING:
@@ -210,7 +211,13 @@ def _wrap_sync(  # noqa: C901 - see above
                 deadline = by.policy.deadline
                 value = guard.first_attempt(function, args, kwargs, started, deadline, classified)
         except Exception as error:
-            run = begin(source, by.context(name, started), classified=classified)
+            run = RetriedCall(
+                by.context,
+                started,
+                idempotent=source.idempotent,
+                deadline_at=deadline_of(by.policy, started),
+                classified=classified,
+            )
             run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -221,7 +228,7 @@ def _wrap_sync(  # noqa: C901 - see above
             return value
         attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
         if guard is not None:
-            attempt = functools.partial(guard.attempt, attempt, run.context.deadline_at, classified)
+            attempt = functools.partial(guard.attempt, attempt, run.deadline_at, classified)
         outcome = run.retry(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
@@ -269,9 +276,11 @@ def _wrap_async(  # noqa: C901 - see above
                 value = await _guarded(by, attempt, started, cancellations, classified)
         except Exception as error:
             cancellations = cancellations or Cancellations(cancelled)
-            run = begin(
-                source,
-                by.context(name, started),
+            run = RetriedCall(
+                by.context,
+                started,
+                idempotent=source.idempotent,
+                deadline_at=deadline_of(by.policy, started),
                 classified=classified,
                 swallowed=cancellations.swallowed,
             )

@@ -124,6 +124,22 @@ class Transaction(Protocol):
         """Forget the effects. Harmless after the end."""
 
 
+class ReadsErrors(Protocol):
+    """A transaction that knows its store's own errors among a handler's; optional."""
+
+    def meaning_of(self, error: Exception) -> Exception | None:
+        """What an error that the handler raised says of the store.
+
+        Args:
+            error: The error.
+
+        Returns:
+            StoreUnavailableError or TransactionEndedError where the store failed, or ended the
+            transaction; None where the error says nothing of it.
+        """
+        raise NotImplementedError
+
+
 @attrs.frozen
 class Renewal:
     """One lease to extend, as `Keys.renew` takes it."""
@@ -148,6 +164,22 @@ class RenewsMany(Protocol):
 
         Raises:
             StoreUnavailableError: Whether any was extended is not known.
+        """
+        raise NotImplementedError
+
+
+class CountsBack(Protocol):
+    """A store that can take a count of a delivery back; optional."""
+
+    def undelivered(self, message: str, *, keep: float) -> None:
+        """Count a delivery back: nothing was run, and it says nothing of the message.
+
+        Args:
+            message: The message's id.
+            keep: Seconds its row is kept where it is not parked.
+
+        Raises:
+            StoreUnavailableError: Whether it was counted back is not known.
         """
         raise NotImplementedError
 

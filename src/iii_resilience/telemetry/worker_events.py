@@ -112,6 +112,55 @@ def handler_failed(
     )
 
 
+def hook_failed(function_id: str, hook: str, error: BaseException) -> None:
+    """Log a hook of a function's observers that failed: its observer is rejected.
+
+    Args:
+        function_id: The function.
+        hook: The hook's name.
+        error: What it raised.
+    """
+    types, place, stack = _described(error)
+    logger.warning(
+        "%s: the hook %s failed%s%s",
+        function_id,
+        hook,
+        place or f": {types}",
+        stack,
+        extra={"function_id": function_id, "hook": hook, "exception": types},
+    )
+
+
+def call_refused(function_id: str, failure: Failure) -> None:
+    """Count a call that was not started because its worker is full.
+
+    Args:
+        function_id: The function.
+        failure: What the failure is, as its caller will see it.
+    """
+    meters.handler_failed(function_id, _telling(failure))
+
+
+def calls_refused(function_id: str, failure: Failure, count: int, *, attempt: int) -> None:
+    """Log calls that were not started because their worker is full.
+
+    Args:
+        function_id: The function.
+        failure: What the failure of the last one is, as its caller will see it.
+        count: How many there were since the record before.
+        attempt: The attempt of the last one's caller, from 1.
+    """
+    telling = _telling(failure)
+    logger.warning(
+        "%s: the worker is full, %d call%s refused with %s",
+        function_id,
+        count,
+        " was" if count == 1 else "s were",
+        telling.code,
+        extra={**_fields(function_id, telling, attempt), "refused": count},
+    )
+
+
 class ParkedAnswer(dict[str, str]):
     """What acknowledges a parked message. It is a result, and no success of its handler."""
 
@@ -164,7 +213,10 @@ def told(error: BaseException, *, since: float) -> bool:
         since: Monotonic time of the handler's start, in seconds: some programs raise one object
             again and again.
     """
-    at = getattr(error, _TOLD, None)
+    try:
+        at = getattr(error, _TOLD, None)
+    except Exception:  # an exception whose own attributes raise
+        return False
     return isinstance(at, float) and at >= since
 
 

@@ -34,7 +34,7 @@ from support.redis_fixtures import RedisServer, needs_redis
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import retry_after
 from iii_resilience.core.classifiers.library_exceptions import ROWS, from_library
-from iii_resilience.core.report import Attempt, execution_over
+from iii_resilience.core.report import execution_over
 
 T, A, N, P, X = (
     Category.TRANSIENT,
@@ -139,8 +139,7 @@ def test_refused_connection_never_ran(client: str) -> None:
     failure = raised(lambda: get(client, f"http://127.0.0.1:{closed_port()}/"))
     assert facts(failure) == (REFUSED[client], T, NE)
     assert not failure.proves_unexecuted
-    attempt = Attempt(1, failure, delay=0.0, duration=0.0)
-    assert execution_over([attempt]) is ME
+    assert execution_over([failure]) is ME
 
 
 @pytest.mark.parametrize("client", ["httpx", "requests", "urllib", "aiohttp"])

@@ -196,6 +196,8 @@ def test_messages_never_reach_remedy() -> None:
         # Another function was not started: the called one ran, and called it.
         ({"code": "DEADLINE_PASSED", "function_id": "t::other"}, Execution.EXECUTED),
         ({"code": "DEADLINE_PASSED"}, Execution.EXECUTED),
+        ({"code": "OVERLOADED", "function_id": "t::called"}, Execution.NOT_EXECUTED),
+        ({"code": "OVERLOADED", "function_id": "t::other"}, Execution.EXECUTED),
         ({"code": "OTHER", "note": "DEADLINE_PASSED", "function_id": "t::called"}, None),
         ('{"DEADLINE_PASSED" is no JSON', None),
     ],

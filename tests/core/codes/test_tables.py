@@ -91,6 +91,7 @@ def test_throttled_rows() -> None:
         "rate_limited",
         "CIRCUIT_OPEN",
         "BULKHEAD_FULL",
+        "OVERLOADED",
     }
     assert {status for status, row in HTTP_STATUS.items() if row.throttled} == {429, 503}
 

@@ -104,7 +104,7 @@ def test_the_five_pass_as_they_are(
         handler({})
     assert caught.value is error
     (record,) = caplog.records
-    assert (record.code, record.attempt) == ("CARD_DECLINED", 1)  # type: ignore[attr-defined]
+    assert (record.iii_code, record.iii_attempt) == ("CARD_DECLINED", 1)  # type: ignore[attr-defined]
 
 
 def test_a_result_passes() -> None:

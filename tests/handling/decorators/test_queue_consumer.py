@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -152,9 +154,16 @@ def test_what_is_parked_is_one_count_and_one_record_like_any_failure(
     }
     (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
     told = vars(record)
-    assert (told["code"], told["category"], told["attempt"]) == ("CARD_DECLINED", "permanent", 1)
-    assert told["parked"]
-    assert {"reason", "delay", "invocation_id", "trace_id", "span_id"} <= set(told)
+    assert told["iii_code"] == "CARD_DECLINED"
+    assert (told["iii_category"], told["iii_attempt"]) == ("permanent", 1)
+    assert told["iii_parked"]
+    assert {
+        "iii_reason",
+        "iii_delay",
+        "iii_invocation_id",
+        "iii_trace_id",
+        "iii_span_id",
+    } <= set(told)
 
 
 def test_after_so_many_deliveries_a_message_is_parked_whatever_it_fails_with(
@@ -424,3 +433,64 @@ def test_bad_options_are_refused_where_they_are_written(
 ) -> None:
     with pytest.raises(error):
         consumer(**{"parking": MemoryStore(), **options})
+
+
+class HeldUp(MemoryStore):
+    """Counts, and then answers late."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted, self.go_on = threading.Event(), threading.Event()
+
+    def delivered(self, message: str, *, keep: float) -> int:
+        count = super().delivered(message, keep=keep)
+        self.counted.set()
+        assert self.go_on.wait(30)
+        return count
+
+
+async def cancelled_while_counted(store: HeldUp, handler: Any) -> None:
+    task = asyncio.create_task(handler({"order_id": 1}))
+    while not store.counted.is_set():
+        await asyncio.sleep(0.005)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    store.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_delivery_cancelled_while_counted_does_not_count() -> None:
+    store = HeldUp()
+
+    @consumer(parking=store, key="order_id", function_id=ID, max_deliveries=1)
+    async def handler(data: Any) -> str:
+        return "done"
+
+    await cancelled_while_counted(store, handler)
+    assert list(store.records()) == []
+    again: Any = handler
+    assert await again({"order_id": 1}) == "done", "not parked: it never ran"
+
+
+async def test_count_that_cannot_be_taken_back_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Away(HeldUp):
+        def undelivered(self, message: str, *, keep: float) -> None:
+            raise StoreUnavailableError("away")
+
+    store = Away()
+
+    @consumer(parking=store, key="order_id", function_id=ID)
+    async def handler(data: Any) -> str:
+        return "done"
+
+    await cancelled_while_counted(store, handler)
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records] == [
+        "a delivery that was not begun stays counted: away"
+    ], "and asyncio has nothing to add"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from iii_resilience.handling.hardening.deadlines import Clocks
+from iii_resilience.handling.hardening.deadlines import Arrival, Clocks
 from iii_resilience.sdk.propagation import CallContext
 
 NOW = 1_800_000_000.0
@@ -34,7 +34,7 @@ class Here:
         carried = CallContext(left=left, deadline_unix=self.now - offset + left)
         arrival = self.clocks.arrival(carried, sender, now=0.0, now_unix=self.now)
         deadline = arrival.inbound.deadline_at
-        return arrival.late is None, None if deadline is None else round(deadline, 3)
+        return arrival.late(0.0) is None, None if deadline is None else round(deadline, 3)
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ def test_a_deadline_counts_by_the_sender_s_clock_within_the_tolerance(
 def test_what_was_late_by_how_much(here: Here) -> None:
     carried = CallContext(left=1.0, deadline_unix=NOW - 10)
     arrival = here.clocks.arrival(carried, "w1", now=0.0, now_unix=NOW)
-    assert arrival.late == pytest.approx(9.0)
+    assert arrival.late(0.0) == pytest.approx(9.0)
 
 
 def test_nothing_carried_is_no_deadline(here: Here) -> None:
     arrival = here.clocks.arrival(None, "w1", now=0.0, now_unix=NOW)
-    assert (arrival.late, arrival.inbound.deadline_at) == (None, None)
+    assert (arrival.late(1e9), arrival.inbound.deadline_at) == (None, None)
 
 
 def test_a_clock_that_is_ahead_shows_at_once_and_is_warned_of_once(
@@ -123,7 +123,47 @@ def test_senders_are_not_remembered_for_ever(here: Here) -> None:
 
 def test_a_deadline_without_a_time_left_counts_as_it_is(here: Here) -> None:
     late = CallContext(deadline_unix=NOW - 10)
-    assert here.clocks.arrival(late, "w1", now=0.0, now_unix=NOW).late is not None
+    assert here.clocks.arrival(late, "w1", now=0.0, now_unix=NOW).late(0.0) is not None
     soon = CallContext(deadline_unix=NOW + 10)
     arrival = here.clocks.arrival(soon, "w1", now=0.0, now_unix=NOW)
     assert arrival.inbound.deadline_at == pytest.approx(11.0)
+
+
+class TestAttempts:
+    """The time of an attempt, beside that of the whole call."""
+
+    def arrival(self, here: Here, offset: float = 0.0, **more: float) -> Arrival:
+        """An attempt of 2 s, sent `offset` seconds ago by its sender's clock."""
+        sent = here.now - offset
+        carried = CallContext(attempt_left=2.0, attempt_deadline_unix=sent + 2.0, **more)
+        return here.clocks.arrival(carried, "w1", now=100.0, now_unix=here.now)
+
+    def test_starts_until_its_time_since_arrival_is_over(self, here: Here) -> None:
+        arrival = self.arrival(here)
+        assert arrival.late(102.0) is None
+        assert arrival.late(102.5) == pytest.approx(0.5)
+        assert arrival.attempt_only
+
+    @pytest.mark.parametrize(("offset", "late"), [(2.9, None), (3.1, 0.1), (12.0, 9.0)])
+    def test_late_by_the_sender_s_clock_and_tolerance(
+        self, here: Here, offset: float, late: float | None
+    ) -> None:
+        found = self.arrival(here, offset).late(100.0)
+        assert found == (None if late is None else pytest.approx(late))
+
+    def test_bounds_no_call_of_its_handler(self, here: Here) -> None:
+        assert self.arrival(here).inbound.deadline_at is None
+        call = self.arrival(here, left=60.0, deadline_unix=NOW + 60)
+        assert call.inbound.deadline_at == 160.0
+        assert call.start_by == 102.0
+
+    def test_call_that_ends_first_counts(self, here: Here) -> None:
+        arrival = self.arrival(here, left=1.0, deadline_unix=NOW + 1)
+        assert (arrival.start_by, arrival.attempt_only) == (101.0, False)
+
+    def test_clock_that_is_off_leaves_time_since_arrival(
+        self, here: Here, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        arrival = self.arrival(here, -3600.0)
+        assert (arrival.late(101.9), arrival.late(102.5)) == (None, pytest.approx(0.5))
+        assert len(caplog.records) == 1

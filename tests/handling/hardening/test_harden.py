@@ -524,7 +524,7 @@ class TestDeadlines:
         assert failure.inner.code == "DEADLINE_PASSED"
         assert failure.inner.message.startswith("Function t::f was not started")
         (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
-        assert record.code == "DEADLINE_PASSED"  # type: ignore[attr-defined]
+        assert record.iii_code == "DEADLINE_PASSED"  # type: ignore[attr-defined]
 
     def test_a_nested_refusal_proves_nothing_about_the_called_function(
         self, serve: Serve, worker: Resilient, target: Any
@@ -611,10 +611,10 @@ class TestSeen:
         serve(both_ways(fail)[way])
         failure_of(target, payload={"x": self.MARKER})
         (record,) = self.records(log)
-        assert record.function_id == "t::f"
-        assert record.code == "ValueError"
-        assert record.category == "permanent"
-        assert record.exception == "ValueError from KeyError"
+        assert record.iii_function_id == "t::f"
+        assert record.iii_code == "ValueError"
+        assert record.iii_category == "permanent"
+        assert record.iii_exception == "ValueError from KeyError"
         text = logging.Formatter("%(message)s").format(record)
         assert "ValueError from KeyError at test_harden.py:" in text
         assert "in fail" in text
@@ -660,7 +660,7 @@ class TestSeen:
         while not self.records(log) and time.monotonic() < until:
             time.sleep(0.01)
         (record,) = self.records(log)
-        assert (record.code, record.category) == ("BUSY", "transient")
+        assert (record.iii_code, record.iii_category) == ("BUSY", "transient")
         metric = seen.metrics()["iii.handler.failures"]
         assert metric.total(iii__function__id="t::f", error__type="_OTHER") == 1
 
@@ -698,12 +698,12 @@ class TestSeen:
         (record,) = self.records(log)
         (made,) = engine.calls("t::f")
         tells = installed().version >= (0, 25)
-        assert record.invocation_id == (made.invocation_id if tells else None)
-        assert len(record.span_id) == 16
+        assert record.iii_invocation_id == (made.invocation_id if tells else None)
+        assert len(record.iii_span_id) == 16
         (around,) = [s for s in seen.exporter.get_finished_spans() if s.name == "the caller's"]
         context: Any = around.get_span_context()
-        assert record.trace_id == f"{context.trace_id:032x}"
-        assert (record.reason, record.delay, record.attempt) == (None, None, 1)
+        assert record.iii_trace_id == f"{context.trace_id:032x}"
+        assert (record.iii_reason, record.iii_delay, record.iii_attempt) == (None, None, 1)
 
     def test_each_failure_counts_once(self, serve: Serve, target: Any, seen: Seen) -> None:
         serve(lambda data: leave())

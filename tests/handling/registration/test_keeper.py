@@ -325,9 +325,9 @@ class TestWhatIsSeen:
 
         def told() -> list[tuple[Any, Any, Any]]:
             return [
-                (r.was, r.state, r.owner)  # type: ignore[attr-defined]
+                (r.iii_was, r.iii_state, r.iii_owner)  # type: ignore[attr-defined]
                 for r in caplog.records
-                if hasattr(r, "was") and r.function_id == "t::f"  # type: ignore[attr-defined]
+                if hasattr(r, "iii_was") and r.iii_function_id == "t::f"  # type: ignore[attr-defined]
             ]
 
         until(lambda: len(told()) >= 3)  # a change is told after it can be seen

@@ -6,7 +6,6 @@ Knows nothing of what they mean: `config.files.validate` does.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -22,8 +21,7 @@ from iii_resilience.config.files.validate import ValidationResult, examine
 from iii_resilience.config.files.yaml_reader import read_yaml
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.errors import ConfigError
-
-logger = logging.getLogger("iii_resilience")
+from iii_resilience.core.observers import logger
 
 BUILT_IN = "builtin:"
 MAPPING = "<mapping>"

@@ -133,7 +133,7 @@ def cause_in_message(code: str, message: str, depth: int = 0) -> Failure | None:
     return guard(message) if code in _SIZED else None
 
 
-CARRIERS = frozenset({"invocation_failed", "bridge_error", "enqueue_error"})
+CARRIERS = frozenset({"invocation_failed", "bridge_error", "enqueue_error", "OBSERVE_REJECTED"})
 """The codes whose message is searched for any of the forms; ``http_error`` has one of its own."""
 
 _SIZED = frozenset({"http_error", "payload_too_large", "invocation_failed_payload_too_large"})

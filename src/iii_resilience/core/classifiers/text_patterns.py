@@ -43,6 +43,7 @@ QUEUE_WORDS = {
     "Message ID is required": "message_id_not_set",
     "topic is required": "topic_required",
 }
+NO_PROVIDER = "No queue provider is installed"
 QUEUE_MISSING = re.compile(
     r"queue '.{0,256}?' is not defined; call queue::define before enqueueing$"
     r"|Queue '.{0,256}?' not found$"

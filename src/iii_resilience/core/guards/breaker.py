@@ -8,7 +8,6 @@ policies or telemetry, and has no clock: every method takes the time.
 from __future__ import annotations
 
 import enum
-import logging
 import math
 import threading
 from collections.abc import Callable
@@ -19,9 +18,8 @@ import attrs
 
 from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.guards.sliding_window import SlidingWindow
+from iii_resilience.core.observers import logger
 from iii_resilience.core.validators import number
-
-logger = logging.getLogger("iii_resilience")
 
 
 class CircuitState(enum.Enum):
@@ -337,7 +335,6 @@ class Circuit:
         try:
             self._on_transition(before, after, now)
         except Exception:
-            # An observer must not be able to fail the calls that it observes.
             logger.exception("on_transition of a circuit breaker failed")
 
 

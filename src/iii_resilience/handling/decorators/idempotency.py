@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -20,6 +21,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Steps
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.core.errors import InvalidPayloadError
 from iii_resilience.core.validators import number
 from iii_resilience.handling.decorators.error_reporting import reported_as, restored
@@ -37,7 +39,12 @@ from iii_resilience.handling.decorators.wrapper import (
     takes,
     wrap,
 )
-from iii_resilience.handling.handler_errors import PayloadError, PermanentError, TransientError
+from iii_resilience.handling.handler_errors import (
+    HandlerError,
+    PayloadError,
+    PermanentError,
+    TransientError,
+)
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import as_sent, check_payload
 from iii_resilience.stores.protocol import (
@@ -59,6 +66,7 @@ _DAY = 86_400.0
 _FIRST_LOOK, _LAST_LOOK = 0.02, 0.25  # seconds between polls of a key that another worker runs
 _RECORD_WITHIN = 2.0  # seconds a store may be away when a handler has just ended
 _RECORD_AGAIN = 0.1
+_NOT_FREED = "a failed call's key is not free before its lease is over: %s"
 
 
 @not_bare("@idempotent(store, key='order_id')")
@@ -70,6 +78,7 @@ def idempotent(
     lease: float = 30.0,
     wait: float = 10.0,
     function_id: str | None = None,
+    late_starts: bool = False,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
@@ -93,6 +102,9 @@ def idempotent(
         function_id: The function it serves, which scopes its keys. None leaves it to the
             registration through ``resilient(worker)``; a function that is not itself a handler
             needs a name of its own here.
+        late_starts: Whether the handler starts although its caller has given this attempt up:
+            the result is kept for the next one. Without it such an attempt is not started. It is
+            never started when the whole call's time is over.
 
     Raises:
         TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
@@ -113,6 +125,8 @@ def idempotent(
     for needed in ("claim", "finish", "begin"):
         if not callable(getattr(store, needed, None)):
             raise TypeError(f"idempotent: the store must be one, got {type(store).__name__}")
+    if not isinstance(late_starts, bool):
+        raise TypeError(f"idempotent: late_starts must be True or False, got {late_starts!r}")
     guard = _Guard(store, key, _Times(ttl=ttl, lease=lease, wait=wait))
 
     # Not the handler's own type: what is given to it is not all that its callers give.
@@ -125,7 +139,13 @@ def idempotent(
             idempotent="two of them would wait for each other's key",
         )
         if not takes(handler, _TRANSACTION):
-            return wrap(handler, guard.steps, name="idempotent", function_id=function_id)
+            return wrap(
+                handler,
+                guard.steps,
+                name="idempotent",
+                function_id=function_id,
+                late_starts=late_starts,
+            )
         if not store.transactions:
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
@@ -134,6 +154,7 @@ def idempotent(
             name="idempotent",
             function_id=function_id,
             hidden=_TRANSACTION,
+            late_starts=late_starts,
         )
 
     return decorate
@@ -230,8 +251,12 @@ class _Guard:
             )
 
         def undo(claim: Claim) -> None:
-            if claim.state is State.CLAIMED:
+            if claim.state is not State.CLAIMED:
+                return
+            try:
                 self._store.release(slot, claim.token)
+            except (StoreUnavailableError, StoreRefusedError) as away:
+                logger.warning(_NOT_FREED, away)
 
         with _as_handler_error("nothing was run"):
             return (yield self._ask(claim, undo))
@@ -250,10 +275,13 @@ class _Guard:
                 recorded = yield from self._record(mine, transaction, outcome)
         except GeneratorExit:
             raise
-        except BaseException as error:
+        except BaseException as raised:
+            error = _of_the_store(transaction, raised)
             if transaction is not None:
                 yield self._ask(transaction.rollback, cleanup=True)
             yield from self._failed(mine, error)
+            if error is not raised:
+                raise error from raised
             raise
         if not recorded:
             raise TransientError(
@@ -302,7 +330,7 @@ class _Guard:
         try:
             yield self._ask(keep_failure if lasting else free, cleanup=True)
         except (StoreUnavailableError, StoreRefusedError) as away:
-            logger.warning("a failed call's key is not free before its lease is over: %s", away)
+            logger.warning(_NOT_FREED, away)
 
     def _ask(
         self,
@@ -338,21 +366,37 @@ def _as_outcome(result: Any) -> str:
         ) from None
 
 
-@contextmanager
-def _as_handler_error(what: str) -> Iterator[None]:
+def _of_the_store(transaction: Transaction | None, raised: BaseException) -> BaseException:
+    """What a handler raised; where that is the store's own error, what it says of the store."""
+    meaning_of: Any = getattr(transaction, "meaning_of", None)
+    if meaning_of is None or not isinstance(raised, Exception):
+        return raised
+    meaning: Exception | None = meaning_of(raised)
     try:
-        yield
-    except StoreUnavailableError as error:
+        with _as_handler_error("nothing of the call is written"):
+            if meaning is not None:
+                raise meaning
+    except HandlerError as error:
+        return error
+    return raised
+
+
+def _as_handler_error(what: str) -> ErrorTranslation:
+    return ErrorTranslation(partial(_translate, what))
+
+
+def _translate(what: str, error: Exception) -> None:
+    if isinstance(error, StoreUnavailableError):
         logger.warning("%s: %s", error, what)
         raise TransientError(
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
-    except StoreRefusedError as error:
+    if isinstance(error, StoreRefusedError):
         logger.error("%s: %s", error, what)
         raise PermanentError(
             f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
         ) from None
-    except TransactionEndedError as error:
+    if isinstance(error, TransactionEndedError):
         if error.by_handler:
             raise PermanentError(str(error), code="TRANSACTION_ENDED_BY_HANDLER") from None
         raise TransientError(str(error), code="TRANSACTION_ROLLED_BACK") from None

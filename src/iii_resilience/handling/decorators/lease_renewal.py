@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
+from iii_resilience.core.observers import where
 from iii_resilience.stores.protocol import Renewal, Store, StoreUnavailableError
 from iii_resilience.telemetry import logger
-from iii_resilience.telemetry.logs import where
 
 _IDLE = 5.0  # seconds without a lease, after which the thread ends
 _PARTS = 3  # a lease survives two renewals that fail

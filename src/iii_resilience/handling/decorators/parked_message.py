@@ -207,5 +207,5 @@ def _lasting(carried: CallContext | None) -> dict[str, Any] | None:
     """As it travels on: without the deadline of a caller that no longer waits."""
     if carried is None:
         return None
-    lasting = attrs.evolve(carried, left=None, deadline_unix=None, attempt=1)
+    lasting = attrs.evolve(carried.without_times(), attempt=1)
     return None if lasting == CallContext() else lasting.to_wire()

@@ -168,8 +168,21 @@ class _Delivery:
 
     def _counted(self, message: str) -> Steps:
         keep = self.limits.keep
+        count_back: Any = getattr(self.parking, "undelivered", None)
+
+        def undo(_: int) -> None:
+            # Cancelled while it was counted: it was not begun, so it is no delivery.
+            try:
+                if count_back is not None:
+                    count_back(message, keep=keep)
+            except _NOT_KEPT as away:
+                logger.warning("a delivery that was not begun stays counted: %s", away)
+
+        def count() -> int:
+            return self.parking.delivered(message, keep=keep)
+
         try:
-            return (yield self._ask(lambda: self.parking.delivered(message, keep=keep)))
+            return (yield Blocking(count, undo, blocking=self.blocking))
         except _NOT_KEPT as away:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None

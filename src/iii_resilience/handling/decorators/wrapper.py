@@ -22,6 +22,7 @@ from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
+_STARTS_LATE = "_iii_resilience_starts_late"  # functools.wraps hands it on to outer decorators
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -49,6 +50,11 @@ def not_bare(example: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 def is_wrapped(handler: object) -> bool:
     """Whether a handler carries one of the wrappers that know the function it serves."""
     return bool(wrapped_by(handler))
+
+
+def starts_late(handler: object) -> bool:
+    """Whether a handler is to start although its attempt's time is over."""
+    return getattr(handler, _STARTS_LATE, False) is True
 
 
 @attrs.frozen
@@ -89,6 +95,7 @@ def wrap(
     name: str,
     function_id: str | None = None,
     hidden: str | None = None,
+    late_starts: bool = False,
 ) -> F:
     """A handler that does ``steps`` around another one.
 
@@ -98,6 +105,7 @@ def wrap(
         name: The decorator's name.
         function_id: The function it serves; None leaves it to the registration.
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
+        late_starts: Whether it is to start although its attempt's time is over.
 
     Raises:
         TypeError: It is not a handler.
@@ -149,6 +157,8 @@ def wrap(
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
     mark_wrapped(wrapper, name, handler)
+    if late_starts:
+        setattr(wrapper, _STARTS_LATE, True)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result

@@ -40,6 +40,19 @@ class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which h
         super().__init__(text)
 
 
+class NotStarted(HandlerFailed):
+    """The error of a call whose handler does not start; it has been logged and counted.
+
+    Args:
+        text: What travels.
+        answer: What is returned instead, where the caller reads results only; or None.
+    """
+
+    def __init__(self, text: str, answer: dict[str, Any] | None = None) -> None:
+        self.answer = answer
+        super().__init__(text)
+
+
 def encode_error(error: BaseException, *, since: float) -> HandlerFailed:
     """What is handed to the SDK in place of what a handler raised.
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import attrs
 
+from iii_resilience.core.observers import where
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.registration.entries import FunctionEntry
 from iii_resilience.handling.registration.registrations import RegistrationTable
@@ -24,7 +25,6 @@ from iii_resilience.handling.registration.trigger_types import rule_of
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, functions_info_request
 from iii_resilience.telemetry import logger
-from iii_resilience.telemetry.logs import where
 
 T = TypeVar("T")
 

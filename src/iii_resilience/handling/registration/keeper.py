@@ -22,6 +22,7 @@ from typing import Any
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.observers import where
 from iii_resilience.handling.registration.entries import (
     FunctionEntry,
     RegistrationAttempts,
@@ -32,7 +33,6 @@ from iii_resilience.handling.registration.registrations import RegistrationTable
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
 from iii_resilience.telemetry import logger
-from iii_resilience.telemetry.logs import where
 
 INTERVAL = 1.0
 """Seconds between two questions; each is up to a fifth earlier or later."""
