@@ -83,7 +83,7 @@ def test_every_public_name_is_in_api_reference(module: str) -> None:
     assert set(import_module(module).__all__) - {"__version__"} <= listed
 
 
-def test_each_page_is_on_the_site() -> None:
+def test_each_page_is_on_site() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     listed = {line.strip() for line in index.splitlines()}
     names = {page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")}
