@@ -145,7 +145,7 @@ def test_no_client_has_type_any(name: str) -> None:
     ] == []
 
 
-def test_no_block_is_run_by_a_generator() -> None:
+def test_no_block_is_run_by_generator() -> None:
     """``contextlib.contextmanager`` sets the traceback of what passes through it.
 
     An exception may refuse attributes, and the block may be a user's code. The commands run none.

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, InvocationError, register_worker
-from support.paths import ROOT
+from support.paths import PAGES
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -438,7 +438,7 @@ class TestOffline:
         assert "name it" in result.stderr
 
 
-def test_triage_of_many_codes_fits_a_terminal(tmp_path: Path) -> None:
+def test_triage_of_many_codes_fits_terminal(tmp_path: Path) -> None:
     """Its table ends where nobody reads on; 100 000 messages take 2 s on an idle machine."""
     path = tmp_path / "parked.db"
     SqliteStore(path).delivered("m", keep=60)

@@ -222,7 +222,7 @@ class TestTravels:
         assert before + 2.9 < ends[0] < ends[1] < time.time() + 3.1
 
     @needs((0, 21, 3), "sends no metadata")
-    def test_an_attempt_ends_with_its_call(
+    def test_attempt_ends_with_its_call(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         caller.trigger(call(), policy=RetryPolicy(deadline=2.0))
@@ -230,7 +230,7 @@ class TestTravels:
         assert sent.message["metadata"][METADATA_FIELD]["attempt_left_ms"] <= 2000
 
     @needs((0, 21, 3), "sends no metadata")
-    def test_no_caller_waits_for_a_void_call(
+    def test_no_caller_waits_for_void_call(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         caller.trigger(call(action=TriggerAction.Void()))

@@ -325,7 +325,7 @@ def test_notes_are_there_however_they_are_read(read: Any) -> None:
     assert read(attached(ValueError("x"))) == [OURS]
 
 
-def test_unread_notes_compare_and_show_as_the_list_they_are() -> None:
+def test_unread_notes_compare_and_show_as_list_they_are() -> None:
     assert notes(attached(ValueError())) == [OURS]
     assert notes(attached(ValueError())) == [OURS]
     assert notes(attached(ValueError())) != []
@@ -343,13 +343,13 @@ def test_note_that_is_added_unread_comes_behind_ours() -> None:
     assert error.__notes__ == [OURS, "later"]
 
 
-def test_group_that_is_split_keeps_the_unread_note() -> None:
+def test_group_that_is_split_keeps_unread_note() -> None:
     group = attached(ExceptionGroup("g", [ValueError(), KeyError()]))
     _, rest = group.split(ValueError)
     assert rest.__notes__ == [OURS]
 
 
-def test_uncaught_exception_shows_the_unread_note(tmp_path: Path) -> None:
+def test_uncaught_exception_shows_unread_note(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "from iii_resilience import iii_retry\n"
@@ -367,7 +367,7 @@ def test_uncaught_exception_shows_the_unread_note(tmp_path: Path) -> None:
     assert lines[-1].startswith("iii-resilience: 1 attempt in ")
 
 
-def test_every_method_of_a_list_writes_the_note_first() -> None:
+def test_every_method_of_list_writes_note_first() -> None:
     own = {name for name in vars(list) if callable(getattr(list, name))}
     written = {name for name in vars(type(notes(attached(ValueError())))) if name in own}
     # What is made, appended to or measured needs no content.
@@ -375,7 +375,7 @@ def test_every_method_of_a_list_writes_the_note_first() -> None:
     assert own - written - {"__hash__"} == rest | {"append"}
 
 
-def test_hint_is_that_of_the_moment_it_was_given_up() -> None:
+def test_hint_is_that_of_moment_it_was_given_up() -> None:
     failure = classify(ValueError("x"))
     with consuming():
         inside = GivenUp((), Reason.NOT_RETRYABLE, 0.0, 0.0, failure, None)

@@ -96,7 +96,7 @@ def test_sender_says_when_it_sent() -> None:
     assert CallContext(attempt_left=2.0, attempt_deadline_unix=50.0).sent_unix == 48.0
 
 
-def test_work_that_waits_in_a_queue_has_no_times() -> None:
+def test_work_that_waits_in_queue_has_no_times() -> None:
     lasting = EVERY_FIELD.without_times().to_wire()
     assert {name for name in EVERY_FIELD.to_wire() if name not in lasting} == {
         "left_ms",

@@ -167,7 +167,7 @@ def test_handlers_own_sqlite_error_stays_its_own(store: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_rows_written_after_such_an_end_do_not_stay(
+def test_rows_written_after_such_end_do_not_stay(
     store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], None]
 ) -> None:
     insert = "INSERT INTO effects VALUES (?, NULL)"
@@ -234,7 +234,7 @@ def test_other_transaction_in_its_place_is_noticed(
     assert claim(store, "other").state is State.RUNNING
 
 
-def test_handlers_settings_do_not_reach_the_next_operation(store: SqliteStore) -> None:
+def test_handlers_settings_do_not_reach_next_operation(store: SqliteStore) -> None:
     token = claim(store).token
     transaction = store.begin("k", token)
     transaction.handle.row_factory = sqlite3.Row
@@ -273,13 +273,13 @@ def test_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
 
 
-def test_file_that_the_user_made_keeps_its_mode(path: Path) -> None:
+def test_file_that_user_made_keeps_its_mode(path: Path) -> None:
     path.chmod(0o664)
     claim(SqliteStore(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o664
 
 
-def test_relative_path_is_that_of_the_moment_it_was_given(
+def test_relative_path_is_that_of_moment_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -308,9 +308,7 @@ def in_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_close_as_first_use_in_a_child_leaves_the_parents_connections(
-    store: SqliteStore, path: Path
-) -> None:
+def test_first_close_in_child_leaves_parents_connections(store: SqliteStore, path: Path) -> None:
     token = claim(store).token
     held, go_on = threading.Event(), threading.Event()
 
@@ -346,7 +344,7 @@ def _inherited() -> list[sqlite3.Connection]:
     return iii_resilience.stores.sqlite_connections._of_the_parent
 
 
-def test_transaction_is_the_parents_after_a_fork(store: SqliteStore, path: Path) -> None:
+def test_transaction_is_parents_after_fork(store: SqliteStore, path: Path) -> None:
     token = claim(store).token
     transaction = store.begin("k", token)
     transaction.handle.execute("INSERT INTO effects VALUES (1, NULL)")
@@ -393,7 +391,7 @@ def test_replaced_file_is_noticed_and_reported(
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
 
 
-def test_transaction_in_a_replaced_file_is_not_committed(store: SqliteStore, path: Path) -> None:
+def test_transaction_in_replaced_file_is_not_committed(store: SqliteStore, path: Path) -> None:
     transaction = store.begin("k", claim(store).token)
     transaction.handle.execute("INSERT INTO effects VALUES (1, NULL)")
     replace(path)

@@ -91,7 +91,7 @@ def _engine(
             "engine",
             f"takes connections at {url} and does not answer them: {finding}",
             f"Look at the process that listens at {url}: it is frozen (stopped, suspended, or out "
-            "of memory), or it is no engine. Let it go on, or start the engine again.",
+            "of memory), or it is not an engine. Let it go on, or start the engine again.",
             bad=True,
         )
     except Unreachable as finding:

@@ -54,7 +54,7 @@ def here() -> Here:
         (-30.0, True, 5.0),  # ahead, within a minute
     ],
 )
-def test_a_deadline_counts_by_the_sender_s_clock_within_the_tolerance(
+def test_deadline_counts_by_sender_clock_within_tolerance(
     here: Here, offset: float, starts: bool, may_take: float
 ) -> None:
     assert here.arrives(offset) == (starts, may_take)
@@ -71,7 +71,7 @@ def test_nothing_carried_is_no_deadline(here: Here) -> None:
     assert (arrival.late(1e9), arrival.inbound.deadline_at) == (None, None)
 
 
-def test_a_clock_that_is_ahead_shows_at_once_and_is_warned_of_once(
+def test_clock_ahead_shows_at_once_and_is_warned_of_once(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_a_clock_that_is_ahead_shows_at_once_and_is_warned_of_once(
     assert record.getMessage().startswith("the clock of worker w1 is off by about 90 s (ahead)")
 
 
-def test_a_clock_that_is_behind_shows_at_the_second_message(
+def test_clock_that_is_behind_shows_at_second_message(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not here.arrives(90.0)[0]  # it may as well have been held up
@@ -93,7 +93,7 @@ def test_a_clock_that_is_behind_shows_at_the_second_message(
     assert "off by about 90 s (behind)" in record.getMessage()
 
 
-def test_messages_that_were_held_up_together_are_late_not_badly_timed(
+def test_messages_held_up_together_are_late_not_off(
     here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
     for offset in (90.0, 85.0, 80.0, 61.5):  # a worker that was stopped handles its backlog
@@ -103,13 +103,13 @@ def test_messages_that_were_held_up_together_are_late_not_badly_timed(
     assert not caplog.records
 
 
-def test_a_clock_that_was_set_right_is_believed_again(here: Here) -> None:
+def test_clock_that_was_set_right_is_believed_again(here: Here) -> None:
     assert here.arrives(-90.0)[0]
     here.now += 10
     assert not here.arrives(20.0)[0]
 
 
-def test_a_sender_that_nobody_knows_is_not_held_to_a_clock_that_may_be_off(here: Here) -> None:
+def test_unknown_sender_is_not_held_to_its_clock(here: Here) -> None:
     for sender in (None, 5):
         assert here.arrives(90.0, sender=sender) == (True, LEFT)
         assert not here.arrives(30.0, sender=sender)[0]
@@ -121,7 +121,7 @@ def test_senders_are_not_remembered_for_ever(here: Here) -> None:
     assert len(here.clocks._senders) <= 1000
 
 
-def test_a_deadline_without_a_time_left_counts_as_it_is(here: Here) -> None:
+def test_deadline_without_time_left_counts_as_it_is(here: Here) -> None:
     late = CallContext(deadline_unix=NOW - 10)
     assert here.clocks.arrival(late, "w1", now=0.0, now_unix=NOW).late(0.0) is not None
     soon = CallContext(deadline_unix=NOW + 10)

@@ -1,6 +1,6 @@
 """Concurrency limits: how many handlers of a worker run at once, and how long a call waits.
 
-A worker that takes in whatever arrives serves each call late, and then calls that nobody waits for
+A worker that accepts every call serves each one late, and then calls that no caller waits for
 any more. One that refuses what it has no time for serves the rest as fast as ever. Knows nothing
 of handlers or engines, and has no clock: every method takes the time.
 """

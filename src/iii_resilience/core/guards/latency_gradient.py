@@ -52,7 +52,7 @@ class LatencyGradient:
 
     The baseline follows the latency where the limit was not reached. At the limit it follows it
     downwards only, since a queue would be learned otherwise. So from time to time one window runs
-    at half the limit. If the latency does not fall there, it is no queue that makes calls slow,
+    at half the limit. If the latency does not fall there, the cause is not a queue,
     and the baseline follows upwards too.
 
     Not thread-safe: its owner has a lock.

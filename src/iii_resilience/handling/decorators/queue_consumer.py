@@ -171,7 +171,7 @@ class _Delivery:
         count_back: Any = getattr(self.parking, "undelivered", None)
 
         def undo(_: int) -> None:
-            # Cancelled while it was counted: it was not begun, so it is no delivery.
+            # Cancelled while it was counted: it was not begun, so it is not a delivery.
             try:
                 if count_back is not None:
                     count_back(message, keep=keep)

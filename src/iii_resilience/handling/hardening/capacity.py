@@ -94,7 +94,7 @@ class Capacity:
             limit: Its own, None for none at all, or `SAME_AS_WORKER`.
 
         Raises:
-            TypeError: It is no limit.
+            TypeError: It is not a limit.
         """
         if limit is SAME_AS_WORKER:
             self._own.pop(function_id, None)

@@ -147,7 +147,7 @@ class Clocks:
 def _earlier(left: float | None, until: float | None) -> float | None:
     """The smaller of two times, in seconds; None where there is neither.
 
-    Within the tolerance nobody knows whose clock is right: the caller's time counts from when it
+    Within the tolerance it is unknown whose clock is right: the caller's time counts from when it
     says, but not to the last second.
     """
     if left is None or until is None:
