@@ -205,7 +205,18 @@ def test_no_module_imports_the_sdk_at_import(name: str) -> None:
     assert not tops & {"iii", "iii_helpers"}
 
 
-EXTRAS = ("yaml", "cattrs", "iii", "typer", "rich", "websockets", "jsonschema", "pytest", "redis")
+EXTRAS = (
+    "yaml",
+    "cattrs",
+    "iii",
+    "typer",
+    "rich",
+    "websockets",
+    "jsonschema",
+    "pytest",
+    "redis",
+    "psycopg",
+)
 
 
 def test_the_import_loads_none_of_what_is_optional_or_for_files_only() -> None:
