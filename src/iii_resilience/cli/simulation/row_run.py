@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import attrs
+import tenacity
 
 from iii_resilience import telemetry
 from iii_resilience.cli.simulation.measurement import Recorder, Row
@@ -55,11 +56,13 @@ class RowSetting:
         name: What it is called.
         policy_set: The policies of callers and services.
         policy: Name of the policy of the calls; None for the one that the rules choose.
+        tenacity: Whether tenacity alone retries, four attempts with random exponential waits.
     """
 
     name: str
     policy_set: PolicySet
     policy: str | None
+    tenacity: bool = False
 
 
 def run_row(
@@ -156,14 +159,12 @@ class _Run:
     def _book(self) -> PolicyBook:
         """A book of one process: its guards keep states that no other process sees."""
         policy_set = self._setting.policy_set
-        return PolicyBook.of(
-            attrs.evolve(policy_set, policies=copy.deepcopy(policy_set.policies))
-        )
+        return PolicyBook.of(attrs.evolve(policy_set, policies=copy.deepcopy(policy_set.policies)))
 
     async def _process(self, number: int, engine: SimulatedEngine, recorder: Recorder) -> None:
         """One process: its calls start one after the other, whatever becomes of them."""
         loop, calls = asyncio.get_running_loop(), self._scenario.calls
-        call = self._caller(engine)
+        call = self._caller(number, engine)
         arrivals = Random(f"{self._seed}:{number}")
         each = calls.processes / calls.rate
         at, count = loop.time(), 0
@@ -197,19 +198,22 @@ class _Run:
             else:
                 recorder.answered(started)
 
-    def _caller(self, engine: SimulatedEngine) -> Call:
+    def _caller(self, number: int, engine: SimulatedEngine) -> Call:
         """What makes a call in one process."""
         calls, policy = self._scenario.calls, self._setting.policy
         book = self._book()
         selected = book.for_function(calls.function)
         chosen = selected.policy if policy is None else book.policy_set.policy(policy)
         request: dict[str, Any] = {"function_id": calls.function, "payload": {}}
-        if calls.via == "decorator":
-            attempt = partial(_plain_attempt, engine, request, chosen.attempt_timeout or calls.timeout)
+        if self._setting.tenacity or calls.via == "decorator":
+            seconds = chosen.attempt_timeout or calls.timeout
 
             async def work() -> Any:
-                return await attempt()
+                return await _plain_attempt(engine, request, seconds)
 
+            if self._setting.tenacity:
+                return _TENACITY.wraps(work)
+            work.__qualname__ = f"{calls.function} in process {number}"  # its state is its own
             call: Call = iii_retry(idempotent=calls.idempotent, policy=chosen)(work)
             return call
         if chosen.attempt_timeout is None:
@@ -233,6 +237,14 @@ class _Run:
         onward = {"function_id": following, "payload": {}, "timeout_ms": 1000 * calls.timeout}
         with handling(inbound):
             return await book.trigger_async(onward, calls.idempotent, settings.policy, None, False)
+
+
+_TENACITY = tenacity.AsyncRetrying(
+    stop=tenacity.stop_after_attempt(4),
+    wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
+    reraise=True,
+)
+"""As in tenacity's documentation, with the delays of the default policy."""
 
 
 async def _plain_attempt(engine: SimulatedEngine, request: dict[str, Any], seconds: float) -> Any:

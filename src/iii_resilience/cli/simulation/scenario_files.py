@@ -21,7 +21,16 @@ from iii_resilience.cli.simulation.scenario import (
 )
 from iii_resilience.config.files.convert import structure
 from iii_resilience.config.files.file_source import Files
-from iii_resilience.config.files.nodes import Mark, Node, Path, Problem, allowed, dotted, meant, shown
+from iii_resilience.config.files.nodes import (
+    Mark,
+    Node,
+    Path,
+    Problem,
+    allowed,
+    dotted,
+    meant,
+    shown,
+)
 from iii_resilience.config.files.schema import Schema, definition, reference
 from iii_resilience.config.files.yaml_reader import read_yaml
 from iii_resilience.core.codes.lookup import ALL
@@ -155,9 +164,7 @@ class _Reading:
         ]
         return [incident for incident in found if incident is not None]
 
-    def _names(
-        self, calls: Calls, services: dict[str, Service], timetable: list[Incident]
-    ) -> None:
+    def _names(self, calls: Calls, services: dict[str, Service], timetable: list[Incident]) -> None:
         """Names that no service has, calls that never end, and codes that nothing knows."""
         known = list(services)
         for name, service in services.items():
