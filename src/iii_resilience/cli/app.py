@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from iii_resilience import __version__
-from iii_resilience.cli import dlq_commands, policy_commands
+from iii_resilience.cli import dlq_commands, policy_commands, simulate_command
 from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.command()(policy_commands.check)
 app.command()(policy_commands.show)
 app.command()(policy_commands.init)
+app.command()(simulate_command.simulate)
 app.add_typer(dlq_commands.app, name="dlq")
 
 
