@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 import traceback
 import weakref
 from typing import TYPE_CHECKING, Any
