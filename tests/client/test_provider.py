@@ -192,6 +192,7 @@ class TestEnqueue:
         time.sleep(0.1)
         assert not caller._caller.ready.provider_seen
         caller.trigger(ENQUEUE)
+        time.sleep(0.2)
         assert len(engine.calls(INFO)) == 1
 
     def test_typed_error_of_provider_is_read_as_one(
