@@ -243,7 +243,7 @@ class TestCron:
         assert max(seen.values()) == 1
         assert _missed(seen) <= (0 if LONG else 1)
 
-    def test_at_most_one_tick_is_lost_at_a_kill(self, scene: Scene) -> None:
+    def test_at_most_one_tick_is_lost_at_kill(self, scene: Scene) -> None:
         owner, standby = scene.pair(self.EACH_SECOND)
         time.sleep(2.2)
         seen = self.ticks(owner)

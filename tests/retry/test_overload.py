@@ -73,7 +73,7 @@ def succeeded(
 
 
 @pytest.mark.parametrize(("how", "calls", "rate"), [("sync", CALLS, 1e4), ("async", 2_000, 100.0)])
-def test_at_total_failure_the_load_is_one_plus_the_ratio_and_the_minimum_s_share(
+def test_total_failure_load_is_one_plus_ratio_and_minimum(
     how: str, calls: int, rate: float, clock: FakeClock
 ) -> None:
     budget, began = Budget(), clock.now
@@ -85,7 +85,7 @@ def test_at_total_failure_the_load_is_one_plus_the_ratio_and_the_minimum_s_share
     assert calls * 1.15 < service.calls <= calls * (1 + budget.ratio) + minimum
 
 
-def test_without_a_minimum_total_failure_adds_the_ratio_and_no_more(clock: FakeClock) -> None:
+def test_without_minimum_total_failure_adds_ratio_and_no_more(clock: FakeClock) -> None:
     budget = Budget(ratio=0.1, min_per_second=0.0)
     service = Service(failing=1.0)
     call = decorated(service, "sync", policy=POLICY.replace(budget=budget))
@@ -96,7 +96,7 @@ def test_without_a_minimum_total_failure_adds_the_ratio_and_no_more(clock: FakeC
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("failing", [0.01, 0.05])
 @pytest.mark.parametrize("rate", [20.0, 1_000.0])
-def test_at_five_percent_random_failures_a_budget_costs_less_than_a_thousandth_of_success(
+def test_budget_costs_little_success_at_five_percent_failures(
     rate: float, failing: float, seed: int, clock: FakeClock
 ) -> None:
     shares = []

@@ -77,8 +77,8 @@ def demo(
     except KeyboardInterrupt:
         out.print("interrupted")
         sys.stdout.flush()
-        # The SDK's thread is no daemon: had the interrupt come while a client was being made,
-        # nobody could end it, and this process would never end either.
+        # The SDK's thread is not a daemon. If the interrupt came while a client was being created,
+        # the client cannot be shut down, and this process would never exit.
         os._exit(130)
     out.print(_outcomes(ours))
     out.print(_verdicts(ours, theirs))
@@ -94,7 +94,7 @@ def demo(
         out.print("[bold red]The verdict fails.[/bold red]")
         raise typer.Exit(1)
     out.print(
-        f"[bold green]The verdict holds[/bold green]: {len(ours.told)} calls, "
+        f"[bold green]The verdict holds[/bold green]: {len(ours.reports)} calls, "
         f"{sum(ours.ledger.runs.values())} executions, nothing lost, nothing doubled, no ghosts."
     )
 
@@ -269,7 +269,7 @@ def _run(out: Console, kind: type[WithLibrary | WithTenacity], engine: str | Non
 def _outcomes(result: Result) -> Table:
     """Code, category, attempts, decision, outcome, count: one line for each that occurred."""
     table = Table(
-        title=f"What the callers were told, with {result.name}",
+        title=f"What the callers got, with {result.name}",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -278,14 +278,14 @@ def _outcomes(result: Result) -> Table:
     table.add_column("count", justify="right")
     lines = Counter(
         (
-            told.kind,
-            "" if told.outcome in {"ok", "enqueued"} else told.outcome,
-            told.category,
-            str(len(told.attempts)),
-            told.decision or ("retried" if len(told.attempts) > 1 else ""),
-            told.outcome if told.succeeded else "failed",
+            report.kind,
+            "" if report.outcome in {"ok", "enqueued"} else report.outcome,
+            report.category,
+            str(len(report.attempts)),
+            report.decision or ("retried" if len(report.attempts) > 1 else ""),
+            report.outcome if report.succeeded else "failed",
         )
-        for told in result.told
+        for report in result.reports
     )
     for line, count in sorted(lines.items()):
         table.add_row(*line, str(count))
@@ -300,8 +300,8 @@ def _verdicts(ours: Result, theirs: Result | None) -> Table:
     for result in results:
         table.add_column(result.name, justify="right")
     rows: dict[str, Callable[[Result], object]] = {
-        "calls": lambda r: len(r.told),
-        "handed to the SDK": lambda r: sum(len(t.attempts) for t in r.told),
+        "calls": lambda r: len(r.reports),
+        "handed to the SDK": lambda r: sum(len(t.attempts) for t in r.reports),
         "executions": lambda r: sum(r.ledger.runs.values()),
         "effects lost": lambda r: len(r.verdict.lost),
         "effects doubled": lambda r: len(r.verdict.doubled),

@@ -32,7 +32,7 @@ class Finding:
 
     Attributes:
         subject: What was looked at.
-        told: How it is.
+        told: The result of the check.
         advice: What to do about it; None where nothing need be done.
         bad: Whether it stops something from working.
     """
@@ -81,7 +81,7 @@ def _engine(
         yield Finding(
             "engine",
             f"{url} answers with {finding}",
-            f"Correct the address: {url} is no listener for workers. It may be the port of the "
+            f"Correct the address: {url} is not a listener for workers. It may be the port of the "
             "HTTP routes (3111 where it is not configured otherwise); workers connect to the port "
             "of the iii-worker-manager.",
             bad=True,
@@ -91,7 +91,7 @@ def _engine(
             "engine",
             f"takes connections at {url} and does not answer them: {finding}",
             f"Look at the process that listens at {url}: it is frozen (stopped, suspended, or out "
-            "of memory), or it is no engine. Let it go on, or start the engine again.",
+            "of memory), or it is not an engine. Let it go on, or start the engine again.",
             bad=True,
         )
     except Unreachable as finding:

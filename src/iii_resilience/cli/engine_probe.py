@@ -29,7 +29,7 @@ class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
 
 
 class NoListener(Unreachable):
-    """Something answers at the address, and it is no listener for workers."""
+    """Something answers at the address, but it is not a listener for workers."""
 
 
 class Frozen(Unreachable):
@@ -53,7 +53,7 @@ class Unanswered(Exception):  # noqa: N818 - ditto
 
 
 class EngineProbe:
-    """A connection that asks and leaves; use it in a ``with`` statement.
+    """A connection for a few requests; use it in a ``with`` statement.
 
     Args:
         url: The engine's address.
@@ -81,7 +81,7 @@ class EngineProbe:
             # First alone: a process that is stopped has its connections taken by the system.
             opened = socket.create_connection((address.host, address.port), timeout)
         except InvalidURI:
-            raise Unreachable("this is no address of an engine (ws://host:port)") from None
+            raise Unreachable("this is not the address of an engine (ws://host:port)") from None
         except TimeoutError:
             raise Unreachable(f"no connection within {timeout:g} s") from None
         except OSError as error:
@@ -126,7 +126,7 @@ class EngineProbe:
     def functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus]:
-        """Who owns which function.
+        """The owners of the functions.
 
         Args:
             function_ids: The ids.

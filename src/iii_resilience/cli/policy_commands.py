@@ -196,7 +196,7 @@ _REPEATED = {
 
 def _delays(times: RetrySchedule) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("attempt", "delay before it", "if asked to slow down"):
+    for heading in ("attempt", "delay before it", "if throttled"):
         table.add_column(heading, justify="right")
     for step in times.steps:
         if step.attempt == 1:
@@ -213,7 +213,7 @@ def _delays(times: RetrySchedule) -> Table:
 
 
 def _totals(times: RetrySchedule) -> list[str]:
-    slowed = f"{times.throttled_delays:g} s if asked to slow down each time"
+    slowed = f"{times.throttled_delays:g} s if throttled each time"
     return [
         f"Delays together: at most {times.delays:g} s ({slowed}).",
         f"Worst case: a call through the engine ends within {times.ends_within:g} s.",

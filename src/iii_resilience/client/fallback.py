@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
@@ -23,6 +22,7 @@ from iii_resilience.core.effects import CallHandler
 from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
 from iii_resilience.core.report import amend
 from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.telemetry.call_events import Fallback
 
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue
 # itself takes milliseconds.
@@ -60,7 +60,7 @@ class Handover:
         """
         return isinstance(self.fallback, Reroute) or self.call.plan.ready.provider_seen
 
-    def telemetry(self) -> AbstractContextManager[None]:
+    def telemetry(self) -> Fallback:
         """While it is on its way: what it does hangs under a span of its own."""
         if isinstance(self.fallback, Enqueue):
             return self.run.telemetry.fallback("enqueue", self.fallback.queue)
@@ -130,14 +130,16 @@ class Handover:
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
             if sdk.sends_metadata:
+                seconds = fields["timeout_ms"] / 1000
+                carried = attrs.evolve(
+                    carried, attempt_left=seconds, attempt_deadline_unix=time.time() + seconds
+                )
                 add_context(fields, carried.to_wire())
             return fields
         carried = attrs.evolve(
-            carried,
-            left=None,  # queued work has time: what its caller had left is not its concern
-            deadline_unix=None,
+            carried.without_times(),  # queued work has time, whatever its caller had left
             function_id=request.function_id,
-            code=self.run.log.failed[0].attempt.failure.code,
+            code=self.run.log.failed[0].failure.code,
         )
         fields["payload"] = for_queue(fields["payload"], carried)
         fields["action"] = {"type": "enqueue", "queue": self.fallback.queue}

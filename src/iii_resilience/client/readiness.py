@@ -30,14 +30,14 @@ Key = tuple[str | None, str]  # namespace (None: the default one), function id
 PROVIDER: Key = (None, "engine::queue::enqueue")
 """What takes enqueued messages (docs/engine-notes.md, 9): a worker's function, as any other."""
 
-# After these, nobody knows whether the function is still there (or its worker).
+# After these it is unknown whether the function (or its worker) is still there.
 DOUBTFUL = frozenset(
     {"invocation_stopped", "channel_send_failed", "invocation_error", "function_not_found"}
 )
 
 _ASK_AGAIN_FIRST = 0.005
 _ASK_AGAIN_MOST = 0.05
-_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them asks again
+_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them checks again
 
 
 class Readiness:
@@ -181,7 +181,7 @@ class Readiness:
         return waiters, future
 
     async def _ask(self, key: Key, waiters: _PendingLookup) -> None:
-        """Ask, and ask again, until the function is there or nobody waits for it any longer."""
+        """Repeat the availability check until the function is there or no caller waits for it."""
         namespace, function_id = key
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:

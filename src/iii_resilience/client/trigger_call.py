@@ -23,7 +23,7 @@ from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.retry.retried_call import RetriedCall
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
+from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.pending_calls import SendRefused
@@ -195,20 +195,16 @@ class TriggerCall:
     def failed(self, error: Exception, traceback: TracebackType | None) -> RetriedCall:
         """The first attempt has failed: from now on there is a retried call."""
         plan = self.plan
-        context = RetryContext(
-            policy=plan.policy,
-            name=self.request.function_id,
-            started=self.started,
-            deadline_at=self.deadline_at,
-            function_id=self.request.function_id,
-            window=plan.window if self.options.idempotent else None,
-        )
-        hooks = RetryHooks(
-            sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
-        )
         # A Void call's answer says nothing about having run: only unsent ones are repeated.
         idempotent = self.options.idempotent and not (self.request.action == "void" and self._sent)
-        self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
+        self.run = run = RetriedCall(
+            plan.context,
+            self.started,
+            idempotent=idempotent,
+            deadline_at=self.deadline_at,
+            classified=self.classified,
+            refine=self._refine,
+        )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
 
@@ -279,8 +275,10 @@ class TriggerCall:
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
-            unix = None if left is None else time.time() + left
-            fields["metadata"] = {METADATA_FIELD: outgoing(left, unix, 1, None)}
+            unix, seconds = time.time(), milliseconds / 1000
+            deadline = None if left is None else unix + left
+            wire = outgoing(left, deadline, 1, None, seconds, unix + seconds)
+            fields["metadata"] = {METADATA_FIELD: wire}
         return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
@@ -308,7 +306,7 @@ class TriggerCall:
         """Seconds the waits before this attempt may take together."""
         patience = self.plan.policy.ready_timeout
         if self.run is not None:
-            # Whether the function is still there is asked before a retry even by who never waits.
+            # Before a retry the readiness is checked, even with a `ready_timeout` of 0.
             patience = max(patience, ANSWER_WITHIN)
         if self.deadline_at is not None:
             left = self.deadline_at - time.monotonic()
@@ -333,7 +331,7 @@ class TriggerCall:
         self._sent = True
         request, now = self.request, time.monotonic()
         timeout, source = self._full_timeout()
-        left = unix = None
+        left = deadline = gives_up = None
         if self.deadline_at is not None:
             left = self.deadline_at - now
             if 1000 * left < timeout:
@@ -341,12 +339,17 @@ class TriggerCall:
                 source = _INHERITED if self._inherits else _DEADLINE
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
-        fields = {**request.fields, "timeout_ms": milliseconds}
+        fields, seconds = {**request.fields, "timeout_ms": milliseconds}, milliseconds / 1000
         if self.plan.carries and request.action != "enqueue":
+            unix, attempt_left = time.time(), None
             if left is not None:
-                unix = time.time() + left
-            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
-        return fields, milliseconds / 1000
+                deadline = unix + left
+            if request.action is None:  # nothing waits for the answer to a Void call
+                attempt_left, gives_up = seconds, unix + seconds
+            key = self.options.idempotency_key
+            wire = outgoing(left, deadline, number, key, attempt_left, gives_up)
+            add_context(fields, wire)
+        return fields, seconds
 
     def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import attrs
@@ -16,15 +16,13 @@ from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
-from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.breaker import Breaker
+from iii_resilience.core.guards.breaker import Breaker, Circuit
 from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
 from iii_resilience.core.validators import spelling
 from iii_resilience.retry.admission import AttemptGuard, guard_for
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.telemetry import named
 
 
@@ -56,6 +54,8 @@ class ResolvedPolicy:
         window: Its budget's count, or None where there is nothing to count.
         guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
+        circuit_alone: Its circuit, where nothing else stands before an attempt; else None.
+        context: What its calls have in common, should they fail.
     """
 
     policy_set: PolicySet
@@ -63,21 +63,8 @@ class ResolvedPolicy:
     window: BudgetWindow | None
     guard: AttemptGuard | None
     plain: bool
-
-    def context(self, name: str, started: float) -> RetryContext:
-        """What does not change during one call of the function.
-
-        Args:
-            name: The function's name.
-            started: Monotonic time of the call's start, in seconds.
-        """
-        return RetryContext(
-            policy=self.policy,
-            name=name,
-            started=started,
-            deadline_at=deadline_of(self.policy, started),
-            window=self.window,
-        )
+    circuit_alone: Circuit | None
+    context: RetryContext
 
 
 class PolicySource:
@@ -154,7 +141,27 @@ class PolicySource:
         policy, window = self.resolve()
         guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
-        return ResolvedPolicy(policy_set, policy, window, guard, plain)
+        context = self.context(name, policy, window)
+        circuit = None
+        if guard is not None and policy.attempt_timeout is None:
+            circuit = guard.circuit_alone
+        return ResolvedPolicy(policy_set, policy, window, guard, plain, circuit, context)
+
+    def context(self, name: str, policy: RetryPolicy, window: BudgetWindow | None) -> RetryContext:
+        """What calls have in common, should they fail.
+
+        Args:
+            name: The function, or the loop.
+            policy: The policy in force.
+            window: Its budget's count, or None where there is nothing to count.
+        """
+        return RetryContext(
+            policy=policy,
+            name=name,
+            window=window,
+            on_blocking=functools.partial(self.warn_blocking, name),
+            rules=self.rules,
+        )
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -168,7 +175,7 @@ class PolicySource:
             )
 
     def refuse_attempt_timeout(self, why: str) -> None:
-        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        """Attempts cannot be cut here: reject the option if it was given by name."""
         self._no_attempt_timeout = why
         given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
         self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))
@@ -176,28 +183,3 @@ class PolicySource:
     def _check_attempt_timeout(self, given: float | None) -> None:
         if given is not None and self._no_attempt_timeout is not None:
             raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
-
-
-def begin(
-    source: PolicySource,
-    context: RetryContext,
-    *,
-    classified: list[Failure] | None = None,
-    swallowed: Callable[[Exception], bool] | None = None,
-) -> RetriedCall:
-    """The retried call of a call whose first attempt has failed.
-
-    Args:
-        source: Where its policy is from.
-        context: What does not change during it.
-        classified: Where its attempts leave their failures; None where they leave none.
-        swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
-            there are none.
-    """
-    hooks = RetryHooks(
-        on_blocking=functools.partial(source.warn_blocking, context.name),
-        classified=classified,
-        swallowed=swallowed,
-        rules=source.rules,
-    )
-    return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)

@@ -642,7 +642,7 @@ ANSWERS: dict[str, Any] = json.loads(PINNED.read_text()) if PINNED.exists() else
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_that_is_said_of_an_error_changes_unnoticed(case: str) -> None:
+def test_nothing_that_is_said_of_error_changes_unnoticed(case: str) -> None:
     assert answers(CASES[case]) == ANSWERS[case]
 
 

@@ -88,7 +88,7 @@ TestBudgetMachine.settings = settings(
 )
 
 
-def test_a_permit_is_reserved_spent_and_free_again_after_the_window() -> None:
+def test_permit_is_reserved_spent_and_free_again_after_window() -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
     assert window.reserve(0.0)
     assert not window.reserve(0.0)
@@ -97,7 +97,7 @@ def test_a_permit_is_reserved_spent_and_free_again_after_the_window() -> None:
     assert window.reserve(11.0)
 
 
-def test_a_released_permit_is_free_at_once() -> None:
+def test_released_permit_is_free_at_once() -> None:
     window = BudgetWindow(0.0, 1.0, 10.0)
     assert window.reserve(0.0)
     window.release()
@@ -109,7 +109,7 @@ def test_permits_of_retries_that_still_wait_count() -> None:
     assert sum(window.reserve(0.0) for _ in range(1_000)) == 10
 
 
-def test_calls_older_than_the_window_allow_nothing() -> None:
+def test_calls_older_than_window_allow_nothing() -> None:
     window = BudgetWindow(0.2, 0.0, 10.0)
     for _ in range(100):
         window.called(0.0)
@@ -118,20 +118,20 @@ def test_calls_older_than_the_window_allow_nothing() -> None:
     assert not window.reserve(10.5)
 
 
-def test_a_clock_read_before_another_threads_later_one_does_no_harm() -> None:
+def test_out_of_order_clock_reads_do_no_harm() -> None:
     window = BudgetWindow(1.0, 0.0, 10.0)
     window.called(100.0)
     window.called(93.0)
     assert window.available(100.0) == 2.0
 
 
-def test_a_pause_of_any_length_empties_the_window() -> None:
+def test_pause_of_any_length_empties_window() -> None:
     window = BudgetWindow(1.0, 0.0, 10.0)
     window.called(1.0)
     assert window.available(1e12) == 0.0
 
 
-def test_at_total_failure_the_load_stays_below_one_plus_ratio_and_the_minimums_share() -> None:
+def test_load_at_total_failure_is_bounded() -> None:
     window = Budget().window_for()
     calls, rate, sent, now = 10_000, 100.0, 0, 0.0
     for _ in range(calls):
@@ -162,7 +162,7 @@ def test_at_five_percent_failures_nobody_is_refused(seed: int) -> None:
     assert refused / 10_000 <= 0.001
 
 
-def test_many_threads_never_pass_the_bound_together() -> None:
+def test_many_threads_never_pass_bound_together() -> None:
     window = BudgetWindow(0.0, 500.0, 1e9)
     won: deque[int] = deque()
 
@@ -180,14 +180,14 @@ def test_many_threads_never_pass_the_bound_together() -> None:
     assert len(won) == 500
 
 
-def test_one_budget_has_one_count_for_a_scope_and_another_for_another() -> None:
+def test_each_scope_has_its_own_count() -> None:
     budget = Budget()
     assert budget.window_for() is budget.window_for()
     assert budget.window_for("a") is budget.window_for("a")
     assert budget.window_for("a") is not budget.window_for("b")
 
 
-def test_equal_budgets_are_equal_whatever_they_have_counted_and_keep_separate_counts() -> None:
+def test_equal_budgets_have_separate_counts() -> None:
     first, second = Budget(), Budget()
     first.window_for().called(0.0)
     assert first == second
@@ -196,7 +196,7 @@ def test_equal_budgets_are_equal_whatever_they_have_counted_and_keep_separate_co
     assert "_states" not in repr(first)
 
 
-def test_a_changed_copy_of_a_policy_shares_the_budget_and_a_changed_budget_does_not() -> None:
+def test_changed_policy_shares_budget_changed_budget_does_not() -> None:
     policy = RetryPolicy()
     assert policy.replace(attempts=9).budget is policy.budget
     assert policy.budget is not None
@@ -207,7 +207,7 @@ def test_a_changed_copy_of_a_policy_shares_the_budget_and_a_changed_budget_does_
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda budget: pickle.loads(pickle.dumps(budget))]
 )
-def test_a_copy_of_a_used_budget_counts_for_itself(copied: Any) -> None:
+def test_copy_of_used_budget_counts_for_itself(copied: Any) -> None:
     budget = Budget(ratio=0, min_per_second=0.1, window=10)
     assert budget.window_for().reserve(0.0)
     other = copied(budget)
@@ -225,12 +225,12 @@ def test_a_copy_of_a_used_budget_counts_for_itself(copied: Any) -> None:
         ({"window": 0}, "Budget.window must be a finite number of seconds above 0, got 0"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_budget_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Budget(**fields)
 
 
-def test_a_clock_that_was_set_back_by_more_than_the_window_starts_anew() -> None:
+def test_clock_set_back_by_more_than_window_starts_anew() -> None:
     window = BudgetWindow(ratio=0.0, allowance=1.0, window=10.0)
     assert window.reserve(1e9)
     window.spend(1e9)
@@ -238,7 +238,7 @@ def test_a_clock_that_was_set_back_by_more_than_the_window_starts_anew() -> None
     assert window.reserve(50.0)
 
 
-def test_calls_by_a_clock_that_was_set_back_count_at_once() -> None:
+def test_calls_by_clock_that_was_set_back_count_at_once() -> None:
     window = BudgetWindow(ratio=1.0, allowance=0.0, window=10.0)
     for now in (1e9, 1e9, 50.0):
         window.called(now)
@@ -266,7 +266,7 @@ def test_no_call_of_many_threads_is_lost() -> None:
     assert window.available(1.0) == 40_000
 
 
-def test_a_permit_may_come_back_in_the_middle_of_another_call() -> None:
+def test_permit_may_come_back_in_middle_of_another_call() -> None:
     window = BudgetWindow(ratio=0.0, allowance=1.0, window=10.0)
     assert window.reserve(0.0)
     with window._lock:  # what the garbage collector may do to us
@@ -282,7 +282,7 @@ def test_counts_for_function_ids_without_end_do_not_pile_up() -> None:
     assert "t::10049" in budget._states
 
 
-def test_a_copy_of_a_used_count_has_the_same_numbers() -> None:
+def test_copy_of_used_count_has_the_same_numbers() -> None:
     window = BudgetWindow(0.0, 2.0, 10.0)
     again = copy.copy(window)
     assert again.reserve(100.0)

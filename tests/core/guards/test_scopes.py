@@ -143,7 +143,7 @@ class TestBudget:
 
 
 class TestBreaker:
-    def test_an_open_circuit_stays_open_and_no_longer_than_it_is_now_to_be(self) -> None:
+    def test_open_circuit_stays_open_for_shorter_of_both_times(self) -> None:
         before = Breaker(min_calls=1, open=60)
         circuit = before.circuit_for("f")
         ticket = circuit.admit(100.0)
@@ -160,7 +160,7 @@ class TestBreaker:
         assert isinstance(rejection, Rejection)
         assert rejection.retry_after == 20
 
-    def test_a_half_open_circuit_stays_so_and_closes_after_the_new_number_of_probes(self) -> None:
+    def test_half_open_circuit_stays_so_with_new_probes(self) -> None:
         before = Breaker(min_calls=1, open=1, probes=3)
         circuit = before.circuit_for()
         ticket = circuit.admit(100.0)
@@ -190,7 +190,7 @@ class TestBreaker:
             circuit.failed(ticket, 101.0, 0.1)
             assert circuit.state is state
 
-    def test_the_first_one_to_be_told_of_changes_still_is(self) -> None:
+    def test_first_one_to_be_told_of_changes_still_is(self) -> None:
         told: list[CircuitState] = []
         before = Breaker(min_calls=20)
         before.circuit_for("f", lambda _, state, __: told.append(state))
@@ -204,7 +204,7 @@ class TestBreaker:
 
 
 class TestBulkhead:
-    def test_who_is_inside_counts_for_the_new_limit(self) -> None:
+    def test_who_is_inside_counts_for_new_limit(self) -> None:
         before = Bulkhead(2)
         slots = before.slots_for("f")
         first, second = slots.acquire(), slots.acquire()
@@ -218,7 +218,7 @@ class TestBulkhead:
         slots.release(second)
         assert after.slots_for("f").acquire() is not None
 
-    def test_who_waits_is_let_in_at_once_when_there_is_more_room(self) -> None:
+    def test_waiter_is_admitted_when_limit_grows(self) -> None:
         before = Bulkhead(1, queue=1, wait=30.0)
         slots = before.slots_for()
         held = slots.acquire()
@@ -259,9 +259,7 @@ def test_state_made_while_numbers_change_goes_by_new_ones() -> None:
     ("before", "after"),
     [(Budget(), Budget(0.5)), (Breaker(), Breaker(0.1)), (Bulkhead(1), Bulkhead(2))],
 )
-def test_the_states_are_the_same_objects_for_old_and_new_holders(
-    before: object, after: object
-) -> None:
+def test_states_are_the_same_objects_for_old_and_new_holders(before: object, after: object) -> None:
     match before, after:
         case Budget(), Budget():
             old = before.window_for("f")
@@ -277,7 +275,7 @@ def test_the_states_are_the_same_objects_for_old_and_new_holders(
             assert after.slots_for("f") is before.slots_for("f") is slots
 
 
-def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
+def test_in_child_of_fork_every_state_starts_anew() -> None:
     budget, breaker = Budget(ratio=0.0, min_per_second=0.1, window=10.0), Breaker(min_calls=1)
     window, circuit = budget.window_for("f"), breaker.circuit_for("f")
     assert window.reserve(1.0)

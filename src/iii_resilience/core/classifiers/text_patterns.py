@@ -134,7 +134,7 @@ def legacy(text: str) -> tuple[str, str] | None:
         text: ``{'code': 'FORBIDDEN', 'message': 'no way'}``, possibly cut off.
 
     Returns:
-        Both, or None where the text is no such thing.
+        Both, or None if the text does not match.
     """
     found = _LEGACY_DICT.match(text[:LIMIT])
     if found is None:
@@ -153,7 +153,7 @@ def rust_debug(text: str) -> tuple[str, str] | None:
             (docs/engine-notes.md, 9).
 
     Returns:
-        Both, or None where the text is no such thing.
+        Both, or None if the text does not match.
     """
     found = _RUST_DEBUG.match(text[:LIMIT])
     return (_unescaped(found[1]), _unescaped(found[2])) if found is not None else None
