@@ -15,7 +15,11 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
 from iii_resilience.retry.admission import Admission, guard_for
-from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
+from iii_resilience.retry.cancellation import (
+    Cancellations,
+    cancellations_asked_for,
+    refuse_other_libraries,
+)
 from iii_resilience.retry.policy_source import PolicySource, begin
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.retry_context import RetryContext
@@ -158,6 +162,7 @@ class RetryLoop:
 
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
+        refuse_other_libraries(_LOOP)
         context = self._start()
         cancellations = Cancellations(cancellations_asked_for())
         guard = guard_for(context.policy, _LOOP, rules=self._source.rules)

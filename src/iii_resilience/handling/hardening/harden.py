@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
@@ -93,9 +94,7 @@ class Hardener:
             handler: The user's handler, plain or asynchronous.
         """
         takes = _takes_metadata(handler)
-        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
-        )
+        is_async = is_coroutine_function(handler)
 
         # Only wrappers around the handler are told: what it calls itself serves no function.
         serves = function_id if is_wrapped(handler) else None
