@@ -17,7 +17,11 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.admission import Admission, guard_for
-from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
+from iii_resilience.retry.cancellation import (
+    Cancellations,
+    cancellations_asked_for,
+    refuse_other_libraries,
+)
 from iii_resilience.retry.policy_source import PolicySource
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.telemetry import meters
@@ -177,6 +181,7 @@ class RetryLoop:
 
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
+        refuse_other_libraries(_LOOP)
         policy, bucket, started = self._start()
         deadline_at = deadline_of(policy, started)
         cancellations = Cancellations(cancellations_asked_for())

@@ -6,6 +6,7 @@ Knows nothing of what is called, nor of how.
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Iterable
 from typing import Any, TypedDict
@@ -190,6 +191,23 @@ class PolicySource:
                 "which stands still meanwhile: make it async, or call it with asyncio.to_thread()",
                 RuntimeWarning,
                 stacklevel=2,
+            )
+
+    @staticmethod
+    def check_returned(name: str, value: object) -> None:
+        """Warn if a plain function returned an awaitable: that fails after the call has ended.
+
+        Args:
+            name: The function.
+            value: What it returned.
+        """
+        if inspect.isawaitable(value):
+            warnings.warn(
+                f"{name} is a plain function and returned an awaitable ({type(value).__name__}): "
+                "what fails when that is awaited is not retried. Decorate an 'async def' "
+                "function, or mark this one with inspect.markcoroutinefunction (Python 3.12)",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
     def refuse_attempt_timeout(self, why: str) -> None:
