@@ -915,6 +915,7 @@ PUBLIC = {
         "Claim",
         "MemoryStore",
         "Record",
+        "PostgresStore",
         "RedisStore",
         "SqliteStore",
         "State",
