@@ -944,6 +944,7 @@ PUBLIC = {
         "Claim",
         "MemoryStore",
         "Record",
+        "PostgresStore",
         "RedisStore",
         "SqliteStore",
         "State",

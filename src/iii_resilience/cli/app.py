@@ -25,6 +25,7 @@ from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
+from iii_resilience.cli.store_checks import examine_store
 from iii_resilience.cli.terminal import console, fail, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
@@ -194,13 +195,21 @@ def doctor_(
     policies: Annotated[
         str | None, typer.Option(help="A policy file whose limits are shown beside the SDK's.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store to look at, too: postgresql://user@host/name.")
+    ] = None,
     *,
+    lease: Annotated[
+        float, typer.Option(min=0.001, help="The lease of the store's handlers, in seconds.")
+    ] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at an engine, a function and this machine's SDK, and say what to do about it."""
     try:
         book = None if policies is None else load_policies(policies)
         findings = examine(engine, function, worker=worker, namespace=namespace, book=book)
+        if store is not None:
+            findings.extend(examine_store(store, lease=lease))
     except (OSError, ValueError) as error:
         fail(str(error))
     except ModuleNotFoundError as error:
