@@ -218,7 +218,18 @@ def test_no_module_imports_sdk_at_import(name: str) -> None:
     assert not tops & {"iii", "iii_helpers"}
 
 
-EXTRAS = ("yaml", "cattrs", "iii", "typer", "rich", "websockets", "jsonschema", "pytest", "redis")
+EXTRAS = (
+    "yaml",
+    "cattrs",
+    "iii",
+    "typer",
+    "rich",
+    "websockets",
+    "jsonschema",
+    "pytest",
+    "redis",
+    "psycopg",
+)
 
 
 def test_import_loads_nothing_optional_or_for_files() -> None:

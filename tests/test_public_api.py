@@ -105,7 +105,9 @@ def test_replace_is_evolve() -> None:
 
 
 def test_importing_library_loads_no_extra_and_no_yaml() -> None:
-    heavy = "('yaml', 'cattrs', 'iii', 'typer', 'rich', 'websockets', 'jsonschema', 'redis')"
+    heavy = (
+        "('yaml', 'cattrs', 'iii', 'typer', 'rich', 'websockets', 'jsonschema', 'redis', 'psycopg')"
+    )
     code = f"import sys, iii_resilience; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pytest
 import redis
 import typer
 from support.engine_fixtures import QUICK, caller, connect, engine, target
 from support.paths import PACKAGE
+from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
 from support.telemetry_fixtures import Seen, attributes, clean_globals, seen
 from support.telemetry_run import told
@@ -63,7 +65,15 @@ from iii_resilience.handling import (
     idempotent,
 )
 from iii_resilience.sdk.propagation import CallContext, from_metadata, take_from_payload
-from iii_resilience.stores import Claim, Record, RedisStore, SqliteStore, State, Store
+from iii_resilience.stores import (
+    Claim,
+    PostgresStore,
+    Record,
+    RedisStore,
+    SqliteStore,
+    State,
+    Store,
+)
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = [
@@ -71,6 +81,8 @@ __all__ = [
     "clean_globals",
     "connect",
     "engine",
+    "postgres_of_session",
+    "postgres_url",
     "redis_server",
     "seen",
     "target",
@@ -373,6 +385,47 @@ class TestRedis:
         assert json.loads(failed["outcome"]) == DECLINED
         message = server.hgetall(f"iii-resilience:message:{PARKED}")
         assert set(json.loads(message["note"])) == NOTE_FIELDS
+
+
+class TestPostgres:
+    @pytest.fixture
+    def tables(self, postgres_url: str) -> Iterator[Any]:
+        store = PostgresStore(postgres_url)
+        fill(store)
+        store.close()
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            yield connection
+
+    @needs_postgres
+    def test_tables_and_columns(self, tables: Any) -> None:
+        query = (
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = 'iii_resilience'"
+        )
+        found: dict[str, set[str]] = {}
+        for table, column in tables.execute(query):
+            found.setdefault(table, set()).add(column)
+        assert found == {
+            "version": {"version", "oldest"},
+            "keys": KEY_FIELDS - {"until"}
+            | {"slot", "lease_until", "keep_until", "lock", "waited"},
+            "messages": MESSAGE_FIELDS | {"id", "keep_until"},
+        }
+
+    @needs_postgres
+    def test_values(self, tables: Any) -> None:
+        query = "SELECT slot, state, fingerprint, outcome FROM iii_resilience.keys"
+        rows = {slot: row for slot, *row in tables.execute(query)}
+        assert {slot: row[0] for slot, row in rows.items()} == {
+            DONE: "done",
+            FAILED: "failed",
+            "slot": "running",
+        }
+        assert rows[DONE][1:] == [FINGERPRINT, '"done"']
+        assert json.loads(rows[FAILED][2]) == DECLINED
+        ((message, note),) = tables.execute("SELECT id, note FROM iii_resilience.messages")
+        assert message == PARKED
+        assert set(json.loads(note)) == NOTE_FIELDS
 
 
 # What is told: OpenTelemetry, and the log.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from typing import Any
 
@@ -93,6 +94,26 @@ def test_decorrelated_jitter_uses_throttled_base() -> None:
     backoff = Backoff(base=0.2, throttled_base=1.0, cap=20.0, jitter="decorrelated")
     assert backoff.delay(0, lambda: 0.0, throttled=True) == 1.0
     assert backoff.delay(0, lambda: 1.0, throttled=True) == 3.0
+
+
+@pytest.mark.parametrize("cap", [0.1, 0, 0.2, 5])
+def test_base_that_was_not_given_follows_cap(cap: float) -> None:
+    backoff = Backoff(cap=cap)
+    assert backoff.base == min(0.2, cap)
+    assert backoff.ceiling(9) <= cap
+    copied = pickle.loads(pickle.dumps(backoff))
+    assert copied == backoff
+    for changed in (attrs.evolve(backoff, cap=20.0), attrs.evolve(copied, cap=20.0)):
+        assert changed == Backoff()
+    assert attrs.evolve(Backoff(), cap=0.05).base == 0.05
+    assert repr(Backoff(cap=0.1)).startswith("Backoff(base=0.1, ")
+
+
+def test_base_that_was_given_does_not_follow() -> None:
+    with pytest.raises(ValueError, match=r"^Backoff.base \(0.2 s\) must not be above Backoff.cap"):
+        Backoff(base=0.2, cap=0.1)
+    with pytest.raises(ValueError, match=r"^Backoff.base \(0.2 s\)"):
+        attrs.evolve(Backoff(base=0.2), cap=0.1)
 
 
 def test_cap_of_zero_never_waits() -> None:

@@ -16,7 +16,9 @@ import tenacity
 from iii_resilience import (
     Attempt,
     Backoff,
+    Breaker,
     Budget,
+    Bulkhead,
     Category,
     Decision,
     Enqueue,
@@ -196,7 +198,33 @@ def test_wrong_parts_and_names_say_what_is_meant(fields: dict[str, Any], words: 
         RetryPolicy(**fields)
 
 
-@pytest.mark.parametrize("make", [Backoff, RetryPolicy])
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        (Budget, {"ration": 0.1}, "Budget has no field ration; did you mean ratio?"),
+        (
+            Budget,
+            {"window_ms": 1},
+            "Budget has no field window_ms; did you mean window, in seconds?",
+        ),
+        (
+            Breaker,
+            {"failure_rat": 1},
+            "Breaker has no field failure_rat; did you mean failure_rate?",
+        ),
+        (Breaker, {"open_ms": 1}, "Breaker has no field open_ms; did you mean open, in seconds?"),
+        (Bulkhead, {"limits": 1}, "Bulkhead has no field limits; did you mean limit?"),
+        (Bulkhead, {"_states": 1}, "Bulkhead has no field _states (it has limit, queue, wait)"),
+    ],
+)
+def test_wrong_names_of_guards_say_what_is_meant(
+    kind: Any, fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        kind(**fields)
+
+
+@pytest.mark.parametrize("make", [Backoff, Budget, Breaker, Bulkhead, RetryPolicy])
 def test_positional_and_missing_arguments_stay_pythons(make: Any) -> None:
     with pytest.raises(TypeError, match="positional argument"):
         make(*range(30))

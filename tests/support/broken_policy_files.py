@@ -329,9 +329,9 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         ["3:17: policies.a.backoff.base_ms: is 30000 ms and must not be above cap_ms (20000 ms)"],
     ),
     (
-        "a cap below the default base",
-        policy("backoff: {cap_ms: 100}"),
-        ["3:7: policies.a.backoff.base_ms: is 200 ms and must not be above cap_ms (100 ms)"],
+        "a cap below a base that is the default",
+        policy("backoff: {base_ms: 200, cap_ms: 100}"),
+        ["3:17: policies.a.backoff.base_ms: is 200 ms and must not be above cap_ms (100 ms)"],
     ),
     (
         "a throttled base above the cap",

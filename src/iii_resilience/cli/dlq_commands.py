@@ -36,6 +36,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.stores import (
+    PostgresStore,
     RedisStore,
     SqliteStore,
     Store,
@@ -58,7 +59,9 @@ EngineUrl = Annotated[
 ]
 Parking = Annotated[
     str | None,
-    typer.Option(help="Where consumers park messages: a SQLite file, or a redis:// URL."),
+    typer.Option(
+        help="Where consumers park messages: a SQLite file, a redis:// or postgresql:// URL."
+    ),
 ]
 Categories = Annotated[
     list[str] | None,
@@ -307,10 +310,9 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
     """The parking to read, without an engine and without writing."""
     if parking is None:
         fail("--offline reads the --parking file: name it")
-    if re.match(r"(rediss?|unix)://", parking):
-        store = _redis(parking)
-        stack.callback(store.close)
-        return store
+    if (server := _server(parking)) is not None:
+        stack.callback(server.close)
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     reader = SqliteReader(parking)
@@ -339,8 +341,8 @@ def _check_reachable(engine: str) -> None:
 def _store(parking: str | None) -> Store | None:
     if parking is None:
         return None
-    if re.match(r"(rediss?|unix)://", parking):
-        return _redis(parking)
+    if (server := _server(parking)) is not None:
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     return SqliteStore(parking)
@@ -361,11 +363,16 @@ def _chosen(
     ]
 
 
-def _redis(url: str) -> RedisStore:
+def _server(url: str) -> Store | None:
+    """The store that a URL names; None where it is the path of a file."""
     try:
-        return RedisStore(url)
+        if re.match(r"(rediss?|unix)://", url):
+            return RedisStore(url)
+        if re.match(r"postgres(ql)?://", url):
+            return PostgresStore(url, create=False)
     except (ImportError, ValueError) as error:
         fail(str(error))
+    return None
 
 
 def _to_act_on(

@@ -25,8 +25,10 @@ from iii_resilience.config.default_book import Default
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.breaker import Rejection
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.retry.admission import AttemptGuard
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
 from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy
@@ -187,14 +189,14 @@ def _name(target: Any) -> str:
 # and calls as little as it can, not even a property; benchmarks/RESULTS.md has the figures.
 
 
-def _wrap_sync(  # noqa: C901 - see above
+def _wrap_sync(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     name = _name(function)
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - see above
         nonlocal current
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
@@ -207,9 +209,20 @@ def _wrap_sync(  # noqa: C901 - see above
         try:
             if guard is None:
                 value = function(*args, **kwargs)
+            elif (circuit := guard.circuit_alone) is not None:
+                ticket = circuit.admit(started)
+                if isinstance(ticket, Rejection):
+                    raise guard.open_error(ticket)
+                try:
+                    value = function(*args, **kwargs)
+                except BaseException as error:
+                    guard.failed(ticket, started, error, classified)
+                    raise
+                ended = clock.monotonic()
+                circuit.succeeded(ticket, ended, ended - started)
             else:
-                deadline = by.policy.deadline
-                value = guard.first_attempt(function, args, kwargs, started, deadline, classified)
+                attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+                value = guard.attempt(attempt, deadline_of(by.policy, started), classified)
         except Exception as error:
             run = RetriedCall(
                 by.context,
@@ -226,7 +239,7 @@ def _wrap_sync(  # noqa: C901 - see above
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value
-        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        attempt = functools.partial(function, *args, **kwargs)
         if guard is not None:
             attempt = functools.partial(guard.attempt, attempt, run.deadline_at, classified)
         outcome = run.retry(attempt)
@@ -243,7 +256,7 @@ def _wrap_sync(  # noqa: C901 - see above
     return call
 
 
-def _wrap_async(  # noqa: C901 - see above
+def _wrap_async(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     task_of, get_running_loop = _tasks()
@@ -251,7 +264,7 @@ def _wrap_async(  # noqa: C901 - see above
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    async def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - see above
         nonlocal current
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
@@ -270,10 +283,21 @@ def _wrap_async(  # noqa: C901 - see above
         try:
             if by.plain:
                 value = await function(*args, **kwargs)
+            elif (circuit := by.circuit_alone) is not None:
+                ticket = circuit.admit(started)
+                if isinstance(ticket, Rejection):
+                    raise cast("AttemptGuard", by.guard).open_error(ticket)
+                try:
+                    value = await function(*args, **kwargs)
+                except BaseException as error:
+                    cast("AttemptGuard", by.guard).failed(ticket, started, error, classified)
+                    raise
+                ended = clock.monotonic()
+                circuit.succeeded(ticket, ended, ended - started)
             else:
                 cancellations = Cancellations(cancelled)
                 attempt = functools.partial(function, *args, **kwargs)
-                value = await _guarded(by, attempt, started, cancellations, classified)
+                value = await _guarded_attempt(by, attempt, started, cancellations, classified)()
         except Exception as error:
             cancellations = cancellations or Cancellations(cancelled)
             run = RetriedCall(
@@ -317,24 +341,6 @@ def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], An
     # `current_task` is written in Python there: this is what it does, in half the time.
     tasks: dict[Any, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
     return tasks.get, asyncio.get_running_loop
-
-
-async def _guarded(
-    by: ResolvedPolicy,
-    attempt: functools.partial[Any],
-    started: float,
-    cancellations: Cancellations,
-    classified: list[Failure],
-) -> Any:
-    """The first attempt of an async function, behind what its policy puts before it."""
-    policy, guard = by.policy, by.guard
-    if guard is None:
-        return await _timed(attempt, policy, started, cancellations)
-    if policy.attempt_timeout is None:
-        return await guard.first_attempt_async(
-            attempt.func, attempt.args, attempt.keywords, started, policy.deadline, classified
-        )
-    return await _guarded_attempt(by, attempt, started, cancellations, classified)()
 
 
 def _guarded_attempt(

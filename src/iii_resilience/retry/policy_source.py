@@ -16,7 +16,7 @@ from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
-from iii_resilience.core.guards.breaker import Breaker
+from iii_resilience.core.guards.breaker import Breaker, Circuit
 from iii_resilience.core.guards.budget import Budget, BudgetWindow
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
@@ -54,6 +54,7 @@ class ResolvedPolicy:
         window: Its budget's count, or None where there is nothing to count.
         guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
+        circuit_alone: Its circuit, where nothing else stands before an attempt; else None.
         context: What its calls have in common, should they fail.
     """
 
@@ -62,6 +63,7 @@ class ResolvedPolicy:
     window: BudgetWindow | None
     guard: AttemptGuard | None
     plain: bool
+    circuit_alone: Circuit | None
     context: RetryContext
 
 
@@ -140,7 +142,10 @@ class PolicySource:
         guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
         context = self.context(name, policy, window)
-        return ResolvedPolicy(policy_set, policy, window, guard, plain, context)
+        circuit = None
+        if guard is not None and policy.attempt_timeout is None:
+            circuit = guard.circuit_alone
+        return ResolvedPolicy(policy_set, policy, window, guard, plain, circuit, context)
 
     def context(self, name: str, policy: RetryPolicy, window: BudgetWindow | None) -> RetryContext:
         """What calls have in common, should they fail.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import tenacity
 
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.decide import NOT_RETRYABLE, CallSoFar, Decision, Reason, decide
 from iii_resilience.core.effects import ATTEMPT, CallHandler, Sleep, drive, drive_async
@@ -25,10 +26,10 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import Enqueue, RetryPolicy
 from iii_resilience.core.report import GivenUp, already_retried, attach, report_for
-from iii_resilience.retry.attempt_failure import attempt_failure
 from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
 from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
 from iii_resilience.retry.tenacity_driver import TenacityDriver
+from iii_resilience.retry.try_again import of_try_again
 from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry.call_events import FailedCall, begin
 from iii_resilience.telemetry.logs import heard
@@ -159,8 +160,10 @@ class RetriedCall:
             if self._telemetry is not None:
                 self._telemetry.not_made()
             return
-        if failure is None or isinstance(error, tenacity.TryAgain):
-            failure = attempt_failure(error, context.function_id, context.rules)
+        if isinstance(error, tenacity.TryAgain):
+            failure = of_try_again(error, context.function_id, context.rules)
+        elif failure is None:
+            failure = classify(error, function_id=context.function_id, rules=context.rules)
         if context.function_id is not None:
             if self._refine is not None:
                 failure = self._refine(failure)

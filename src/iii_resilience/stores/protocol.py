@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -33,11 +34,14 @@ class TransactionEndedError(Exception):
         message: What happened.
         by_handler: Whether the handler ended it. Otherwise the database did, and another try may
             succeed.
+        conflict: Whether the database did because of another transaction at the same time (a
+            deadlock, a serialization failure).
     """
 
-    def __init__(self, message: str, *, by_handler: bool) -> None:
+    def __init__(self, message: str, *, by_handler: bool, conflict: bool = False) -> None:
         super().__init__(message)
         self.by_handler = by_handler
+        self.conflict = conflict
 
 
 class State(StrEnum):
@@ -164,6 +168,18 @@ class RenewsMany(Protocol):
 
         Raises:
             StoreUnavailableError: Whether any was extended is not known.
+        """
+        raise NotImplementedError
+
+
+class Watches(Protocol):
+    """A store that hears of a key's end; optional. Without it a waiting call looks now and then."""
+
+    def watch(self, slot: str) -> Future[float]:
+        """A future that is done when the key has ended or is free, or never.
+
+        Args:
+            slot: The key, with its scope. Where the future is cancelled, nothing waits any longer.
         """
         raise NotImplementedError
 

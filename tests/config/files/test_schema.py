@@ -66,7 +66,7 @@ BEYOND_A_SCHEMA = {
     *("a version that is a float", "a section given twice", "a policy given twice"),
     *("a field given twice", "an attempt longer than the deadline", "a base above the cap"),
     *("an attempt longer than the default deadline", "a base above the default cap"),
-    *("a cap below the default base", "a throttled base above the cap"),
+    *("a cap below a base that is the default", "a throttled base above the cap"),
     *("a factor that is not a number", "a bulkhead without a limit", "an endless ratio"),
     *("a queue nobody may wait in", "extending nothing", "extending what is misspelt"),
     *("extending itself", "a circle", "a rule for an unknown policy", "an unknown default"),

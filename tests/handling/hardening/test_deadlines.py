@@ -132,17 +132,22 @@ def test_deadline_without_time_left_counts_as_it_is(here: Here) -> None:
 class TestAttempts:
     """The time of an attempt, beside that of the whole call."""
 
-    def arrival(self, here: Here, offset: float = 0.0, **more: float) -> Arrival:
+    def arrival(self, here: Here, offset: float = 0.0, left: float | None = None) -> Arrival:
         """An attempt of 2 s, sent `offset` seconds ago by its sender's clock."""
         sent = here.now - offset
-        carried = CallContext(attempt_left=2.0, attempt_deadline_unix=sent + 2.0, **more)
+        carried = CallContext(
+            left=left,
+            deadline_unix=None if left is None else sent + left,
+            attempt_left=2.0,
+            attempt_deadline_unix=sent + 2.0,
+        )
         return here.clocks.arrival(carried, "w1", now=100.0, now_unix=here.now)
 
     def test_starts_until_its_time_since_arrival_is_over(self, here: Here) -> None:
         arrival = self.arrival(here)
         assert arrival.late(102.0) is None
         assert arrival.late(102.5) == pytest.approx(0.5)
-        assert arrival.attempt_only
+        assert arrival.call_by is None
 
     @pytest.mark.parametrize(("offset", "late"), [(2.9, None), (3.1, 0.1), (12.0, 9.0)])
     def test_late_by_the_sender_s_clock_and_tolerance(
@@ -153,17 +158,18 @@ class TestAttempts:
 
     def test_bounds_no_call_of_its_handler(self, here: Here) -> None:
         assert self.arrival(here).inbound.deadline_at is None
-        call = self.arrival(here, left=60.0, deadline_unix=NOW + 60)
+        call = self.arrival(here, left=60.0)
         assert call.inbound.deadline_at == 160.0
         assert call.start_by == 102.0
 
     def test_call_that_ends_first_counts(self, here: Here) -> None:
-        arrival = self.arrival(here, left=1.0, deadline_unix=NOW + 1)
-        assert (arrival.start_by, arrival.attempt_only) == (101.0, False)
+        arrival = self.arrival(here, left=1.0)
+        assert (arrival.start_by, arrival.call_by) == (101.0, 101.0)
 
     def test_clock_that_is_off_leaves_time_since_arrival(
         self, here: Here, caplog: pytest.LogCaptureFixture
     ) -> None:
         arrival = self.arrival(here, -3600.0)
-        assert (arrival.late(101.9), arrival.late(102.5)) == (None, pytest.approx(0.5))
+        assert arrival.late(101.9) is None
+        assert arrival.late(102.5) == pytest.approx(0.5)
         assert len(caplog.records) == 1

@@ -19,6 +19,8 @@ from iii_resilience.core.failure import Failure
 _READ = frozenset({"code", "message", "function_id", "stacktrace"})
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class that is not built in
 _DYNAMIC = ("__getattr__", "__getattribute__", "__dict__")
+_PLAIN_STR = BaseException.__str__
+_OS_STR = OSError.__str__
 _TRANSIENT = Category.TRANSIENT
 _new = object.__new__
 
@@ -56,7 +58,15 @@ def looked_up(
         and not error.__suppress_context__
     ):
         return None
-    text = text_of(error)
+    args, shows = error.args, kind.__str__
+    if (
+        len(args) == 1
+        and args[0].__class__ is str
+        and (shows is _PLAIN_STR or (shows is _OS_STR and getattr(error, "filename", "") is None))
+    ):
+        text = args[0]  # as `str()` of it, which takes twice as long
+    else:
+        text = text_of(error)
     if telling(text):
         return None
     failure = _new(Failure)

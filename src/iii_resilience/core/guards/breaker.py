@@ -19,7 +19,7 @@ import attrs
 from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.guards.sliding_window import SlidingWindow
 from iii_resilience.core.observers import logger
-from iii_resilience.core.validators import number
+from iii_resilience.core.validators import checked_names, number
 
 
 class CircuitState(enum.Enum):
@@ -338,6 +338,7 @@ class Circuit:
             logger.exception("on_transition of a circuit breaker failed")
 
 
+@checked_names
 @attrs.frozen
 class Breaker(Guard[Circuit]):
     """When calls to a function are no longer sent, and for how long.

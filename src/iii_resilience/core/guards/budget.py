@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.guards.scopes import Guard
-from iii_resilience.core.validators import number
+from iii_resilience.core.validators import checked_names, number
 
 _BUCKETS = 10
 _SCOPES_MOST = 10_000  # counts kept; beyond it the oldest ones start anew
@@ -167,6 +167,7 @@ class BudgetWindow:
         return newest % size
 
 
+@checked_names
 @attrs.frozen
 class Budget(Guard[BudgetWindow]):
     """How many retries may be sent beside the calls: a ratio of them, plus a minimum.

@@ -17,7 +17,7 @@ import attrs
 
 from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.lazy_imports import lazy_module
-from iii_resilience.core.validators import number, seconds
+from iii_resilience.core.validators import checked_names, number, seconds
 
 if TYPE_CHECKING:
     import asyncio
@@ -216,6 +216,7 @@ class Slots:
             self._queued.pop(permit, None)
 
 
+@checked_names
 @attrs.frozen
 class Bulkhead(Guard[Slots]):
     """How many calls of a function may run at once, and how many may wait for how long.

@@ -19,7 +19,6 @@ from iii_resilience.core.guards.latency_gradient import LatencyGradient
 from iii_resilience.core.validators import number
 
 _WEIGHT = 0.1  # of the latest call in the mean duration
-_UNKNOWN_RETRY_AFTER = 1.0  # seconds, before any call has ended
 _LONGEST_RETRY_AFTER = 30.0  # seconds; a mean says little about a time beyond
 
 
@@ -164,17 +163,18 @@ class ConcurrencyLimit:
                 self._slots.retune(now, self._limit, sys.maxsize, TIMEOUT_MAX)
         self._slots.release(permit)
 
-    def refuse(self) -> float:
+    def refuse(self) -> float | None:
         """Count a call that is refused.
 
         Returns:
-            Seconds until a call that arrives now would be served, as far as can be known.
+            Seconds until a call that arrives now would be served, from how long handlers have
+            taken so far; None before one has ended.
         """
         with self._lock:
             self.refused += 1
             mean = self._mean
         if mean is None:
-            return _UNKNOWN_RETRY_AFTER
+            return None
         return min(_LONGEST_RETRY_AFTER, mean * (self.waiting + 1) / self._limit)
 
 

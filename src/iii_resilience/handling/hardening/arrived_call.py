@@ -50,10 +50,12 @@ class ArrivedCall:
         Raises:
             NotStarted: It does not. That is logged and counted.
         """
-        late = self.arrival.late(time.monotonic() if now is None else now)
+        now = time.monotonic() if now is None else now
+        late, call_by = self.arrival.late(now), self.arrival.call_by
         if late is None:
             return
-        what = "attempt's time was over" if self.arrival.attempt_only else "deadline had passed"
+        whole = call_by is not None and now > call_by
+        what = "deadline had passed" if whole else "attempt's time was over"
         text = structured(
             Category.TRANSIENT,
             "DEADLINE_PASSED",

@@ -131,22 +131,21 @@ class Capacity:
         """
         retry_after = limit.refuse()
         message = (
-            f"Function {function_id} was not started: "
-            f"{'its' if limit.function_id else 'the worker'}'s limit of {limit.limit} handlers at "
-            "once is reached"
+            f"Function {function_id} was not started: the limit of {limit.limit} handlers at once "
+            f"of this {'function' if limit.function_id else 'worker'} is reached"
         )
         text = structured(
             Category.TRANSIENT,
             "OVERLOADED",
             message,
             function_id=function_id,
-            retry_after_ms=round(retry_after * 1000),
+            retry_after_ms=None if retry_after is None else round(retry_after * 1000),
         )
         failure = classify({"code": "invocation_failed", "message": text}, function_id=function_id)
         self._log.add(function_id, failure, attempt)
         if not _from_http(payload):
             return text, None
-        seconds = max(1, math.ceil(retry_after))
+        seconds = max(1, math.ceil(retry_after or 0.0))
         return text, {
             "status_code": _UNAVAILABLE,
             "headers": {"retry-after": str(seconds)},

@@ -44,12 +44,12 @@ class Arrival:
         inbound: What its handler's own calls inherit.
         start_by: Monotonic time in seconds after which no caller waits for the call; None where
             it carries no times.
-        attempt_only: Whether that is the end of the attempt, and the call goes on.
+        call_by: The same of the whole call, which goes on when this attempt is over.
     """
 
     inbound: InboundCall
     start_by: float | None = None
-    attempt_only: bool = False
+    call_by: float | None = None
 
     def late(self, now: float) -> float | None:
         """Seconds by which a handler would start too late; None while it may start.
@@ -102,7 +102,7 @@ class Clocks:
             # A handler that starts may still call others: at worst it has no time for them left.
             InboundCall(None if call is None else now + max(0.0, call), carried),
             None if first is None else now + first,
-            attempt_only=first is not None and first != call,
+            None if call is None else now + call,
         )
 
     def _believes(self, carried: CallContext, sender: Any, now_unix: float) -> bool:

@@ -1,4 +1,4 @@
-"""The failure of one attempt: that of its error, or of what a user's code asks for.
+"""The failure of an attempt whose own code asks for a retry, by ``tenacity.TryAgain``.
 
 Knows nothing of calls or decisions.
 """
@@ -13,20 +13,16 @@ from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.failure import Failure
 
 
-def attempt_failure(
-    error: Exception, function_id: str | None, rules: ExceptionRules | None
+def of_try_again(
+    error: tenacity.TryAgain, function_id: str | None, rules: ExceptionRules | None
 ) -> Failure:
-    """The failure of an attempt that raised this error.
-
-    ``tenacity.TryAgain`` is the user's own request for a retry: transient, whatever its cause is.
+    """A transient failure, whatever the cause is.
 
     Args:
-        error: The error.
+        error: The request.
         function_id: The engine function that was called, or None in a decorator.
         rules: What the decorator or loop says of exception classes; None where it says nothing.
     """
-    if not isinstance(error, tenacity.TryAgain):
-        return classify(error, function_id=function_id, rules=rules)
     cause, inner = error.__cause__ or error.__context__, None
     if cause is not None:
         inner = classify(cause, function_id=function_id, rules=rules)
