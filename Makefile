@@ -94,9 +94,10 @@ schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
 
-# docs/layers.svg, from the table that tests/test_layers.py enforces.
-pictures: $(STAMP) ## 2 s: draw docs/layers.svg from the table of the layers
+# docs/layers.svg, from the table that tests/test_layers.py enforces, and docs/pictures.
+pictures: $(STAMP) ## 3 s: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
+	$(BIN)/python docs/tools/pictures.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.
 reference: $(STAMP) ## 2 s: write docs/reference from the code
