@@ -105,7 +105,7 @@ def one_failure(effort: Effort) -> Section:
         return attempt
 
     # So large that it never refuses; what is measured is what asking it costs.
-    ours = peers.ours(wait=False, budget=Budget(min_per_second=1e9))
+    ours = peers.ours(wait=False, budget=Budget(burst=1e9))
     calls: dict[str, Callable[[], object]] = {BARE: peers.bare(function()), OURS: ours(function())}
     decorated = {name: make(function()) for name, make in peers.peers(wait=False).items()}
     taken = alternate(calls | decorated, effort)

@@ -375,6 +375,12 @@ METRICS = {
         {"iii.function.id", "iii.circuit_breaker.state"},
     ),
     "iii.retry.budget.available": ("Gauge", "{permit}", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.empty": ("Gauge", "s", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.permits": (
+        "Sum",
+        "{permit}",
+        {"iii.function.id", "iii.retry.budget.outcome"},
+    ),
     "iii.handler.failures": ("Sum", "{failure}", CALL),
     "iii.handler.successes": ("Sum", "{success}", {"iii.function.id"}),
     "iii.messages.parked": ("Sum", "{message}", CALL),
@@ -578,7 +584,7 @@ class TestPolicyFiles:
                 "probes",
                 "slow_call_ms",
             },
-            "Budget": {"ratio", "min_per_second", "window_ms"},
+            "Budget": {"ratio", "burst", "min_per_second"},
             "Bulkhead": {"limit", "queue", "wait_ms"},
             "Code": {
                 "category",

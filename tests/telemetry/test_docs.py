@@ -220,7 +220,7 @@ def test_an_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any
 
 def test_the_alerts_are_the_four_that_are_documented() -> None:
     assert [rule["alert"] for rule in rules()] == [
-        "IiiRetryBudgetEmpty",
+        "IiiRetriesDoNotHelp",
         "IiiCircuitOpen",
         "IiiRetryRatioHigh",
         "IiiDeadLetters",

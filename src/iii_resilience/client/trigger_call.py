@@ -104,8 +104,6 @@ class TriggerCall:
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
-        if plan.window is not None and options.idempotent:
-            plan.window.called(started)
 
     def _other_key(self) -> Key | None:
         if self.plan.key is None or self.request.action == "enqueue":
@@ -197,7 +195,7 @@ class TriggerCall:
             started=self.started,
             deadline_at=self.deadline_at,
             function_id=self.request.function_id,
-            window=plan.window if self.options.idempotent else None,
+            bucket=plan.bucket if self.may_repeat else None,
         )
         hooks = RetryHooks(
             sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
@@ -207,6 +205,11 @@ class TriggerCall:
         self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a failure of the call can be followed by a retry."""
+        return self.options.idempotent or self.plan.policy.retry_unexecuted
 
     def left(self) -> float | None:
         """Seconds until the deadline, or None for none."""

@@ -29,7 +29,13 @@ from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.cancellation import Cancellations
 from iii_resilience.retry.loop import RetryLoop
-from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy, begin
+from iii_resilience.retry.policy_source import (
+    Overrides,
+    PolicySource,
+    ResolvedPolicy,
+    begin,
+    qualified_name,
+)
 from iii_resilience.retry.retried_call import deadline_of, user_traceback
 from iii_resilience.telemetry import meters
 
@@ -143,7 +149,9 @@ def retrying(
     """
     source = PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
     source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
-    return RetryLoop(source)
+    caller = sys._getframe(1)  # noqa: SLF001 - the function whose block is retried
+    scope = f"{caller.f_globals.get('__name__')}.{caller.f_code.co_qualname}"
+    return RetryLoop(source, scope)
 
 
 def _check_target(target: Any) -> bool:
@@ -169,17 +177,11 @@ def _check_target(target: Any) -> bool:
         plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
-            f"@iii_retry cannot decorate the generator function {_name(target)}: what it has "
-            "yielded cannot be taken back. Decorate the function that makes one item, or collect "
-            "the items in a list inside a plain function"
+            f"@iii_retry cannot decorate the generator function {qualified_name(target)}: what it "
+            "has yielded cannot be taken back. Decorate the function that makes one item, or "
+            "collect the items in a list inside a plain function"
         )
     return inspect.iscoroutinefunction(plain)
-
-
-def _name(target: Any) -> str:
-    module = getattr(target, "__module__", None) or type(target).__module__
-    name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    return f"{module}.{name}"
 
 
 # The first attempt of a decorated function is what every success costs, so it is spelled out twice
@@ -189,7 +191,7 @@ def _name(target: Any) -> str:
 def _wrap_sync(  # noqa: C901 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
-    name = _name(function)
+    name = qualified_name(function)
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
@@ -199,9 +201,7 @@ def _wrap_sync(  # noqa: C901 - see above
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window, guard = by.window, by.guard
-        if window is not None:
-            window.called(started)
+        bucket, guard = by.bucket, by.guard
         classified: list[Failure] = []
         try:
             if guard is None:
@@ -216,6 +216,8 @@ def _wrap_sync(  # noqa: C901 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value
@@ -240,7 +242,7 @@ def _wrap_async(  # noqa: C901 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     task_of, get_running_loop = _tasks()
-    name = _name(function)
+    name = qualified_name(function)
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
@@ -250,9 +252,7 @@ def _wrap_async(  # noqa: C901 - see above
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window = by.window
-        if window is not None:
-            window.called(started)
+        bucket = by.bucket
         try:
             task = task_of(get_running_loop())
         except RuntimeError:  # a coroutine that is driven by hand
@@ -280,6 +280,8 @@ def _wrap_async(  # noqa: C901 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value

@@ -15,6 +15,7 @@ from typing import Self, cast
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.retry.admission import Admission, guard_for
 from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
 from iii_resilience.retry.policy_source import PolicySource, begin
@@ -38,6 +39,7 @@ class RetryAttempt:
         started: float,
         classified: list[Failure],
         run: RetriedCall | None = None,
+        bucket: PermitBucket | None = None,
     ) -> None:
         self.number = number
         self.error: Exception | None = None
@@ -45,6 +47,7 @@ class RetryAttempt:
         self._started = started
         self._classified = classified
         self._run = run
+        self._bucket = bucket
 
     def __enter__(self) -> Self:
         return self
@@ -72,9 +75,12 @@ class RetryAttempt:
         # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
         if error is None:
             if run is None:
+                bucket = self._bucket
+                if bucket is not None and bucket.level < bucket.burst:
+                    bucket.succeeded()
                 meters.succeeded(_LOOP, self._started)
             else:
-                run.telemetry.succeeded()
+                run.succeeded()
         elif run is None:
             meters.passed(_LOOP, self._started, error)
         else:
@@ -102,17 +108,23 @@ class RetryAttempt:
 
 
 class RetryLoop:
-    """What `retrying` returns: iterate over it with ``for`` or ``async for``."""
+    """What `retrying` returns: iterate over it with ``for`` or ``async for``.
 
-    def __init__(self, source: PolicySource) -> None:
+    Args:
+        source: Where its policy is from.
+        scope: The function that contains it: the states of guards are kept for it.
+    """
+
+    def __init__(self, source: PolicySource, scope: str) -> None:
         self._source = source
+        self._scope = scope
 
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
         context = self._start()
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        guard = guard_for(context.policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, context.started, classified, bucket=context.bucket)
         if guard is not None:
             attempt.admit(functools.partial(guard.admit, context.deadline_at))
         if attempt.error is None:
@@ -145,9 +157,9 @@ class RetryLoop:
         """As ``for``, without blocking the event loop while it waits."""
         context = self._start()
         cancellations = Cancellations(cancellations_asked_for())
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        guard = guard_for(context.policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, context.started, classified, bucket=context.bucket)
         if guard is not None:
             await attempt.admit_async(functools.partial(guard.admit_async, context.deadline_at))
         if attempt.error is None:
@@ -177,16 +189,14 @@ class RetryLoop:
             del error
 
     def _start(self) -> RetryContext:
-        policy, window = self._source.resolve()
+        policy, bucket = self._source.resolve(self._scope)
         started = clock.monotonic()
-        if window is not None:
-            window.called(started)
         return RetryContext(
             policy=policy,
             name=_LOOP,
             started=started,
             deadline_at=deadline_of(policy, started),
-            window=window,
+            bucket=bucket,
         )
 
 

@@ -18,14 +18,22 @@ from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Breaker
-from iii_resilience.core.guards.budget import Budget, BudgetWindow
+from iii_resilience.core.guards.budget import Budget, PermitBucket
 from iii_resilience.core.guards.bulkhead import Bulkhead
-from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
+from iii_resilience.core.policy import (
+    FIELDS,
+    GUARDS,
+    TRIGGER_FIELDS,
+    RetryPolicy,
+    Stop,
+    Wait,
+    with_first_guards,
+)
 from iii_resilience.core.validators import spelling
 from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.retry_context import RetryContext, RetryHooks
-from iii_resilience.telemetry import named
+from iii_resilience.telemetry import INLINE, named
 
 
 class Overrides(TypedDict, total=False):
@@ -53,14 +61,14 @@ class ResolvedPolicy:
     Attributes:
         policy_set: The content of the default book in which it was found.
         policy: The policy.
-        window: Its budget's count, or None where there is nothing to count.
+        bucket: Its budget's permits, or None where nothing is retried or there is no budget.
         guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
     """
 
     policy_set: PolicySet
     policy: RetryPolicy
-    window: BudgetWindow | None
+    bucket: PermitBucket | None
     guard: AttemptGuard | None
     plain: bool
 
@@ -76,7 +84,7 @@ class ResolvedPolicy:
             name=name,
             started=started,
             deadline_at=deadline_of(self.policy, started),
-            window=self.window,
+            bucket=self.bucket,
         )
 
 
@@ -119,29 +127,39 @@ class PolicySource:
         self._no_attempt_timeout: str | None = None
         self._warned = False
         # One attribute, so that another thread never sees one book's policy with another book.
-        self._resolved: tuple[PolicySet, RetryPolicy, BudgetWindow | None] | None = None
+        self._resolved: tuple[PolicySet, str, RetryPolicy, PermitBucket | None] | None = None
         if not isinstance(policy, str):
             # Bad numbers are found where they stand, not at the first call.
             (policy or RetryPolicy()).replace(**overrides)
 
-    def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
-        """The policy in force now and its budget's count."""
+    def resolve(self, name: str) -> tuple[RetryPolicy, PermitBucket | None]:
+        """The policy in force now and its budget's permits.
+
+        Args:
+            name: The function. The states of guards are kept for each function.
+        """
         book = default_book().policy_set
         resolved = self._resolved
-        if resolved is None or resolved[0] is not book:
-            policy, called = self._policy, "inline"
+        if resolved is None or resolved[0] is not book or resolved[1] != name:
+            policy, called = self._policy, INLINE
+            in_code: tuple[str, ...] = GUARDS
             if not isinstance(policy, RetryPolicy):
                 called = book.default if policy is None else policy
                 policy = book.policy(called)
+                in_code = tuple(kind for kind in GUARDS if kind in self._overrides)
             # Around a user's own code a failure proves nothing about what ran before it.
             policy = policy.replace(**self._overrides, retry_unexecuted=False)
+            policy = with_first_guards(policy, name, in_code)
             if isinstance(self._policy, str):  # the default policy's is not meant for this call
                 self._check_attempt_timeout(policy.attempt_timeout)
-            window = policy.budget.window_for() if policy.budget is not None else None
-            if window is not None:
-                named(window, called)
-            resolved = self._resolved = (book, policy, window if self.idempotent else None)
-        return resolved[1:]
+            bucket = None
+            if policy.budget is not None and self.idempotent:
+                # One that is given beside the policy is one bucket for all that are given it.
+                shared = "budget" in self._overrides
+                bucket = policy.budget.bucket_for(None if shared else name)
+                named(bucket, INLINE if shared else called)
+            resolved = self._resolved = (book, name, policy, bucket)
+        return resolved[2:]
 
     def resolved(self, name: str) -> ResolvedPolicy:
         """As `resolve`, and what else a decorated function looks up once per policy set.
@@ -151,10 +169,10 @@ class PolicySource:
         """
         # Read first: should the book turn meanwhile, the next call looks again.
         policy_set = default_book().policy_set
-        policy, window = self.resolve()
+        policy, bucket = self.resolve(name)
         guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
-        return ResolvedPolicy(policy_set, policy, window, guard, plain)
+        return ResolvedPolicy(policy_set, policy, bucket, guard, plain)
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -201,3 +219,10 @@ def begin(
         rules=source.rules,
     )
     return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)
+
+
+def qualified_name(target: Any) -> str:
+    """Module and name of a function, or of the class of another callable."""
+    module = getattr(target, "__module__", None) or type(target).__module__
+    name = getattr(target, "__qualname__", None) or type(target).__qualname__
+    return f"{module}.{name}"

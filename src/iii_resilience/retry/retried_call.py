@@ -43,6 +43,7 @@ from iii_resilience.retry.retry_context import (
 )
 from iii_resilience.retry.tenacity_driver import TenacityDriver
 from iii_resilience.telemetry.call_events import FailedCall, begin
+from iii_resilience.telemetry.metrics import REFUNDED, WASTED
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,7 +72,7 @@ class RetriedCall:
         self.context = context
         self.hooks = hooks
         self.idempotent = idempotent
-        self.log = AttemptLog(context.started, context.window)
+        self.log = AttemptLog(context.started, context.bucket)
         self.reason: Reason | None = None
         self._telemetry = begin(
             context.name,
@@ -112,11 +113,9 @@ class RetriedCall:
             self.attempt_sent()
 
     def attempt_sent(self) -> None:
-        """The attempt leaves this process: its permit is spent, and its span starts."""
+        """The attempt leaves this process: its span starts."""
         log = self.log
         log.sent = True
-        if log.permit:
-            log.spend_permit()
         if log.failed and self._telemetry is not None:
             self._telemetry.sends(log.started, log.delay)
 
@@ -141,14 +140,12 @@ class RetriedCall:
             traceback: The traceback from the user's first frame on.
             sent: Whether the attempt left this process, where `attempt_sent` was not called.
         """
-        log = self.log
-        if log.permit:
-            log.return_permit()
+        log, classified = self.log, self.hooks.classified
         self._decision = None
-        classified = self.hooks.classified
         known = classified.pop() if classified else None
         if isinstance(error, StopRetrying):
             self._stopped = error.reason
+            log.settle_permit(sent=False)
             if self._telemetry is not None:
                 self._telemetry.not_made()
             return
@@ -168,6 +165,7 @@ class RetriedCall:
             # Rejected before it was made. If an inner call gave up on it, it carries a report.
             and not (isinstance(error, _REJECTIONS) and report_for(error) is None),
         )
+        log.settle_permit(sent=attempt.sent)
         log.add(FailedAttempt(attempt, error, traceback))
         if self._telemetry is not None:
             self._telemetry.failed(attempt, log.started, error)
@@ -180,8 +178,15 @@ class RetriedCall:
         Args:
             error: A cancellation or its like, or what ended a wait.
         """
-        self.log.return_permit()
+        self.telemetry.permits(WASTED, self.log.interrupted())
         self.telemetry.passed(error)
+
+    def succeeded(self) -> None:
+        """The attempt under way has succeeded, and with it the call."""
+        permits = self.log.succeeded()
+        if self._telemetry is not None:
+            self._telemetry.permits(REFUNDED, permits)
+            self._telemetry.succeeded()
 
     # The rest of a call after its first failure.
 
@@ -236,8 +241,7 @@ class RetriedCall:
                     self.interrupted(error)
                     return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    if self._telemetry is not None:
-                        self._telemetry.succeeded()
+                    self.succeeded()
                     return CallOutcome(value=value)
             return CallOutcome(error=self.finish())
         finally:
@@ -296,6 +300,8 @@ class RetriedCall:
         for failed in log.failed:
             # Each as it was raised; with the library's frames it would hold this object.
             failed.error.with_traceback(failed.traceback)
+        retryable = reason is not Reason.NOT_RETRYABLE
+        self.telemetry.permits(WASTED, log.gave_up(now, retryable=retryable))
         if fallback is None or context.function_id is None:
             self.telemetry.gave_up(failure)
         return error.with_traceback(traceback)
@@ -366,10 +372,8 @@ class RetriedCall:
                 user_delay=user_delay,
                 user_stop=user_stop,
             )
-            if decision.delay is not None and log.window is not None:
-                log.permit = log.window.reserve(now)
-                if not log.permit:
-                    decision = Decision(Reason.BUDGET_EXHAUSTED)
+            if decision.delay is not None and not log.reserve_permit(now):
+                decision = Decision(Reason.BUDGET_EXHAUSTED)
         self._decision = decision
         if decision.delay is None:
             self.reason = decision.reason

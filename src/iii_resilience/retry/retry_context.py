@@ -14,7 +14,7 @@ import attrs
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import RetryPolicy
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class RetryContext:
         started: Monotonic time of the call's start, in seconds.
         deadline_at: Monotonic time of the deadline in seconds, or None.
         function_id: The engine function that is called, or None in a decorator.
-        window: The budget's count, or None where the policy has no budget.
+        bucket: The budget's permits; None without a budget, or where nothing may be retried.
     """
 
     policy: RetryPolicy
@@ -69,7 +69,7 @@ class RetryContext:
     started: float
     deadline_at: float | None = None
     function_id: str | None = None
-    window: BudgetWindow | None = None
+    bucket: PermitBucket | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import metrics
@@ -22,51 +21,15 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.bulkhead import Slots
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.telemetry.guard_states import buckets, bulkheads
 from iii_resilience.telemetry.parkings import parkings
 from iii_resilience.telemetry.spans import SCOPE
 
-SHARED = "(shared)"
-"""Stands for the policy's name where nobody has said it."""
-
-_names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
-
-
-def named(window: BudgetWindow, policy: str) -> None:
-    """Say which policy a count belongs to that is kept for a whole policy.
-
-    Args:
-        window: The count.
-        policy: The policy's name. One that is shared keeps the first name it was given.
-    """
-    _names.setdefault(window, policy)
-
-
-def available(now: float) -> Iterator[tuple[str, str | None, float]]:
-    """Policy, function id (None for a whole policy) and permits left of every budget in use.
-
-    Args:
-        now: Monotonic time in seconds.
-    """
-    for kept in everything():
-        for scope, window in list(kept.items()):
-            if isinstance(window, BudgetWindow):
-                if scope is None:
-                    yield _names.get(window, SHARED), None, window.available(now)
-                else:
-                    policy, _, function_id = scope.partition("\0")
-                    yield policy, function_id or None, window.available(now)
-
-
-def bulkheads() -> Iterator[tuple[str, Slots]]:
-    """Function id and places of every bulkhead in use."""
-    for kept in everything():
-        for scope, slots in list(kept.items()):
-            if isinstance(slots, Slots) and scope is not None:
-                yield scope.rpartition("\0")[2], slots
-
+REFUNDED = "refunded"
+"""Permits of retries whose call has succeeded."""
+WASTED = "wasted"
+"""Permits of retries whose call has failed all the same."""
 
 logger = logging.getLogger("iii_resilience")
 
@@ -129,6 +92,11 @@ class _Instruments:
         )
         self.decisions = meter.create_counter(
             "iii.retry.decisions", unit="{decision}", description="What was decided about failures"
+        )
+        self.permits = meter.create_counter(
+            "iii.retry.budget.permits",
+            unit="{permit}",
+            description="Permits of retries that were sent, by the end of their call",
         )
         self.transitions = meter.create_counter(
             "iii.circuit_breaker.transitions",
@@ -247,6 +215,18 @@ class Meters:
             more = {**labels(failure), "iii.retry.decision": reason}
             made.decisions.add(1, self._attributes(name, more))
 
+    def permits(self, name: str, outcome: str, permits: int) -> None:
+        """A call has ended whose retries took permits of its budget.
+
+        Args:
+            name: As for `succeeded`.
+            outcome: `REFUNDED` or `WASTED`.
+            permits: How many.
+        """
+        if permits and (made := self._heard) is not None:
+            more = {"iii.retry.budget.outcome": outcome}
+            made.permits.add(permits, self._attributes(name, more))
+
     def circuit_changed(self, name: str, state: CircuitState) -> None:
         """A circuit breaker has changed its state.
 
@@ -335,13 +315,19 @@ class Meters:
                 logger.warning("no metrics: the meter provider raised %s", type(error).__name__)
                 meter = metrics.NoOpMeter(SCOPE)
             made = _Instruments(meter)
-            meter.create_observable_gauge(
-                "iii.retry.budget.available",
-                callbacks=[self._budgets],
-                unit="{permit}",
-                description="Retries that the budget would allow now",
-            )
             for name, unit, description, observe in (
+                (
+                    "iii.retry.budget.available",
+                    "{permit}",
+                    "Retries that the budget would allow now",
+                    self._available,
+                ),
+                (
+                    "iii.retry.budget.empty",
+                    "s",
+                    "Time since the budget allowed a retry, where it allows none",
+                    self._empty,
+                ),
                 ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
                 ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
                 ("iii.dead_letters", "{message}", "Messages that are parked now", self._dead),
@@ -384,17 +370,29 @@ class Meters:
             for (name, category), count in sums.items()
         ]
 
-    def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        fewest: dict[tuple[tuple[str, str], ...], float] = {}
-        for policy, function_id, permits in available(clock.monotonic()):
+    def _available(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._of_budgets(PermitBucket.available, min)
+
+    def _empty(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        observed = self._of_budgets(PermitBucket.empty_for, max)
+        return [each for each in observed if each.value]
+
+    def _of_budgets(
+        self,
+        observe: Callable[[PermitBucket, float], float],
+        worst: Callable[[float, float], float],
+    ) -> Iterable[metrics.Observation]:
+        found: dict[tuple[tuple[str, str], ...], float] = {}
+        now = clock.monotonic()
+        for policy, function_id, bucket in buckets():
             attributes = {"iii.policy.name": policy}
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)
             # Of several budgets under one name (clients with books of their own, functions beyond
-            # the limit) the emptiest tells: it is the one to be warned of.
-            key = tuple(attributes.items())
-            fewest[key] = min(permits, fewest.get(key, permits))
-        return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
+            # the limit) the emptiest one counts: it is the one to warn of.
+            key, value = tuple(attributes.items()), observe(bucket, now)
+            found[key] = worst(value, found.get(key, value))
+        return [metrics.Observation(value, dict(key)) for key, value in found.items()]
 
 
 def labels(failure: Failure) -> dict[str, str]:

@@ -17,6 +17,7 @@ import attrs
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.decide import decide as really_decide
+from iii_resilience.core.guards.scopes import forget_all
 from iii_resilience.retry import retried_call
 
 
@@ -70,6 +71,8 @@ class FakeClock:
 def fake_clock(frozen: FrozenTime | None = None) -> Iterator[FakeClock]:
     """Delays take no time, and deadlines, budgets and breakers see them pass all the same.
 
+    Budgets start full, circuits closed and bulkheads empty.
+
     Args:
         frozen: What ``freeze_time`` gave, where the test uses freezegun: it moves along. Without
             it the library gets a monotonic clock of its own.
@@ -89,6 +92,8 @@ def fake_clock(frozen: FrozenTime | None = None) -> Iterator[FakeClock]:
 def no_sleep() -> Iterator[FakeClock]:
     """Delays are decided and noted, and not slept; the clock stands where it is.
 
+    Budgets start full, circuits closed and bulkheads empty.
+
     Yields:
         A clock whose ``slept`` lists the delays.
     """
@@ -99,6 +104,7 @@ def no_sleep() -> Iterator[FakeClock]:
 
 @contextmanager
 def _sleeping_on(fake: FakeClock) -> Iterator[None]:
+    forget_all()  # budgets that an earlier test has emptied, circuits that it has opened
     with (
         patch.object(clock, "sleep", fake.sleep),
         patch.object(clock, "sleep_async", fake.sleep_async),

@@ -23,7 +23,7 @@ from iii_resilience.config.files.fields import (
 from iii_resilience.config.files.nodes import Path, allowed, meant, shown
 from iii_resilience.core.codes.lookup import NEVER_RETRIED
 from iii_resilience.core.policy import Enqueue, Reroute, RetryPolicy
-from iii_resilience.core.validators import Choice
+from iii_resilience.core.validators import Choice, removed_names
 
 if TYPE_CHECKING:
     import cattrs
@@ -125,6 +125,8 @@ def _no_key(kind: type, key: str, value: Any, kinds: Mapping[type, str]) -> str:
     never = next((code for code in NEVER_RETRIED if code in _texts(key, value)), None)
     if never is not None:
         what = f"is refused: nothing makes {never} retryable: {NEVER_RETRIED[never]}"
+    elif (remedy := removed_names(kind).get(str(key).removesuffix("_ms"))) is not None:
+        return f"is refused: {remedy}"
     elif kind is RetryPolicy and key in CODE_ONLY:
         what = "takes an object of tenacity and can only be set in code"
     elif kind in {Enqueue, Reroute}:
