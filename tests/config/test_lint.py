@@ -126,7 +126,9 @@ def test_documented_examples_give_no_warning(tmp_path: Path) -> None:
     """Whoever copies from the documents starts with a clean file."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     for page in pages:
-        for block in re.findall(r"^```yaml\n(.*?)^```$", page.read_text(), re.M | re.S):
+        for block in re.findall(
+            r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
             if "policies:" in block and "duration_ms" not in block:
                 file = tmp_path / "p.yaml"
                 file.write_text(block, encoding="utf-8")
