@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import redis
 from iii import InitOptions, register_worker
 from support.real_engine import RealEngine
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.sqlite_files import opened
 from support.waiting import until
 
 from iii_resilience import discover
@@ -77,7 +77,7 @@ class World:
         )
         self.store: Store = RedisStore(redis_url) if redis_url else SqliteStore(folder / "store.db")
         if not redis_url:
-            with sqlite3.connect(folder / "store.db") as connection:
+            with opened(folder / "store.db") as connection:
                 connection.execute("CREATE TABLE effects (n INTEGER)")
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -114,7 +114,7 @@ class World:
             with client:
                 found = client.hgetall("effects")
             return Counter({int(n): int(times) for n, times in found.items()})
-        with sqlite3.connect(self.folder / "store.db") as connection:
+        with opened(self.folder / "store.db") as connection:
             return Counter(n for (n,) in connection.execute("SELECT n FROM effects"))
 
     def parked(self) -> list[int]:
