@@ -126,4 +126,4 @@ $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt
 	touch $(BENCH_STAMP)
 
 clean: ## 1 s: remove the environments and caches
-	rm -rf $(VENV) $(BENCH) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf $(VENV) $(BENCH) .venv-matrix .venv-3.* .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

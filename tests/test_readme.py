@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,18 @@ class TestErrorHandling:
         engine.inject("rates::load", Drop())
         with pytest.raises(InvocationError, match="TIMEOUT"), permission_errors("rates::load"):
             iii.trigger({"function_id": "rates::load", "timeout_ms": 50})
+
+
+def test_readme_and_extra_name_the_same_sdk() -> None:
+    (least,) = re.findall(r"iii SDK from ([\d.]+) on", (ROOT / "README.md").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["optional-dependencies"]["iii"] == [f"iii-sdk>={least}"]
+
+
+def test_ci_names_the_pythons_that_the_package_does() -> None:
+    """The oldest one is that of `make test`; the others are run where they are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    assert project["requires-python"] == f">={versions[0]}"
+    run = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert f"for version in {' '.join(versions[1:])}; do" in run
