@@ -17,7 +17,7 @@ from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, safe
 from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
@@ -40,7 +40,7 @@ def check(
         ),
     ],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check policy files and print everything that is wrong with them.
 
@@ -84,7 +84,7 @@ def show(
         ),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the policy a function has, where each value comes from, and its delays."""
     try:

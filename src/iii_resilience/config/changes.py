@@ -60,10 +60,13 @@ def _in_object(where: str, before: Any, after: Any) -> Iterator[str]:
     """The differences of two objects that files hold, or of two values."""
     if before == after:
         return
-    kind: type = type(before)
-    if kind is not type(after) or kind not in KINDS:
+    if type(before) is type(after) and type(before) in KINDS:
+        yield from _in_fields(where, type(before), before, after)
+    else:
         yield f"{where}: {_shown(before)} -> {_shown(after)}"
-        return
+
+
+def _in_fields(where: str, kind: type, before: Any, after: Any) -> Iterator[str]:
     for name, field in fields_of(kind).items():
         old, new = field.to_file(getattr(before, name)), field.to_file(getattr(after, name))
         yield from _in_object(f"{where}.{field.key}", old, new)
