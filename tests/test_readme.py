@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, InvocationError, register_worker
-from support.paths import PAGES
+from support.paths import PAGES, ROOT
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
