@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from iii import InitOptions, InvocationError, register_worker
 from support.paths import ROOT
+from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
+
+__all__ = ["postgres_of_session", "postgres_url"]
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCREEN = 35  # lines
@@ -62,7 +65,15 @@ def run(code: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
-def test_block_runs_unchanged(engine: LoopbackEngine, place: str, code: str) -> None:
+def test_block_runs_unchanged(
+    engine: LoopbackEngine,
+    place: str,
+    code: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if "DATABASE_URL" in code:
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_url"))
     run(code, place)
 
 
