@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from iii import InitOptions, InvocationError, register_worker
 from support.paths import PAGES, ROOT
+from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
+
+__all__ = ["postgres_of_session", "postgres_url"]
 
 SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -63,12 +66,19 @@ def run(code: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
 def test_block_runs_unchanged(
-    engine: LoopbackEngine, tmp_path: Path, place: str, code: str
+    engine: LoopbackEngine,
+    tmp_path: Path,
+    place: str,
+    code: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     page = place.partition(":")[0]
     own = [text for block, text in YAML if block.startswith(f"{page}:")]
     if own:  # the first policy file of the page
         (tmp_path / "policies.yaml").write_text(own[0], encoding="utf-8")
+    if "DATABASE_URL" in code:
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_url"))
     run(code, place)
 
 
