@@ -26,7 +26,8 @@ from iii_resilience import (
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.pending_calls import InFlightCalls, SendRefused
+from iii_resilience.sdk.pending_calls import InFlightCalls
+from iii_resilience.sdk.send_check import SendRefused
 from iii_resilience.sdk.versions import sdk_of
 
 QUICK = RetryPolicy(ready_timeout=0.2)

@@ -26,8 +26,8 @@ from iii_resilience.retry.retried_call import RetriedCall
 from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
-from iii_resilience.sdk.pending_calls import SendRefused
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
+from iii_resilience.sdk.send_check import SendRefused
 
 PROVIDER: Key = (None, "engine::queue::enqueue")
 _DEADLINE = "the policy's deadline"

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
+from iii_resilience.sdk.send_check import SendCheck, unsent
 
 T = TypeVar("T")
 
@@ -36,7 +38,6 @@ _STUCK = (
     "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
     "socket), or its event loop stands still; the function may have run"
 )
-_UNSENT = "the connection was lost before the call; nothing was sent"
 _ENDED = "this client was shut down; nothing was sent"
 _STANDS_STILL = (
     "the SDK's event loop did not take the call within its timeout of {:.3g} s: it is blocked "
@@ -49,29 +50,10 @@ _SLACK = 0.25
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
-
-class SendCheck(Protocol):
-    """What a call knows better than its connection; its methods run on the SDK's loop only."""
-
-    classified: list[Failure]
-    """Holds the call's failure by the time its error is raised, where the SDK raised it."""
-
-    @abstractmethod
-    def may_send(self) -> bool:
-        """Whether it may be sent now."""
-
-    @abstractmethod
-    def classify(self, error: Exception) -> Failure:
-        """What the SDK has raised; the caller gets it a moment later."""
-
-
-class SendRefused(Exception):  # noqa: N818 - control flow between a call and its send check, no error
-    """Raised for a call that was not sent, because something has changed since it was let go."""
-
-
-def unsent(send_check: SendCheck | None) -> SendRefused | NotConnectedError:
-    """The error for a call that may no longer be sent. Calls with a send check are retried."""
-    return NotConnectedError(_UNSENT) if send_check is None else SendRefused()
+AT_ONCE = 16
+"""Calls that leave in one iteration of the SDK's loop: an iteration takes about as long as they."""
+PACED = 30.0
+"""Seconds after the loss of a worker or connection in which calls leave one at a time."""
 
 
 class InFlightCalls:
@@ -110,7 +92,8 @@ class InFlightCalls:
         self._waiting: deque[
             tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
         ] = deque()
-        self._iteration_taken = False
+        self._sent_in_iteration = 0
+        self._paced_until = 0.0
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -122,7 +105,16 @@ class InFlightCalls:
 
     def connection_lost(self) -> None:
         """The connection is gone: every call that needs it ends now."""
+        self.pace()
         self._end(self._remote, LOST)
+
+    def pace(self) -> None:
+        """A worker or the connection has gone: for a while calls leave one at a time.
+
+        A restart brings callers into step. When all of them leave in one iteration of the loop, all
+        of them meet the next end of that worker before the first answer is read.
+        """
+        self._paced_until = time.monotonic() + PACED
 
     def end(self) -> None:
         """The client is gone: every call ends now."""
@@ -254,9 +246,10 @@ class InFlightCalls:
         request: dict[str, Any],
         context: contextvars.Context | None = None,
     ) -> None:
-        # Calls are sent one per event loop iteration. If the first reports that its worker is
-        # gone, the rest are held back.
-        if context is None and self._iteration_taken:
+        # Only so many calls leave in one event loop iteration. If one of them reports that its
+        # worker is gone, the rest are held back.
+        sent = self._sent_in_iteration
+        if context is None and (self._waiting or (sent and sent >= self._most())):
             self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
             return
         loop = asyncio.get_running_loop()
@@ -266,14 +259,19 @@ class InFlightCalls:
             if not self._may_cancel:
                 self._left.add(task)
                 task.add_done_callback(self._left.discard)
-        self._iteration_taken = True
-        loop.call_soon(self._next_iteration)
+        if not sent:
+            loop.call_soon(self._next_iteration)
+        self._sent_in_iteration = sent + 1
+
+    def _most(self) -> int:
+        return 1 if self._paced_until > time.monotonic() else AT_ONCE
 
     def _next_iteration(self) -> None:
-        if self._waiting:
-            self._submit(*self._waiting.popleft())
-        else:
-            self._iteration_taken = False
+        self._sent_in_iteration = 0
+        waiting = self._waiting
+        if waiting:
+            for _ in range(min(len(waiting), self._most())):
+                self._submit(*waiting.popleft())
 
     async def _send_now(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
