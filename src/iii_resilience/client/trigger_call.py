@@ -114,9 +114,10 @@ class TriggerCall:
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
+            quick = first is not None
             if quick:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
@@ -128,13 +129,13 @@ class TriggerCall:
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = plan.connection.in_flight.send(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -144,9 +145,10 @@ class TriggerCall:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
+            quick = first is not None
             if quick:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
@@ -159,13 +161,13 @@ class TriggerCall:
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = await plan.connection.in_flight.send_async(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -242,25 +244,26 @@ class TriggerCall:
 
     # The parts of an attempt.
 
-    def _is_quick(self) -> bool:
-        """Whether this is a first attempt like most: to a known function, with nothing to wait for.
+    def _first_fields(self) -> tuple[dict[str, Any], float] | None:
+        """As `_next_fields`, for a first attempt like most; else None.
 
-        The rest of such an attempt costs little beside the call itself.
+        It goes to a known function, with nothing to wait for, and no time has passed yet. The rest
+        of such an attempt costs little beside the call itself.
         """
-        if self.request.bytes is not None and not self._inherits:
-            key, ready = self._key, self.plan.ready
-            known = key is None or ready.unchecked or key in ready.known
-            return known and self.plan.connection.seems_up()
-        return False
-
-    def _first_fields(self) -> tuple[dict[str, Any], float]:
-        """As `_next_fields`, for an attempt that `_is_quick`: no time has passed yet."""
-        request, plan = self.request, self.plan
+        request, plan, options = self.request, self.plan, self.options
+        key, ready = self._key, plan.ready
+        if (
+            request.bytes is None
+            or self._inherits
+            or not (key is None or ready.unchecked or key in ready.known)
+            or not plan.connection.seems_up()
+        ):
+            return None
         if (
             request.timeout_ms is not None
             or request.action is not None
             or "metadata" in request.fields
-            or self.options.idempotency_key is not None
+            or options.idempotency_key is not None
         ):
             return self._next_fields()
         self._sent = True

@@ -50,8 +50,8 @@ _SLACK = 0.25
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
-AT_ONCE = 16
-"""Calls that leave in one iteration of the SDK's loop: an iteration takes about as long as they."""
+AT_ONCE = 4
+"""Calls that leave in one iteration of the SDK's loop: few enough to be lost together."""
 PACED = 30.0
 """Seconds after the loss of a worker or connection in which calls leave one at a time."""
 
@@ -92,7 +92,7 @@ class InFlightCalls:
         self._waiting: deque[
             tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
         ] = deque()
-        self._sent_in_iteration = 0
+        self._woken = False  # whether the loop is about to look at those that wait
         self._paced_until = 0.0
 
     @property
@@ -165,11 +165,7 @@ class InFlightCalls:
         left = seconds + _SLACK
         pending[pending_call] = None
         try:
-            try:
-                loop = self._own_loop or self.loop
-                loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-            except RuntimeError:  # the loop was closed after the check
-                raise NotConnectedError(_ENDED) from None
+            self._submit(pending_call, pending, request)
             while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
@@ -205,15 +201,9 @@ class InFlightCalls:
         bound = here.call_later(seconds + _SLACK, self._out_of_time, pending_call, pending, seconds)
         pending[pending_call] = None
         try:
-            if here is self.loop:
-                self._submit(pending_call, pending, request)
-            else:
-                # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
-                # then fails to wait for it (docs/engine-notes.md, 6).
-                try:
-                    self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-                except RuntimeError:  # as in `send`
-                    raise NotConnectedError(_ENDED) from None
+            # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
+            # fails to wait for it (docs/engine-notes.md, 6).
+            self._submit(pending_call, pending, request)
             return await answer
         except Exception:
             if send_check is not None and pending_call.failure is not None:
@@ -237,41 +227,56 @@ class InFlightCalls:
             work.close()
             raise NotConnectedError(_ENDED) from None
 
+    def _submit(
+        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+    ) -> None:
+        """Have a call sent on the SDK's loop, in the context of its caller.
+
+        Raises:
+            NotConnectedError: That loop has ended.
+        """
+        call = (pending_call, pending, request, contextvars.copy_context())
+        self._waiting.append(call)
+        # Waking the loop of another thread costs more than the rest of this: once for all calls
+        # that come before it has woken.
+        if self._woken:
+            return
+        self._woken = True
+        loop = self._own_loop or self.loop
+        try:
+            if asyncio._get_running_loop() is loop:  # noqa: SLF001 - asyncio exports it
+                self._send_waiting()
+            else:
+                loop.call_soon_threadsafe(self._send_waiting)
+        except RuntimeError:  # the loop was closed after the check
+            self._woken = False
+            self._waiting.clear()
+            raise NotConnectedError(_ENDED) from None
+
     # On the SDK's loop.
 
-    def _submit(
-        self,
-        pending_call: _InFlightCall,
-        pending: _Pending,
-        request: dict[str, Any],
-        context: contextvars.Context | None = None,
-    ) -> None:
-        # Only so many calls leave in one event loop iteration. If one of them reports that its
-        # worker is gone, the rest are held back.
-        sent = self._sent_in_iteration
-        if context is None and (self._waiting or (sent and sent >= self._most())):
-            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
-            return
-        loop = asyncio.get_running_loop()
-        if pending_call in pending:
-            sending = self._send_now(pending_call, pending, request)
-            task = pending_call.task = loop.create_task(sending, context=context)
-            if not self._may_cancel:
-                self._left.add(task)
-                task.add_done_callback(self._left.discard)
-        if not sent:
-            loop.call_soon(self._next_iteration)
-        self._sent_in_iteration = sent + 1
+    def _send_waiting(self) -> None:
+        """Let as many calls leave as may in one iteration of the loop.
 
-    def _most(self) -> int:
-        return 1 if self._paced_until > time.monotonic() else AT_ONCE
-
-    def _next_iteration(self) -> None:
-        self._sent_in_iteration = 0
+        If one of them reports that its worker is gone, the rest are held back.
+        """
         waiting = self._waiting
-        if waiting:
-            for _ in range(min(len(waiting), self._most())):
-                self._submit(*waiting.popleft())
+        if not waiting:
+            self._woken = False
+            if not waiting:  # what has come since wakes the loop itself, or is sent now
+                return
+            self._woken = True
+        loop = asyncio.get_running_loop()
+        most = 1 if self._paced_until > time.monotonic() else AT_ONCE
+        for _ in range(min(len(waiting), most)):
+            pending_call, pending, request, context = waiting.popleft()
+            if pending_call in pending:
+                sending = self._send_now(pending_call, pending, request)
+                task = pending_call.task = loop.create_task(sending, context=context)
+                if not self._may_cancel:
+                    self._left.add(task)
+                    task.add_done_callback(self._left.discard)
+        loop.call_soon(self._send_waiting)
 
     async def _send_now(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
@@ -311,6 +316,8 @@ class InFlightCalls:
         """
         if pending_call.task is not None and self._may_cancel:
             pending_call.task.cancel()
+        if self._waiting:  # its thread was interrupted, perhaps just before it woke this loop
+            self._send_waiting()
 
     # Before its answer.
 
