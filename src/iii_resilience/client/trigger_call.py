@@ -117,13 +117,12 @@ class TriggerCall:
         plan, until = self.plan, 0.0
         first = self._first_fields() if self.run is None else None
         while True:
-            quick = first is not None
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 if not drive(plan.ready.wait(key, max(0.0, until - time.monotonic()))):
                     self._stayed_missing()
@@ -148,13 +147,12 @@ class TriggerCall:
         plan, until = self.plan, 0.0
         first = self._first_fields() if self.run is None else None
         while True:
-            quick = first is not None
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 seconds = max(0.0, until - time.monotonic())
                 if not await drive_async(plan.ready.wait(key, seconds)):

@@ -222,7 +222,7 @@ class InFlightCalls:
             NotConnectedError: That loop has ended.
         """
         try:
-            return asyncio.run_coroutine_threadsafe(work, self.loop)
+            return asyncio.run_coroutine_threadsafe(work, self._own_loop or self.loop)
         except RuntimeError:  # the loop was closed after the check
             work.close()
             raise NotConnectedError(_ENDED) from None
