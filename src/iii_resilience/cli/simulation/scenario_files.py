@@ -166,7 +166,9 @@ class _Reading:
         }
         return {index: incident for index, incident in found.items() if incident is not None}
 
-    def _names(self, calls: Calls, services: dict[str, Service], timetable: dict[int, Incident]) -> None:
+    def _names(
+        self, calls: Calls, services: dict[str, Service], timetable: dict[int, Incident]
+    ) -> None:
         """Names that no service has, calls that never end, and codes that nothing knows."""
         known = list(services)
         for name, service in services.items():
