@@ -27,8 +27,8 @@ comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo help test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate \
-	format schema pictures reference docs pins clean
+.PHONY: demo help test test-long test-matrix bench bench-quick bench-fleet bench-kills soak check coverage \
+	mutate format schema pictures reference docs pins clean
 
 demo: $(STAMP) ## 1 min: show real workers being killed under real calls, with the library and without
 	$(BIN)/iii-resilience demo
@@ -58,6 +58,10 @@ bench: $(BENCH_STAMP) ## 10 min: measure side by side with peers; writes benchma
 # The same in less than a minute, reduced; nothing is written.
 bench-quick: $(BENCH_STAMP) ## 1 min: the same at reduced size; writes nothing
 	$(BENCH)/bin/python benchmarks/run.py --quick
+
+# A fleet against a service that becomes slow, in virtual time; writes docs/fleet.md and its picture.
+bench-fleet: $(STAMP) ## 15 min: measure what the retries of a fleet add to an outage; writes docs/fleet.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/bench_fleet.py --write docs/fleet.md --plot docs/fleet.svg
 
 # A worker that is killed again and again, with and without the library; SECONDS a run.
 bench-kills: $(STAMP) ## 2 min: kill a worker again and again for SECONDS, with the library and without
@@ -94,9 +98,10 @@ schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
 
-# docs/layers.svg, from the table that tests/test_layers.py enforces.
-pictures: $(STAMP) ## 2 s: draw docs/layers.svg from the table of the layers
+# docs/layers.svg, from the table that tests/test_layers.py enforces, and docs/pictures.
+pictures: $(STAMP) ## 3 s: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
+	$(BIN)/python docs/tools/pictures.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.
 reference: $(STAMP) ## 2 s: write docs/reference from the code
@@ -125,4 +130,4 @@ $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt
 	touch $(BENCH_STAMP)
 
 clean: ## 1 s: remove the environments and caches
-	rm -rf $(VENV) $(BENCH) .venv-matrix .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants
+	rm -rf $(VENV) $(BENCH) .venv-matrix .venv-3.* .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants

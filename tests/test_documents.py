@@ -10,6 +10,7 @@ from pathlib import Path
 
 import layers_picture
 import links
+import pictures
 import pytest
 import reference_pages
 from support.paths import DOCS, PACKAGE, PAGES, ROOT
@@ -58,6 +59,19 @@ def test_picture_has_each_arrow_of_table() -> None:
         drawn[package].add(other)
     for package in table:
         assert layers_picture.reached(drawn, package) == layers_picture.reached(table, package)
+
+
+@pytest.mark.parametrize("name", pictures.DRAWN)
+def test_pictures_are_current(name: str) -> None:
+    written = (pictures.PICTURES / name).read_text(encoding="utf-8")
+    assert written == pictures.DRAWN[name](), f"{name} is stale: run 'make pictures'"
+
+
+def test_each_picture_is_drawn_and_used() -> None:
+    there = {path.name for path in pictures.PICTURES.glob("*.svg")}
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert there == set(pictures.DRAWN)
+    assert {name for name in there if f"pictures/{name}" not in pages} == set()
 
 
 def test_package_without_box_is_refused() -> None:

@@ -241,7 +241,8 @@ class _Listing(mock.Mock):
         for called, names, given in self.mock_calls:
             if called.startswith("create_"):
                 kind = called.removeprefix("create_").removeprefix("observable_")
-                words = [*names, *(given[key] for key in ("unit", "description") if key in given)]
+                named = [given[key] for key in ("unit", "description") if key in given]
+                words = [word for word in [*names, *named] if isinstance(word, str)]
                 found.append((words[0], kind, words[1], words[2]))
         return sorted(found)
 

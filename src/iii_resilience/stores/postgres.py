@@ -25,6 +25,7 @@ from iii_resilience.stores.postgres_connections import (
     refuse_transaction_pooling,
     settings,
 )
+from iii_resilience.stores.postgres_in_transaction import KeysInTransaction
 from iii_resilience.stores.postgres_listener import PostgresListener
 from iii_resilience.stores.postgres_schema import PostgresSchema
 from iii_resilience.stores.postgres_transaction import PostgresTransaction
@@ -43,7 +44,7 @@ _SWEEP_MOST: Final = 256
 
 
 @attrs.frozen(kw_only=True)
-class _Limits:
+class _PostgresLimits:
     connections: int = attrs.field(validator=number(least=1, integer=True))
     timeout: float = attrs.field(validator=number(above=0, unit="seconds"))
 
@@ -84,7 +85,7 @@ class PostgresStore:
             raise ValueError(
                 "PostgresStore: the DSN is none that libpq takes; write postgresql://user@host/name"
             ) from None
-        limits = _Limits(connections=connections, timeout=timeout)
+        limits = _PostgresLimits(connections=connections, timeout=timeout)
         self._dsn = dsn
         self._timeout = limits.timeout
         self._schema = PostgresSchema(schema)
@@ -209,6 +210,21 @@ class PostgresStore:
     def watch(self, slot: str) -> Future[float]:
         """See `Watches.watch`."""
         return self._listener.watch(slot)
+
+    def in_transaction(self, connection: Any) -> KeysInTransaction:
+        """Keys that a transaction of your own commits, together with your rows.
+
+        Args:
+            connection: A psycopg connection to the same database, or what holds one: a connection
+                or session of SQLAlchemy, a connection of Django.
+
+        Raises:
+            TypeError: It holds none.
+            StoreUnavailableError: The store's schema cannot be looked at.
+        """
+        with self._operations.lent():  # the schema is there from now on
+            pass
+        return KeysInTransaction(connection, self._schema.statement, self._schema.name)
 
     # Messages.
 
