@@ -163,7 +163,7 @@ def _check_target(target: Any) -> bool:
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
             f"@iii_retry cannot decorate the generator function {qualified_name(target)}: what it "
-            "has yielded cannot be taken back. Decorate the function that makes one item, or collect "
-            "the items in a list inside a plain function"
+            "has yielded cannot be taken back. Decorate the function that makes one item, or "
+            "collect the items in a list inside a plain function"
         )
     return inspect.iscoroutinefunction(plain)
