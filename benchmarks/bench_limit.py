@@ -60,7 +60,7 @@ def worker(url: str, limit: Limit | None, pipe: Connection) -> None:
     client = resilient(register_worker(url, options("worker")), limit=limit)
     places: list[asyncio.Semaphore] = []
 
-    async def work(data: Any) -> None:
+    async def work(_: Any) -> None:
         if not places:
             places.append(asyncio.Semaphore(PLACES))
         async with places[0]:
@@ -104,7 +104,7 @@ async def offer(client: Any, rate: float, seconds: float) -> tuple[list[tuple[fl
 
 
 async def capacity(client: Any, seconds: float) -> float:
-    """Calls a second that are answered to as many callers as there are places, one after another."""
+    """Calls a second that are answered where as many callers as there are places take turns."""
     count = 0
     until = time.perf_counter() + seconds
 
@@ -178,9 +178,7 @@ def main() -> None:
     """Measure each limit and print the table."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     os.environ["OTEL_ENABLED"] = "false"
-    print(
-        "| limit | answered, of capacity | p50, ms | p99, ms | p99, of unloaded | limit at the end |"
-    )
+    print("| limit | answered, of capacity | p50, ms | p99, ms | of unloaded p99 | last limit |")
     print("| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as home:
         os.environ["HOME"] = home
