@@ -18,17 +18,17 @@ CLASSIFIERS := $(filter-out %/grpc_details.py %/library_details.py %/library_exc
 	%/registered_exceptions.py,$(patsubst src/iii_resilience/%,%,\
 	$(wildcard src/iii_resilience/core/classifiers/*.py)))
 CORE := $(CORE_PARTS) $(CLASSIFIERS) retry/* telemetry/__init__.py telemetry/call_events.py telemetry/logs.py \
-	telemetry/metrics.py telemetry/spans.py
+	telemetry/instruments.py telemetry/metrics.py telemetry/spans.py
 CORE_TESTS := tests/core tests/retry tests/telemetry/test_call_events.py \
 	tests/telemetry/test_metrics.py tests/telemetry/test_worker_metrics.py \
-	tests/telemetry/test_logs.py tests/telemetry/test_spans.py \
+	tests/telemetry/test_logs.py tests/telemetry/test_spans.py tests/telemetry/test_observer_faults.py \
 	tests/handling/decorators/test_decorator_order.py
 comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo help test test-long test-matrix bench bench-quick bench-fleet bench-kills soak check coverage mutate \
-	format schema pictures pins clean
+.PHONY: demo help test test-long test-matrix bench bench-quick bench-fleet bench-kills soak check coverage \
+	mutate format schema pictures reference docs pins clean
 
 demo: $(STAMP) ## 1 min: show real workers being killed under real calls, with the library and without
 	$(BIN)/iii-resilience demo
@@ -98,9 +98,20 @@ schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
 
-# docs/layers.svg, from the table that tests/test_layers.py enforces.
-pictures: $(STAMP) ## 1 s: draw docs/layers.svg from the table of the layers
+# docs/layers.svg, from the table that tests/test_layers.py enforces, and docs/pictures.
+pictures: $(STAMP) ## 3 s: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
+	$(BIN)/python docs/tools/pictures.py
+
+# The pages of docs/reference, from the code: policy fields, codes, commands and so on.
+reference: $(STAMP) ## 2 s: write docs/reference from the code
+	$(BIN)/python docs/tools/reference_pages.py
+
+# The site, with warnings as errors, and a check of its links. Open docs/_site/index.html.
+docs: $(STAMP) ## 30 s: build the documentation site in docs/_site and check its links
+	$(BIN)/python docs/tools/reference_pages.py --check
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_site
+	$(BIN)/python docs/tools/links.py docs/_site
 
 # The pinned answers, to be read in the diff: every row of the code tables, and what classify says.
 pins: $(STAMP) ## 5 s: write the pinned code rows and classifications in tests/data anew

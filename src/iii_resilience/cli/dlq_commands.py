@@ -36,6 +36,7 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.stores import (
+    PostgresStore,
     RedisStore,
     SqliteStore,
     Store,
@@ -58,7 +59,9 @@ EngineUrl = Annotated[
 ]
 Parking = Annotated[
     str | None,
-    typer.Option(help="Where consumers park messages: a SQLite file, or a redis:// URL."),
+    typer.Option(
+        help="Where consumers park messages: a SQLite file, a redis:// or postgresql:// URL."
+    ),
 ]
 Categories = Annotated[
     list[str] | None,
@@ -80,6 +83,7 @@ Offline = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _ENGINE = "ws://127.0.0.1:49134"
+_GROUPS_SHOWN = 200  # groups of a triage that fit a table to be read; --json has no such limit
 
 
 @app.command("list")
@@ -125,7 +129,7 @@ def show(
         bool, typer.Option("--payload", help="Print the payload and the error's message, too.")
     ] = False,
 ) -> None:
-    """Show one message; its payload only when asked for."""
+    """Show one message; its payload only with --payload."""
     with _opened(engine, queue, parking, offline=offline) as dead:
         found = _chosen(dead.letters(), None, [message])
     if len(found) != 1:
@@ -169,7 +173,7 @@ def triage_(
     table = Table(box=SIMPLE_HEAD)
     for heading in ("category", "code", "function", "count", "oldest", "what to do"):
         table.add_column(heading, overflow="fold")
-    for group in groups:
+    for group in groups[:_GROUPS_SHOWN]:
         table.add_row(
             group.category or _UNKNOWN,
             _cell(group.code),
@@ -179,6 +183,12 @@ def triage_(
             group.advice,
         )
     _console().print(table)
+    rest = groups[_GROUPS_SHOWN:]
+    if rest:
+        count = sum(group.count for group in rest)
+        _console().print(
+            f"and {len(rest)} more groups of {count} message(s): --json lists them all"
+        )
 
 
 @app.command()
@@ -220,7 +230,7 @@ def discard(
     unknown_queue: UnknownQueue = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Throw messages away, for good. Asks first, unless --yes is given."""
+    """Discard messages, for good. Needs a confirmation, unless --yes is given."""
     with _opened(engine, queue, parking) as dead:
         everything = dead.letters()
         letters = _to_act_on(everything, category, ids, unknown_queue=unknown_queue)
@@ -300,10 +310,9 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
     """The parking to read, without an engine and without writing."""
     if parking is None:
         fail("--offline reads the --parking file: name it")
-    if re.match(r"(rediss?|unix)://", parking):
-        store = _redis(parking)
-        stack.callback(store.close)
-        return store
+    if (server := _server(parking)) is not None:
+        stack.callback(server.close)
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     reader = SqliteReader(parking)
@@ -318,7 +327,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
 
 
 def _check_reachable(engine: str) -> None:
-    """Find out at once whether anybody listens, instead of after the SDK's 30 s."""
+    """Find out at once whether the engine listens, instead of after the SDK's 30 s."""
     try:
         address = urlsplit(engine)
         port = address.port or (443 if address.scheme == "wss" else 80)
@@ -332,8 +341,8 @@ def _check_reachable(engine: str) -> None:
 def _store(parking: str | None) -> Store | None:
     if parking is None:
         return None
-    if re.match(r"(rediss?|unix)://", parking):
-        return _redis(parking)
+    if (server := _server(parking)) is not None:
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     return SqliteStore(parking)
@@ -354,11 +363,16 @@ def _chosen(
     ]
 
 
-def _redis(url: str) -> RedisStore:
+def _server(url: str) -> Store | None:
+    """The store that a URL names; None where it is the path of a file."""
     try:
-        return RedisStore(url)
+        if re.match(r"(rediss?|unix)://", url):
+            return RedisStore(url)
+        if re.match(r"postgres(ql)?://", url):
+            return PostgresStore(url, create=False)
     except (ImportError, ValueError) as error:
         fail(str(error))
+    return None
 
 
 def _to_act_on(
@@ -384,7 +398,7 @@ def _to_act_on(
 def _pause(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
     if found is None or float(found[1]) == 0:
-        fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
+        fail(f"--rate {rate!r} is not a rate: write 10/s, 100/m or 50/h")
     return _SECONDS[found[2]] / float(found[1])
 
 

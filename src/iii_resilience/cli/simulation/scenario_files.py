@@ -125,7 +125,7 @@ class _Reading:
             top["duration_ms"].value / 1000,
             calls,
             services,
-            tuple(sorted(timetable, key=lambda incident: incident.start)),
+            tuple(sorted(timetable.values(), key=lambda incident: incident.start)),
             self._document.mark.file,
         )
 
@@ -157,14 +157,18 @@ class _Reading:
             for name, node in section.items()
         }
 
-    def _timetable(self) -> list[Incident]:
+    def _timetable(self) -> dict[int, Incident]:
+        """The incidents that could be read, by their index in the file."""
         section = self._section("timetable", list, "a list of incidents")
-        found = [
-            self._object(node, Incident, ("timetable", index)) for index, node in enumerate(section)
-        ]
-        return [incident for incident in found if incident is not None]
+        found = {
+            index: self._object(node, Incident, ("timetable", index))
+            for index, node in enumerate(section)
+        }
+        return {index: incident for index, incident in found.items() if incident is not None}
 
-    def _names(self, calls: Calls, services: dict[str, Service], timetable: list[Incident]) -> None:
+    def _names(
+        self, calls: Calls, services: dict[str, Service], timetable: dict[int, Incident]
+    ) -> None:
         """Names that no service has, calls that never end, and codes that nothing knows."""
         known = list(services)
         for name, service in services.items():
@@ -179,10 +183,8 @@ class _Reading:
                 break
             chain.append(following)
             following = services[following].calls
-        if len(timetable) != len(self._section("timetable", list, "")):
-            return  # the indexes are those of the file only where every entry was read
         codes = sorted({row.code for row in ALL}.union(self._own_codes))
-        for index, incident in enumerate(timetable):
+        for index, incident in timetable.items():
             if incident.service is not None and incident.service not in services:
                 what = f"names no service: {incident.service!r} {allowed(known, incident.service)}"
                 self._problem(("timetable", index, "service"), what)
