@@ -73,3 +73,11 @@ class TestExplain:
 
 def test_without_arguments_it_shows_help() -> None:
     assert "demo" in run().output
+
+
+def test_flags_show_no_type_in_help() -> None:
+    for command in (["show"], ["check"], ["codes"], ["doctor"], ["dlq", "redrive"]):
+        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100"}).output
+        assert [
+            line for line in shown.splitlines() if "<bool>" in line and "--help" not in line
+        ] == []

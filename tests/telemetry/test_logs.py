@@ -26,6 +26,7 @@ from iii_resilience import (
     Reason,
     RetryPolicy,
     RpcError,
+    __version__,
     check_rpc,
     hint_for,
     iii_retry,
@@ -195,14 +196,14 @@ def test_decisions_are_counted_by_provider_set_after_import() -> None:
         (resource,) = reader.get_metrics_data().resource_metrics
         (scope,) = resource.scope_metrics
         (metric,) = [m for m in scope.metrics if m.name == "iii.retry.decisions"]
-        print(json.dumps([scope.scope.name, metric.name, metric.unit]))
+        print(json.dumps([scope.scope.name, scope.scope.version, metric.name, metric.unit]))
         points = [[dict(p.attributes), p.value] for p in metric.data.data_points]
         print(json.dumps(points))
     """
     ran = run(code)
     assert ran.stderr == ""
     head, points = map(json.loads, ran.stdout.splitlines())
-    assert head == ["iii_resilience", "iii.retry.decisions", "{decision}"]
+    assert head == ["iii_resilience", __version__, "iii.retry.decisions", "{decision}"]
     assert MARKER not in ran.stdout
     counted = {
         (

@@ -18,7 +18,15 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of, provide
 
-from iii_resilience import Backoff, Breaker, CircuitOpenError, RetryPolicy, iii_retry, retrying
+from iii_resilience import (
+    Backoff,
+    Breaker,
+    CircuitOpenError,
+    RetryPolicy,
+    __version__,
+    iii_retry,
+    retrying,
+)
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=3)
 NAME = "test_spans"
@@ -393,3 +401,14 @@ class TestWithoutSpans:
         function(Script(ConnectionError()))
         assert len(seen.calls()) == 1
         assert seen.metrics()["iii.client.call.duration"].count() == 2
+
+
+def test_scope_of_spans_has_version(seen: Seen) -> None:
+    @iii_retry(idempotent=True, policy=QUICK)
+    def load() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        load()
+    scopes = {span.instrumentation_scope for span in seen.spans()}
+    assert {scope.version for scope in scopes if scope is not None} == {__version__}

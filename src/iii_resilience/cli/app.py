@@ -26,7 +26,7 @@ from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
 from iii_resilience.cli.store_checks import examine_store
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, flag, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
 from iii_resilience.core.codes.model import Category, Code
@@ -48,7 +48,7 @@ app.add_typer(dlq_commands.app, name="dlq")
 @app.callback(invoke_without_command=True)
 def _root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, flag("Print the version and exit.", "--version")] = False,
 ) -> None:
     if version:
         Console().print(__version__)
@@ -66,7 +66,7 @@ def demo(
     ] = None,
     *,
     comparison: Annotated[
-        bool, typer.Option(help="Run the same faults with a plain tenacity decorator too.")
+        bool, flag("Run the same faults with a plain tenacity decorator too.")
     ] = True,
 ) -> None:
     """Call real workers through an engine while things break, and check what became of it."""
@@ -108,7 +108,7 @@ def codes(
         str | None, typer.Option(help="Only codes of this system: iii, rpc or local.")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what is known of every error code."""
     systems = sorted({row.system for row in ALL})
@@ -153,7 +153,7 @@ def explain_(
         str | None, typer.Option(help="The function that was called: proves what did not run.")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what an error means and what the default policy would do about it."""
     text = error if error not in {None, "-"} else _standard_input()
@@ -202,7 +202,7 @@ def doctor_(
     lease: Annotated[
         float, typer.Option(min=0.001, help="The lease of the store's handlers, in seconds.")
     ] = 30.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at an engine, a function and this machine's SDK, and say what to do about it."""
     try:

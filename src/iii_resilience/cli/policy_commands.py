@@ -17,7 +17,7 @@ from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, safe
 from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.explain import Provenance
@@ -42,7 +42,7 @@ def check(
     ],
     *,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check policy files and print everything that is wrong with them.
 
@@ -92,7 +92,7 @@ def show(
     ] = None,
     *,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the policy a function has, where each value comes from, and its delays."""
     try:

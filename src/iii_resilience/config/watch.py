@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from iii_resilience.config.changes import changes
 from iii_resilience.config.policy_set import Book, Snapshot, Source
 from iii_resilience.core.errors import ConfigError
 from iii_resilience.core.event_count import refused_reloads
@@ -156,5 +157,6 @@ class SourceCheck:
             )
             return
         self._refused = None
+        changed = changes(book.policy_set, policy_set)
         book.replace(policy_set)
-        logger.info("%s: the changed policies are in force", self._source.name)
+        logger.info("%s: the changed policies are in force (%s)", self._source.name, changed)

@@ -27,7 +27,7 @@ from iii_resilience.telemetry import handler_limits
 from iii_resilience.telemetry.guard_states import buckets, bulkheads
 from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
-from iii_resilience.telemetry.spans import SCOPE
+from iii_resilience.telemetry.spans import SCOPE, scope_version
 
 REFUNDED = "refunded"
 """Permits of retries whose call has succeeded."""
@@ -265,7 +265,7 @@ class Meters:
             made = Instruments(metrics.NoOpMeter(SCOPE))
             probe: Any = _Unmakable
             with _isolated:
-                meter = metrics.get_meter(SCOPE)
+                meter = metrics.get_meter(SCOPE, scope_version() or "")
                 made = Instruments(meter)
                 probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
                 self._observe(meter)

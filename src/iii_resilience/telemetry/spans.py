@@ -8,6 +8,7 @@ decisions.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from contextvars import Token
@@ -19,6 +20,16 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.observers import IsolatedObserver
 
 SCOPE = "iii_resilience"
+"""The instrumentation scope of spans and metrics; also the name of the package."""
+
+
+def scope_version() -> str | None:
+    """The version of the instrumentation scope: the library's own.
+
+    Read from the package, which has been imported by then: no layer imports it.
+    """
+    return getattr(sys.modules.get(SCOPE), "__version__", None)
+
 
 Attributes = Mapping[str, str | int | float | bool]
 Ids = tuple[str | None, str | None]
@@ -37,7 +48,7 @@ class _Tracer:
         if tracer is None:
             tracer = trace.NoOpTracer()
             with _isolated:
-                tracer = trace.get_tracer(SCOPE)
+                tracer = trace.get_tracer(SCOPE, scope_version())
             cls.tracer = tracer
         return tracer
 
