@@ -530,6 +530,22 @@ class TestEnd:
         client.answer = slow
         assert self.in_flight(client, usable).send(CALL, seconds=5.0, local=True) == "done"
 
+    def test_a_remover_that_comes_at_the_last_moment_does_not_say_that_nothing_was_sent(
+        self, client: Any
+    ) -> None:
+        """It reads ``sent`` after the removal, so that is set before the call is looked for."""
+        in_flight = self.in_flight(client, self.fine)
+        sent = []
+
+        class Pending(dict[Any, None]):
+            def __contains__(self, call: object) -> bool:
+                sent.append(call.sent)  # type: ignore[attr-defined]
+                return super().__contains__(call)
+
+        in_flight._remote = Pending()
+        in_flight.send(CALL, seconds=30.0)
+        assert sent == [False, True]  # before its task is made, and in the step that sends it
+
     def test_an_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
         client.hangs = True
         in_flight = self.in_flight(client, self.fine)

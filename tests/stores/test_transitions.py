@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -139,7 +139,7 @@ class TestEndOfAClaim:
 
 
 class TestMessages:
-    FIRST: Row = {
+    FIRST: ClassVar[Row] = {
         "deliveries": 1,
         "note": {},
         "first_failed_at": None,
