@@ -546,6 +546,22 @@ class TestEnd:
         in_flight.send(CALL, seconds=30.0)
         assert sent == [False, True]  # before its task is made, and in the step that sends it
 
+    @pytest.mark.parametrize("ends", ["connection_lost", "end"])
+    def test_what_is_lost_ends_the_sdks_part_too(self, client: Any, ends: str) -> None:
+        client.hangs = True
+        in_flight = self.in_flight(client, self.fine)
+
+        def end() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            getattr(in_flight, ends)()
+
+        threading.Thread(target=end).start()
+        with pytest.raises(ConnectionLostError, match="may have run"):
+            in_flight.send(CALL, seconds=30.0)
+        self.turns(client)
+        assert (len(in_flight), client.cancelled) == (0, 1)
+
     def test_an_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
         client.hangs = True
         in_flight = self.in_flight(client, self.fine)

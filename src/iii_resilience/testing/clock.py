@@ -8,6 +8,7 @@ nothing of engines.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ContextDecorator, ExitStack
+from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 from unittest.mock import patch
 
@@ -87,8 +88,13 @@ class Replacement(ContextDecorator, Generic[T]):
             self._stack.enter_context(one)
         return self._value
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
 
 
 def fake_clock(frozen: FrozenTime | None = None) -> Replacement[FakeClock]:
