@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +144,36 @@ def as_postgres() -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
-def _folder() -> Path:
-    # Not pytest's: a socket's path has 107 bytes at most, and only root may enter those.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    folder.chmod(0o755)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def postgres_of_session() -> Iterator[PostgresServer]:
-    """One server for all tests that do it no harm."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(_folder())
+@contextmanager
+def server_in(folder: Path) -> Iterator[PostgresServer]:
+    """A server with its data in a folder of its own."""
+    server = PostgresServer(folder)
     try:
         server.create()
         server.start()
         yield server
     finally:
         server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@contextmanager
+def _server() -> Iterator[PostgresServer]:
+    if PROGRAMS is None:
+        pytest.skip(MISSING)
+    # Not in pytest's folder: a socket's path has 107 bytes at most, and only root may enter that.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        with server_in(folder) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_of_session() -> Iterator[PostgresServer]:
+    """One server for all tests that do it no harm."""
+    with _server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -174,13 +185,5 @@ def postgres_url(postgres_of_session: PostgresServer, request: pytest.FixtureReq
 @pytest.fixture
 def postgres_server() -> Iterator[PostgresServer]:
     """A server that a test may stop, kill and start."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(_folder())
-    try:
-        server.create()
-        server.start()
+    with _server() as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
