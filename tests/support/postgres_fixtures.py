@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,22 @@ class PostgresServer:
         assert process is not None
         process.kill()
         process.wait()
+
+    def stall(self) -> None:
+        """Answer nothing, with every connection open, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Run what has arrived meanwhile."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._postmaster is not None
+        pid = self._postmaster.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+        for process in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def restart(self) -> None:
         """As `pg_ctl restart -m immediate`; or after `kill`, when the memory it left is free."""
