@@ -124,7 +124,7 @@ def _patient(who: str, flaky: Flaky, longest: float) -> Callable[[int], Awaitabl
 
     if who == OURS:
         backoff = Backoff(base=longest, throttled_base=longest, cap=longest, jitter="equal")
-        policy = RetryPolicy(backoff=backoff, deadline=600.0, budget=Budget(min_per_second=1e6))
+        policy = RetryPolicy(backoff=backoff, deadline=600.0, budget=Budget(burst=1e6))
         return iii_retry(idempotent=True, policy=policy)(function)
     decorated: Callable[[int], Awaitable[int]] = tenacity.retry(
         retry=tenacity.retry_if_exception_type(ConnectionError),

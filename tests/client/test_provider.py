@@ -14,6 +14,7 @@ from support.waiting import until
 from iii_resilience import Enqueue, Enqueued, Reason, RetryPolicy, hint_for, report_for
 from iii_resilience.client.readiness import PROVIDER
 from iii_resilience.client.resilient import Resilient
+from iii_resilience.handling import PayloadError, TransientError
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 ENQUEUE = {
@@ -35,6 +36,7 @@ class Provider:
         self._connect = connect
         self._count = 0
         self.taken: list[Any] = []
+        self.fails: list[Exception] = []
 
     def start(self) -> None:
         self._count += 1
@@ -43,6 +45,8 @@ class Provider:
         self._engine.wait_registered(PROVIDER_ID)
 
     def _take(self, data: Any) -> None:
+        if self.fails:
+            raise self.fails.pop()
         self.taken.append(data["data"]["n"])
 
     def stop(self) -> None:
@@ -188,7 +192,22 @@ class TestEnqueue:
         time.sleep(0.1)
         assert not caller._caller.ready.provider_seen
         caller.trigger(ENQUEUE)
+        time.sleep(0.2)
         assert len(engine.calls(INFO)) == 1
+
+    def test_typed_error_of_provider_is_read_as_one(
+        self, engine: LoopbackEngine, provider: Provider, caller: Resilient
+    ) -> None:
+        provider.fails = [TransientError("busy", code="BUSY", retry_after=0.01)]
+        caller.trigger(ENQUEUE, idempotent=True)
+        assert provider.taken == [1]
+        provider.fails = [PayloadError("no such field", code="NO_FIELD")]
+        with pytest.raises(InvocationError, match="enqueue_error") as caught:
+            caller.trigger(ENQUEUE, idempotent=True)
+        report = report_for(caught.value)
+        assert report is not None
+        failure = report.attempts[0].failure
+        assert (report.reason, failure.category) == (Reason.NOT_RETRYABLE, "payload")
 
 
 class TestHandOver:

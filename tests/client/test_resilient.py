@@ -15,6 +15,10 @@ from support.engine_fixtures import caller, connect, engine, target
 from support.real_sdk import InvocationError
 
 from iii_resilience import (
+    Backoff,
+    Breaker,
+    Budget,
+    CircuitOpenError,
     PolicyBook,
     RetryPolicy,
     classify,
@@ -209,13 +213,67 @@ class TestPolicies:
     def test_empty_budget_lets_no_retry_pass(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
-        book = load_policies(
-            {
-                "version": 1,
-                "policies": {"none": {"budget": {"ratio": 0, "min_per_second": 0}}},
-                "default": "none",
-            }
-        )
+        budget = {"ratio": 0, "burst": 1, "min_per_second": 0}
+        policy = {"budget": budget, "backoff": {"base_ms": 1}}
+        book = load_policies({"version": 1, "policies": {"one": policy}, "default": "one"})
         worker = resilient(connect(), policies=book)
-        assert self.attempts(engine, worker, idempotent=True) == 1
+        assert self.attempts(engine, worker, idempotent=True) == 2
+        engine.inject("t::one", STOPPED, times=2)
+        assert self.attempts(engine, worker, idempotent=True) == 3
+        worker.shutdown()
+
+    def test_success_refills_bucket_of_its_function(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        budget = Budget(ratio=0.5, burst=10, min_per_second=0)
+        policy = RetryPolicy(attempts=2, backoff=Backoff(base=0.001), budget=budget)
+        worker = resilient(connect(), policies=policy)
+        assert self.attempts(engine, worker, idempotent=True) == 2
+        (bucket,) = budget._states.values()
+        assert bucket.level == 8.0  # one retry, and the cost of a failed call
+        for level in (8.0, 8.5, 9.0):
+            assert bucket.level == level
+            worker.trigger({"function_id": "t::one"}, idempotent=True)
+        worker.trigger({"function_id": "t::one"})  # nothing that could be retried
+        assert bucket.level == 9.5
+        engine.inject("t::one", STOPPED, times=1)
+        worker.trigger({"function_id": "t::one"}, idempotent=True)
+        assert (bucket.level, bucket.taken, bucket.refunded, bucket.wasted) == (10.0, 2, 1, 1)
+        worker.shutdown()
+
+    def test_override_shares_budget_of_policy(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        budget = Budget(ratio=0, burst=1, min_per_second=0)
+        book = PolicyBook({"default": RetryPolicy(backoff=Backoff(base=0.001), budget=budget)})
+        worker = resilient(connect(), policies=book)
+        assert self.attempts(engine, worker, idempotent=True) == 2
+        engine.inject("t::one", STOPPED, times=2)
+        override = book.policy_set.policy("default").replace(attempts=9)
+        assert self.attempts(engine, worker, idempotent=True, policy=override) == 3
+        worker.shutdown()
+
+    def test_policies_made_for_each_call_share_their_guards(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        engine.inject("t::one", STOPPED, times=1000)
+        worker = resilient(connect())
+        for number in range(40):
+            breaker = Breaker(min_calls=5)
+            policy = RetryPolicy(attempts=1, breaker=breaker, deadline=50.0 + number % 2)
+            with suppress(CircuitOpenError):
+                self.attempts(engine, worker, idempotent=True, policy=policy)
+        assert len(engine.calls("t::one")) == 5
+        worker.shutdown()
+
+    def test_unexecuted_retries_take_permits_too(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        engine.clear_faults()
+        engine.inject("t::one", AnswerError("channel_send_failed", "worker is gone"), times=1000)
+        budget = Budget(ratio=0, burst=1, min_per_second=0)
+        policy = RetryPolicy(retry_unexecuted=True, backoff=Backoff(base=0.001), budget=budget)
+        worker = resilient(connect(), policies=policy)
+        assert self.attempts(engine, worker) == 2
+        assert self.attempts(engine, worker) == 3
         worker.shutdown()

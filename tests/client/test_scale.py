@@ -19,7 +19,7 @@ import pytest
 from iii_resilience import Backoff, Breaker, Budget, RetryPolicy, iii_retry
 
 WITHOUT_WAIT = Backoff(base=0.0, throttled_base=0.0, jitter="none")
-PLENTY = Budget(min_per_second=1e6)
+PLENTY = Budget(burst=1e6)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_thousand_calls_wait_each_its_own_delay() -> None:
     backoff = Backoff(base=0.6, jitter="equal")
-    policy = RetryPolicy(backoff=backoff, budget=Budget(min_per_second=1e6), deadline=60.0)
+    policy = RetryPolicy(backoff=backoff, budget=Budget(burst=1e6), deadline=60.0)
     failed: dict[int, float] = {}
     waited: dict[int, float] = {}
     most = 0
@@ -56,7 +56,7 @@ def test_a_thousand_calls_wait_each_its_own_delay() -> None:
 
 
 def test_sixty_four_threads_share_budget_and_breaker() -> None:
-    budget = Budget(ratio=0.5, min_per_second=0.0, window=1000.0)
+    budget = Budget(ratio=0.0, burst=100, min_per_second=0.0)
     breaker = Breaker(min_calls=10**9, window=1000.0)
     policy = RetryPolicy(attempts=2, backoff=WITHOUT_WAIT, budget=budget, breaker=breaker)
     seen: Counter[str] = Counter()
@@ -83,12 +83,11 @@ def test_sixty_four_threads_share_budget_and_breaker() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    window = budget.window_for()
+    (bucket,) = budget._states.values()
     (circuit,) = breaker._states.values()
     retried = 64 * 10 - seen["refused"]
-    assert sum(window._calls) == 64 * 50
-    assert sum(window._retries) == retried
-    assert window._reserved == 0
+    assert (bucket.taken, bucket.refunded, bucket.wasted) == (retried, retried, 0)
+    assert bucket.level == 100
     assert seen["attempts"] == 64 * 50 + retried
     assert circuit._phase.outcomes.calls == seen["attempts"]  # type: ignore[union-attr]
     assert circuit._phase.outcomes.failures == 64 * 10  # type: ignore[union-attr]

@@ -160,24 +160,23 @@ version: 1
 policies:
   default:
     attempts: {attempts}
-    budget: {{ratio: 0, min_per_second: {per_second}, window_ms: 10000}}
+    budget: {{ratio: 0, burst: {burst}, min_per_second: 0}}
     breaker: {{min_calls: 1, open_ms: {open}}}
     bulkhead: {{limit: {limit}}}
 """
 
 
 def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) -> None:
-    write(path, GUARDED.format(attempts=2, per_second=2, open=60_000, limit=2))
+    write(path, GUARDED.format(attempts=2, burst=20, open=60_000, limit=2))
     book.reload()
     before = book.policy_set.policy("default")
     assert before.budget is not None
     assert before.breaker is not None
     assert before.bulkhead is not None
     now = time.monotonic()
-    window = before.budget.window_for("f")
+    bucket = before.budget.bucket_for("f")
     for _ in range(15):
-        assert window.reserve(now)
-        window.spend(now)
+        assert bucket.reserve(now)
     circuit = before.breaker.circuit_for("f")
     ticket = circuit.admit(now)
     assert isinstance(ticket, Ticket)
@@ -185,20 +184,18 @@ def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) ->
     inside = before.bulkhead.slots_for("f").acquire()
     assert inside is not None
 
-    write(path, GUARDED.format(attempts=2, per_second=4, open=50_000, limit=1))
+    write(path, GUARDED.format(attempts=2, burst=3, open=50_000, limit=1))
     book.reload()
     after = book.policy_set.policy("default")
     assert after.budget is not None
     assert after.breaker is not None
     assert after.bulkhead is not None
-    assert after.budget.window_for("f").available(now) == 25
+    assert after.budget.bucket_for("f").available(now) == 3
     assert isinstance(after.breaker.circuit_for("f").admit(now), Rejection)
     assert after.bulkhead.slots_for("f").acquire() is None
 
     same = book.policy_set.policy("default")
-    write(
-        path, GUARDED.format(attempts=2, per_second=4, open=50_000, limit=1) + "default: default\n"
-    )
+    write(path, GUARDED.format(attempts=2, burst=3, open=50_000, limit=1) + "default: default\n")
     assert book.reload()
     assert book.policy_set.policy("default") is same
 

@@ -45,7 +45,7 @@ def test_defaults_are_documented_ones() -> None:
         "breaker": None,
         "bulkhead": None,
         "attempt_timeout": None,
-        "budget": Budget(ratio=0.2, min_per_second=10, window=10.0),
+        "budget": Budget(ratio=0.1, burst=10, min_per_second=0.005),
         "wait": None,
         "stop": None,
         "fallback": None,
@@ -147,7 +147,7 @@ def test_data_classes_are_attrs_classes_and_frozen(kind: type[Any]) -> None:
 def test_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
     policy = RetryPolicy(attempts=7)
     assert policy.budget is not None
-    policy.budget.window_for().called(1.0)
+    policy.budget.bucket_for().reserve(1.0)
     assert again(policy) == policy
 
 

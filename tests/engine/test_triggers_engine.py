@@ -53,8 +53,14 @@ class TriggerWorker:
         return json.loads(self.process.stdout.readline())
 
     def state(self, kind: str = "trigger") -> str:
-        (found,) = {state for of, state, _ in self.ask("state") if of == kind}
-        return str(found)
+        return self.states()[kind]
+
+    def states(self) -> dict[str, str]:
+        """The state of its function and of its triggers, which are all alike."""
+        found = {(kind, state) for kind, state, _ in self.ask("state")}
+        states = dict(found)
+        assert len(states) == len(found)
+        return states
 
     def go(self, how: str) -> None:
         """Leave, or lose the connection."""
@@ -161,15 +167,15 @@ class TestRoute:
         owner.go(how)
         left = time.monotonic()
         while time.monotonic() - left < 2.5:
-            before, said, after = scene.get()[0], standby.state(), scene.get()[0]
-            now = time.monotonic()
-            if before != 200 or after != 200:
+            before = scene.get()
+            asked = [standby, owner] if how == "cut" else [standby]
+            states = {worker.name: worker.states() for worker in asked}
+            after, now = scene.get(), time.monotonic()
+            if before[0] != 200 or after[0] != 200:
                 since = now
             # What one asks and what the other answers may lie on both sides of a change.
-            if before == after == 200 and said == "missing":
-                wrong.append((now - began, before, said))
-            if before == after != 200 and said in {"owner", "standby"}:
-                wrong.append((now - began, before, said))
+            if before == after:
+                wrong += [(now - began, after, *lie) for lie in _lies(after, states)]
             time.sleep(0.005)
         away = 0.0 if since is None else since - (began if how in {"kill", "cut"} else left)
         print(f"AWAY {how} owner {max(away, 0.0):.3f}")
@@ -184,8 +190,29 @@ class TestRoute:
         end = time.monotonic() + 2.0
         while time.monotonic() < end:
             assert scene.get() == (200, {"worker": owner.name})
-            assert owner.state() == "owner"
+            states = {owner.name: owner.states()}
+            if how == "cut":
+                states[standby.name] = standby.states()
+            assert list(_lies((200, {"worker": owner.name}), states)) == []
+            assert set(states[owner.name].values()) == {"owner"}
             time.sleep(0.01)
+
+
+def _lies(
+    answer: tuple[int, Any], states: dict[str, dict[str, str]]
+) -> Iterator[tuple[str, str, str]]:
+    """What workers say of their registrations and a request contradicts."""
+    status, body = answer
+    for worker, kinds in states.items():
+        for kind, state in kinds.items():
+            if status != 200:
+                true = state not in {"owner", "standby"}
+            elif body["worker"] == worker:
+                true = state in {"owner", "unknown"}
+            else:
+                true = state in {"standby", "unknown"}
+            if not true:
+                yield worker, kind, state
 
 
 class TestCron:

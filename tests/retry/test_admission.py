@@ -405,7 +405,7 @@ class TestLoops:
             taken.append(slots)
 
         if attempts_before == 0:
-            bulkhead.slots_for("retrying()")
+            bulkhead.slots_for(f"{block.__module__}.{block.__qualname__}")
             take()
         with pytest.raises(ConnectionError) as caught:
             block()
@@ -421,9 +421,7 @@ class TestLoops:
     ) -> None:
         bulkhead = Bulkhead(1, queue=5, wait=60.0)
         policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
-        slots, started = bulkhead.slots_for("retrying()"), time.monotonic()
-        if attempts_before == 0:
-            slots._limit = 0
+        started = time.monotonic()
 
         async def block() -> None:
             async for attempt in retrying(idempotent=True, policy=policy):
@@ -431,6 +429,9 @@ class TestLoops:
                     slots._limit = 0
                     raise ConnectionResetError
 
+        slots = bulkhead.slots_for(f"{block.__module__}.{block.__qualname__}")
+        if attempts_before == 0:
+            slots._limit = 0
         with pytest.raises(ConnectionError) as caught:
             await block()
         assert time.monotonic() - started < 30.0

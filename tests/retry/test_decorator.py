@@ -25,6 +25,7 @@ from support.paths import PACKAGE
 import iii_resilience
 from iii_resilience import (
     Backoff,
+    Breaker,
     Budget,
     Category,
     PolicyBook,
@@ -35,10 +36,11 @@ from iii_resilience import (
     hint_for,
     iii_retry,
     report_for,
+    retrying,
     use_policies,
 )
 from iii_resilience.core.decide import decide
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry.cancellation import _comes_of_a_cancellation
 from iii_resilience.retry.policy_source import PolicySource
@@ -387,11 +389,11 @@ def test_pushback_past_cap_or_deadline_hints_to_wait(clock: FakeClock, policy: R
 def test_no_retry_starts_past_deadline_after_long_sleep(how: str, clock: FakeClock) -> None:
     clock.late = 100.0
     script = Script(forever=stopped)
-    window = Budget(ratio=0, min_per_second=1, window=1)
-    error = given_up(script, how, idempotent=True, policy=RetryPolicy(budget=window))
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
+    error = given_up(script, how, idempotent=True, policy=RetryPolicy(budget=budget))
     assert script.calls == 1
     assert reason(error) is Reason.DEADLINE
-    assert window.window_for().available(clock.now) == 1.0  # its permit is given back
+    assert level(budget) == 1.0  # its permit is given back
 
 
 def test_deadline_never_cuts_attempt(clock: FakeClock) -> None:
@@ -599,24 +601,24 @@ def test_in_sleep_they_pass_at_once_and_permit_is_given_back(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = kind()
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     script = Script(forever=stopped)
 
     def interrupt(_: float) -> None:
-        assert budget.window_for().available(time.monotonic()) == 0.0
+        assert level(budget) == 0.0
         raise error
 
     monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     raised = given_up(script, error=kind, idempotent=True, policy=QUICK.replace(budget=budget))
     assert raised is error
     assert script.calls == 1
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("where", ["attempt", "retry", "sleep"])
 @pytest.mark.parametrize("timed", [False, True])
 async def test_one_cancel_is_enough_wherever_it_hits(where: str, timed: bool) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     calls, reached = 0, asyncio.Event()
 
     @iii_retry(
@@ -643,7 +645,7 @@ async def test_one_cancel_is_enough_wherever_it_hits(where: str, timed: bool) ->
         await task
     assert calls == (2 if where == "retry" else 1)
     spent = 1.0 if where == "retry" else 0.0
-    assert budget.window_for().available(time.monotonic()) == 1.0 - spent
+    assert level(budget) == 1.0 - spent
 
 
 async def test_timeout_around_retried_call_ends_it() -> None:
@@ -662,8 +664,8 @@ async def test_timeout_around_retried_call_ends_it() -> None:
 
 
 def test_permit_is_returned_if_attempt_was_not_sent() -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    context = RetryContext(policy=QUICK, name="n", window=window)
+    bucket = PermitBucket(0.0, 1.0, 10.0)
+    context = RetryContext(policy=QUICK, name="n", bucket=bucket)
     run = RetriedCall(context, 0.0, idempotent=True)
     run.attempt_failed(stopped(), None)
 
@@ -671,7 +673,7 @@ def test_permit_is_returned_if_attempt_was_not_sent() -> None:
         raise KeyboardInterrupt
 
     assert isinstance(run.retry(unsent, sends=False).error, KeyboardInterrupt)
-    assert window.available(time.monotonic()) == 1.0
+    assert bucket.level == 1.0
 
 
 # attempt_timeout.
@@ -1181,18 +1183,24 @@ def test_concurrent_switch_of_policies_is_not_lost() -> None:
             if name == "_resolved" and value is not None and self.armed:
                 self.armed = False
                 use_policies(old)
-                self.resolve()
+                self.resolve("t.f")
                 use_policies(new)
 
     source = Interrupted("x", None, {}, idempotent=True)
     source.armed = True
     use_policies(new)
-    source.resolve()
-    assert source.resolve()[0].attempts == 4
+    source.resolve("t.f")
+    assert source.resolve("t.f")[0].attempts == 4
+
+
+def level(budget: Budget) -> float:
+    """Permits left in the one bucket of a budget."""
+    (bucket,) = budget._states.values()
+    return bucket.level
 
 
 def test_overrides_share_budget_of_policy_they_change() -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     policy = QUICK.replace(budget=budget)
     script = Script(forever=stopped)
     first = given_up(script, idempotent=True, policy=policy, attempts=2)
@@ -1206,22 +1214,191 @@ def test_overrides_share_budget_of_policy_they_change() -> None:
 def test_only_calls_that_may_be_retried_feed_budget() -> None:
     budget = Budget(ratio=1, min_per_second=0)
     policy = QUICK.replace(budget=budget)
-    call(Script(1), policy=policy)
-    assert budget.window_for().available(time.monotonic()) == 0.0
-    call(Script(1), idempotent=True, policy=policy)
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    script = Script(stopped(), 1, 1)
+    function = iii_retry(idempotent=True, policy=policy.replace(attempts=1))(script.play)
+    with pytest.raises(Exception, match="invocation_stopped"):
+        function()
+    assert level(budget) == 8.0  # the cost of the failure
+    call(script, policy=policy)
+    assert level(budget) == 8.0
+    call(script, idempotent=True, policy=policy)
+    assert level(budget) == 9.0
 
 
-def test_total_failure_adds_a_fifth_of_load(clock: FakeClock) -> None:
+def test_with_all_calls_failing_retries_end(clock: FakeClock) -> None:
     script = Script(forever=stopped)
-    function = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget(window=1.0)))(
-        script.play
-    )
+    function = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))(script.play)
     for _ in range(1_000):
         clock.now += 0.01
         with pytest.raises(Exception, match="invocation_stopped"):
             function()
-    assert 1_200 <= script.calls <= 1_200 + 10 * 11
+    assert script.calls <= 1_000 + 10
+
+
+def test_calls_that_fail_twice_each_all_succeed() -> None:
+    budget = Budget(burst=2)
+    for _ in range(50):
+        call(Script(stopped(), stopped(), 1), idempotent=True, policy=QUICK.replace(budget=budget))
+
+
+class TestBudgetOfFunctions:
+    """State is kept per policy and function."""
+
+    def test_dead_function_starves_no_healthy_one(self) -> None:
+        dead, healthy = Script(forever=stopped), Script(*[stopped(), 1] * 50)
+        decorate = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+
+        @decorate
+        def first() -> Any:
+            return dead.play()
+
+        @decorate
+        def second() -> Any:
+            return healthy.play()
+
+        for _ in range(50):
+            with pytest.raises(Exception, match="invocation_stopped"):
+                first()
+            assert second() == 1
+
+    def test_loops_in_two_functions_do_not_share(self) -> None:
+        policy = QUICK.replace(budget=Budget(burst=1, min_per_second=0))
+
+        def dead() -> None:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    raise stopped()
+
+        def healthy(script: Script) -> Any:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    return script.play()
+            raise AssertionError("the loop ends with the block or an error")
+
+        for _ in range(5):
+            with pytest.raises(Exception, match="invocation_stopped"):
+                dead()
+            assert healthy(Script(stopped(), 1)) == 1
+
+    def test_budget_given_beside_policy_is_shared(self) -> None:
+        budget = Budget(ratio=0, burst=1, min_per_second=0)
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+        def first() -> None:
+            raise stopped()
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+        def second() -> None:
+            raise stopped()
+
+        with pytest.raises(Exception, match="invocation_stopped"):
+            first()
+        with pytest.raises(Exception, match="invocation_stopped") as caught:
+            second()
+        assert reason(caught.value) is Reason.BUDGET_EXHAUSTED
+        report = report_for(caught.value)
+        assert report is not None
+        assert len(report.attempts) == 1
+
+    def test_other_budget_of_equal_numbers_is_another(self) -> None:
+        def made(budget: Budget) -> Any:
+            @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+            def function() -> None:
+                raise stopped()
+
+            return function
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=Budget(burst=1, min_per_second=0))
+        def other() -> None:
+            raise stopped()
+
+        for function in (made(Budget(burst=1, min_per_second=0)), other):
+            with pytest.raises(Exception, match="invocation_stopped") as caught:
+                function()
+            report = report_for(caught.value)
+            assert report is not None
+            assert len(report.attempts) == 2
+
+    @pytest.mark.parametrize("where", ["decorator", "loop", "tenacity", "beside"])
+    def test_policies_made_anew_share_budget(self, where: str) -> None:
+        script = Script(forever=stopped)
+
+        def once(policy: RetryPolicy) -> None:
+            if where == "decorator":
+                iii_retry(idempotent=True, policy=policy)(script.play)()
+            elif where == "beside":
+                iii_retry(idempotent=True, backoff=AT_ONCE, budget=policy.budget)(script.play)()
+            elif where == "tenacity":
+                tenacity.Retrying(**policy.to_tenacity(idempotent=True))(script.play)
+            else:
+                for attempt in retrying(idempotent=True, policy=policy):
+                    with attempt:
+                        script.play()
+
+        for _ in range(40):
+            policy = QUICK.replace(budget=Budget(ratio=0, burst=5, min_per_second=0))
+            with pytest.raises(Exception, match="invocation_stopped"):
+                once(policy)
+        assert script.calls == 40 + 5
+
+    @pytest.mark.parametrize("where", ["decorator", "loop"])
+    def test_policies_made_anew_share_breaker(self, where: str) -> None:
+        script = Script(forever=stopped)
+
+        def once(policy: RetryPolicy) -> None:
+            if where == "decorator":
+                iii_retry(policy=policy)(script.play)()
+            else:
+                for attempt in retrying(policy=policy):
+                    with attempt:
+                        script.play()
+
+        for number in range(40):
+            policy = QUICK.replace(attempts=1 + number, breaker=Breaker(min_calls=5))
+            with pytest.raises(Exception, match=r"invocation_stopped|the circuit of"):
+                once(policy)
+        assert script.calls == 5
+
+
+class TestInFlight:
+    """What was in flight when trouble began is one event."""
+
+    @pytest.mark.parametrize("calls", [50, 500])
+    async def test_calls_on_a_server_that_restarts_are_repaired(self, calls: int) -> None:
+        up = asyncio.Event()
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+        async def function(tries: list[int]) -> str:
+            tries.append(1)
+            await up.wait()
+            if len(tries) == 1:
+                raise ConnectionResetError
+            return "done"
+
+        tasks = [asyncio.create_task(function([])) for _ in range(calls)]
+        await asyncio.sleep(0.01)
+        up.set()
+        assert await asyncio.gather(*tasks) == ["done"] * calls
+
+    async def test_only_first_retry_and_only_of_what_was_in_flight(self) -> None:
+        up = asyncio.Event()
+        attempts = 0
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget(min_per_second=0)))
+        async def function() -> None:
+            nonlocal attempts
+            attempts += 1
+            await up.wait()
+            raise ConnectionResetError
+
+        tasks = [asyncio.create_task(function()) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        up.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert 200 <= attempts <= 100 + 100 + 10
+        attempts = 0
+        await asyncio.gather(*[function() for _ in range(100)], return_exceptions=True)
+        assert attempts == 100
 
 
 # Nesting.

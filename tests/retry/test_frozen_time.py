@@ -88,11 +88,11 @@ async def test_deadline_of_coroutine(seconds: float, attempts: int) -> None:
 
 
 def one_retry_in_ten_seconds() -> RetryPolicy:
-    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    budget = Budget(ratio=0.0, burst=1, min_per_second=0.1)
     return RetryPolicy(attempts=2, budget=budget, backoff=AT_ONCE)
 
 
-def test_budget_s_window() -> None:
+def test_a_budget_s_trickle() -> None:
     with freeze_time(START) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).__call__
@@ -104,7 +104,7 @@ def test_budget_s_window() -> None:
         assert [ends(call), ends(call)] == [Reason.EXHAUSTED, Reason.BUDGET_EXHAUSTED]
 
 
-async def test_budget_s_window_for_coroutines() -> None:
+async def test_a_budget_s_trickle_for_coroutines() -> None:
     with freeze_time(START, real_asyncio=True) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).coroutine

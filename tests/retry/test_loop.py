@@ -184,11 +184,17 @@ def test_cancellation_and_its_like_pass_untouched(kind: type[BaseException], bef
     assert not hasattr(error, "__notes__")
 
 
+def level(budget: Budget) -> float:
+    """Permits left in the one bucket of a budget."""
+    (bucket,) = budget._states.values()
+    return bucket.level
+
+
 @pytest.mark.parametrize("kind", PASSING)
 def test_in_sleep_they_pass_and_permit_is_given_back(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
 
     def interrupt(_: float) -> None:
         raise kind
@@ -196,12 +202,12 @@ def test_in_sleep_they_pass_and_permit_is_given_back(
     monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     with pytest.raises(kind):
         loop([stopped(), "done"], idempotent=True, policy=QUICK.replace(budget=budget))
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("where", ["block", "sleep"])
 async def test_one_cancel_is_enough(where: str) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     backoff = Backoff(base=9, throttled_base=9, jitter="none")
     reached = asyncio.Event()
 
@@ -220,7 +226,7 @@ async def test_one_cancel_is_enough(where: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -261,12 +267,12 @@ def test_pushback_is_floor_and_beyond_cap_end(how: str, clock: FakeClock) -> Non
 @BOTH
 def test_no_block_starts_past_deadline_after_long_sleep(how: str, clock: FakeClock) -> None:
     clock.late = 100.0
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     error = stopped()
     with pytest.raises(Exception, match="invocation_stopped"):
         go(how, [error, "late"], idempotent=True, policy=RetryPolicy(budget=budget))
     assert reason(error) is Reason.DEADLINE
-    assert budget.window_for().available(clock.now) == 1.0
+    assert level(budget) == 1.0
 
 
 @BOTH
@@ -434,15 +440,29 @@ async def test_block_swallowing_cancellation_is_not_repeated() -> None:
 
 @BOTH
 def test_loop_s_retries_count_against_budget(how: str) -> None:
-    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    budget = Budget(ratio=0.0, burst=1, min_per_second=0)
     policy = QUICK.replace(attempts=9, budget=budget)
     error = stopped()
     with pytest.raises(type(error)) as caught:
         go(how, [stopped(), error], idempotent=True, policy=policy)
     assert caught.value is error
     assert reason(error) is Reason.BUDGET_EXHAUSTED
-    window = budget.window_for()
-    assert (window._reserved, sum(window._retries), sum(window._calls)) == (0, 1, 1)
+    (bucket,) = budget._states.values()
+    assert (bucket.taken, bucket.wasted, bucket.level) == (1, 1, 0.0)
+
+
+@BOTH
+def test_loop_that_succeeds_refills_budget(how: str) -> None:
+    budget = Budget(ratio=0.5, burst=2, min_per_second=0)
+    policy = QUICK.replace(attempts=2, budget=budget)
+    with pytest.raises(Exception, match="invocation_stopped"):
+        go(how, [stopped(), stopped()], idempotent=True, policy=policy)
+    assert level(budget) == 0.0  # one retry, and the cost of the failure
+    for expected in (0.5, 1.0):
+        go(how, ["done"], idempotent=True, policy=policy)
+        assert level(budget) == expected
+    go(how, [stopped(), "done"], idempotent=True, policy=policy)
+    assert level(budget) == 1.5
 
 
 class TestBeforeTheBlock:

@@ -28,7 +28,7 @@ from iii_resilience import (
     hint_for,
     report_for,
 )
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
 from iii_resilience.retry.user_traceback import user_traceback
@@ -92,46 +92,35 @@ def test_first_failure_is_not_made_again(how: str) -> None:
 
 
 @BOTH
-def test_attempt_that_sends_itself_spends_permit_when_it_does(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    run = failing(window=window)
-    seen: list[tuple[float, float]] = []
-
-    class Sends(Attempts):
-        def __call__(self) -> str:
-            seen.append((window._reserved, sum(window._retries)))
-            run.attempt_sent()
-            seen.append((window._reserved, sum(window._retries)))
-            return super().__call__()
-
-    go_on(run, Sends(), how, sends=False)
-    assert seen == [(1, 0), (0, 1)]
-
-
-@BOTH
-def test_attempt_sent_by_being_called_has_spent_its_permit(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    seen: list[tuple[float, float]] = []
+@pytest.mark.parametrize("sends", [True, False])
+def test_permit_is_held_until_attempt_ends(how: str, sends: bool) -> None:
+    bucket = PermitBucket(0.0, 1.0, 0.0)
+    run = failing(bucket=bucket)
+    seen: list[float] = []
 
     class Looks(Attempts):
         def __call__(self) -> str:
-            seen.append((window._reserved, sum(window._retries)))
+            seen.append(bucket.level)
+            if not sends:
+                run.attempt_sent()
+            seen.append(bucket.level)
             return super().__call__()
 
-    go_on(failing(window=window), Looks(), how)
-    assert seen == [(0, 1)]
+    go_on(run, Looks(), how, sends=sends)
+    assert seen == [0.0, 0.0]
+    assert (bucket.level, bucket.refunded, bucket.wasted) == (1.0, 1, 0)
 
 
 @BOTH
 def test_unsent_attempt_returns_permit_and_is_not_shown(
     how: str,
 ) -> None:
-    window = BudgetWindow(0.0, 5.0, 10.0)
+    bucket = PermitBucket(0.0, 5.0, 0.0)
     first = InvocationError("TIMEOUT", "too slow")
-    run = failing(error=first, window=window)
+    run = failing(error=first, bucket=bucket)
     unsent = Attempts(*[NotConnectedError("x") for _ in range(3)])
     assert go_on(run, unsent, how, sends=False).error is first
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert (bucket.taken, bucket.level) == (0, 5.0)
     report = report_for(first)
     assert report is not None
     assert [attempt.sent for attempt in report.attempts] == [True, False, False, False]
@@ -148,25 +137,25 @@ def test_attempt_failed_before_sending_itself_was_not_sent(how: str) -> None:
 
 
 def test_permit_is_spent_once_and_given_back_once() -> None:
-    window = BudgetWindow(0.0, 5.0, 10.0)
-    run = failing(window=window)
+    bucket = PermitBucket(0.0, 5.0, 0.0)
+    run = failing(bucket=bucket)
     run.attempt_sent()  # the first attempt needed none
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert bucket.taken == 0
     pauses = Sleeper(NotConnectedError("shut down"))
-    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=pauses)
+    run = failing(NONE_OF_THE_CLOCK, bucket=bucket, sleeper=pauses)
     with pytest.raises(NotConnectedError):
         run.retry(Attempts())
     run.attempt_failed(stopped(), None)
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert (bucket.taken, bucket.level) == (0, 5.0)
 
     def sends_twice() -> str:
         run.attempt_sent()
         run.attempt_sent()
         return "done"
 
-    run = failing(window=window)
+    run = failing(bucket=bucket)
     assert run.retry(sends_twice, sends=False).value == "done"
-    assert (window._reserved, sum(window._retries)) == (0, 1)
+    assert (bucket.taken, bucket.refunded, bucket.level) == (1, 1, 5.0)
 
 
 @BOTH
@@ -295,11 +284,11 @@ def test_what_ends_at_once_needs_nothing_of_tenacity(
 def test_what_is_decided_before_tenacity_is_not_decided_again(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
+    bucket = PermitBucket(0.0, 1.0, 0.0)
     with caplog.at_level(logging.INFO, "iii_resilience"):
-        assert go_on(failing(window=window), Attempts(), how).value == "done"
+        assert go_on(failing(bucket=bucket), Attempts(), how).value == "done"
     assert len(caplog.records) == 1
-    assert (window._reserved, sum(window._retries)) == (0, 1)
+    assert (bucket.taken, bucket.refunded) == (1, 1)
 
 
 # TryAgain.
@@ -420,13 +409,13 @@ def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
 
 @BOTH
 def test_pause_that_raises_ends_call_and_gives_permit_back(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
+    bucket = PermitBucket(0.0, 1.0, 0.0)
     end = NotConnectedError("shut down")
-    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=Sleeper(end))
+    run = failing(NONE_OF_THE_CLOCK, bucket=bucket, sleeper=Sleeper(end))
     with pytest.raises(NotConnectedError) as caught:
         go_on(run, Attempts(), how)
     assert caught.value is end
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert bucket.taken == 0
 
 
 @pytest.mark.parametrize(

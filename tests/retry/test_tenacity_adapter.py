@@ -6,7 +6,6 @@ import contextlib
 import logging
 import random
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -150,7 +149,7 @@ def test_what_is_no_exception_passes(error: BaseException) -> None:
 
 
 def test_budget_holds() -> None:
-    policy = QUICK.replace(attempts=9, budget=Budget(ratio=0.0, min_per_second=0.2, window=10.0))
+    policy = QUICK.replace(attempts=9, budget=Budget(ratio=0.0, burst=2, min_per_second=0))
     function = Failing(*[fresh() for _ in range(9)])
     with pytest.raises(InvocationError) as caught:
         tenacity.Retrying(**policy.to_tenacity(idempotent=True))(function)
@@ -204,10 +203,16 @@ def test_failure_of_users_code_proves_nothing_before_it() -> None:
 @pytest.mark.parametrize("idempotent", [True, False])
 def test_only_calls_that_may_be_retried_feed_budget(idempotent: bool) -> None:
     budget = Budget(ratio=1.0, min_per_second=0.0)
-    options = QUICK.replace(budget=budget).to_tenacity(idempotent=idempotent)
-    for _ in range(3):
+    options = QUICK.replace(budget=budget, attempts=2).to_tenacity(idempotent=idempotent)
+    with pytest.raises(InvocationError):
+        tenacity.Retrying(**options)(Failing(*[fresh() for _ in range(3)]))
+    levels = [bucket.level for bucket in budget._states.values()]
+    assert levels == ([7.0] if idempotent else [])  # a retry, and the cost of the failure
+    for _ in range(2):
         tenacity.Retrying(**options)(Failing())
-    assert budget.window_for().available(time.monotonic()) == (3.0 if idempotent else 0.0)
+    tenacity.Retrying(**options)(Failing(fresh())) if idempotent else None
+    levels = [bucket.level for bucket in budget._states.values()]
+    assert levels == ([10.0] if idempotent else [])
 
 
 def test_without_budget_nothing_is_counted() -> None:
@@ -308,7 +313,7 @@ def test_without_deadline_override_ends_with_attempts(clock: FakeClock) -> None:
 
 
 def test_try_again_ends_with_budget() -> None:
-    policy = QUICK.replace(attempts=9, budget=Budget(ratio=0.0, min_per_second=0.1, window=10.0))
+    policy = QUICK.replace(attempts=9, budget=Budget(ratio=0.0, burst=1, min_per_second=0))
     calls = 0
 
     def function() -> None:

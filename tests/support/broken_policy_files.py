@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from iii_resilience import Budget
+
 OF_A_POLICY = "(allowed: extends, attempts, backoff, deadline_ms, attempt_timeout_ms, budget, breaker, bulkhead, fallback, retry_unexecuted, ready_timeout_ms, max_stops, max_payload_bytes"
 OF_A_QUEUE = "(allowed: max_retries, concurrency, timeout_ms, backoff_ms, poll_interval_ms, type, message_group_field, redeliver_on_engine_restart"
 OF_A_FILE = "(allowed: version, policies, rules, default, queues, codes, exceptions"
@@ -372,25 +374,37 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a negative ratio",
         policy("budget: {ratio: -0.1}"),
-        ["3:16: policies.a.budget.ratio: must be a finite number at least 0, got -0.1"],
+        [
+            "3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got -0.1"
+        ],
     ),
     (
         "an endless ratio",
         policy("budget: {ratio: .inf}"),
-        ["3:16: policies.a.budget.ratio: must be a finite number at least 0, got inf"],
+        [
+            "3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got inf"
+        ],
     ),
     (
-        "a budget without a window",
-        policy("budget: {window_ms: 0}"),
-        [
-            "3:16: policies.a.budget.window_ms: must be a whole number of milliseconds above 0, got 0"
-        ],
+        "a budget with a window",
+        policy("budget: {window_ms: 10000, min_per_second: 10}"),
+        [f"3:16: policies.a.budget.window_ms: is refused: {Budget.REMOVED['window']}"],
+    ),
+    (
+        "a budget's ratio in per cent",
+        policy("budget: {ratio: 20}"),
+        ["3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got 20"],
+    ),
+    (
+        "a budget without a permit",
+        policy("budget: {burst: 0}"),
+        ["3:16: policies.a.budget.burst: must be a finite number at least 1, got 0"],
     ),
     (
         "a budget's private field",
         policy("budget: {_states: {}}"),
         [
-            "3:16: policies.a.budget._states: is not a key of a budget (allowed: ratio, min_per_second, window_ms)"
+            "3:16: policies.a.budget._states: is not a key of a budget (allowed: ratio, burst, min_per_second)"
         ],
     ),
     (

@@ -135,12 +135,28 @@ def everything(caller: Resilient, engine: LoopbackEngine, bulkhead: Bulkhead) ->
     with pytest.raises(KeyboardInterrupt):
         decorated()
 
+    def exhausted() -> None:
+        raise ConnectionError
+
+    of_function, shared = (Budget(ratio=0, burst=1, min_per_second=0) for _ in range(2))
+    EMPTIED.extend([of_function, shared])
+    for decorate in (
+        iii_retry(idempotent=True, policy=QUICK.replace(budget=of_function)),
+        iii_retry(idempotent=True, policy=QUICK, budget=shared),
+    ):
+        with pytest.raises(ConnectionError):
+            decorate(exhausted)()
+
     @iii_retry(idempotent=True, policy=QUICK, wait=_raise)
     def undecided() -> None:
         raise ConnectionError
 
     with pytest.raises(ZeroDivisionError):
         undecided()
+
+
+EMPTIED: list[Budget] = []
+"""Budgets that are empty when the metrics are read."""
 
 
 def _raise(_: Any) -> float:

@@ -227,7 +227,7 @@ def test_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any]) 
 
 def test_alerts_are_four_that_are_documented() -> None:
     assert [rule["alert"] for rule in rules()] == [
-        "IiiRetryBudgetEmpty",
+        "IiiRetriesDoNotHelp",
         "IiiCircuitOpen",
         "IiiRetryRatioHigh",
         "IiiDeadLetters",

@@ -183,8 +183,8 @@ class TestWithFreezegun:
                 function()
         assert (calls, clock.slept) == (2, [10.0])
 
-    def test_budget_refills_as_its_window_slides(self) -> None:
-        budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    def test_budget_refills_with_time(self) -> None:
+        budget = Budget(ratio=0.0, burst=1, min_per_second=0.1)
         policy = RetryPolicy(attempts=2, budget=budget, backoff=Backoff(base=0.0))
 
         @iii_retry(idempotent=True, policy=policy)

@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from iii_resilience import __version__
-from iii_resilience.cli import dlq_commands, policy_commands
+from iii_resilience.cli import dlq_commands, policy_commands, simulate_command
 from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
+from iii_resilience.cli.store_checks import examine_store
 from iii_resilience.cli.terminal import AsJson, console, fail, flag, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(policy_commands.check)
 app.command()(policy_commands.show)
 app.command()(policy_commands.init)
+app.command()(simulate_command.simulate)
 app.add_typer(dlq_commands.app, name="dlq")
 
 
@@ -193,13 +195,21 @@ def doctor_(
     policies: Annotated[
         str | None, typer.Option(help="A policy file whose limits are shown beside the SDK's.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store to look at, too: postgresql://user@host/name.")
+    ] = None,
     *,
+    lease: Annotated[
+        float, typer.Option(min=0.001, help="The lease of the store's handlers, in seconds.")
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Look at an engine, a function and this machine's SDK, and say what to do about it."""
     try:
         book = None if policies is None else load_policies(policies)
         findings = examine(engine, function, worker=worker, namespace=namespace, book=book)
+        if store is not None:
+            findings.extend(examine_store(store, lease=lease))
     except (OSError, ValueError) as error:
         fail(str(error))
     except ModuleNotFoundError as error:

@@ -22,7 +22,7 @@ from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
-from iii_resilience.sdk.observers import ObserverLog
+from iii_resilience.sdk.observer_log import ObserverLog
 from iii_resilience.sdk.shutdown import Shutdown
 
 

@@ -104,8 +104,6 @@ class TriggerCall:
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
-        if plan.window is not None and options.idempotent:
-            plan.window.called(started)
 
     def _other_key(self) -> Key | None:
         if self.request.action == "enqueue":
@@ -207,6 +205,11 @@ class TriggerCall:
         )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a failure of the call can be followed by a retry."""
+        return self.options.idempotent or self.plan.policy.retry_unexecuted
 
     def left(self) -> float | None:
         """Seconds until the deadline, or None for none."""

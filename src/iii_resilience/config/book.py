@@ -139,8 +139,8 @@ class PolicyBook:
         """Follow the book's files from now on, in a daemon thread.
 
         A file that does not validate is refused with one error record, and the policies before it
-        stay in force until it does. Calls in flight keep their policy, budgets what they have
-        spent, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
+        stay in force until it does. Calls in flight keep their policy, budgets their
+        permits, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
 
         Args:
             every: Seconds between two looks at the files.

@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
+from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.guards.concurrency_limit import Limit
 from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
@@ -143,7 +146,15 @@ class Handlers:
         if ids:
             self._ask(ids)
         entries = (*self._served.functions(), *self._served.triggers())
-        return tuple(entry.described() for entry in entries)
+        described = tuple(entry.described() for entry in entries)
+        if not self._connection.closed:
+            return described
+        # Who owns it now is not known here, and what was known is no longer true.
+        unknown, code = RegistrationState.UNKNOWN, NotConnectedError.code
+        return tuple(
+            attrs.evolve(one, state=unknown, owner=None, code=code, remedy=None)
+            for one in described
+        )
 
     def health(self, zombie_after: float) -> Health:
         """See `iii_resilience.client.resilient.Resilient.health`."""

@@ -23,15 +23,21 @@ from typing import (
 
 from iii_resilience.config.default_book import Default
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.callables import function_behind, is_coroutine_function
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Rejection
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.admission import AttemptGuard
-from iii_resilience.retry.cancellation import Cancellations
+from iii_resilience.retry.cancellation import Cancellations, refuse_other_libraries
 from iii_resilience.retry.loop import RetryLoop
-from iii_resilience.retry.policy_source import Overrides, PolicySource, ResolvedPolicy
+from iii_resilience.retry.policy_source import (
+    Overrides,
+    PolicySource,
+    ResolvedPolicy,
+    qualified_name,
+)
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry import meters
@@ -72,8 +78,10 @@ def iii_retry(
 ) -> Any:
     """Retry a function when it fails with a transient failure.
 
-    Works on functions and methods, sync and async. Without ``idempotent=True`` failures are
-    classified and reported, and never retried.
+    Works on functions and methods, sync and async, and on what stands for one: partials, objects
+    with ``__call__``, mocks, what is marked with `inspect.markcoroutinefunction`. Coroutines need
+    asyncio; under another library the decorated function raises `RuntimeError` at once. Without
+    ``idempotent=True`` failures are classified and reported, and never retried.
 
     Args:
         function: The function, when used as ``@iii_retry`` without parentheses.
@@ -146,7 +154,9 @@ def retrying(
     """
     source = PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
     source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
-    return RetryLoop(source)
+    caller = sys._getframe(1)  # noqa: SLF001 - the function whose block is retried
+    scope = f"{caller.f_globals.get('__name__')}.{caller.f_code.co_qualname}"
+    return RetryLoop(source, scope)
 
 
 def _check_target(target: Any) -> bool:
@@ -165,24 +175,14 @@ def _check_target(target: Any) -> bool:
             f"@iii_retry cannot decorate {target!r}: it is not callable. Decorate a function, or "
             "use 'for attempt in retrying(...)' around a block"
         )
-    plain = target
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if not (inspect.isroutine(plain) or isinstance(plain, functools.partialmethod)):
-        plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
+    plain = function_behind(target)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
-            f"@iii_retry cannot decorate the generator function {_name(target)}: what it has "
-            "yielded cannot be taken back. Decorate the function that makes one item, or collect "
-            "the items in a list inside a plain function"
+            f"@iii_retry cannot decorate the generator function {qualified_name(target)}: what it "
+            "has yielded cannot be taken back. Decorate the function that makes one item, or "
+            "collect the items in a list inside a plain function"
         )
-    return inspect.iscoroutinefunction(plain)
-
-
-def _name(target: Any) -> str:
-    module = getattr(target, "__module__", None) or type(target).__module__
-    name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    return f"{module}.{name}"
+    return is_coroutine_function(target)
 
 
 # The first attempt of a decorated function is what every success costs, so it is spelled out twice
@@ -192,19 +192,18 @@ def _name(target: Any) -> str:
 def _wrap_sync(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
-    name = _name(function)
+    name = qualified_name(function)
     current: ResolvedPolicy | None = None
+    unknown = True  # whether it returns awaitables: the first value other than None shows it
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - see above
-        nonlocal current
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - see above
+        nonlocal current, unknown
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window, guard = by.window, by.guard
-        if window is not None:
-            window.called(started)
+        bucket, guard = by.bucket, by.guard
         classified: list[Failure] = []
         try:
             if guard is None:
@@ -236,8 +235,13 @@ def _wrap_sync(  # noqa: C901, PLR0915 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
+            if unknown and value is not None:
+                unknown = False
+                source.check_returned(name, value)
             return value
         attempt = functools.partial(function, *args, **kwargs)
         if guard is not None:
@@ -260,7 +264,7 @@ def _wrap_async(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     task_of, get_running_loop = _tasks()
-    name = _name(function)
+    name = qualified_name(function)
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
@@ -270,12 +274,11 @@ def _wrap_async(  # noqa: C901, PLR0915 - see above
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window = by.window
-        if window is not None:
-            window.called(started)
+        bucket = by.bucket
         try:
             task = task_of(get_running_loop())
-        except RuntimeError:  # a coroutine that is driven by hand
+        except RuntimeError:  # a coroutine that is driven by hand, or by another library
+            refuse_other_libraries(name)
             task = None
         cancelled = 0 if task is None else task.cancelling()
         cancellations: Cancellations | None = None
@@ -313,6 +316,8 @@ def _wrap_async(  # noqa: C901, PLR0915 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value

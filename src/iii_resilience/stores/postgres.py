@@ -43,7 +43,7 @@ _SWEEP_MOST: Final = 256
 
 
 @attrs.frozen(kw_only=True)
-class _Limits:
+class _PostgresLimits:
     connections: int = attrs.field(validator=number(least=1, integer=True))
     timeout: float = attrs.field(validator=number(above=0, unit="seconds"))
 
@@ -84,7 +84,7 @@ class PostgresStore:
             raise ValueError(
                 "PostgresStore: the DSN is none that libpq takes; write postgresql://user@host/name"
             ) from None
-        limits = _Limits(connections=connections, timeout=timeout)
+        limits = _PostgresLimits(connections=connections, timeout=timeout)
         self._dsn = dsn
         self._timeout = limits.timeout
         self._schema = PostgresSchema(schema)

@@ -221,6 +221,8 @@ def connect(dsn: str, timeout: float) -> Any:
             keepalives_count=2,
             tcp_user_timeout=2 * whole * 1000,
         )
+        # As psycopg_pool marks its own: that it ends with the program is no mistake.
+        connection._pool = None  # noqa: SLF001
         try:
             connection.execute(settings(connection, timeout))
         except BaseException:

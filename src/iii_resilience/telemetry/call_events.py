@@ -139,6 +139,15 @@ class FailedCall:
 
     # Its end.
 
+    def permits(self, outcome: str, permits: int) -> None:
+        """The permits of the call's retries have been given back, or are lost.
+
+        Args:
+            outcome: `iii_resilience.telemetry.metrics.REFUNDED` or ``WASTED``.
+            permits: How many.
+        """
+        meters.permits(self._name, outcome, permits)
+
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
         if self._unheard:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,54 +21,18 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.bulkhead import Slots
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.observers import IsolatedObserver, logger
 from iii_resilience.telemetry import handler_limits
+from iii_resilience.telemetry.guard_states import buckets, bulkheads
 from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
 from iii_resilience.telemetry.spans import SCOPE, scope_version
 
-SHARED = "(shared)"
-"""Stands for the policy's name where none was given."""
-
-_names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
-
-
-def named(window: BudgetWindow, policy: str) -> None:
-    """Say which policy a count belongs to that is kept for a whole policy.
-
-    Args:
-        window: The count.
-        policy: The policy's name. One that is shared keeps the first name it was given.
-    """
-    _names.setdefault(window, policy)
-
-
-def available(now: float) -> Iterator[tuple[str, str | None, float]]:
-    """Policy, function id (None for a whole policy) and permits left of every budget in use.
-
-    Args:
-        now: Monotonic time in seconds.
-    """
-    for kept in everything():
-        for scope, window in list(kept.items()):
-            if isinstance(window, BudgetWindow):
-                if scope is None:
-                    yield _names.get(window, SHARED), None, window.available(now)
-                else:
-                    policy, _, function_id = scope.partition("\0")
-                    yield policy, function_id or None, window.available(now)
-
-
-def bulkheads() -> Iterator[tuple[str, Slots]]:
-    """Function id and places of every bulkhead in use."""
-    for kept in everything():
-        for scope, slots in list(kept.items()):
-            if isinstance(slots, Slots) and scope is not None:
-                yield scope.rpartition("\0")[2], slots
-
+REFUNDED = "refunded"
+"""Permits of retries whose call has succeeded."""
+WASTED = "wasted"
+"""Permits of retries whose call has failed all the same."""
 
 OTHER = "_OTHER"
 """What stands for every value that would make the number of time series grow without end."""
@@ -205,6 +168,18 @@ class Meters:
             more = {**labels(failure), "iii.retry.decision": reason}
             _count(made.decisions, self._attributes(name, more))
 
+    def permits(self, name: str, outcome: str, permits: int) -> None:
+        """A call has ended whose retries took permits of its budget.
+
+        Args:
+            name: As for `succeeded`.
+            outcome: `REFUNDED` or `WASTED`.
+            permits: How many.
+        """
+        if permits and (made := self._heard) is not None:
+            more = {"iii.retry.budget.outcome": outcome}
+            made.permits.add(permits, self._attributes(name, more))
+
     def circuit_changed(self, name: str, state: CircuitState) -> None:
         """A circuit breaker has changed its state.
 
@@ -305,7 +280,13 @@ class Meters:
                 "iii.retry.budget.available",
                 "{permit}",
                 "Retries that the budget would allow now",
-                self._budgets,
+                self._available,
+            ),
+            (
+                "iii.retry.budget.empty",
+                "s",
+                "Time since the budget allowed a retry, where it allows none",
+                self._empty,
             ),
             ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
             ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
@@ -357,17 +338,29 @@ class Meters:
             for (name, category), count in sums.items()
         ]
 
-    def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        fewest: dict[tuple[tuple[str, str], ...], float] = {}
-        for policy, function_id, permits in available(clock.monotonic()):
+    def _available(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._of_budgets(PermitBucket.available, min)
+
+    def _empty(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        observed = self._of_budgets(PermitBucket.empty_for, max)
+        return [each for each in observed if each.value]
+
+    def _of_budgets(
+        self,
+        observe: Callable[[PermitBucket, float], float],
+        worst: Callable[[float, float], float],
+    ) -> Iterable[metrics.Observation]:
+        found: dict[tuple[tuple[str, str], ...], float] = {}
+        now = clock.monotonic()
+        for policy, function_id, bucket in buckets():
             attributes = {"iii.policy.name": policy}
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)
             # Of several budgets under one name (clients with books of their own, functions beyond
-            # the limit) the emptiest counts: it is the one to be warned of.
-            key = tuple(attributes.items())
-            fewest[key] = min(permits, fewest.get(key, permits))
-        return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
+            # the limit) the emptiest one counts: it is the one to warn of.
+            key, value = tuple(attributes.items()), observe(bucket, now)
+            found[key] = worst(value, found.get(key, value))
+        return [metrics.Observation(value, dict(key)) for key, value in found.items()]
 
 
 def _count(counter: metrics.Counter, attributes: dict[str, Any]) -> None:

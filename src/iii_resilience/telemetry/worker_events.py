@@ -52,7 +52,9 @@ def registration_changed(
     """
     meters.registration_changed(function_id, kind, after)
     logger.log(
-        logging.INFO if after in _WELL or after == "unknown" else logging.WARNING,
+        logging.INFO
+        if after in _WELL or (after == "unknown" and code is None)
+        else logging.WARNING,
         "%s: %s %s, was %s%s%s",
         function_id,
         kind if trigger_type is None else f"{trigger_type} trigger",

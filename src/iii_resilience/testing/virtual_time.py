@@ -101,6 +101,8 @@ class VirtualSelector(selectors.BaseSelector):
         Raises:
             RuntimeError: Nothing is scheduled, so the loop would wait for ever.
         """
+        if timeout is not None and timeout <= 0:
+            return []  # the loop has something to do; files are looked at where it would wait
         ready = self._real.select(0)
         if ready:
             return ready
@@ -109,8 +111,7 @@ class VirtualSelector(selectors.BaseSelector):
                 "nothing is scheduled in virtual time: a coroutine waits for a thread, a socket or "
                 "an event that no timer brings. Run what it waits for in the same loop"
             )
-        if timeout > 0:
-            self._clock.advance(timeout)
+        self._clock.advance(timeout)
         return []
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:

@@ -44,7 +44,7 @@ policies:
     deadline_ms: 1500
     attempt_timeout_ms: 500
     backoff: {base_ms: 10, factor: 1.5, cap_ms: 100, throttled_base_ms: 50, jitter: equal}
-    budget: {ratio: 0.1, min_per_second: 1, window_ms: 5000}
+    budget: {ratio: 0.2, burst: 5, min_per_second: 1}
     breaker:
       {failure_rate: 0.4, window_ms: 2000, min_calls: 3, open_ms: 700, probes: 1, slow_call_ms: 90}
     bulkhead: {limit: 4, queue: 2, wait_ms: 250}
@@ -73,7 +73,7 @@ CAREFUL = RetryPolicy(
     deadline=1.5,
     attempt_timeout=0.5,
     backoff=Backoff(0.01, 1.5, 0.1, 0.05, "equal"),
-    budget=Budget(0.1, 1, 5.0),
+    budget=Budget(0.2, burst=5, min_per_second=1),
     breaker=Breaker(0.4, 2.0, 3, 0.7, 1, 0.09),
     bulkhead=Bulkhead(4, 2, 0.25),
     ready_timeout=0,
@@ -213,7 +213,7 @@ def test_each_policy_of_file_has_guards_of_its_own(tmp_path: Path) -> None:
     assert a == b
     assert a.budget is not None
     assert b.budget is not None
-    assert a.budget.window_for() is not b.budget.window_for()
+    assert a.budget.bucket_for() is not b.budget.bucket_for()
     assert a.breaker is not None
     assert b.breaker is not None
     assert a.breaker.circuit_for("f") is not b.breaker.circuit_for("f")

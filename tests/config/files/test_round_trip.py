@@ -61,7 +61,7 @@ def test_built_in_default_is_written_in_full() -> None:
                 },
                 "deadline_ms": 60000,
                 "attempt_timeout_ms": None,
-                "budget": {"ratio": 0.2, "min_per_second": 10.0, "window_ms": 10000},
+                "budget": {"ratio": 0.1, "burst": 10.0, "min_per_second": 0.005},
                 "breaker": None,
                 "bulkhead": None,
                 "fallback": None,

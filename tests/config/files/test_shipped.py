@@ -36,7 +36,7 @@ def test_there_are_four() -> None:
 def test_shipped_default_is_built_in_policy() -> None:
     book = load_policies(FILES["default"])
     assert book == PolicyBook({"default": RetryPolicy()})
-    assert book.explain("f")["attempts"].origin.endswith("default.yaml:11")
+    assert book.explain("f")["attempts"].origin.endswith("default.yaml:13")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -18,6 +18,7 @@ from support.waiting import until
 
 from iii_resilience import classify, resilient
 from iii_resilience.handling import PayloadError
+from iii_resilience.sdk.observer_log import ObserverLog
 from iii_resilience.testing import LoopbackEngine
 
 pytestmark = needs((0, 25), "observe")
@@ -68,6 +69,12 @@ class Scene:
             revision=2,
             id=observer_id,
         )
+
+    def sent(self) -> Any:
+        """What the engine was sent of the option."""
+        frames = [f.message for f in self.engine.frames if f.message["type"] == "registerfunction"]
+        (frame,) = [frame for frame in frames if frame["id"] == "t::f"]
+        return frame["observe"]
 
     def ack(self) -> Any:
         """What the engine was answered, or None yet."""
@@ -153,7 +160,9 @@ def test_exit_in_removal_leaves_worker_alive(
 ) -> None:
     from iii import ObserveHooks
 
-    scene.register(ObserveHooks(on_observer_removed=raising(SystemExit(3), on_loop=True)))
+    removed = raising(SystemExit(3), on_loop=True)
+    scene.register(ObserveHooks(delivery="owner", on_observer_removed=removed))
+    assert scene.sent() == {"delivery": "owner"}
     scene.add()
     until(scene.ack)
     scene.remove()
@@ -186,12 +195,7 @@ def test_hooks_of_subclass_keep_their_state(scene: Scene) -> None:
     until(lambda: scene.ack() is not None and "error" not in scene.ack())
     scene.remove()
     until(lambda: schedule.ids == [])
-    (sent,) = [
-        f.message
-        for f in scene.engine.frames
-        if f.message["type"] == "registerfunction" and f.message["id"] == "t::f"
-    ]
-    assert sent["observe"] == {"delivery": "owner"}
+    assert scene.sent() == {"delivery": "owner"}
 
 
 def test_option_without_hooks_passes_through(scene: Scene) -> None:
@@ -249,6 +253,22 @@ class TestLog:
         (text,) = self.rejected(caplog)
         assert f"o1 is rejected: {code} ({category})" in text
         assert "secret" not in text
+
+    def test_state_that_is_seen_twice_is_logged_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By its listener, and right after the call."""
+
+        class Handle:
+            id = "o1"
+            state = "error"
+            reason = {"code": "INVALID_ARGS", "message": "no"}  # noqa: RUF012
+
+            def on_state_change(self, listener: Callable[[str, Any], None]) -> None:
+                listener(self.state, self.reason)
+
+        ObserverLog().reported(Handle)()
+        assert len(self.rejected(caplog)) == 1
 
     def test_observer_is_what_sdk_returned(self, scene: Scene) -> None:
         from iii import ObserverHandle

@@ -406,11 +406,21 @@ class TestHealth:
         assert not health.connected
         assert health.connected_since is None
 
+    def test_worker_that_ended_knows_nothing_of_owners(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        until(lambda: states(mine) == {"owner"})
+        mine.shutdown()
+        assert states(mine) == {"unknown"}
+        (told,) = mine.registrations()
+        assert (told.owner, told.code) == (None, "NOT_CONNECTED")
+
     def test_engine_that_is_gone_shows(self, engine: LoopbackEngine, worker: Worker) -> None:
         mine = worker("mine", keep_registered=False)
         engine.stop_listening()
         until(lambda: not mine.health().connected)
-        assert states(mine) == {"missing"}
+        assert states(mine) == {"unknown"}
         assert mine.health().zombie is None
         engine.listen()
         until(lambda: mine.health().connected)

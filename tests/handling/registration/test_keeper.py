@@ -164,7 +164,7 @@ class TestStandby:
         first, second = worker("first"), worker("second")
         until(lambda: standing(second)[0] == "standby")
         engine.stop_listening()
-        until(lambda: standing(first)[0] == "missing")
+        until(lambda: standing(first)[0] == "unknown")
         (told,) = first.registrations()
         assert told.code == "NOT_CONNECTED"
         assert told.remedy is not None

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
@@ -42,7 +43,6 @@ from iii_resilience.handling.decorators.store_errors import (
 )
 from iii_resilience.handling.decorators.wrapper import (
     IncomingCall,
-    is_async,
     not_bare,
     takes,
     wrap,
@@ -159,7 +159,7 @@ def idempotent(
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
             handler,
-            partial(guard.steps_in_transaction, awaits=is_async(handler)),
+            partial(guard.steps_in_transaction, awaits=is_coroutine_function(handler)),
             name="idempotent",
             function_id=function_id,
             hidden=_TRANSACTION,

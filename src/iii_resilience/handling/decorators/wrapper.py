@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.decorator_order import mark_wrapped, wrapped_by
 from iii_resilience.core.effects import Steps, drive, drive_async
 from iii_resilience.handling.handler_errors import PermanentError
@@ -137,7 +138,7 @@ def wrap(
         return _WrappedCall(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
-    if is_async(handler):
+    if is_coroutine_function(handler):
 
         @functools.wraps(handler)
         async def wrapper_async(*args: Any, **kwargs: Any) -> Any:
@@ -168,12 +169,6 @@ def wrap(
 class _WrappedCall:
     steps: Steps
     run: Callable[..., Any] = attrs.field(repr=False)
-
-
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether a handler is a coroutine function, or an object whose call is one."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is needed
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def takes(handler: object, parameter: str) -> bool:

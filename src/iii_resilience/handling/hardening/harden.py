@@ -19,6 +19,7 @@ from typing import Any
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decorator_order import wrapped_by
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
@@ -108,9 +109,7 @@ class Hardener:
             limit: The function's own limit, None for none, or `SAME_AS_WORKER`.
         """
         call = _with_metadata(handler)
-        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, not called
-        )
+        is_async = is_coroutine_function(handler)
         limited = self._capacity.limit_of(function_id, limit)
         late_starts = starts_late(handler)
         consumes = "consumer" in wrapped_by(handler)

@@ -11,8 +11,7 @@ import asyncio
 import copy
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from iii_resilience.handling.hardening.error_encoding import encode_error
@@ -51,24 +50,31 @@ def harden_hooks(function_id: str, observe: Any) -> Any:
 
 
 def _hardened(function_id: str, name: str, hook: Hook) -> Hook:
-    if _is_async(hook):
-
-        async def on_loop(observer: Any) -> None:
-            with _exits_are_errors(function_id, name):
-                await hook(observer)
-
-        return on_loop
-
-    async def rest(result: Awaitable[Any]) -> None:
-        with _exits_are_errors(function_id, name):
+    async def awaited(result: Awaitable[Any], since: float) -> None:
+        try:
             await result
+        except GeneratorExit:  # the loop ended under the hook
+            raise
+        except BaseException as error:
+            shown = _shown(function_id, name, error, since)
+        else:
+            return
+        raise shown
+
+    async def on_loop(observer: Any) -> None:
+        await awaited(hook(observer), time.monotonic())
 
     def on_thread(observer: Any) -> Any:
-        with _exits_are_errors(function_id, name):
+        since = time.monotonic()
+        try:
             result = hook(observer)
-        return rest(result) if inspect.isawaitable(result) else result
+        except BaseException as error:
+            shown = _shown(function_id, name, error, since)
+        else:
+            return awaited(result, since) if inspect.isawaitable(result) else result
+        raise shown
 
-    return on_thread
+    return on_loop if _is_async(hook) else on_thread
 
 
 def _is_async(hook: Hook) -> bool:
@@ -78,21 +84,14 @@ def _is_async(hook: Hook) -> bool:
     )
 
 
-@contextmanager
-def _exits_are_errors(function_id: str, name: str) -> Iterator[None]:
-    """Whatever a hook raises rejects its observer, and nothing more; it is logged."""
-    since = time.monotonic()
-    try:
-        yield
-    except GeneratorExit:  # the loop ended under the hook
-        raise
-    except BaseException as error:
-        if any(one.__name__ == _REJECTION for one in type(error).__mro__):
-            raise  # an answer, no failure: its code travels as it is
-        if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
-            raise
-        worker_events.hook_failed(function_id, name, error)
-        raise encode_error(error, since=since) from None
+def _shown(function_id: str, name: str, error: BaseException, since: float) -> BaseException:
+    """What the SDK is to see of what a hook raised: it rejects the observer, and nothing more."""
+    if any(one.__name__ == _REJECTION for one in type(error).__mro__):
+        return error  # an answer, no failure: its code travels as it is
+    if isinstance(error, asyncio.CancelledError) and _cancelled_from_outside():
+        return error
+    worker_events.hook_failed(function_id, name, error)
+    return encode_error(error, since=since)
 
 
 def _cancelled_from_outside() -> bool:

@@ -28,7 +28,8 @@ class RegistrationState(StrEnum):
     REJECTED = "rejected"
     """The engine has refused it."""
     UNKNOWN = "unknown"
-    """It was not looked at yet, or the engine does not answer that question."""
+    """It was not looked at yet, the engine does not answer that question, or this worker is not
+    connected (`code` says so)."""
 
 
 @attrs.frozen

@@ -21,6 +21,7 @@ from typing import Any
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.observers import where
 from iii_resilience.handling.registration.entries import (
@@ -208,10 +209,10 @@ class KeptClient:
             self.disconnected()
 
     def disconnected(self) -> None:
-        """Nothing stands while the client is not connected."""
+        """A client that is not connected owns nothing, and cannot know who does."""
         if not self.connection.closed:
             for entry in (*self._served.functions(), *self._served.triggers()):
-                entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
+                entry.set_state(RegistrationState.UNKNOWN, code=NotConnectedError.code)
 
     @property
     def answers(self) -> bool:
