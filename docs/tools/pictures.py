@@ -17,7 +17,7 @@ from drawing import COLOURS, Box, Picture, Plot
 
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.guards.breaker import Breaker
-from iii_resilience.core.guards.budget import Budget
+from iii_resilience.core.guards.budget import Budget, PermitBucket
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 _SEED = 26
@@ -203,25 +203,25 @@ def jitter() -> str:
     return plot.svg()
 
 
-def _load(rate: float, budget: Budget | None, attempts: int = 4) -> float:
-    """Attempts per call when a share of all attempts fails; 200 calls a second for a minute."""
+def _load(rate: float, bucket: PermitBucket | None, attempts: int = 4) -> float:
+    """Attempts per call when a share of all attempts fails; 200 calls a second for five minutes."""
     random = Random(_SEED)
-    window = None if budget is None else budget.window_for()
-    calls = sent = 0
-    for tick in range(12_000):
-        now = tick / 200
-        calls += 1
-        if window is not None:
-            window.called(now)
+    calls, sent = 60_000, 0
+    for call in range(calls):
+        now, permits = call / 200, 0
+        succeeded = random.random() >= rate
         sent += 1
-        for _ in range(attempts - 1):
-            if random.random() >= rate:
+        while not succeeded and permits + 1 < attempts:
+            if bucket is not None and not bucket.reserve(now):
                 break
-            if window is not None:
-                if not window.reserve(now):
-                    break
-                window.spend(now)
+            permits += 1
             sent += 1
+            succeeded = random.random() >= rate
+        if bucket is not None:
+            if succeeded:
+                bucket.succeeded(permits)
+            else:
+                bucket.gave_up(now, permits)
     return sent / calls
 
 
@@ -233,13 +233,11 @@ def budget() -> str:
         ("attempts per call", 1, 4.2),
         ((0, 20, 40, 60, 80, 100), (1, 2, 3, 4)),
     )
-    rates = [step / 20 for step in range(21)]
-    for place, (name, given) in enumerate(
-        (("4 attempts, no budget", None), ("4 attempts, default budget (20 % + 10/s)", Budget()))
-    ):
-        fresh: Callable[[], Budget | None] = (lambda: None) if given is None else Budget
-        values = [(100 * rate, _load(rate, fresh())) for rate in rates]
-        plot.curve(values, COLOURS[1 - place], name, place)
+    rates = [step / 40 for step in range(41)]
+    without = [(100 * rate, _load(rate, None)) for rate in rates]
+    within = [(100 * rate, _load(rate, Budget().bucket_for())) for rate in rates]
+    plot.curve(without, COLOURS[1], "4 attempts, no budget", 0)
+    plot.curve(within, COLOURS[0], "4 attempts, default budget", 1)
     return plot.svg()
 
 
