@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from iii import InitOptions, register_worker
 from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
 from support.real_engine import RealEngine
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.sqlite_files import opened
 from support.waiting import until
 
 from iii_resilience import discover
@@ -38,7 +38,7 @@ __all__ = ["postgres_server", "redis_server"]
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.long,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(int(1800 * float(os.environ.get("III_KILLS_PATIENCE", "1")))),
     pytest.mark.skipif(
         not (os.environ.get("III_ENGINE") and os.environ.get("III_QUEUE_WORKER")),
         reason="needs the engine's and the queue worker's program: III_ENGINE, III_QUEUE_WORKER",
@@ -49,6 +49,8 @@ WORKER = Path(__file__).parents[1] / "handling" / "decorators" / "kills_worker.p
 MESSAGES = int(os.environ.get("III_KILLS_MESSAGES", "1000"))
 KILLS = int(os.environ.get("III_KILLS_KILLS", "20"))
 RESTARTS = int(os.environ.get("III_KILLS_RESTARTS", "5"))
+# How many times as long as an idle machine needs everything may take.
+PATIENCE = float(os.environ.get("III_KILLS_PATIENCE", "1"))
 # A delivery that an engine took with it is delivered again after this, and not before.
 TIMEOUT_MS = 20_000
 FAULTS = ("stall", "full", "restart")
@@ -86,7 +88,7 @@ class World:
                 server.execute("CREATE TABLE effects (n integer)")
         else:
             self.store = SqliteStore(folder / "store.db")
-            with sqlite3.connect(folder / "store.db") as connection:
+            with opened(folder / "store.db") as connection:
                 connection.execute("CREATE TABLE effects (n INTEGER)")
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -126,7 +128,7 @@ class World:
             with client:
                 found = client.hgetall("effects")
             return Counter({int(n): int(times) for n, times in found.items()})
-        with sqlite3.connect(self.folder / "store.db") as connection:
+        with opened(self.folder / "store.db") as connection:
             return Counter(n for (n,) in connection.execute("SELECT n FROM effects"))
 
     def parked(self) -> list[int]:
@@ -250,11 +252,14 @@ def test_nothing_is_lost_and_no_effect_inside_comes_twice(
         if disturber.ident is not None:
             disturber.join()
         wanted = Counter(numbers["inside"])
-        until(patiently(lambda: set(world.inside()) == set(wanted)), 400)
-        until(patiently(lambda: world.parked() == sorted(numbers["refused"])), 120)
-        until(patiently(lambda: world.dead("doomed") == sorted(numbers["busy"])), 120)
+        until(patiently(lambda: set(world.inside()) == set(wanted)), 400 * PATIENCE)
+        until(patiently(lambda: world.parked() == sorted(numbers["refused"])), 120 * PATIENCE)
+        until(patiently(lambda: world.dead("doomed") == sorted(numbers["busy"])), 120 * PATIENCE)
         outside = set(numbers["outside"])
-        until(lambda: {e["n"] for e in world.log() if e["event"] == "effect"} >= outside, 120)
+        until(
+            lambda: {e["n"] for e in world.log() if e["event"] == "effect"} >= outside,
+            120 * PATIENCE,
+        )
         time.sleep(1.5 * TIMEOUT_MS / 1000)  # what was delivered twice comes until then
         assert world.inside() == wanted
         assert world.parked() == sorted(numbers["refused"])
@@ -290,7 +295,7 @@ def strike(world: World) -> Counter[str]:
     world.start_worker()
     done: Counter[str] = Counter()
     for number, disaster in enumerate(disasters, 1):
-        end = time.monotonic() + 30  # not for ever: the rest may wait for a lease
+        end = time.monotonic() + 30 * PATIENCE  # not for ever: the rest may wait for a lease
         while world.ended() < number * share and time.monotonic() < end:
             time.sleep(0.05)
         done[disaster] += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import pytest
 from iii import InitOptions, register_worker
 from support.paths import ROOT
 from support.real_sdk import InvocationError, needs
+from support.sqlite_files import opened
 from support.waiting import until
 from typer.testing import CliRunner
 
@@ -578,7 +578,7 @@ class TestDeadLetters:
 def test_workers_killed_and_queue_restarted_lose_nothing(world: World, tmp_path: Path) -> None:
     """The short form of tests/handling/decorators/test_consumer_kills.py."""
     file = tmp_path / "store.db"
-    with sqlite3.connect(file) as connection:
+    with opened(file) as connection:
         connection.execute("CREATE TABLE effects (n INTEGER)")
     world.define(max_retries=60, concurrency=10, timeout=60.0)
     kinds = {n: ("inside", "outside", "refused")[n % 3] for n in range(60)}
@@ -621,7 +621,8 @@ def test_workers_killed_and_queue_restarted_lose_nothing(world: World, tmp_path:
         until(lambda: all(one.parked_at is not None for one in parked.records()), 60)
     finally:
         kill(worker)
-    inside = [n for (n,) in sqlite3.connect(file).execute("SELECT n FROM effects")]
+    with opened(file) as connection:
+        inside = [n for (n,) in connection.execute("SELECT n FROM effects")]
     assert sorted(inside) == [n for n, kind in kinds.items() if kind == "inside"]
     effects, begun, ended = events("effect"), events("begin"), events("end")
     for n, kind in kinds.items():

@@ -26,7 +26,8 @@ from iii_resilience import (
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.pending_calls import InFlightCalls, SendRefused
+from iii_resilience.sdk.pending_calls import AT_ONCE, InFlightCalls
+from iii_resilience.sdk.send_check import SendRefused
 from iii_resilience.sdk.versions import sdk_of
 
 QUICK = RetryPolicy(ready_timeout=0.2)
@@ -348,7 +349,65 @@ class TestPace:
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(isinstance(result, MissingError) for result in results) == 1
         assert results.count({"n": 1}) == self.CALLS - 1
-        assert sent_before_the_news[0] < 10
+        assert sent_before_the_news[0] <= 3 * AT_ONCE
+
+    async def test_calls_leave_one_at_a_time_after_a_loss(
+        self, client: Any, worker: Resilient
+    ) -> None:
+        in_flight, sent = worker._connection.in_flight, 0
+        most: list[int] = []
+
+        async def answer(request: dict[str, Any]) -> Any:
+            nonlocal sent
+            sent += 1
+            if sent == 1:
+                asyncio.get_running_loop().call_soon(iteration_ended)
+            return request["payload"]
+
+        def iteration_ended() -> None:
+            nonlocal sent
+            most.append(sent)
+            sent = 0
+
+        async def burst() -> None:
+            busy = threading.Event()
+            worker._connection.loop.call_soon_threadsafe(busy.wait, 5)
+            calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(12)]
+            while len(in_flight) < len(calls):
+                await asyncio.sleep(0.001)
+            busy.set()
+            await asyncio.gather(*calls)
+
+        await worker.trigger_async(CALL)
+        client.answer = answer
+        await burst()
+        assert max(most) == AT_ONCE
+        most.clear()
+        in_flight.pace()
+        await burst()
+        assert max(most) == 1
+
+    async def test_loop_is_woken_once_for_calls_that_come_together(
+        self, client: Any, worker: Resilient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await worker.trigger_async(CALL)
+        loop, in_flight = worker._connection.loop, worker._connection.in_flight
+        woken: list[Any] = []
+        wake = loop.call_soon_threadsafe
+        busy = threading.Event()
+        wake(busy.wait, 5)
+
+        def counted(what: Any, *more: Any) -> Any:
+            woken.append(what)
+            return wake(what, *more)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(20)]
+        while len(in_flight) < len(calls):
+            await asyncio.sleep(0.001)
+        assert woken == [in_flight._send_waiting]
+        busy.set()
+        assert await asyncio.gather(*calls) == [{"n": 1}] * 20
 
     async def test_each_leaves_in_context_of_its_caller(
         self, client: Any, worker: Resilient
@@ -466,14 +525,14 @@ class TestEnd:
         """The loop takes the call, and is blocked until its time is over before it sends it."""
         in_flight = self.in_flight(client, self.fine)
         in_flight._may_cancel = may_cancel
-        depart, busy = in_flight._submit, threading.Event()
+        depart, busy = in_flight._send_waiting, threading.Event()
 
-        def depart_and_block(*flight: Any) -> None:
-            depart(*flight)
+        def depart_and_block() -> None:
+            depart()
             client.loop.call_soon(busy.wait, 5)
             client.loop._ready.rotate(1)  # before the first step of the task that was just made
 
-        in_flight._submit = depart_and_block  # type: ignore[method-assign, assignment]
+        in_flight._send_waiting = depart_and_block  # type: ignore[method-assign]
         with pytest.raises(NotConnectedError, match="nothing was sent"):
             in_flight.send(CALL, seconds=0.1)
         busy.set()

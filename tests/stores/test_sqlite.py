@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sqlite_files import opened
 
 from iii_resilience.stores import SqliteStore, State, StoreUnavailableError
 
@@ -36,7 +38,7 @@ def claim(store: SqliteStore, lease: float = KEEP) -> int:
 
 
 def effects(path: Path) -> list[int]:
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS effects (n INTEGER)")
         return [n for (n,) in connection.execute("SELECT n FROM effects")]
 
@@ -190,7 +192,7 @@ def test_rows_whose_time_is_over_leave_file(store: SqliteStore, path: Path) -> N
     time.sleep(0.05)
     for _ in range(10):
         store.delivered("m", keep=KEEP)
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
 
 
@@ -230,3 +232,13 @@ def test_handlers_row_factory_ends_with_its_transaction(store: SqliteStore) -> N
     transaction.handle.text_factory = bytes
     transaction.rollback()
     assert state(store) is State.RUNNING
+
+
+def test_dropped_store_leaves_no_open_connection(path: Path) -> None:
+    store = SqliteStore(path)
+    assert state(store) is State.CLAIMED
+    (connection,) = store._connections._idle
+    del store
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

@@ -63,7 +63,7 @@ class PostgresServer:
         options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
         self._postmaster = subprocess.Popen(
             [
-                *_as_postgres(),
+                *as_postgres(),
                 str(PROGRAMS / "postgres"),
                 f"-D{self.data}",
                 f"-k{self.folder}",
@@ -129,14 +129,15 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         assert PROGRAMS is not None, MISSING
         subprocess.run(
-            [*_as_postgres(), str(PROGRAMS / program), f"-D{self.data}", *arguments],
+            [*as_postgres(), str(PROGRAMS / program), f"-D{self.data}", *arguments],
             cwd=self.folder,
             check=True,
             stdout=subprocess.DEVNULL,
         )
 
 
-def _as_postgres() -> list[str]:
+def as_postgres() -> list[str]:
+    """What makes a program run as `postgres`, before its own words."""
     if os.geteuid() != 0:
         return []
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]

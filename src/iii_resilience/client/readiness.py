@@ -143,6 +143,7 @@ class Readiness:
 
     def invalidate(self, key: Key) -> None:
         """A call ended in a way that says its worker may be gone: with it all of its functions."""
+        self._connection.in_flight.pace()
         with self._lock:
             self.generation += 1
             owner = self.known.pop(key, None)
@@ -206,6 +207,7 @@ class Readiness:
                 if not waiters and self._asking.get(key) is waiters:
                     del self._asking[key]
                     return
+            self._connection.in_flight.pace()  # those who wait will leave together
             await asyncio.sleep(pause)
             pause = min(_ASK_AGAIN_MOST, 1.5 * pause)
         self._let_go(key, waiters, there=False)

@@ -26,8 +26,8 @@ from iii_resilience.retry.retried_call import RetriedCall
 from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
-from iii_resilience.sdk.pending_calls import SendRefused
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
+from iii_resilience.sdk.send_check import SendRefused
 
 _PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
 _DEADLINE = "the policy's deadline"
@@ -114,27 +114,27 @@ class TriggerCall:
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 if not drive(plan.ready.wait(key, max(0.0, until - time.monotonic()))):
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = plan.connection.in_flight.send(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -144,28 +144,28 @@ class TriggerCall:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 seconds = max(0.0, until - time.monotonic())
                 if not await drive_async(plan.ready.wait(key, seconds)):
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = await plan.connection.in_flight.send_async(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -249,25 +249,26 @@ class TriggerCall:
 
     # The parts of an attempt.
 
-    def _is_quick(self) -> bool:
-        """Whether this is a first attempt like most: to a known function, with nothing to wait for.
+    def _first_fields(self) -> tuple[dict[str, Any], float] | None:
+        """As `_next_fields`, for a first attempt like most; else None.
 
-        The rest of such an attempt costs little beside the call itself.
+        It goes to a known function, with nothing to wait for, and no time has passed yet. The rest
+        of such an attempt costs little beside the call itself.
         """
-        if self.request.bytes is not None and not self._inherits:
-            key, ready = self._key, self.plan.ready
-            known = key is None or ready.unchecked or key in ready.known
-            return known and self.plan.connection.seems_up()
-        return False
-
-    def _first_fields(self) -> tuple[dict[str, Any], float]:
-        """As `_next_fields`, for an attempt that `_is_quick`: no time has passed yet."""
-        request, plan = self.request, self.plan
+        request, plan, options = self.request, self.plan, self.options
+        key, ready = self._key, plan.ready
+        if (
+            request.bytes is None
+            or self._inherits
+            or not (key is None or ready.unchecked or key in ready.known)
+            or not plan.connection.seems_up()
+        ):
+            return None
         if (
             request.timeout_ms is not None
             or request.action is not None
             or "metadata" in request.fields
-            or self.options.idempotency_key is not None
+            or options.idempotency_key is not None
         ):
             return self._next_fields()
         self._sent = True

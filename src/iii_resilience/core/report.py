@@ -293,8 +293,11 @@ def already_retried(error: BaseException, *, since: float) -> bool:
         since: Monotonic time of the attempt's start in seconds. What was given up before it was
             given up by another call: some programs raise one object again and again.
     """
-    record = _record(error)
-    if record is None and error.__cause__ is None and not isinstance(error, BaseExceptionGroup):
+    if (
+        error.__cause__ is None
+        and _ATTRIBUTE not in error.__dict__
+        and not isinstance(error, BaseExceptionGroup)
+    ):
         return False  # like most
     causes = [error]
     for _ in range(_CAUSES_LOOKED_AT):

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from iii_resilience.sdk import trigger_registration
 from iii_resilience.sdk.event_loops import call_soon
-from iii_resilience.sdk.pending_calls import SendCheck, unsent
+from iii_resilience.sdk.send_check import SendCheck, unsent
 
 POLL = 0.02
 """Seconds between two looks at what an SDK does not report."""

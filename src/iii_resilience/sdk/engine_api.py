@@ -72,6 +72,10 @@ def call_engine(
     return client.call(request)
 
 
+def _trigger(item: Mapping[str, Any]) -> tuple[str, str]:
+    return str(item.get("id")), str(item.get("trigger_type"))
+
+
 @attrs.frozen
 class FunctionStatus:
     """The engine's answer to the question for one function.
@@ -109,11 +113,7 @@ class FunctionStatus:
             there=True,
             owner=owner if isinstance(owner, str) else None,
             forbidden=error is not None,
-            triggers=None
-            if triggers is None
-            else tuple(
-                (str(trigger.get("id")), str(trigger.get("trigger_type"))) for trigger in triggers
-            ),
+            triggers=None if triggers is None else tuple(map(_trigger, triggers)),
         )
 
 

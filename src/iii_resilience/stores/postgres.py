@@ -25,6 +25,7 @@ from iii_resilience.stores.postgres_connections import (
     refuse_transaction_pooling,
     settings,
 )
+from iii_resilience.stores.postgres_in_transaction import KeysInTransaction
 from iii_resilience.stores.postgres_listener import PostgresListener
 from iii_resilience.stores.postgres_schema import PostgresSchema
 from iii_resilience.stores.postgres_transaction import PostgresTransaction
@@ -209,6 +210,21 @@ class PostgresStore:
     def watch(self, slot: str) -> Future[float]:
         """See `Watches.watch`."""
         return self._listener.watch(slot)
+
+    def in_transaction(self, connection: Any) -> KeysInTransaction:
+        """Keys that a transaction of your own commits, together with your rows.
+
+        Args:
+            connection: A psycopg connection to the same database, or what holds one: a connection
+                or session of SQLAlchemy, a connection of Django.
+
+        Raises:
+            TypeError: It holds none.
+            StoreUnavailableError: The store's schema cannot be looked at.
+        """
+        with self._operations.lent():  # the schema is there from now on
+            pass
+        return KeysInTransaction(connection, self._schema.statement, self._schema.name)
 
     # Messages.
 

@@ -90,6 +90,11 @@ class SqliteConnections:
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        # A store that was dropped without `close`; from 3.13 on Python warns of open connections.
+        with suppress(Exception):  # half made, or at the end of the interpreter
+            self.close()
+
     def take(self, *, caches: bool = True) -> FileConnection:
         """A connection that nothing else uses, until `give_back`.
 

@@ -350,6 +350,8 @@ class Interrupter:
 def interrupted_at(nth: int, work: Callable[[], object]) -> bool:
     """Whether the work was still going on at its nth instruction."""
     before = sys.gettrace()
+    # Python 3.12 traces instructions only if a frame wanted them before `settrace` was called.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(Interrupter(nth))
     try:
         work()

@@ -17,6 +17,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from support.sqlite_files import opened
 
 from iii_resilience import classify, resilient
 from iii_resilience.core.codes.model import Category
@@ -532,13 +533,13 @@ def test_result_that_could_not_be_kept_is_transient_error(
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "effects.db"
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("CREATE TABLE effects (id TEXT, n INTEGER CHECK (n < 100))")
     return path
 
 
 def effects(path: Path) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         return connection.execute("SELECT id FROM effects").fetchall()
 
 

@@ -36,7 +36,7 @@ class SimulatedError(Exception):
         self.code = code
         self.message = message
         self.function_id = function_id
-        super().__init__(message)
+        super().__init__(f"{code}: {message}")  # as the SDK words it
 
 
 def not_found(function_id: str) -> SimulatedError:

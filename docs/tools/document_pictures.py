@@ -1,7 +1,7 @@
 """Draw the diagrams and plots of the documents: `make pictures`.
 
-    python docs/tools/pictures.py          # write docs/pictures/*.svg
-    python docs/tools/pictures.py --check  # exit with 1 if a picture is stale
+    python docs/tools/document_pictures.py          # write docs/pictures/*.svg
+    python docs/tools/document_pictures.py --check  # exit with 1 if a picture is stale
 
 The plots come from the library's own classes, with a fixed seed: the same code draws the same file.
 """
