@@ -8,9 +8,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import document_pictures
 import layers_picture
 import links
-import document_pictures
 import pytest
 import reference_pages
 from support.paths import DOCS, PACKAGE, PAGES, ROOT

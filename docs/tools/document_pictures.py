@@ -15,7 +15,6 @@ from random import Random
 
 from drawing import COLOURS, Box, Picture, Plot
 
-from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget, PermitBucket
 
@@ -139,70 +138,6 @@ def nested() -> str:
     return plot.svg()
 
 
-def backoff() -> str:
-    """The default schedule: ceiling, and what each jitter draws."""
-    plot = Plot(
-        "Delay before each retry, default schedule (base 0.2 s, factor 2, cap 20 s)",
-        ("retry", 0.5, 8.5),
-        ("delay in seconds", 0, 22),
-        (range(1, 9), (0, 5, 10, 15, 20)),
-    )
-    schedule = Backoff()
-    retries = range(8)
-    ceiling = [(retry + 1.0, schedule.ceiling(retry)) for retry in retries]
-    half = [(x, y / 2) for x, y in ceiling]
-    plot.area(
-        [plot.at(*pair) for pair in [*ceiling, *((x, 0.0) for x, _ in ceiling[::-1])]], COLOURS[0]
-    )
-    plot.area([plot.at(*pair) for pair in [*ceiling, *half[::-1]]], COLOURS[1])
-    random = Random(_SEED)
-    for retry in retries:
-        for _ in range(40):
-            value = schedule.delay(retry, random.random)
-            plot.dot(plot.at(retry + 1 + (random.random() - 0.5) * 0.3, value), COLOURS[0])
-    plot.curve(ceiling, "#334", "ceiling (jitter none)", 0)
-    plot.curve(half, COLOURS[1], "equal jitter: upper half", 1, dashed=True)
-    plot.curve(
-        [(x, y / 2) for x, y in ceiling],
-        COLOURS[0],
-        "full jitter: the dots, mean half",
-        2,
-        dashed=True,
-    )
-    return plot.svg()
-
-
-def jitter() -> str:
-    """When the retries of clients that failed together arrive."""
-    clients, width = 1000, 0.05
-    plot = Plot(
-        f"Retries per {width * 1000:g} ms after {clients} calls fail at the same moment",
-        ("seconds after the failure", 0, 2),
-        ("retries", 0, 500),
-        ((0, 0.5, 1, 1.5, 2), (0, 100, 200, 300, 400, 500)),
-        legend=440,
-    )
-    for place, (name, kind) in enumerate(
-        (("no jitter", "none"), ("full jitter (default)", "full"))
-    ):
-        schedule = Backoff(jitter=kind)
-        random = Random(_SEED)
-        counts = [0] * int(2 / width)
-        for _ in range(clients):
-            at = 0.0
-            for retry in range(3):
-                at += schedule.delay(retry, random.random) or 1e-6
-                if at < len(counts) * width:
-                    counts[int(at / width + 1e-9)] += 1
-        colour = COLOURS[1 if kind == "none" else 0]
-        steps: list[tuple[float, float]] = []
-        for index, count in enumerate(counts):
-            steps += [(index * width, count), ((index + 1) * width, count)]
-        plot.curve(steps, colour, name, place)
-    plot.text((510, 96), "1000 at once, three times", size=12, fill=COLOURS[1])
-    return plot.svg()
-
-
 def _load(rate: float, bucket: PermitBucket | None, attempts: int = 4) -> float:
     """Attempts per call when a share of all attempts fails; 200 calls a second for five minutes."""
     random = Random(_SEED)
@@ -301,8 +236,6 @@ DRAWN: dict[str, Callable[[], str]] = {
     "call.svg": call_states,
     "breaker.svg": breaker_states,
     "nested.svg": nested,
-    "backoff.svg": backoff,
-    "jitter.svg": jitter,
     "budget.svg": budget,
     "deadline.svg": deadline,
     "deploy.svg": deploy,
