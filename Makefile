@@ -86,7 +86,7 @@ coverage: $(STAMP) ## 3 min: run the core's tests; fails unless each of its bran
 	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
 
 # Takes the better part of an hour on two cores; docs/correctness.md says how to read the result.
-mutate: $(STAMP) ## 1 h: change what has no I/O in one place at a time; fails below 90 % noticed
+mutate: $(STAMP) ## 1 h: change the core in one place at a time; fails below 90 % noticed
 	nice -n 10 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python benchmarks/mutation_score.py
 
@@ -104,7 +104,7 @@ schema: $(STAMP) ## 1 s: write the schemas of policy and scenario files from the
 # docs/layers.svg, from the table that tests/test_layers.py enforces; the others from the code.
 pictures: $(STAMP) ## 1 min: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
-	$(BIN)/python docs/tools/pictures.py
+	$(BIN)/python docs/tools/document_pictures.py
 	$(BIN)/python docs/tools/policy_plots.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.
