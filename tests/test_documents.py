@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 import document_pictures
-import policy_plots
 import layers_picture
 import links
+import policy_plots
 import pytest
 import reference_pages
 from support.paths import DOCS, PACKAGE, PAGES, ROOT
