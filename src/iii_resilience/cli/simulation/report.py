@@ -5,7 +5,6 @@ Knows nothing of terminals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import attrs

@@ -91,12 +91,17 @@ def _quiet() -> Iterator[None]:
         stack.callback(logger.setLevel, level)
         logger.setLevel(logging.CRITICAL + 1)
         stack.enter_context(patch.object(random, "random", _draw))
+        stack.enter_context(patch.object(random, "uniform", _uniform))  # tenacity's
         yield
 
 
 def _draw() -> float:
     trace = current_trace.get()
     return 0.5 if trace is None else trace.random.random()
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * _draw()
 
 
 class _Run:
