@@ -11,7 +11,6 @@ from support.paths import ROOT
 from iii_resilience import PolicyBook, RetryPolicy, load_policies
 from iii_resilience.config.lint import lint
 
-
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
