@@ -45,7 +45,7 @@ def _ours(*, broken: bool) -> Guard:
         raise AssertionError("a policy with a breaker has a guard")
     if broken:
         _break(lambda: guard.attempt(_fails, None, []))
-    return lambda function: guard.first_attempt(function, (), {}, 0.0, None, [])
+    return lambda function: guard.attempt(function, None, [])
 
 
 def _pybreaker(*, broken: bool) -> Guard:

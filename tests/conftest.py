@@ -12,12 +12,15 @@ from unittest.mock import patch
 import attrs
 import pytest
 from hypothesis import Phase, settings
+from support.observers import observer_faults
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
 from iii_resilience.config.default_book import default_book
-from iii_resilience.core import system_clock
+from iii_resilience.core import observers, system_clock
 from iii_resilience.core.guards.scopes import forget_all
+
+__all__ = ["observer_faults"]
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("default-deadline-off", deadline=None)
@@ -33,6 +36,15 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK writes into the home directory, and its telemetry looks for an engine."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OTEL_ENABLED", "false")
+
+
+@pytest.fixture(autouse=True)
+def observers_are_sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What an observer raises is kept from the calls, so a test would not notice it otherwise."""
+    expected = "observer_faults" in request.fixturenames
+    observers._reported.clear()
+    yield
+    assert expected or not observers._reported
 
 
 @pytest.fixture(autouse=True)

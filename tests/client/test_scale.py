@@ -28,7 +28,7 @@ def no_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("iii_resilience"), "disabled", True)
 
 
-def test_a_thousand_calls_wait_at_once_and_each_finishes_after_its_delay() -> None:
+def test_a_thousand_calls_wait_each_its_own_delay() -> None:
     backoff = Backoff(base=0.6, jitter="equal")
     policy = RetryPolicy(backoff=backoff, budget=Budget(burst=1e6), deadline=60.0)
     failed: dict[int, float] = {}
@@ -55,7 +55,7 @@ def test_a_thousand_calls_wait_at_once_and_each_finishes_after_its_delay() -> No
     assert most == 1_000
 
 
-def test_sixty_four_threads_share_a_budget_and_a_breaker_and_every_call_counts() -> None:
+def test_sixty_four_threads_share_budget_and_breaker() -> None:
     budget = Budget(ratio=0.0, burst=100, min_per_second=0.0)
     breaker = Breaker(min_calls=10**9, window=1000.0)
     policy = RetryPolicy(attempts=2, backoff=WITHOUT_WAIT, budget=budget, breaker=breaker)
@@ -93,7 +93,7 @@ def test_sixty_four_threads_share_a_budget_and_a_breaker_and_every_call_counts()
     assert circuit._phase.outcomes.failures == 64 * 10  # type: ignore[union-attr]
 
 
-def test_each_of_ten_thousand_functions_has_a_circuit_of_its_own_and_takes_little() -> None:
+def test_ten_thousand_functions_have_own_small_circuits() -> None:
     breaker = Breaker(min_calls=1, open=1e6)
     decorate = iii_retry(idempotent=True, attempts=1, breaker=breaker)
     tracemalloc.start()
@@ -129,7 +129,7 @@ ENDS = pytest.mark.parametrize(
 
 
 @ENDS
-def test_failures_leave_nothing_to_the_garbage_collector(raised: list[type[Exception]]) -> None:
+def test_failures_leave_nothing_to_garbage_collector(raised: list[type[Exception]]) -> None:
     policy = RetryPolicy(attempts=2, backoff=WITHOUT_WAIT, budget=PLENTY)
 
     @iii_retry(idempotent=True, policy=policy)
@@ -153,7 +153,7 @@ def test_failures_leave_nothing_to_the_garbage_collector(raised: list[type[Excep
 
 
 @ENDS
-async def test_failures_of_coroutines_leave_nothing_to_the_garbage_collector(
+async def test_failures_of_coroutines_leave_no_garbage(
     raised: list[type[Exception]],
 ) -> None:
     policy = RetryPolicy(attempts=2, backoff=WITHOUT_WAIT, budget=PLENTY)
@@ -178,7 +178,7 @@ async def test_failures_of_coroutines_leave_nothing_to_the_garbage_collector(
         gc.enable()
 
 
-def test_what_is_kept_does_not_grow_with_the_calls_and_failures() -> None:
+def test_what_is_kept_does_not_grow_with_calls_and_failures() -> None:
     policy = RetryPolicy(attempts=1, breaker=Breaker(min_calls=10**9))
 
     @iii_retry(idempotent=True, policy=policy)

@@ -96,7 +96,7 @@ async def cancelled_after(steps: int, call: Call) -> str:
 @pytest.mark.parametrize(
     ("form", "timed"), [(as_decorated, False), (as_decorated, True), (as_a_loop, False)]
 )
-async def test_whenever_it_is_cancelled_a_call_ends_and_gives_everything_back(
+async def test_cancelled_anywhere_call_gives_everything_back(
     form: Callable[[Guarded, Call], Call], timed: bool
 ) -> None:
     ends: list[str] = []
@@ -124,7 +124,7 @@ async def test_whenever_it_is_cancelled_a_call_ends_and_gives_everything_back(
 
 
 @pytest.mark.parametrize("form", [as_decorated, as_a_loop])
-async def test_a_call_that_is_cancelled_in_front_of_a_full_bulkhead_leaves_the_queue(
+async def test_cancelled_in_front_of_full_bulkhead_leaves_queue(
     form: Callable[[Guarded, Call], Call],
 ) -> None:
     guarded = Guarded()
@@ -150,7 +150,7 @@ async def test_a_call_that_is_cancelled_in_front_of_a_full_bulkhead_leaves_the_q
     assert guarded.held() == NOTHING
 
 
-async def test_a_cancelled_probe_leaves_its_slot_to_the_next_call() -> None:
+async def test_cancelled_probe_leaves_its_slot_to_next_call() -> None:
     breaker = Breaker(min_calls=1, open=0.01, probes=1)
     reached = asyncio.Event()
 
@@ -176,7 +176,7 @@ async def test_a_cancelled_probe_leaves_its_slot_to_the_next_call() -> None:
     assert circuit.state is CircuitState.CLOSED
 
 
-def test_a_coroutine_that_is_thrown_away_in_a_delay_gives_its_permit_back() -> None:
+def test_coroutine_discarded_in_delay_returns_its_permit() -> None:
     budget = Budget(ratio=0.0, burst=10, min_per_second=0)
     policy = RetryPolicy(budget=budget, backoff=Backoff(base=20.0, jitter="none"))
 
@@ -195,7 +195,7 @@ def test_a_coroutine_that_is_thrown_away_in_a_delay_gives_its_permit_back() -> N
     assert permits_out(budget) == 0
 
 
-async def test_a_task_group_that_fails_ends_the_retries_of_its_other_tasks() -> None:
+async def test_failing_task_group_ends_retries_of_its_tasks() -> None:
     guarded = Guarded()
     started = time.monotonic()
 
@@ -220,7 +220,7 @@ async def test_a_task_group_that_fails_ends_the_retries_of_its_other_tasks() -> 
     assert time.monotonic() - started < 15
 
 
-async def test_a_cancelled_call_leaves_no_report_and_its_exception_is_the_cancellation() -> None:
+async def test_cancelled_call_raises_cancellation_without_report() -> None:
     @iii_retry(idempotent=True, backoff=Backoff(base=20.0, jitter="none"), budget=None)
     async def function() -> None:
         raise ConnectionResetError

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, safe
 from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.explain import Provenance
@@ -42,7 +42,7 @@ def check(
     ],
     *,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check policy files and print everything that is wrong with them.
 
@@ -92,7 +92,7 @@ def show(
     ] = None,
     *,
     strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the policy a function has, where each value comes from, and its delays."""
     try:
@@ -209,7 +209,7 @@ _REPEATED = {
 
 def _delays(times: RetrySchedule) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("attempt", "delay before it", "if asked to slow down"):
+    for heading in ("attempt", "delay before it", "if throttled"):
         table.add_column(heading, justify="right")
     for step in times.steps:
         if step.attempt == 1:
@@ -226,7 +226,7 @@ def _delays(times: RetrySchedule) -> Table:
 
 
 def _totals(times: RetrySchedule) -> list[str]:
-    slowed = f"{times.throttled_delays:g} s if asked to slow down each time"
+    slowed = f"{times.throttled_delays:g} s if throttled each time"
     return [
         f"Delays together: at most {times.delays:g} s ({slowed}).",
         f"Worst case: a call through the engine ends within {times.ends_within:g} s.",

@@ -5,6 +5,7 @@ Knows nothing of attempts or results.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 from iii_resilience.client.readiness import Key, Readiness
@@ -12,6 +13,7 @@ from iii_resilience.client.request import ENGINE_OWN
 from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.retry.admission import AttemptGuard, guard_for
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import named
 
@@ -70,3 +72,14 @@ class CallPlan:
     def guard(self) -> AttemptGuard:
         """The breaker and bulkhead of the function; only where it is `guarded`."""
         return cast("AttemptGuard", guard_for(self.policy, self.function_id))
+
+    @cached_property
+    def context(self) -> RetryContext:
+        """What the function's calls have in common, should they fail."""
+        return RetryContext(
+            policy=self.policy,
+            name=self.function_id,
+            function_id=self.function_id,
+            bucket=self.bucket,
+            sleeper=self.connection.sleeps,
+        )

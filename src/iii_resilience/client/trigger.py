@@ -23,7 +23,6 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
-from iii_resilience.core.hints import hint
 from iii_resilience.core.policy import RetryPolicy, with_first_guards
 from iii_resilience.core.report import amend, attach_single
 from iii_resilience.retry.retry_context import CallOutcome
@@ -233,8 +232,7 @@ def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
 def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str | None) -> None:
     """Report a request that was refused here as any other failure that is given up."""
     failure = classify(error, function_id=function_id)
-    advice = hint(failure, Reason.NOT_RETRYABLE)
-    attach_single(error, failure, Reason.NOT_RETRYABLE, advice)
+    attach_single(error, failure, Reason.NOT_RETRYABLE)
     refused(function_id or "(none)", failure, error)
 
 

@@ -111,7 +111,7 @@ class PolicySet:
         try:
             return self.policies[name]
         except KeyError:
-            from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes needs it
+            from difflib import get_close_matches  # noqa: PLC0415 - only a mistyped name needs it
 
             near = get_close_matches(name, self.policies, n=1)
             also = f"; did you mean {near[0]!r}?" if near else ""

@@ -9,29 +9,43 @@ from types import TracebackType
 
 import attrs
 
-from iii_resilience.core.codes.model import Execution, strongest
+from iii_resilience.core.codes.model import Execution
+from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.budget import PermitBucket
-from iii_resilience.core.report import Attempt, execution_of
+from iii_resilience.core.report import Attempt, execution_over
 
 
 @attrs.define
 class FailedAttempt:
-    """One failed attempt and the exception it raised, with the traceback of the user's code."""
+    """One failed attempt and the exception it raised, with the traceback of the user's code.
 
-    attempt: Attempt
+    See `core.report.Attempt` for what the first five are.
+    """
+
+    number: int
+    failure: Failure
+    delay: float
+    duration: float
+    sent: bool
     error: Exception = attrs.field(repr=False)
     traceback: TracebackType | None
 
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt as reports show it."""
+        return Attempt(self.number, self.failure, self.delay, self.duration, self.sent)
 
-@attrs.define
+
 class AttemptLog:
     """The attempts of one call, and the permits of its retries.
 
+    Args:
+        begun: Monotonic time of the call's start, in seconds.
+        bucket: Where the permits come from; None where retries need none.
+
     Attributes:
         started: Monotonic time of the last attempt's start, in seconds.
-        bucket: Where the permits come from; None where retries need none.
         failed: The failed attempts, in order.
-        execution: The strongest over them: whether the function may have run.
         stops: How many of them ended in ``invocation_stopped``.
         delay: Seconds waited before the attempt under way.
         sent: Whether it left this process.
@@ -39,20 +53,23 @@ class AttemptLog:
         spent: Permits of retries that were sent and failed.
     """
 
-    started: float
-    bucket: PermitBucket | None
-    failed: list[FailedAttempt] = attrs.field(factory=list)
-    execution: Execution = Execution.NOT_EXECUTED
-    stops: int = 0
-    delay: float = 0.0
-    sent: bool = True
-    permit: bool = False
-    spent: int = 0
+    # Most calls fail once: what they do not change is not written for them.
+    stops = 0
+    delay = 0.0
+    sent = True
+    permit = False
+    spent = 0
 
-    def add(self, failed: FailedAttempt) -> None:
-        """One more attempt has failed."""
-        self.execution = strongest(self.execution, execution_of(failed.attempt))
-        self.failed.append(failed)
+    def __init__(self, begun: float, bucket: PermitBucket | None) -> None:
+        self.begun = begun
+        self.started = begun
+        self.bucket = bucket
+        self.failed: list[FailedAttempt] = []
+
+    @property
+    def execution(self) -> Execution:
+        """The strongest over the attempts: whether the function may have run."""
+        return execution_over(failed.failure for failed in self.failed)
 
     def reserve_permit(self, now: float) -> bool:
         """Whether the next attempt may be sent; its permit is reserved before its delay.
@@ -103,7 +120,7 @@ class AttemptLog:
         """
         permits = self._take_spent(sent=False)
         if self.bucket is not None:
-            if retryable and any(failed.attempt.sent for failed in self.failed):
+            if retryable and any(failed.sent for failed in self.failed):
                 self.bucket.gave_up(now, permits)
             elif permits:
                 self.bucket.abandoned(permits)
@@ -128,6 +145,6 @@ class AttemptLog:
     def shown(self) -> FailedAttempt:
         """The attempt whose exception the caller sees: the last one that was sent, or the last."""
         for failed in reversed(self.failed):
-            if failed.attempt.sent:
+            if failed.sent:
                 return failed
         return self.failed[-1]

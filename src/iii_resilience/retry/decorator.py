@@ -23,20 +23,23 @@ from typing import (
 
 from iii_resilience.config.default_book import Default
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.callables import function_behind, is_coroutine_function
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.breaker import Rejection
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.cancellation import Cancellations
+from iii_resilience.retry.admission import AttemptGuard
+from iii_resilience.retry.cancellation import Cancellations, refuse_other_libraries
 from iii_resilience.retry.loop import RetryLoop
 from iii_resilience.retry.policy_source import (
     Overrides,
     PolicySource,
     ResolvedPolicy,
-    begin,
     qualified_name,
 )
-from iii_resilience.retry.retried_call import deadline_of, user_traceback
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry import meters
 
 if TYPE_CHECKING:
@@ -75,8 +78,10 @@ def iii_retry(
 ) -> Any:
     """Retry a function when it fails with a transient failure.
 
-    Works on functions and methods, sync and async. Without ``idempotent=True`` failures are
-    classified and reported, and never retried.
+    Works on functions and methods, sync and async, and on what stands for one: partials, objects
+    with ``__call__``, mocks, what is marked with `inspect.markcoroutinefunction`. Coroutines need
+    asyncio; under another library the decorated function raises `RuntimeError` at once. Without
+    ``idempotent=True`` failures are classified and reported, and never retried.
 
     Args:
         function: The function, when used as ``@iii_retry`` without parentheses.
@@ -94,13 +99,13 @@ def iii_retry(
         The decorated function, with the same signature; or the decorator.
 
     Raises:
-        TypeError: What is decorated is no function that could be called again, or an option that
-            only means something in `worker.trigger`.
+        TypeError: What is decorated is not a function that could be called again, or an option
+            only has a meaning in `worker.trigger`.
         ValueError: A number out of range. (An unknown policy name: at the first call.)
         ConfigError: ``transient`` names `Exception`, or a class whose exceptions go by code.
 
     The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
-    tell what was tried and what to do instead.
+    return what was tried and what to do instead.
     """
     source = PolicySource("@iii_retry", policy, overrides, idempotent=idempotent)
 
@@ -170,33 +175,30 @@ def _check_target(target: Any) -> bool:
             f"@iii_retry cannot decorate {target!r}: it is not callable. Decorate a function, or "
             "use 'for attempt in retrying(...)' around a block"
         )
-    plain = target
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if not (inspect.isroutine(plain) or isinstance(plain, functools.partialmethod)):
-        plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
+    plain = function_behind(target)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
             f"@iii_retry cannot decorate the generator function {qualified_name(target)}: what it "
             "has yielded cannot be taken back. Decorate the function that makes one item, or "
             "collect the items in a list inside a plain function"
         )
-    return inspect.iscoroutinefunction(plain)
+    return is_coroutine_function(target)
 
 
 # The first attempt of a decorated function is what every success costs, so it is spelled out twice
 # and calls as little as it can, not even a property; benchmarks/RESULTS.md has the figures.
 
 
-def _wrap_sync(  # noqa: C901 - see above
+def _wrap_sync(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     name = qualified_name(function)
     current: ResolvedPolicy | None = None
+    unknown = True  # whether it returns awaitables: the first value other than None shows it
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal current
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - see above
+        nonlocal current, unknown
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
@@ -206,11 +208,28 @@ def _wrap_sync(  # noqa: C901 - see above
         try:
             if guard is None:
                 value = function(*args, **kwargs)
+            elif (circuit := guard.circuit_alone) is not None:
+                ticket = circuit.admit(started)
+                if isinstance(ticket, Rejection):
+                    raise guard.open_error(ticket)
+                try:
+                    value = function(*args, **kwargs)
+                except BaseException as error:
+                    guard.failed(ticket, started, error, classified)
+                    raise
+                ended = clock.monotonic()
+                circuit.succeeded(ticket, ended, ended - started)
             else:
-                deadline = by.policy.deadline
-                value = guard.first_attempt(function, args, kwargs, started, deadline, classified)
+                attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+                value = guard.attempt(attempt, deadline_of(by.policy, started), classified)
         except Exception as error:
-            run = begin(source, by.context(name, started), classified=classified)
+            run = RetriedCall(
+                by.context,
+                started,
+                idempotent=source.idempotent,
+                deadline_at=deadline_of(by.policy, started),
+                classified=classified,
+            )
             run.attempt_failed(error, user_traceback(error))
         except BaseException as error:
             meters.passed(name, started, error)
@@ -220,10 +239,13 @@ def _wrap_sync(  # noqa: C901 - see above
                 bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
+            if unknown and value is not None:
+                unknown = False
+                source.check_returned(name, value)
             return value
-        attempt: Callable[[], Any] = functools.partial(function, *args, **kwargs)
+        attempt = functools.partial(function, *args, **kwargs)
         if guard is not None:
-            attempt = functools.partial(guard.attempt, attempt, run.context.deadline_at, classified)
+            attempt = functools.partial(guard.attempt, attempt, run.deadline_at, classified)
         outcome = run.retry(attempt)
         del run  # it holds the exceptions, and they hold this frame
         error_to_raise = outcome.error
@@ -238,7 +260,7 @@ def _wrap_sync(  # noqa: C901 - see above
     return call
 
 
-def _wrap_async(  # noqa: C901 - see above
+def _wrap_async(  # noqa: C901, PLR0915 - see above
     function: Callable[..., Any], source: PolicySource
 ) -> Callable[..., Any]:
     task_of, get_running_loop = _tasks()
@@ -246,7 +268,7 @@ def _wrap_async(  # noqa: C901 - see above
     current: ResolvedPolicy | None = None
 
     @functools.wraps(function)
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    async def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - see above
         nonlocal current
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
@@ -255,7 +277,8 @@ def _wrap_async(  # noqa: C901 - see above
         bucket = by.bucket
         try:
             task = task_of(get_running_loop())
-        except RuntimeError:  # a coroutine that is driven by hand
+        except RuntimeError:  # a coroutine that is driven by hand, or by another library
+            refuse_other_libraries(name)
             task = None
         cancelled = 0 if task is None else task.cancelling()
         cancellations: Cancellations | None = None
@@ -263,15 +286,28 @@ def _wrap_async(  # noqa: C901 - see above
         try:
             if by.plain:
                 value = await function(*args, **kwargs)
+            elif (circuit := by.circuit_alone) is not None:
+                ticket = circuit.admit(started)
+                if isinstance(ticket, Rejection):
+                    raise cast("AttemptGuard", by.guard).open_error(ticket)
+                try:
+                    value = await function(*args, **kwargs)
+                except BaseException as error:
+                    cast("AttemptGuard", by.guard).failed(ticket, started, error, classified)
+                    raise
+                ended = clock.monotonic()
+                circuit.succeeded(ticket, ended, ended - started)
             else:
                 cancellations = Cancellations(cancelled)
                 attempt = functools.partial(function, *args, **kwargs)
-                value = await _guarded(by, attempt, started, cancellations, classified)
+                value = await _guarded_attempt(by, attempt, started, cancellations, classified)()
         except Exception as error:
             cancellations = cancellations or Cancellations(cancelled)
-            run = begin(
-                source,
-                by.context(name, started),
+            run = RetriedCall(
+                by.context,
+                started,
+                idempotent=source.idempotent,
+                deadline_at=deadline_of(by.policy, started),
                 classified=classified,
                 swallowed=cancellations.swallowed,
             )
@@ -310,24 +346,6 @@ def _tasks() -> tuple[Callable[[Any], asyncio.Task[Any] | None], Callable[[], An
     # `current_task` is written in Python there: this is what it does, in half the time.
     tasks: dict[Any, asyncio.Task[Any]] = vars(asyncio.tasks)["_current_tasks"]
     return tasks.get, asyncio.get_running_loop
-
-
-async def _guarded(
-    by: ResolvedPolicy,
-    attempt: functools.partial[Any],
-    started: float,
-    cancellations: Cancellations,
-    classified: list[Failure],
-) -> Any:
-    """The first attempt of an async function, behind what its policy puts before it."""
-    policy, guard = by.policy, by.guard
-    if guard is None:
-        return await _timed(attempt, policy, started, cancellations)
-    if policy.attempt_timeout is None:
-        return await guard.first_attempt_async(
-            attempt.func, attempt.args, attempt.keywords, started, policy.deadline, classified
-        )
-    return await _guarded_attempt(by, attempt, started, cancellations, classified)()
 
 
 def _guarded_attempt(

@@ -6,8 +6,9 @@ Knows nothing of what is called, nor of how.
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import attrs
@@ -16,8 +17,7 @@ from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
-from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.breaker import Breaker
+from iii_resilience.core.guards.breaker import Breaker, Circuit
 from iii_resilience.core.guards.budget import Budget, PermitBucket
 from iii_resilience.core.guards.bulkhead import Bulkhead
 from iii_resilience.core.policy import (
@@ -31,8 +31,7 @@ from iii_resilience.core.policy import (
 )
 from iii_resilience.core.validators import spelling
 from iii_resilience.retry.admission import AttemptGuard, guard_for
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.telemetry import INLINE, named
 
 
@@ -64,6 +63,8 @@ class ResolvedPolicy:
         bucket: Its budget's permits, or None where nothing is retried or there is no budget.
         guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
+        circuit_alone: Its circuit, where nothing else stands before an attempt; else None.
+        context: What its calls have in common, should they fail.
     """
 
     policy_set: PolicySet
@@ -71,21 +72,8 @@ class ResolvedPolicy:
     bucket: PermitBucket | None
     guard: AttemptGuard | None
     plain: bool
-
-    def context(self, name: str, started: float) -> RetryContext:
-        """What does not change during one call of the function.
-
-        Args:
-            name: The function's name.
-            started: Monotonic time of the call's start, in seconds.
-        """
-        return RetryContext(
-            policy=self.policy,
-            name=name,
-            started=started,
-            deadline_at=deadline_of(self.policy, started),
-            bucket=self.bucket,
-        )
+    circuit_alone: Circuit | None
+    context: RetryContext
 
 
 class PolicySource:
@@ -172,7 +160,27 @@ class PolicySource:
         policy, bucket = self.resolve(name)
         guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
-        return ResolvedPolicy(policy_set, policy, bucket, guard, plain)
+        context = self.context(name, policy, bucket)
+        circuit = None
+        if guard is not None and policy.attempt_timeout is None:
+            circuit = guard.circuit_alone
+        return ResolvedPolicy(policy_set, policy, bucket, guard, plain, circuit, context)
+
+    def context(self, name: str, policy: RetryPolicy, bucket: PermitBucket | None) -> RetryContext:
+        """What calls have in common, should they fail.
+
+        Args:
+            name: The function, or the loop.
+            policy: The policy in force.
+            bucket: Its budget's count, or None where there is nothing to count.
+        """
+        return RetryContext(
+            policy=policy,
+            name=name,
+            bucket=bucket,
+            on_blocking=functools.partial(self.warn_blocking, name),
+            rules=self.rules,
+        )
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -185,8 +193,25 @@ class PolicySource:
                 stacklevel=2,
             )
 
+    @staticmethod
+    def check_returned(name: str, value: object) -> None:
+        """Warn if a plain function returned an awaitable: that fails after the call has ended.
+
+        Args:
+            name: The function.
+            value: What it returned.
+        """
+        if inspect.isawaitable(value):
+            warnings.warn(
+                f"{name} is a plain function and returned an awaitable ({type(value).__name__}): "
+                "what fails when that is awaited is not retried. Decorate an 'async def' "
+                "function, or mark this one with inspect.markcoroutinefunction (Python 3.12)",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
     def refuse_attempt_timeout(self, why: str) -> None:
-        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        """Attempts cannot be cut here: reject the option if it was given by name."""
         self._no_attempt_timeout = why
         given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
         self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))
@@ -194,31 +219,6 @@ class PolicySource:
     def _check_attempt_timeout(self, given: float | None) -> None:
         if given is not None and self._no_attempt_timeout is not None:
             raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
-
-
-def begin(
-    source: PolicySource,
-    context: RetryContext,
-    *,
-    classified: list[Failure] | None = None,
-    swallowed: Callable[[Exception], bool] | None = None,
-) -> RetriedCall:
-    """The retried call of a call whose first attempt has failed.
-
-    Args:
-        source: Where its policy is from.
-        context: What does not change during it.
-        classified: Where its attempts leave their failures; None where they leave none.
-        swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
-            there are none.
-    """
-    hooks = RetryHooks(
-        on_blocking=functools.partial(source.warn_blocking, context.name),
-        classified=classified,
-        swallowed=swallowed,
-        rules=source.rules,
-    )
-    return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)
 
 
 def qualified_name(target: Any) -> str:

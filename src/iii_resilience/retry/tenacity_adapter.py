@@ -18,8 +18,9 @@ from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.guards.scopes import first_equal
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.policy_source import qualified_name
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import RetryContext
+from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry.metrics import REFUNDED
 
 _RUN = "_iii_resilience_run"
@@ -60,13 +61,16 @@ class _Calls:
             context = RetryContext(
                 policy=self.policy,
                 name=getattr(state.fn, "__qualname__", "tenacity"),
-                started=state.start_time,
-                deadline_at=deadline_of(self.policy, state.start_time),
                 bucket=self._bucket(state.fn),
+                # A `retry` of the user's may end a call without a decision.
+                reports_end=False,
             )
-            # A `retry` of the user's may end a call without a decision.
-            hooks = RetryHooks(reports_end=False)
-            run = RetriedCall(context, idempotent=self._idempotent, hooks=hooks)
+            run = RetriedCall(
+                context,
+                state.start_time,
+                idempotent=self._idempotent,
+                deadline_at=deadline_of(self.policy, state.start_time),
+            )
             setattr(state, _RUN, run)
         return run
 
@@ -128,7 +132,7 @@ class _Stop(stop_base):
         if outcome is not None and isinstance(outcome.exception(), tenacity.TryAgain):
             return True
         # Overridden: the limits still hold.
-        deadline_at = self._calls.run(retry_state).context.deadline_at
+        deadline_at = self._calls.run(retry_state).deadline_at
         if retry_state.attempt_number >= self._calls.policy.attempts:
             return True
         ends_at = clock.monotonic() + retry_state.upcoming_sleep

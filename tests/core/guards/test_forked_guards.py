@@ -72,7 +72,7 @@ def test_a_budget_is_full_and_its_lock_is_free() -> None:
     assert bucket.available(1.0) == 0.0, "the parent's own count stays"
 
 
-def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
+def test_circuit_is_closed_and_its_lock_is_free() -> None:
     breaker = Breaker(min_calls=1, open=1e6)
     circuit = breaker.circuit_for("f")
     ticket = circuit.admit(1.0)
@@ -87,7 +87,7 @@ def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
     assert isinstance(circuit.admit(1.0), Rejection)
 
 
-def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
+def test_nobody_is_inside_gate_and_its_lock_is_free() -> None:
     bulkhead = Bulkhead(limit=1)
     slots = bulkhead.slots_for("f")
     permit = slots.acquire(None)
@@ -102,7 +102,7 @@ def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
     slots.release(permit)
 
 
-def test_a_decorated_function_goes_on_in_the_child() -> None:
+def test_decorated_function_goes_on_in_child() -> None:
     @iii_retry(idempotent=True, attempts=1, breaker=Breaker(min_calls=1, open=1e6))
     def fails() -> None:
         raise ConnectionResetError

@@ -151,7 +151,7 @@ class TestFirstEqual:
 
 
 class TestBreaker:
-    def test_an_open_circuit_stays_open_and_no_longer_than_it_is_now_to_be(self) -> None:
+    def test_open_circuit_stays_open_for_shorter_of_both_times(self) -> None:
         before = Breaker(min_calls=1, open=60)
         circuit = before.circuit_for("f")
         ticket = circuit.admit(100.0)
@@ -168,7 +168,7 @@ class TestBreaker:
         assert isinstance(rejection, Rejection)
         assert rejection.retry_after == 20
 
-    def test_a_half_open_circuit_stays_so_and_closes_after_the_new_number_of_probes(self) -> None:
+    def test_half_open_circuit_stays_so_with_new_probes(self) -> None:
         before = Breaker(min_calls=1, open=1, probes=3)
         circuit = before.circuit_for()
         ticket = circuit.admit(100.0)
@@ -198,7 +198,7 @@ class TestBreaker:
             circuit.failed(ticket, 101.0, 0.1)
             assert circuit.state is state
 
-    def test_the_first_one_to_be_told_of_changes_still_is(self) -> None:
+    def test_first_one_to_be_told_of_changes_still_is(self) -> None:
         told: list[CircuitState] = []
         before = Breaker(min_calls=20)
         before.circuit_for("f", lambda _, state, __: told.append(state))
@@ -212,7 +212,7 @@ class TestBreaker:
 
 
 class TestBulkhead:
-    def test_who_is_inside_counts_for_the_new_limit(self) -> None:
+    def test_who_is_inside_counts_for_new_limit(self) -> None:
         before = Bulkhead(2)
         slots = before.slots_for("f")
         first, second = slots.acquire(), slots.acquire()
@@ -226,7 +226,7 @@ class TestBulkhead:
         slots.release(second)
         assert after.slots_for("f").acquire() is not None
 
-    def test_who_waits_is_let_in_at_once_when_there_is_more_room(self) -> None:
+    def test_waiter_is_admitted_when_limit_grows(self) -> None:
         before = Bulkhead(1, queue=1, wait=30.0)
         slots = before.slots_for()
         held = slots.acquire()
@@ -267,9 +267,7 @@ def test_state_made_while_numbers_change_goes_by_new_ones() -> None:
     ("before", "after"),
     [(Budget(), Budget(0.5)), (Breaker(), Breaker(0.1)), (Bulkhead(1), Bulkhead(2))],
 )
-def test_the_states_are_the_same_objects_for_old_and_new_holders(
-    before: object, after: object
-) -> None:
+def test_states_are_the_same_objects_for_old_and_new_holders(before: object, after: object) -> None:
     match before, after:
         case Budget(), Budget():
             old = before.bucket_for("f")
@@ -285,7 +283,7 @@ def test_the_states_are_the_same_objects_for_old_and_new_holders(
             assert after.slots_for("f") is before.slots_for("f") is slots
 
 
-def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
+def test_in_child_of_fork_every_state_starts_anew() -> None:
     budget, breaker = Budget(ratio=0.0, burst=1), Breaker(min_calls=1)
     bucket, circuit = budget.bucket_for("f"), breaker.circuit_for("f")
     assert bucket.reserve(1.0)

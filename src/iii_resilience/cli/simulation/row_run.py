@@ -39,7 +39,6 @@ from iii_resilience.retry.decorator import iii_retry
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.propagation import InboundCall, from_metadata, handling
 from iii_resilience.sdk.versions import sdk_of
-from iii_resilience.telemetry import logger
 from iii_resilience.testing.virtual_time import run_in_virtual_time
 
 _SDK = sdk_of((0, 25, 0))  # whatever is installed, or nothing: a simulation is the same everywhere
@@ -86,6 +85,7 @@ def run_row(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log, and random numbers that belong to the call that draws them."""
+    logger = logging.getLogger("iii_resilience")
     level = logger.level
     with ExitStack() as stack:
         stack.callback(logger.setLevel, level)

@@ -133,9 +133,9 @@ def _no_key(kind: type, key: str, value: Any, kinds: Mapping[type, str]) -> str:
         if key in _FALLBACKS:
             return f"cannot be given too: a call goes either way ({' or '.join(_FALLBACKS)})"
         keys = _FALLBACKS if kind is Enqueue else keys
-        what = "is no key of a fallback"
+        what = "is not a key of a fallback"
     else:
-        what = f"is no key of {kinds[kind]}"
+        what = f"is not a key of {kinds[kind]}"
     return f"{what} {allowed(keys, key)}"
 
 

@@ -60,7 +60,7 @@ class FileField:
         key: What files call it.
         name: What the class calls it.
         check: What a file may say there, in the units of files; None for a part.
-        parts: The classes that its mapping may stand for; none where it is no mapping.
+        parts: The classes that its mapping may stand for; empty if it is not a mapping.
         optional: Whether ``null`` is allowed.
         required: Whether a file must say it.
         hidden: Whether a file says it elsewhere: in the key above the mapping.

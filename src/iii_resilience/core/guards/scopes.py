@@ -23,7 +23,7 @@ class ScopedState(Protocol):
         """Go by other numbers from now on."""
 
     def forget(self) -> None:
-        """Start anew, with a lock that nobody holds."""
+        """Start anew, with a new lock that is free."""
 
 
 S = TypeVar("S", bound=ScopedState)
@@ -92,7 +92,7 @@ def everything() -> list[ScopedStates[Any]]:
 
 
 def _forked() -> None:
-    """In the child of a fork nobody holds a lock, and what its parent has sent is not its own."""
+    """Reset in the child of a fork: it has no holder of the locks, and none of the calls."""
     for kept in everything():
         kept.forget()
 

@@ -1,8 +1,8 @@
-"""Draw the pictures of the documents from the code: `make pictures`.
+"""Draw what policies do, from the code: `make pictures`.
 
-    python benchmarks/pictures.py [FOLDER]
+    python docs/tools/policy_plots.py [FOLDER]
 
-`backoff.svg`, `budget.svg` and `breaker.svg` show what these parts of a policy do, and
+`backoff.svg`, `budget.svg` and `circuit.svg` show what these parts of a policy do, and
 `brownout.svg` what whole policies do to a fleet. A picture holds a digest of what it shows; tests
 compare that with the code of the day, so that no picture is older than its code.
 """
@@ -28,7 +28,7 @@ from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.core.backoff import JITTERS
 from iii_resilience.core.guards.breaker import CircuitState, Rejection
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+FOLDER = Path(__file__).resolve().parents[1] / "pictures"
 _DIGEST = re.compile(r"digest ([0-9a-f]+)")
 
 Numbers = dict[str, list[tuple[float, float]]]
@@ -284,12 +284,12 @@ def _figure(path: Path, title: str, numbers: object, **more: Any) -> Any:
 PICTURES: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], None]]] = {
     "backoff.svg": (backoff, draw_backoff),
     "budget.svg": (budget, draw_budget),
-    "breaker.svg": (breaker, draw_breaker),
+    "circuit.svg": (breaker, draw_breaker),
     "brownout.svg": (brownout, draw_brownout),
 }
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for name, (of, draw) in PICTURES.items():
         draw(folder / name, of())
         print(f"drew {folder / name}")
