@@ -50,7 +50,7 @@ _SLACK = 0.25
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
-AT_ONCE = 4
+AT_ONCE = 16
 """Calls that leave in one iteration of the SDK's loop: few enough to be lost together."""
 PACED = 30.0
 """Seconds after the loss of a worker or connection in which calls leave one at a time."""
