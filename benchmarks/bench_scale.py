@@ -143,7 +143,7 @@ def _patient(who: str, flaky: Flaky, longest: float) -> Callable[[int], Awaitabl
 
     if who == OURS:
         backoff = Backoff(base=longest, throttled_base=longest, cap=longest, jitter="equal")
-        policy = RetryPolicy(backoff=backoff, deadline=600.0, budget=Budget(min_per_second=1e6))
+        policy = RetryPolicy(backoff=backoff, deadline=600.0, budget=Budget(burst=1e6))
         return iii_retry(idempotent=True, policy=policy)(function)
     if who == "nopanic":
         nopanic = importlib.import_module("nopanic")

@@ -54,7 +54,7 @@ QUICK_PARTS = [
 
 @pytest.mark.bare  # without the peers' environment only tenacity is beside ours
 @pytest.mark.parametrize("part", QUICK_PARTS, ids=lambda part: part.__name__)
-def test_a_part_runs_and_says_what_it_found(part: object) -> None:
+def test_part_runs_and_says_what_it_found(part: object) -> None:
     section = part(TINY)  # type: ignore[operator]
     assert isinstance(section, Section)
     assert section.rows
@@ -62,14 +62,14 @@ def test_a_part_runs_and_says_what_it_found(part: object) -> None:
     assert str(section).startswith(f"### {section.title}\n\n{section.text}\n\n| ")
 
 
-def test_ours_and_tenacity_finish_all_the_calls_that_wait() -> None:
+def test_ours_and_tenacity_finish_all_calls_that_wait() -> None:
     section = bench_scale.waiting(Effort(rounds=2, slice=0.001, scale=0.001))
     waiters = [peers.OURS, "tenacity", *(["nopanic"] if find_spec("nopanic") else [])]
     assert [row[0] for row in section.rows] == waiters
     assert [row[-2:] for row in section.rows] == [["200", "200"]] * len(waiters)
 
 
-def test_the_import_is_measured_in_processes_of_its_own() -> None:
+def test_import_is_measured_in_processes_of_its_own() -> None:
     (section,) = bench_import.sections(Effort(rounds=2, slice=0.001, scale=0.001))
     assert section.rows[0][0] == f"`{bench_import.STANDS_ON}`"
     assert section.rows[0][2] == "1.00"
@@ -88,7 +88,7 @@ def test_every_peer_that_is_installed_takes_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [peers.OURS, peers.BARE, "tenacity", *MODULES])
-def test_a_connection_error_is_repeated_and_a_mistake_is_not(name: str) -> None:
+def test_connection_error_is_repeated_and_mistake_is_not(name: str) -> None:
     decorators = {peers.OURS: peers.ours(wait=False), peers.BARE: peers.bare}
     decorators |= peers.peers(wait=False)
     if name not in decorators:
@@ -111,7 +111,7 @@ def test_a_connection_error_is_repeated_and_a_mistake_is_not(name: str) -> None:
     assert len(made) == 1
 
 
-def test_the_pinned_peers_are_those_that_are_measured() -> None:
+def test_pinned_peers_are_those_that_are_measured() -> None:
     lines = (ROOT / "benchmarks/requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0] for line in lines if "==" in line}
     assert {*peers.PEERS, *peers.BREAKERS} <= pinned
@@ -127,7 +127,7 @@ def test_the_pinned_peers_are_those_that_are_measured() -> None:
 # The driver.
 
 
-def test_what_is_asked_for_is_printed_and_put_between_the_marks(
+def test_what_is_asked_for_is_printed_and_put_between_marks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = Section("A", "Text.", ["", "µs"], [["x", "1"]], [Bound("b", 2.0, 1.0, "ms")])
@@ -148,13 +148,13 @@ def test_what_is_asked_for_is_printed_and_put_between_the_marks(
     assert "### A" in capsys.readouterr().out
 
 
-def test_a_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["nothing"])
     assert "no part is named nothing (there are: overhead, " in capsys.readouterr().err
 
 
-def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_file_without_marks_is_left_alone(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match=r"RESULTS\.md has no lines"):
@@ -162,12 +162,12 @@ def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
     assert results.read_text(encoding="utf-8") == "mine"
 
 
-def test_the_results_have_the_marks() -> None:
+def test_results_have_marks() -> None:
     text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     assert text.count(table.BEGIN) == text.count(table.END) == 1
 
 
-def test_what_the_trigger_benchmark_prints_is_read_as_tables(
+def test_what_trigger_benchmark_prints_is_read_as_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     printed = (
@@ -191,7 +191,7 @@ def test_what_the_trigger_benchmark_prints_is_read_as_tables(
     assert payloads.rows == [["5000 records", "1.00", "1.00", "1.00"]]
 
 
-def test_the_trigger_benchmark_still_prints_such_tables() -> None:
+def test_trigger_benchmark_still_prints_such_tables() -> None:
     tree = ast.parse((ROOT / "benchmarks/bench_trigger.py").read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert any(isinstance(t, str) and t.startswith("| | bare SDK, µs |") for t in texts)
@@ -257,14 +257,14 @@ async def test_coroutines_of_a_round_run_at_once(monkeypatch: pytest.MonkeyPatch
 # The measuring.
 
 
-def test_candidates_take_turns_and_each_round_begins_with_another() -> None:
+def test_candidates_take_turns_in_rotating_order() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     measure.alternate(calls, Effort(rounds=3, slice=0.0, scale=1.0))
     assert order[-9:] == [*"abc", *"bca", *"cab"]
 
 
-def test_a_ratio_is_the_median_over_the_rounds() -> None:
+def test_ratio_is_median_over_rounds() -> None:
     taken = measure.Taken({"x": [2.0, 30.0, 6.0], "y": [1.0, 10.0, 6.0]})
     assert taken.ratio("x", "y") == 2.0
     assert taken.us("x") == 6.0

@@ -87,12 +87,12 @@ class MuteError(Exception):
         return super().__getattribute__(name)
 
 
-def test_an_exception_the_library_never_saw_has_neither_report_nor_hint() -> None:
+def test_unknown_exception_has_neither_report_nor_hint() -> None:
     assert report_for(ValueError()) is None
     assert hint_for(ValueError()) is None
 
 
-def test_the_note_says_what_was_tried_in_one_line_without_the_message() -> None:
+def test_note_says_what_was_tried_in_one_line_without_message() -> None:
     error = ValueError("x")
     attach(error, record(attempts=3))
     assert "|".join(error.__notes__) == (
@@ -107,7 +107,7 @@ def test_the_note_says_what_was_tried_in_one_line_without_the_message() -> None:
     assert "gave up: pushback" in "".join(traceback.format_exception(error))
 
 
-def test_the_latest_record_replaces_the_earlier_one_and_leaves_others_notes_alone() -> None:
+def test_latest_record_replaces_earlier_one_only() -> None:
     error = ValueError("x")
     error.add_note("mine")
     attached(error)
@@ -139,9 +139,7 @@ def test_the_latest_record_replaces_the_earlier_one_and_leaves_others_notes_alon
 @pytest.mark.parametrize(
     "again", [lambda x: pickle.loads(pickle.dumps(x)), copy.copy], ids=["pickle", "copy"]
 )
-def test_report_hint_and_note_survive_where_the_exception_does(
-    error: Exception, again: Any
-) -> None:
+def test_report_hint_and_note_survive_where_exception_does(error: Exception, again: Any) -> None:
     other = again(attached(error))
     assert type(other) is type(error)
     assert str(other) == str(error)
@@ -150,7 +148,7 @@ def test_report_hint_and_note_survive_where_the_exception_does(
     assert other.__notes__ == error.__notes__
 
 
-def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> None:
+def test_exception_that_sdk_raises_again_carries_nothing() -> None:
     error = iii.RegistrationRejectedError("CODE", "ns", "worker", "owner")
     before = dict(vars(error))
     attached(error)
@@ -158,7 +156,7 @@ def test_an_exception_that_the_sdk_raises_again_and_again_carries_nothing() -> N
     assert report_for(error) is None
 
 
-def test_exception_that_refuses_attributes_has_a_report() -> None:
+def test_exception_that_refuses_attributes_has_report() -> None:
     error = attached(StubbornError("x"))
     assert report_for(error) is not None
     assert already_retried(error, since=0.0)
@@ -192,11 +190,11 @@ MARKS = {
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.RETRIED])
-def test_only_a_retry_that_did_what_it_could_marks_the_exception(reason: Reason) -> None:
+def test_only_retry_that_did_what_it_could_marks_exception(reason: Reason) -> None:
     assert already_retried(attached(ValueError(), reason), since=0.0) == (reason in MARKS)
 
 
-def test_the_mark_is_found_behind_a_cause_but_not_behind_a_bare_context() -> None:
+def test_mark_is_found_behind_cause_but_not_context() -> None:
     outer = ValueError("outer")
     outer.__cause__ = KeyError("middle")
     outer.__cause__.__cause__ = attached(ValueError("inner"))
@@ -206,13 +204,13 @@ def test_the_mark_is_found_behind_a_cause_but_not_behind_a_bare_context() -> Non
     assert not already_retried(bare, since=0.0)
 
 
-def test_a_circle_of_causes_ends() -> None:
+def test_circle_of_causes_ends() -> None:
     first, second = ValueError(), ValueError()
     first.__cause__, second.__cause__ = second, first
     assert not already_retried(first, since=0.0)
 
 
-def test_a_mark_from_before_the_attempt_is_another_calls() -> None:
+def test_mark_from_before_attempt_is_another_calls() -> None:
     error = attached(ValueError(), now=5.0)
     assert already_retried(error, since=5.0)
     assert not already_retried(error, since=5.1)
@@ -227,14 +225,14 @@ def test_a_mark_from_before_the_attempt_is_another_calls() -> None:
         (["not_executed", "executed", "maybe_executed"], Execution.EXECUTED),
     ],
 )
-def test_the_strongest_execution_over_all_attempts_counts(
+def test_strongest_execution_over_all_attempts_counts(
     executions: list[str], expected: Execution
 ) -> None:
     failures = [FAILURE.replace(execution=Execution(execution)) for execution in executions]
     assert execution_over(failures) is expected
 
 
-def test_no_repr_shows_the_message() -> None:
+def test_no_repr_shows_message() -> None:
     assert "MARKER" not in repr(report())
 
 
@@ -263,7 +261,7 @@ def test_amended_note_stays_one_note_of_ours() -> None:
 STOPPED = classify({"code": "invocation_stopped", "message": "m"})
 
 
-def test_note_names_the_max_stops_that_ended_it() -> None:
+def test_note_names_max_stops_that_ended_it() -> None:
     error = ValueError("x")
     attach(
         error, GivenUp(((STOPPED, 0.0, 0.1, True),) * 3, Reason.STOPPED, 0.0, 1.0, STOPPED, None)
@@ -327,7 +325,7 @@ def test_notes_are_there_however_they_are_read(read: Any) -> None:
     assert read(attached(ValueError("x"))) == [OURS]
 
 
-def test_unread_notes_compare_and_show_as_the_list_they_are() -> None:
+def test_unread_notes_compare_and_show_as_list_they_are() -> None:
     assert notes(attached(ValueError())) == [OURS]
     assert notes(attached(ValueError())) == [OURS]
     assert notes(attached(ValueError())) != []
@@ -345,13 +343,13 @@ def test_note_that_is_added_unread_comes_behind_ours() -> None:
     assert error.__notes__ == [OURS, "later"]
 
 
-def test_group_that_is_split_keeps_the_unread_note() -> None:
+def test_group_that_is_split_keeps_unread_note() -> None:
     group = attached(ExceptionGroup("g", [ValueError(), KeyError()]))
     _, rest = group.split(ValueError)
     assert rest.__notes__ == [OURS]
 
 
-def test_uncaught_exception_shows_the_unread_note(tmp_path: Path) -> None:
+def test_uncaught_exception_shows_unread_note(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "from iii_resilience import iii_retry\n"
@@ -369,7 +367,7 @@ def test_uncaught_exception_shows_the_unread_note(tmp_path: Path) -> None:
     assert lines[-1].startswith("iii-resilience: 1 attempt in ")
 
 
-def test_every_method_of_a_list_writes_the_note_first() -> None:
+def test_every_method_of_list_writes_note_first() -> None:
     own = {name for name in vars(list) if callable(getattr(list, name))}
     written = {name for name in vars(type(notes(attached(ValueError())))) if name in own}
     # What is made, appended to or measured needs no content.
@@ -377,7 +375,7 @@ def test_every_method_of_a_list_writes_the_note_first() -> None:
     assert own - written - {"__hash__"} == rest | {"append"}
 
 
-def test_hint_is_that_of_the_moment_it_was_given_up() -> None:
+def test_hint_is_that_of_moment_it_was_given_up() -> None:
     failure = classify(ValueError("x"))
     with consuming():
         inside = GivenUp((), Reason.NOT_RETRYABLE, 0.0, 0.0, failure, None)

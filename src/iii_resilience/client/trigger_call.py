@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.client.plan import CallPlan
-from iii_resilience.client.readiness import DOUBTFUL, Key
+from iii_resilience.client.readiness import DOUBTFUL, PROVIDER, Key
 from iii_resilience.client.request import Request, add_context, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
@@ -29,7 +29,7 @@ from iii_resilience.sdk.payload_check import size_of
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
 from iii_resilience.sdk.send_check import SendRefused
 
-PROVIDER: Key = (None, "engine::queue::enqueue")
+_PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
 _DEADLINE = "the policy's deadline"
 _INHERITED = "what the caller of this handler has left"
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
@@ -104,11 +104,11 @@ class TriggerCall:
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
-        if plan.window is not None and options.idempotent:
-            plan.window.called(started)
 
     def _other_key(self) -> Key | None:
-        if self.plan.key is None or self.request.action == "enqueue":
+        if self.request.action == "enqueue":
+            return PROVIDER if self.plan.ready.provider_seen else None
+        if self.plan.key is None:
             return None
         return self.plan.connection.namespace_of(self.request.fields), self.request.function_id
 
@@ -184,7 +184,9 @@ class TriggerCall:
     def classify(self, error: Exception) -> Failure:
         """What an answer says, and what that says about the function being there."""
         failure = classify(error, function_id=self.request.function_id)
-        if self._key is not None and failure.code in DOUBTFUL:
+        if self.request.action == "enqueue":
+            self.plan.ready.not_enqueued(failure)
+        elif self._key is not None and failure.code in DOUBTFUL:
             self.plan.ready.invalidate(self._key)
         return failure
 
@@ -203,6 +205,11 @@ class TriggerCall:
         )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a failure of the call can be followed by a retry."""
+        return self.options.idempotent or self.plan.policy.retry_unexecuted
 
     def left(self) -> float | None:
         """Seconds until the deadline, or None for none."""
@@ -272,8 +279,10 @@ class TriggerCall:
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
-            unix = None if left is None else time.time() + left
-            fields["metadata"] = {METADATA_FIELD: outgoing(left, unix, 1, None)}
+            unix, seconds = time.time(), milliseconds / 1000
+            deadline = None if left is None else unix + left
+            wire = outgoing(left, deadline, 1, None, seconds, unix + seconds)
+            fields["metadata"] = {METADATA_FIELD: wire}
         return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
@@ -292,15 +301,16 @@ class TriggerCall:
             most = self.plan.policy.max_payload_bytes
             check(self.request, connection.sdk, most, self.options.idempotency_key)
         key = self._key
-        if self.run is not None and self.request.action == "enqueue":
-            key = PROVIDER
+        if self.request.action == "enqueue":
+            # Other calls may have learned of the provider since; a retry is not sent into a hole.
+            key = PROVIDER if self.run is not None else self._other_key()
         return key, self.plan.ready.generation, local
 
     def _patience(self) -> float:
         """Seconds the waits before this attempt may take together."""
         patience = self.plan.policy.ready_timeout
         if self.run is not None:
-            # Whether the function is still there is asked before a retry even by who never waits.
+            # Before a retry the readiness is checked, even with a `ready_timeout` of 0.
             patience = max(patience, ANSWER_WITHIN)
         if self.deadline_at is not None:
             left = self.deadline_at - time.monotonic()
@@ -325,7 +335,7 @@ class TriggerCall:
         self._sent = True
         request, now = self.request, time.monotonic()
         timeout, source = self._full_timeout()
-        left = unix = None
+        left = deadline = gives_up = None
         if self.deadline_at is not None:
             left = self.deadline_at - now
             if 1000 * left < timeout:
@@ -333,12 +343,17 @@ class TriggerCall:
                 source = _INHERITED if self._inherits else _DEADLINE
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
-        fields = {**request.fields, "timeout_ms": milliseconds}
+        fields, seconds = {**request.fields, "timeout_ms": milliseconds}, milliseconds / 1000
         if self.plan.carries and request.action != "enqueue":
+            unix, attempt_left = time.time(), None
             if left is not None:
-                unix = time.time() + left
-            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
-        return fields, milliseconds / 1000
+                deadline = unix + left
+            if request.action is None:  # nothing waits for the answer to a Void call
+                attempt_left, gives_up = seconds, unix + seconds
+            key = self.options.idempotency_key
+            wire = outgoing(left, deadline, number, key, attempt_left, gives_up)
+            add_context(fields, wire)
+        return fields, seconds
 
     def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""
@@ -352,6 +367,9 @@ class TriggerCall:
             key, ready = self._key, self.plan.ready
             if key is not None and key not in ready.known:
                 ready.mark_known(key, generation)
+        elif self.request.action == "enqueue":
+            self.plan.connection.history.answered = True
+            self.plan.ready.enqueued(generation)
 
     def _learn_failure(self, error: Exception) -> None:
         connection = self.plan.connection
@@ -367,6 +385,8 @@ class TriggerCall:
 
     def _refine(self, failure: Failure) -> Failure:
         """What this call knows about a failure that the error alone does not say."""
+        if self.plan.ready.provider_is_away(failure):
+            return failure.replace(category=Category.TRANSIENT, remedy=_PROVIDER_AWAY)
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure
         most = self.request.bytes

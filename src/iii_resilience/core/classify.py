@@ -92,6 +92,6 @@ def _unreadable(error: object, function_id: str | None) -> Failure:
         Execution.MAYBE_EXECUTED,
         function_id=function_id if isinstance(function_id, str) else None,
         known=False,
-        remedy="this is no error that can be read: look at what raised it",
+        remedy="this error cannot be read: look at what raised it",
         origin="local",
     )

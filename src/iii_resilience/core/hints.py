@@ -30,8 +30,8 @@ class Hint:
         reason: Why the call was given up.
         remedy: What the code's table advises, in one clause.
         queue: The queue the policy names, for ``enqueue``; else None.
-        seconds: How long to wait, for ``wait``: what the other side asked for; where it named no
-            time, the pause that the default backoff begins with for whoever is told to slow down.
+        seconds: How long to wait, for ``wait``: the time the other side asked for; without one,
+            the default backoff's first delay for throttled calls.
             None for every other action.
     """
 
@@ -42,7 +42,7 @@ class Hint:
     seconds: float | None = None
 
 
-# Where nobody has named a time: a guess, but one that stands in the library only once.
+# For a failure without a time: a guess, but one that stands in the library only once.
 _A_WHILE = Backoff().slow_base
 
 _consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(

@@ -236,7 +236,7 @@ class Admission:
 def failure_of(
     error: BaseException, classified: list[Failure], rules: ExceptionRules | None = None
 ) -> Failure | BaseException:
-    """The failure of an attempt, classified once; what is no failure comes back as it is.
+    """The failure of an attempt, classified once; an exception without a failure is returned as is.
 
     Args:
         error: What the attempt raised.

@@ -18,8 +18,8 @@ from iii_resilience.core.guards.breaker import Rejection
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.admission import AttemptGuard
-from iii_resilience.retry.cancellation import Cancellations
-from iii_resilience.retry.policy_source import PolicySource, ResolvedPolicy
+from iii_resilience.retry.cancellation import Cancellations, refuse_other_libraries
+from iii_resilience.retry.policy_source import PolicySource, ResolvedPolicy, qualified_name
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry import meters
@@ -28,17 +28,6 @@ if TYPE_CHECKING:
     import asyncio
 else:
     asyncio = lazy_module("asyncio")  # a program without coroutines never needs it
-
-
-def qualified_name(target: Any) -> str:
-    """The name of a decorated function, for messages, log and metrics.
-
-    Args:
-        target: The function, or another callable.
-    """
-    module = getattr(target, "__module__", None) or type(target).__module__
-    name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    return f"{module}.{name}"
 
 
 # The first attempt of a decorated function is what every success costs, so it is spelled out twice
@@ -56,17 +45,16 @@ def wrap_sync(  # noqa: C901, PLR0915 - see above
     """
     name = qualified_name(function)
     current: ResolvedPolicy | None = None
+    unknown = True  # whether it returns awaitables: the first value other than None shows it
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912 - see above
-        nonlocal current
+    def call(*args: Any, **kwargs: Any) -> Any:  # noqa: C901, PLR0912, PLR0915 - see above
+        nonlocal current, unknown
         by, book = current, Default.book
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window, guard = by.window, by.guard
-        if window is not None:
-            window.called(started)
+        bucket, guard = by.bucket, by.guard
         classified: list[Failure] = []
         try:
             if guard is None:
@@ -98,8 +86,13 @@ def wrap_sync(  # noqa: C901, PLR0915 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
+            if unknown and value is not None:
+                unknown = False
+                source.check_returned(name, value)
             return value
         attempt = functools.partial(function, *args, **kwargs)
         if guard is not None:
@@ -133,12 +126,11 @@ def wrap_async(  # noqa: C901, PLR0915 - see above
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        window = by.window
-        if window is not None:
-            window.called(started)
+        bucket = by.bucket
         try:
             task = task_of(get_running_loop())
-        except RuntimeError:  # a coroutine that is driven by hand
+        except RuntimeError:  # a coroutine that is driven by hand, or by another library
+            refuse_other_libraries(name)
             task = None
         cancelled = 0 if task is None else task.cancelling()
         cancellations: Cancellations | None = None
@@ -176,6 +168,8 @@ def wrap_async(  # noqa: C901, PLR0915 - see above
             meters.passed(name, started, error)
             raise
         else:
+            if bucket is not None and bucket.level < bucket.burst:
+                bucket.succeeded()
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value

@@ -7,11 +7,12 @@ does not pay for them. Knows nothing of the engine.
 
 from __future__ import annotations
 
-import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from iii_resilience.core.callables import function_behind, is_coroutine_function
 from iii_resilience.core.decorator_order import refuse_inside
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ def iii_retry(
 ) -> Any:
     """Retry a function when it fails with a transient failure.
 
-    Works on functions and methods, sync and async. Without ``idempotent=True`` failures are
-    classified and reported, and never retried.
+    Works on functions and methods, sync and async, and on what stands for one: partials, objects
+    with ``__call__``, mocks, what is marked with `inspect.markcoroutinefunction`. Coroutines need
+    asyncio; under another library the decorated function raises `RuntimeError` at once. Without
+    ``idempotent=True`` failures are classified and reported, and never retried.
 
     Args:
         function: The function, when used as ``@iii_retry`` without parentheses.
@@ -69,13 +72,13 @@ def iii_retry(
         The decorated function, with the same signature; or the decorator.
 
     Raises:
-        TypeError: What is decorated is no function that could be called again, or an option that
-            only means something in `worker.trigger`.
+        TypeError: What is decorated is not a function that could be called again, or an option
+            only has a meaning in `worker.trigger`.
         ValueError: A number out of range. (An unknown policy name: at the first call.)
         ConfigError: ``transient`` names `Exception`, or a class whose exceptions go by code.
 
     The decorated function raises the last attempt's own exception; `report_for` and `hint_for`
-    tell what was tried and what to do instead.
+    return what was tried and what to do instead.
     """
     from iii_resilience.retry.decorated_function import (  # noqa: PLC0415 - see above
         wrap_async,
@@ -133,13 +136,15 @@ def retrying(
 
     source = PolicySource("retrying()", policy, dict(overrides), idempotent=idempotent)
     source.refuse_attempt_timeout("a block cannot be cut from outside: use asyncio.timeout() in it")
-    return RetryLoop(source)
+    caller = sys._getframe(1)  # noqa: SLF001 - the function whose block is retried
+    scope = f"{caller.f_globals.get('__name__')}.{caller.f_code.co_qualname}"
+    return RetryLoop(source, scope)
 
 
 def _check_target(target: Any) -> bool:
     """Whether the target is async; raises for what cannot be called again."""
     from iii_resilience.core.policy import RetryPolicy  # noqa: PLC0415 - see above
-    from iii_resilience.retry.decorated_function import qualified_name  # noqa: PLC0415 - see above
+    from iii_resilience.retry.policy_source import qualified_name  # noqa: PLC0415 - see above
 
     if isinstance(target, type):
         raise TypeError(
@@ -155,15 +160,11 @@ def _check_target(target: Any) -> bool:
             f"@iii_retry cannot decorate {target!r}: it is not callable. Decorate a function, or "
             "use 'for attempt in retrying(...)' around a block"
         )
-    plain = target
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if not (inspect.isroutine(plain) or isinstance(plain, functools.partialmethod)):
-        plain = getattr(plain, "__call__", plain)  # noqa: B004 - the function behind the object
+    plain = function_behind(target)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError(
             f"@iii_retry cannot decorate the generator function {qualified_name(target)}: what it "
             "has yielded cannot be taken back. Decorate the function that makes one item, or "
             "collect the items in a list inside a plain function"
         )
-    return inspect.iscoroutinefunction(plain)
+    return is_coroutine_function(target)

@@ -33,6 +33,7 @@ from iii_resilience.retry.try_again import of_try_again
 from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry.call_events import FailedCall, begin
 from iii_resilience.telemetry.logs import heard
+from iii_resilience.telemetry.metrics import REFUNDED, WASTED
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,7 +82,8 @@ class RetriedCall:
         self.context = context
         self.idempotent = idempotent
         self.deadline_at = deadline_at
-        self.log = AttemptLog(started, context.window if idempotent else None)
+        may_repeat = idempotent or context.policy.retry_unexecuted
+        self.log = AttemptLog(started, context.bucket if may_repeat else None)
         self._classified = classified
         self._swallowed = swallowed
         self._refine = refine
@@ -121,11 +123,9 @@ class RetriedCall:
             self.attempt_sent()
 
     def attempt_sent(self) -> None:
-        """The attempt leaves this process: its permit is spent, and its span starts."""
+        """The attempt leaves this process: its span starts."""
         log = self.log
         log.sent = True
-        if log.permit:
-            log.spend_permit()
         if log.failed and self._telemetry is not None:
             self._telemetry.sends(log.started, log.delay)
 
@@ -151,12 +151,11 @@ class RetriedCall:
             sent: Whether the attempt left this process, where `attempt_sent` was not called.
         """
         log, context = self.log, self.context
-        if log.permit:
-            log.return_permit()
         self._decision = None
         failure = self._classified.pop() if self._classified else None
         if isinstance(error, StopRetrying):
             self._stopped = error.reason
+            log.settle_permit(sent=False)
             if self._telemetry is not None:
                 self._telemetry.not_made()
             return
@@ -181,6 +180,7 @@ class RetriedCall:
             error,
             traceback,
         )
+        log.settle_permit(sent=sent)
         log.failed.append(failed)
         if self._telemetry is not None:
             self._telemetry.failed(failed.attempt, log.started, error)
@@ -188,13 +188,20 @@ class RetriedCall:
             self._driver.attempt_failed(error)
 
     def interrupted(self, error: BaseException) -> None:
-        """Something that is no outcome to decide about passes through the call, and ends it.
+        """An exception that needs no decision passes through the call, and ends it.
 
         Args:
             error: A cancellation or its like, or what ended a wait.
         """
-        self.log.return_permit()
+        self.telemetry.permits(WASTED, self.log.interrupted())
         self.telemetry.passed(error)
+
+    def succeeded(self) -> None:
+        """The attempt under way has succeeded, and with it the call."""
+        permits = self.log.succeeded()
+        if self._telemetry is not None:
+            self._telemetry.permits(REFUNDED, permits)
+            self._telemetry.succeeded()
 
     # The rest of a call after its first failure.
 
@@ -263,8 +270,7 @@ class RetriedCall:
                     self.interrupted(error)
                     return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    if self._telemetry is not None:
-                        self._telemetry.succeeded()
+                    self.succeeded()
                     return CallOutcome(value=value)
                 delay = self.next_delay()
             return CallOutcome(error=self.finish())
@@ -308,7 +314,7 @@ class RetriedCall:
         shown, now = log.shown(), clock.monotonic()
         error, traceback, failure = shown.error, shown.traceback, shown.failure
         if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
-            # The user's code asked for a retry because of this one: it is what happened.
+            # The user's code requested a retry because of this one: it is what happened.
             error = error.__cause__
             traceback = error.__traceback__
             failure = failure.inner or failure
@@ -321,6 +327,10 @@ class RetriedCall:
         for one in log.failed:
             # Each as it was raised; with the library's frames it would hold this object.
             one.error.with_traceback(one.traceback)
+        retryable = reason is not Reason.NOT_RETRYABLE
+        permits = log.gave_up(now, retryable=retryable)
+        if permits and self._telemetry is not None:
+            self._telemetry.permits(WASTED, permits)
         if self._telemetry is not None and (fallback is None or context.function_id is None):
             self._telemetry.gave_up(failure)
         return error.with_traceback(traceback)
@@ -335,7 +345,7 @@ class RetriedCall:
         return self.log.shown().failure
 
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
-        """The decision about the attempt that just failed, made when it is first asked for.
+        """The decision about the attempt that just failed, made when it is first needed.
 
         Args:
             state: Tenacity's state of the call, which a ``wait`` or ``stop`` of the policy sees;
@@ -382,10 +392,8 @@ class RetriedCall:
                 user_delay=user_delay,
                 user_stop=user_stop,
             )
-            if decision.delay is not None and log.window is not None:
-                log.permit = log.window.reserve(now)
-                if not log.permit:
-                    decision = Decision(Reason.BUDGET_EXHAUSTED)
+            if decision.delay is not None and not log.reserve_permit(now):
+                decision = Decision(Reason.BUDGET_EXHAUSTED)
         self._decision = decision
         if decision.delay is None:
             self.reason = decision.reason

@@ -13,7 +13,7 @@ import attrs
 
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.decide import Reason
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import RetryPolicy
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class RetryContext:
         policy: The policy.
         name: The function id or the decorated function's name, for log and metrics.
         function_id: The engine function that is called, or None in a decorator.
-        window: The budget's count for calls declared idempotent, or None where there is none.
+        bucket: The budget's permits; None without a budget, or where nothing may be retried.
         on_blocking: Called when a delay is about to block a running event loop.
         sleeper: What can end a delay early; None where nothing does.
         reports_end: Whether every call's end is reported, so that its telemetry can be complete.
@@ -68,7 +68,7 @@ class RetryContext:
     policy: RetryPolicy
     name: str
     function_id: str | None = None
-    window: BudgetWindow | None = None
+    bucket: PermitBucket | None = None
     on_blocking: Callable[[], object] | None = None
     sleeper: Sleeper | None = None
     reports_end: bool = True

@@ -32,7 +32,7 @@ def of_try_again(
         execution=inner.execution if inner is not None else Execution.MAYBE_EXECUTED,
         throttled=inner is not None and inner.throttled,
         retry_after=inner.retry_after if inner is not None else None,
-        remedy=inner.remedy if inner is not None else "the function asked for a retry",
+        remedy=inner.remedy if inner is not None else "the function requested a retry",
         system="local",
         origin="local",
         inner=inner,

@@ -45,8 +45,8 @@ _STANDS_STILL = (
 )
 # The SDK's own TIMEOUT says more than this file could: it gets the first word.
 _SLACK = 0.25
-# A thread learns nothing of an SDK's loop that ends without a word: it looks now and then. A
-# coroutine is told by its own loop when the time is over.
+# A thread does not notice that the SDK's loop has ended: it polls. For a coroutine, its own
+# loop reports that the time is over.
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
@@ -66,7 +66,7 @@ class InFlightCalls:
         look: Raises `SendRefused` or NotConnectedError where a call must not be sent now; called
             on that loop, in the step that sends it.
         call: The SDK's own ``trigger_async``.
-        usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
+        usable: Raises if the client has ended, and, unless the call is ``local``, if it
             has no connection any longer.
         may_cancel: Whether the SDK survives the cancellation of a call.
     """
@@ -312,7 +312,7 @@ class InFlightCalls:
                 pending_call.settle(answer, None)
 
     def _drop(self, pending_call: _InFlightCall) -> None:
-        """Nobody waits for it any longer: end the SDK's part of it too.
+        """The caller no longer waits: end the SDK's part of the call too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
         the client for good (docs/engine-notes.md, 6).

@@ -105,7 +105,7 @@ def by_class(
         execution: Whether the called function may have run.
         remedy: What to do about it.
         known: Whether the class is one of the families this library knows.
-        origin: Who said it.
+        origin: The source of the code.
     """
     return Failure(
         type(error).__name__[:128],

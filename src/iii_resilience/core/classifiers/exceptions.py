@@ -146,8 +146,8 @@ def _carries_refusal(failure: Failure) -> bool:
     return False
 
 
-# Two codes stand for a call that was never sent and for one that was; the frames an exception
-# came through tell which (Python SDK: `_prepare_call` and `_prepare_json` stand before the send).
+# Two codes stand for a call that was never sent and for one that was. The frames of the
+# traceback distinguish them (SDK: `_prepare_call` and `_prepare_json` come before the send).
 _BY_PLACE = frozenset({"WORKER_NAMESPACE_CONFLICT", "payload_too_large"})
 _PLAINLY = frozenset(III) - _BY_PLACE
 AT_ONCE = {code: READY[code] for code in PLAIN - _BY_PLACE}
@@ -172,7 +172,7 @@ def _uncommon(
             error,
             Category.PERMANENT,
             Execution.MAYBE_EXECUTED,
-            "let it pass: it is no failure of a call",
+            "let it pass: it is not a failure of a call",
             known=False,
         ).replace(function_id=function_id)
     names = [kind.__name__ for kind in type(error).__mro__]

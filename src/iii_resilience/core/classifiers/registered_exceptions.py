@@ -268,17 +268,14 @@ def _log_once(rule: ExceptionRule, problem: Exception) -> None:
     if rule.name in _logged:
         return
     _logged.add(rule.name)
-    import logging  # noqa: PLC0415 - a callable that raises is rare
+    from iii_resilience.core.observers import logger  # noqa: PLC0415 - a raising callable is rare
 
-    try:
-        logging.getLogger("iii_resilience").warning(
-            "the callable registered for %s raised %s, or returned no category; its exceptions "
-            "count as if it had returned None",
-            rule.name,
-            type(problem).__name__,
-        )
-    except Exception:  # whoever watches never changes an outcome
-        return
+    logger.warning(
+        "the callable registered for %s raised %s, or returned no category; its exceptions "
+        "count as if it had returned None",
+        rule.name,
+        type(problem).__name__,
+    )
 
 
 class Verdicts(ClassCache[dict[str, Any]]):
