@@ -86,10 +86,11 @@ def run_row(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log, and random numbers that belong to the call that draws them."""
-    level = logger.level
+    quiet = logger.logger
+    level = quiet.level
     with ExitStack() as stack:
-        stack.callback(logger.setLevel, level)
-        logger.setLevel(logging.CRITICAL + 1)
+        stack.callback(quiet.setLevel, level)
+        quiet.setLevel(logging.CRITICAL + 1)
         stack.enter_context(patch.object(random, "random", _draw))
         yield
 
