@@ -23,6 +23,7 @@ CORE_TESTS := tests/core tests/retry tests/telemetry/test_call_events.py \
 	tests/telemetry/test_metrics.py tests/telemetry/test_worker_metrics.py \
 	tests/telemetry/test_logs.py tests/telemetry/test_spans.py tests/telemetry/test_observer_faults.py \
 	tests/handling/decorators/test_decorator_order.py
+SCENARIOS := src/iii_resilience/cli/simulation/scenarios
 comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
@@ -94,14 +95,17 @@ format: $(STAMP) ## 1 s: format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 
 # What editors check policy files against, made from the classes.
-schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
+schema: $(STAMP) ## 1 s: write the schemas of policy and scenario files from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
+	$(BIN)/python -m iii_resilience.cli.simulation.scenario_files > $(SCENARIOS)/schema.json.new
+	mv $(SCENARIOS)/schema.json.new $(SCENARIOS)/schema.json
 
-# docs/layers.svg, from the table that tests/test_layers.py enforces, and docs/pictures.
-pictures: $(STAMP) ## 3 s: draw the diagrams and plots of the documents
+# docs/layers.svg, from the table that tests/test_layers.py enforces; the others from the code.
+pictures: $(STAMP) ## 1 min: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
-	$(BIN)/python docs/tools/pictures.py
+	$(BIN)/python docs/tools/document_pictures.py
+	$(BIN)/python docs/tools/policy_plots.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.
 reference: $(STAMP) ## 2 s: write docs/reference from the code

@@ -27,7 +27,8 @@ _STYLES = (
     {"color": "#CC79A7", "linestyle": (0, (7, 1, 1, 1, 1, 1)), "linewidth": 1.4},
     {"color": "#000000", "linestyle": (0, (2, 3)), "linewidth": 1.2},
 )
-_SHADE = "#d9d9d9"
+_SHADE = "#dddddd"
+_SHORTEST = 0.001  # seconds of delay at the left edge
 
 
 def style(place: int) -> dict[str, Any]:
@@ -59,29 +60,47 @@ def draw(rows: Sequence[Row], scenario: Scenario, path: Path, title: str) -> Non
     Raises:
         OSError: The file cannot be written.
     """
-    with figure(path, title, rows=3, height=8.0) as (sent, answered, delays):
-        for place, row in enumerate(rows):
-            curves = row.curves
-            seconds = [curves.first + second + 0.5 for second in range(len(curves.series.calls))]
-            last = sum(at < scenario.duration for at in seconds)
-            first = sum(at < 0 for at in seconds)
-            for axes, counts in (
-                (sent, curves.series.attempts),
-                (answered, curves.series.answers),
-            ):
-                axes.plot(seconds[first:last], counts[first:last], label=row.name, **style(place))
-            _draw_delays(delays, row, place)
-        for axes, what in ((sent, "attempts/s"), (answered, "calls answered/s")):
-            shade(axes, scenario)
-            axes.set_ylabel(what)
-            axes.set_ylim(bottom=0)
-            axes.set_xlim(0, scenario.duration)
+    with figure(path, title, rows=3, height=8.5) as (sent, answered, delays):
+        over_time(sent, rows, scenario, "attempts")
+        over_time(answered, rows, scenario, "answers")
         answered.set_xlabel("seconds")
+        for place, row in enumerate(rows):
+            _draw_delays(delays, row, place)
         delays.set_xscale("log")
+        delays.xaxis.set_major_formatter("{x:g}")
+        delays.set_xlim(left=_SHORTEST)
         delays.set_xlabel("delay before a retry, in seconds")
         delays.set_ylabel("retries after at most\nthis delay, in %")
-        delays.set_ylim(0, 100)
-        sent.legend(loc="upper right", frameon=True)
+        delays.set_ylim(0, 103)
+        legend(sent)
+
+
+def over_time(axes: Any, rows: Sequence[Row], scenario: Scenario, series: str) -> None:
+    """Draw one series of each row, and shade the trouble.
+
+    Args:
+        axes: Where.
+        rows: The rows, in their places.
+        scenario: What happened.
+        series: ``attempts`` or ``answers``.
+    """
+    for place, row in enumerate(rows):
+        curves, counts = row.curves, getattr(row.curves.series, series)
+        points = [
+            (curves.first + second + 0.5, count)
+            for second, count in enumerate(counts)
+            if 0 <= curves.first + second + 0.5 < scenario.duration
+        ]
+        axes.plot(*zip(*points, strict=True), label=row.name, **style(place))
+    shade(axes, scenario)
+    axes.set_ylabel({"attempts": "attempts/s", "answers": "calls answered/s"}[series])
+    axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # a line at 0 is to be seen
+    axes.set_xlim(0, scenario.duration)
+
+
+def legend(axes: Any) -> None:
+    """The names of the lines, above them."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False)
 
 
 def _draw_delays(axes: Any, row: Row, place: int) -> None:
@@ -99,6 +118,9 @@ def shade(axes: Any, scenario: Scenario) -> None:
     """Shade when there is trouble."""
     for incident in scenario.timetable:
         axes.axvspan(incident.start, incident.end, color=_SHADE, linewidth=0, zorder=0)
+        middle = (incident.start + incident.end) / 2
+        place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
+        axes.text(middle, 0.98, "trouble", color="#555555", fontsize=8, **place)
 
 
 @contextmanager
@@ -122,7 +144,7 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.hashsalt": "iii-resilience",
         "svg.fonttype": "path",
         "font.family": ["DejaVu Sans"],

@@ -36,7 +36,7 @@ class SimulatedError(Exception):
         self.code = code
         self.message = message
         self.function_id = function_id
-        super().__init__(message)
+        super().__init__(f"{code}: {message}")  # as the SDK words it
 
 
 def not_found(function_id: str) -> SimulatedError:
@@ -313,7 +313,7 @@ class _Serving:
 
     def _due(self) -> None:
         self._pass_time()
-        ended = []
+        ended: list[Job] = []
         # The first has its work by definition, whatever the sums were rounded to.
         while self._heap and (not ended or self._heap[0][0] <= self._level):
             ended.append(heappop(self._heap)[2])

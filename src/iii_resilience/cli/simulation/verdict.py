@@ -63,10 +63,11 @@ class Subject:
         """A value's file, line and path: ``p.yaml:9 budget.burst``.
 
         Args:
-            path: The value's path; or that of a part, whose first value stands for it.
+            path: The value's path; or that of a part, whose first value in a file stands for it.
         """
         for value in self.values:
-            if value.path == path or value.path.startswith(f"{path}."):
+            inside = value.path == path or value.path.startswith(f"{path}.")
+            if inside and value.origin != BUILT_IN:
                 return f"{value.origin} {path}"
         return f"{BUILT_IN} {path}"
 

@@ -1,7 +1,7 @@
 """Draw the diagrams and plots of the documents: `make pictures`.
 
-    python docs/tools/pictures.py          # write docs/pictures/*.svg
-    python docs/tools/pictures.py --check  # exit with 1 if a picture is stale
+    python docs/tools/document_pictures.py          # write docs/pictures/*.svg
+    python docs/tools/document_pictures.py --check  # exit with 1 if a picture is stale
 
 The plots come from the library's own classes, with a fixed seed: the same code draws the same file.
 """
@@ -15,9 +15,8 @@ from random import Random
 
 from drawing import COLOURS, Box, Picture, Plot
 
-from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.guards.breaker import Breaker
-from iii_resilience.core.guards.budget import Budget
+from iii_resilience.core.guards.budget import Budget, PermitBucket
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 _SEED = 26
@@ -139,89 +138,25 @@ def nested() -> str:
     return plot.svg()
 
 
-def backoff() -> str:
-    """The default schedule: ceiling, and what each jitter draws."""
-    plot = Plot(
-        "Delay before each retry, default schedule (base 0.2 s, factor 2, cap 20 s)",
-        ("retry", 0.5, 8.5),
-        ("delay in seconds", 0, 22),
-        (range(1, 9), (0, 5, 10, 15, 20)),
-    )
-    schedule = Backoff()
-    retries = range(8)
-    ceiling = [(retry + 1.0, schedule.ceiling(retry)) for retry in retries]
-    half = [(x, y / 2) for x, y in ceiling]
-    plot.area(
-        [plot.at(*pair) for pair in [*ceiling, *((x, 0.0) for x, _ in ceiling[::-1])]], COLOURS[0]
-    )
-    plot.area([plot.at(*pair) for pair in [*ceiling, *half[::-1]]], COLOURS[1])
+def _load(rate: float, bucket: PermitBucket | None, attempts: int = 4) -> float:
+    """Attempts per call when a share of all attempts fails; 200 calls a second for five minutes."""
     random = Random(_SEED)
-    for retry in retries:
-        for _ in range(40):
-            value = schedule.delay(retry, random.random)
-            plot.dot(plot.at(retry + 1 + (random.random() - 0.5) * 0.3, value), COLOURS[0])
-    plot.curve(ceiling, "#334", "ceiling (jitter none)", 0)
-    plot.curve(half, COLOURS[1], "equal jitter: upper half", 1, dashed=True)
-    plot.curve(
-        [(x, y / 2) for x, y in ceiling],
-        COLOURS[0],
-        "full jitter: the dots, mean half",
-        2,
-        dashed=True,
-    )
-    return plot.svg()
-
-
-def jitter() -> str:
-    """When the retries of clients that failed together arrive."""
-    clients, width = 1000, 0.05
-    plot = Plot(
-        f"Retries per {width * 1000:g} ms after {clients} calls fail at the same moment",
-        ("seconds after the failure", 0, 2),
-        ("retries", 0, 500),
-        ((0, 0.5, 1, 1.5, 2), (0, 100, 200, 300, 400, 500)),
-        legend=440,
-    )
-    for place, (name, kind) in enumerate(
-        (("no jitter", "none"), ("full jitter (default)", "full"))
-    ):
-        schedule = Backoff(jitter=kind)
-        random = Random(_SEED)
-        counts = [0] * int(2 / width)
-        for _ in range(clients):
-            at = 0.0
-            for retry in range(3):
-                at += schedule.delay(retry, random.random) or 1e-6
-                if at < len(counts) * width:
-                    counts[int(at / width + 1e-9)] += 1
-        colour = COLOURS[1 if kind == "none" else 0]
-        steps: list[tuple[float, float]] = []
-        for index, count in enumerate(counts):
-            steps += [(index * width, count), ((index + 1) * width, count)]
-        plot.curve(steps, colour, name, place)
-    plot.text((510, 96), "1000 at once, three times", size=12, fill=COLOURS[1])
-    return plot.svg()
-
-
-def _load(rate: float, budget: Budget | None, attempts: int = 4) -> float:
-    """Attempts per call when a share of all attempts fails; 200 calls a second for a minute."""
-    random = Random(_SEED)
-    window = None if budget is None else budget.window_for()
-    calls = sent = 0
-    for tick in range(12_000):
-        now = tick / 200
-        calls += 1
-        if window is not None:
-            window.called(now)
+    calls, sent = 60_000, 0
+    for call in range(calls):
+        now, permits = call / 200, 0
+        succeeded = random.random() >= rate
         sent += 1
-        for _ in range(attempts - 1):
-            if random.random() >= rate:
+        while not succeeded and permits + 1 < attempts:
+            if bucket is not None and not bucket.reserve(now):
                 break
-            if window is not None:
-                if not window.reserve(now):
-                    break
-                window.spend(now)
+            permits += 1
             sent += 1
+            succeeded = random.random() >= rate
+        if bucket is not None:
+            if succeeded:
+                bucket.succeeded(permits)
+            else:
+                bucket.gave_up(now, permits)
     return sent / calls
 
 
@@ -233,13 +168,11 @@ def budget() -> str:
         ("attempts per call", 1, 4.2),
         ((0, 20, 40, 60, 80, 100), (1, 2, 3, 4)),
     )
-    rates = [step / 20 for step in range(21)]
-    for place, (name, given) in enumerate(
-        (("4 attempts, no budget", None), ("4 attempts, default budget (20 % + 10/s)", Budget()))
-    ):
-        fresh: Callable[[], Budget | None] = (lambda: None) if given is None else Budget
-        values = [(100 * rate, _load(rate, fresh())) for rate in rates]
-        plot.curve(values, COLOURS[1 - place], name, place)
+    rates = [step / 40 for step in range(41)]
+    without = [(100 * rate, _load(rate, None)) for rate in rates]
+    within = [(100 * rate, _load(rate, Budget().bucket_for())) for rate in rates]
+    plot.curve(without, COLOURS[1], "4 attempts, no budget", 0)
+    plot.curve(within, COLOURS[0], "4 attempts, default budget", 1)
     return plot.svg()
 
 
@@ -303,9 +236,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     "call.svg": call_states,
     "breaker.svg": breaker_states,
     "nested.svg": nested,
-    "backoff.svg": backoff,
-    "jitter.svg": jitter,
-    "budget.svg": budget,
+    "budget_load.svg": budget,
     "deadline.svg": deadline,
     "deploy.svg": deploy,
 }
