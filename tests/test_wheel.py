@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,11 @@ def test_wheel_holds_package_and_policies_only(wheel: Path) -> None:
     names = [line.split()[0] for line in listed]
     assert "iii_resilience/py.typed" in names
     assert "iii_resilience/policies/payments.yaml" in names
+
+
+def test_description_has_no_link_that_leads_nowhere(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = f"iii_resilience-{iii_resilience.__version__}.dist-info/METADATA"
+        text = archive.read(name).decode()
+    assert "# iii-resilience" in text
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
