@@ -105,7 +105,7 @@ schema: $(STAMP) ## 1 s: write the schemas of policy and scenario files from the
 pictures: $(STAMP) ## 1 min: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
 	$(BIN)/python docs/tools/document_pictures.py
-	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python docs/tools/policy_plots.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.
 reference: $(STAMP) ## 2 s: write docs/reference from the code

@@ -1,9 +1,10 @@
 """A worker that is offered three times what it can do: without a limit, with a fixed one, adaptive.
 
-The worker's handlers share 4 places of 0.2 s each, as a pool of connections does. Everything runs
-through `resilient` and the LoopbackEngine in real time. Usage:
+Its handlers share a few places, as a pool of connections does; calls arrive with random gaps for 30
+seconds. In virtual time, or with ``real`` through `resilient` and the LoopbackEngine. That needs an
+idle machine: three processes that share less than two cores measure each other. Usage:
 
-    python benchmarks/bench_limit.py [seconds] [sync]
+    python benchmarks/bench_limit.py [real]
 """
 
 from __future__ import annotations
@@ -12,18 +13,33 @@ import asyncio
 import multiprocessing
 import os
 import random
-import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import attrs
+from served_pool import Fixed, LimitOfCalls, Pool
 
 from iii_resilience import Limit, RetryPolicy, classify, resilient
+from iii_resilience.core.guards.latency_gradient import LatencyGradient
 
+FOR = 30.0
+TIMEOUT_MS = 2000
+HEAD = "| limit | answered, of capacity | p50, ms | p99, ms | of unloaded p99 | last limit |"
+
+# In virtual time.
+MANY, QUICK = 20, 0.1
+VIRTUAL: dict[str, Callable[[], LimitOfCalls]] = {
+    "none": lambda: Fixed(1_000_000),
+    "`Limit(concurrency=20)`": lambda: Fixed(MANY),
+    "`Limit(adaptive=True, low=5, high=200)`": lambda: LatencyGradient(5, 200, 5, 0.0),
+}
+
+# In real time: fewer calls, which three processes can make on two cores.
 PLACES, SECONDS = 4, 0.2
 CAPACITY = PLACES / SECONDS
 LIMITS = {
@@ -31,7 +47,6 @@ LIMITS = {
     "`Limit(concurrency=4)`": Limit(concurrency=4),
     "`Limit(adaptive=True, low=2, high=50)`": Limit(adaptive=True, low=2, high=50),
 }
-TIMEOUT_MS = 2000
 
 
 def options(name: str) -> Any:
@@ -60,7 +75,7 @@ def worker(url: str, limit: Limit | None, pipe: Connection) -> None:
     client = resilient(register_worker(url, options("worker")), limit=limit)
     places: list[asyncio.Semaphore] = []
 
-    async def work(data: Any) -> None:
+    async def work(_: Any) -> None:
         if not places:
             places.append(asyncio.Semaphore(PLACES))
         async with places[0]:
@@ -104,7 +119,7 @@ async def offer(client: Any, rate: float, seconds: float) -> tuple[list[tuple[fl
 
 
 async def capacity(client: Any, seconds: float) -> float:
-    """Calls a second that are answered to as many callers as there are places, one after another."""
+    """Calls a second that are answered where as many callers as there are places take turns."""
     count = 0
     until = time.perf_counter() + seconds
 
@@ -174,30 +189,54 @@ def run(limit: Limit | None, seconds: float, able: float | None) -> Figures:
     return Figures([took for _, took in alone], able, done, last)
 
 
+def row(name: str, answered: float, took: list[float], alone: list[float], last: object) -> str:
+    """One row of the table.
+
+    Args:
+        name: The limit.
+        answered: Calls that were answered in time, of those that the capacity allows.
+        took: Their latencies, in seconds.
+        alone: Those of a worker that has little to do.
+        last: The limit at the end.
+    """
+    p99 = quantile(took, 0.99)
+    return (
+        f"| {name} | {answered:.2f} | {quantile(took, 0.5) * 1000:.0f} | {p99 * 1000:.0f} "
+        f"| {p99 / quantile(alone, 0.99):.1f} | {last} |"
+    )
+
+
+def virtual() -> Iterator[str]:
+    """The rows in virtual time."""
+    able = MANY / QUICK
+    alone = Pool(MANY, lambda _: QUICK).run(Fixed(MANY), 0.1 * able, 600)
+    for name, make in VIRTUAL.items():
+        limit = make()
+        served = Pool(MANY, lambda _: QUICK).run(limit, 3 * able, FOR)
+        took = [one.latency for one in served if one.latency <= TIMEOUT_MS / 1000]
+        last = "-" if limit.limit > MANY * 100 else limit.limit
+        yield row(name, len(took) / FOR / able, took, [one.latency for one in alone], last)
+
+
+def real() -> Iterator[str]:
+    """The rows in real time."""
+    able = None
+    for name, limit in LIMITS.items():
+        found = run(limit, FOR, able)
+        able = able or found.capacity
+        took = [took for at, took in found.done if at <= FOR]
+        last = found.last[0] if found.last else "-"
+        yield row(name, len(took) / FOR / able, took, found.alone, last)
+
+
 def main() -> None:
     """Measure each limit and print the table."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     os.environ["OTEL_ENABLED"] = "false"
-    print(
-        "| limit | answered, of capacity | p50, ms | p99, ms | p99, of unloaded | limit at the end |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(f"{HEAD}\n| --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as home:
         os.environ["HOME"] = home
-        able = None
-        for name, limit in LIMITS.items():
-            found = run(limit, seconds, able)
-            able = able or found.capacity
-            within = [took for at, took in found.done if at <= seconds]
-            p99 = quantile(within, 0.99)
-            print(
-                f"| {name} | {len(within) / seconds / able:.3f} "
-                f"| {statistics.median(within) * 1000:.0f} | {p99 * 1000:.0f} "
-                f"| {p99 / quantile(found.alone, 0.99):.2f} "
-                f"| {found.last[0] if found.last else '-'} |",
-                flush=True,
-            )
-        print(f"\nCapacity: {able:.1f} calls a second ({CAPACITY:.0f} by the sum).")
+        for line in real() if "real" in sys.argv[1:] else virtual():
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

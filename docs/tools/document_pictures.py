@@ -235,7 +235,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     "call.svg": call_states,
     "breaker.svg": breaker_states,
     "nested.svg": nested,
-    "budget.svg": budget,
+    "budget_load.svg": budget,
     "deadline.svg": deadline,
     "deploy.svg": deploy,
 }

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.served_pool import Pool, Served
+from served_pool import Pool, Served
 
 from iii_resilience.core.guards.latency_gradient import LatencyGradient
 

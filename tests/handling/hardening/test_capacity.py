@@ -324,9 +324,9 @@ class TestRefused:
         busy.end()
         worker.shutdown()  # what no record has counted yet is logged now
         counts = [
-            r.refused
+            r.iii_refused
             for r in caplog.records
-            if r.name == "iii_resilience" and hasattr(r, "refused")
+            if r.name == "iii_resilience" and hasattr(r, "iii_refused")
         ]
         assert counts[0] == 1
         assert sum(counts) == 40

@@ -169,7 +169,7 @@ def _from_http(payload: Any) -> bool:
     """Whether a request through an ``http`` trigger brought the payload.
 
     Such a payload has the channel of its response in it, which JSON cannot carry on: a call that
-    passes the request on to another function does not look the same (docs/engine-notes.md, 3).
+    passes the request on to another function does not look the same (docs/engine-notes.md, 10).
     """
     if not isinstance(payload, dict) or "response" not in payload:
         return False

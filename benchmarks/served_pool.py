@@ -9,10 +9,41 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from random import Random
+from typing import Protocol
 
 import attrs
 
-from iii_resilience.core.guards.latency_gradient import LatencyGradient
+
+class LimitOfCalls(Protocol):
+    """What says how many calls may run."""
+
+    @property
+    def limit(self) -> int:
+        """How many may run at once now."""
+
+    def started(self, running: int) -> None:
+        """A call has started, one of so many."""
+
+    def finished(self, started: float, now: float) -> bool:
+        """A call has ended."""
+
+
+@attrs.frozen
+class Fixed:
+    """A limit that stays.
+
+    Attributes:
+        limit: How many may run at once.
+    """
+
+    limit: int
+
+    def started(self, running: int) -> None:
+        """See `LimitOfCalls`."""
+
+    def finished(self, started: float, now: float) -> bool:  # noqa: ARG002 - nothing to learn
+        """See `LimitOfCalls`."""
+        return False
 
 
 @attrs.frozen
@@ -43,7 +74,7 @@ class Pool:
     wait: float = 0.1
     _random: Random = attrs.field(factory=lambda: Random(1))
 
-    def run(self, limit: LatencyGradient, rate: float, until: float) -> list[Served]:
+    def run(self, limit: LimitOfCalls, rate: float, until: float) -> list[Served]:
         """Offer calls at a rate per second, with random gaps; those that were served."""
         served: list[Served] = []
         line: deque[float] = deque()
@@ -63,7 +94,7 @@ class Pool:
 
     def _start(
         self,
-        limit: LatencyGradient,
+        limit: LimitOfCalls,
         line: deque[float],
         ends: list[tuple[float, float, float]],
         places: list[float],

@@ -1,8 +1,8 @@
-"""Draw the pictures of the documents from the code: `make pictures`.
+"""Draw what policies do, from the code: `make pictures`.
 
-    python benchmarks/pictures.py [FOLDER]
+    python docs/tools/policy_plots.py [FOLDER]
 
-`backoff.svg`, `budget.svg` and `breaker.svg` show what these parts of a policy do, and
+`backoff.svg`, `budget.svg` and `circuit.svg` show what these parts of a policy do, and
 `brownout.svg` what whole policies do to a fleet. A picture holds a digest of what it shows; tests
 compare that with the code of the day, so that no picture is older than its code.
 """
@@ -28,7 +28,7 @@ from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.core.backoff import JITTERS
 from iii_resilience.core.guards.breaker import CircuitState, Rejection
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+FOLDER = Path(__file__).resolve().parents[1] / "pictures"
 _DIGEST = re.compile(r"digest ([0-9a-f]+)")
 
 Numbers = dict[str, list[tuple[float, float]]]
@@ -61,7 +61,7 @@ _BIN = 0.02  # seconds
 
 
 def backoff() -> Numbers:
-    """The range of each delay by jitter; and when the retries of clients that failed at once come."""
+    """The range of each delay by jitter; and when retries come, of clients that failed at once."""
     ranges: Numbers = {}
     for jitter in JITTERS:
         made, most = Backoff(jitter=jitter), None
@@ -84,6 +84,7 @@ def backoff() -> Numbers:
 
 
 def draw_backoff(path: Path, numbers: Numbers) -> None:
+    """Draw what `backoff` returns."""
     title = "Backoff(base=0.2, factor=2, cap=20): the delays, and what jitter is for"
     with _figure(path, title, numbers, columns=2) as (ranges, arrivals):
         for place, jitter in enumerate(JITTERS):
@@ -162,6 +163,7 @@ def budget() -> Numbers:
 
 
 def draw_budget(path: Path, numbers: Numbers) -> None:
+    """Draw what `budget` returns."""
     title = "Budget(ratio=0.1, burst=10): one process, 20 calls/s, four attempts a call"
     with _figure(path, title, numbers, columns=2) as (levels, retries):
         for place, name in ((2, "outage"), (3, "20 % random failures")):
@@ -215,6 +217,7 @@ def breaker() -> Numbers:
 
 
 def draw_breaker(path: Path, numbers: Numbers) -> None:
+    """Draw what `breaker` returns."""
     title = "Breaker(failure_rate=0.5, window=10, open=10, probes=3): 20 calls/s"
     with _figure(path, title, numbers, height=2.9) as (axes,):
         for place, what in ((2, "sent"), (1, "rejected")):
@@ -262,6 +265,7 @@ def brownout() -> list[Row]:
 
 
 def draw_brownout(path: Path, rows: list[Row]) -> None:
+    """Draw what `brownout` returns."""
     scenario = load_scenario("brownout")
     title = "40 processes, 120 calls/s; the service falls to a fifth of its speed for 20 s"
     with _figure(path, title, [attrs.asdict(row) for row in rows], columns=2) as (sent, answered):
@@ -280,12 +284,12 @@ def _figure(path: Path, title: str, numbers: object, **more: Any) -> Any:
 PICTURES: dict[str, tuple[Callable[[], Any], Callable[[Path, Any], None]]] = {
     "backoff.svg": (backoff, draw_backoff),
     "budget.svg": (budget, draw_budget),
-    "breaker.svg": (breaker, draw_breaker),
+    "circuit.svg": (breaker, draw_breaker),
     "brownout.svg": (brownout, draw_brownout),
 }
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     for name, (of, draw) in PICTURES.items():
         draw(folder / name, of())
         print(f"drew {folder / name}")

@@ -5,23 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import attrs
-import pictures
+import policy_plots as pictures
 import pytest
 
 from iii_resilience import Backoff
 
 
-@pytest.mark.parametrize("name", ["backoff.svg", "budget.svg", "breaker.svg"])
+@pytest.mark.parametrize("name", ["backoff.svg", "budget.svg", "circuit.svg"])
 def test_picture_shows_the_code_of_the_day(name: str) -> None:
     of, _ = pictures.PICTURES[name]
-    stale = f"docs/{name} is stale: run 'make pictures'"
-    assert pictures.digest_in(pictures.DOCS / name) == pictures.digest(of()), stale
+    stale = f"docs/pictures/{name} is stale: run 'make pictures'"
+    assert pictures.digest_in(pictures.FOLDER / name) == pictures.digest(of()), stale
 
 
 @pytest.mark.long
 def test_picture_of_the_fleet_shows_the_code_of_the_day() -> None:
     rows = [attrs.asdict(row) for row in pictures.brownout()]
-    assert pictures.digest_in(pictures.DOCS / "brownout.svg") == pictures.digest(rows)
+    assert pictures.digest_in(pictures.FOLDER / "brownout.svg") == pictures.digest(rows)
 
 
 def test_digest_notices_a_change_and_no_rounding() -> None:
@@ -34,7 +34,7 @@ def test_digest_notices_a_change_and_no_rounding() -> None:
     assert pictures.digest(numbers) != pictures.digest(pictures.backoff())
 
 
-@pytest.mark.parametrize("name", ["backoff.svg", "budget.svg", "breaker.svg"])
+@pytest.mark.parametrize("name", ["backoff.svg", "budget.svg", "circuit.svg"])
 def test_drawing_writes_the_digest(name: str, tmp_path: Path) -> None:
     of, draw = pictures.PICTURES[name]
     numbers = of()
