@@ -43,9 +43,8 @@ def overview() -> str:
         client.at("bottom"), (305, 232), queue.at("left"), words="fallback", at=(232, 190)
     )
     picture.arrow(queue.at("top"), engine.at("bottom"), words="deliver", at=(526, 165))
-    picture.arrow(
-        worker.at("bottom"), parked.at("top"), words="@idempotent, @consumer", at=(602, 180)
-    )
+    picture.arrow(worker.at("bottom"), parked.at("top"), words="@idempotent", at=(758, 168))
+    picture.text((758, 184), "@consumer", size=12)
     picture.text((20, 285), "Green: where iii-resilience runs.", size=12)
     return picture.svg()
 
