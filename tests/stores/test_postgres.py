@@ -48,7 +48,7 @@ def store(postgres_url: str) -> Iterator[PostgresStore]:
 
 def rows(url: str, query: str) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(query).fetchall()
+        return connection.execute(query.encode()).fetchall()
 
 
 def effects(url: str) -> list[str]:
@@ -413,20 +413,20 @@ def test_user_without_rights_is_told_what_to_do(
     name = f"worker{time.time_ns()}"
     rows(postgres_url, "SELECT 1")
     with psycopg.connect(postgres_url, autocommit=True) as owner:
-        owner.execute(f"CREATE ROLE {name} LOGIN")
+        owner.execute(f"CREATE ROLE {name} LOGIN".encode())
         worker = PostgresStore(postgres_url.replace("postgres@", f"{name}@"), create=False)
         with pytest.raises(StoreRefusedError, match=r"has version 0.*migrate\(\)"):
             claim(worker)
         store.migrate()
         with pytest.raises(StoreRefusedError, match="GRANT USAGE"):
             claim(worker)
-        owner.execute(f"GRANT USAGE ON SCHEMA iii_resilience TO {name}")
-        owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA iii_resilience TO {name}")
+        owner.execute(f"GRANT USAGE ON SCHEMA iii_resilience TO {name}".encode())
+        owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA iii_resilience TO {name}".encode())
         with pytest.raises(StoreRefusedError, match=r"may not .*INSERT on keys"):
             claim(worker)
         owner.execute(
-            "GRANT INSERT, UPDATE, DELETE ON iii_resilience.keys, iii_resilience.messages "
-            f"TO {name}"
+            b"GRANT INSERT, UPDATE, DELETE ON iii_resilience.keys, iii_resilience.messages "
+            b"TO " + name.encode()
         )
         assert claim(worker).state is State.CLAIMED
         worker.close()

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from iii_resilience.cli.simulation.scenario import (
     FUNCTION,
@@ -52,7 +52,7 @@ _ROOT = "the file"
 
 def built_in() -> dict[str, bytes]:
     """The scenarios that come with the library, by name."""
-    folder = files(__package__) / "scenarios"
+    folder = files(cast("str", __package__)) / "scenarios"
     return {
         path.name.removesuffix(".yaml"): path.read_bytes()
         for path in sorted(folder.iterdir(), key=lambda path: path.name)
