@@ -395,6 +395,17 @@ def test_keys_whose_time_is_over_are_removed(store: PostgresStore, postgres_url:
     assert left < 300
 
 
+def test_claim_holds_though_removing_fails(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iii_resilience.stores.postgres._SWEEP_EVERY", 1)
+    monkeypatch.setattr(
+        "iii_resilience.stores.postgres_statements.SWEEP_KEYS", "SELECT 1 / 0, %(most)s"
+    )
+    assert claim(store).state is State.CLAIMED
+    assert store.delivered("m", keep=HOUR) == 1
+
+
 def test_running_transaction_is_not_removed(store: PostgresStore) -> None:
     claimed = store.claim("s", fingerprint="f", nonce="n", lease=0.01, keep=0.01)
     transaction = store.begin("s", claimed.token)

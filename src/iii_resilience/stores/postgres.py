@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -313,7 +314,10 @@ class PostgresStore:
 
     def _sweep(self, connection: Any) -> None:
         """Remove a few rows whose time is over, now and then: so it never takes long."""
-        if next(self._writes) % _SWEEP_EVERY == 0:
+        if next(self._writes) % _SWEEP_EVERY:
+            return
+        # What came before it is done: its caller must not hear that it failed.
+        with suppress(import_psycopg().Error):
             for statement in (sql.SWEEP_KEYS, sql.SWEEP_MESSAGES):
                 self._run(connection, statement, {"most": _SWEEP_MOST})
 
