@@ -238,7 +238,7 @@ def test_sessions_settings_and_locks_end_with_the_transaction(store: PostgresSto
     (most,) = handle.execute(
         "SELECT setting FROM pg_settings WHERE name = 'lock_timeout'"
     ).fetchone()
-    assert 0 < int(most) <= 7000, "what is left of the lease"
+    assert 5000 <= int(most) <= 7000, "what is left of the lease"
     handle.execute("SET search_path = nowhere")
     handle.execute("SELECT pg_advisory_lock(1)")
     transaction.rollback()

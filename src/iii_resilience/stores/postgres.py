@@ -183,7 +183,7 @@ class PostgresStore:
         """Begin effects that are committed together with the key (see `Keys.begin`).
 
         From now on the key runs as long as this session lives, whatever its lease. One statement
-        of the handler may take as long as was left of that.
+        of the handler may take as long as was left of that, and ``timeout`` at least.
 
         Raises:
             StoreUnavailableError: The server cannot be reached, or the lease is lost already.
@@ -199,7 +199,8 @@ class PostgresStore:
                         "the PostgreSQL store failed: the lease was over before the transaction "
                         "began"
                     )
-                most = max(1, row[0])
+                # Its end runs under the same timeout: never less than an operation has.
+                most = max(round(self._timeout * 1000), row[0])
                 connection.execute(f"SET statement_timeout = {most}; SET lock_timeout = {most}")
             return PostgresTransaction(
                 self._in_handlers,
