@@ -12,11 +12,15 @@ from unittest.mock import patch
 import attrs
 import pytest
 from hypothesis import Phase, settings
+from support.observers import observer_faults
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
 from iii_resilience.config.default_book import default_book
-from iii_resilience.core import system_clock
+from iii_resilience.core import observers, system_clock
+from iii_resilience.core.guards.scopes import forget_all
+
+__all__ = ["observer_faults"]
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("default-deadline-off", deadline=None)
@@ -35,12 +39,27 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def observers_are_sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What an observer raises is kept from the calls, so a test would not notice it otherwise."""
+    expected = "observer_faults" in request.fixturenames
+    observers._reported.clear()
+    yield
+    assert expected or not observers._reported
+
+
+@pytest.fixture(autouse=True)
 def same_policies_after() -> Iterator[None]:
     before, codes = default_book(), dict(iii_resilience.core.codes.lookup._user)
     yield
     use_policies(before)
     iii_resilience.core.codes.lookup._user.clear()
     iii_resilience.core.codes.lookup._user.update(codes)
+
+
+@pytest.fixture(autouse=True)
+def own_guards() -> None:
+    """What other tests have taken from budgets, or counted in circuits, is theirs."""
+    forget_all()
 
 
 @attrs.define

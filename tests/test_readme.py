@@ -5,21 +5,22 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from iii import InitOptions, InvocationError, register_worker
-from support.paths import ROOT
+from support.paths import PAGES, ROOT
 from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
+from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
 __all__ = ["postgres_of_session", "postgres_url"]
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -37,7 +38,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 PYTHON = blocks("python")
-YAML = blocks("yaml")
+YAML = [block for block in blocks("yaml") if "duration_ms:" not in block[1]]
+SCENARIOS = [block for block in blocks("yaml") if "duration_ms:" in block[1]]
 
 
 @pytest.fixture
@@ -67,11 +69,16 @@ def run(code: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
 def test_block_runs_unchanged(
     engine: LoopbackEngine,
+    tmp_path: Path,
     place: str,
     code: str,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    page = place.partition(":")[0]
+    own = [text for block, text in YAML if block.startswith(f"{page}:")]
+    if own:  # the first policy file of the page
+        (tmp_path / "policies.yaml").write_text(own[0], encoding="utf-8")
     if "DATABASE_URL" in code:
         monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_url"))
     run(code, place)
@@ -83,9 +90,16 @@ def test_policy_file_has_no_warnings(tmp_path: Path, place: str, text: str) -> N
     assert load_policies(tmp_path / "p.yaml").warnings == (), place
 
 
+@pytest.mark.parametrize(("place", "text"), SCENARIOS, ids=[place for place, _ in SCENARIOS])
+def test_scenario_can_be_simulated(tmp_path: Path, place: str, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+    assert load_scenario(str(tmp_path / "s.yaml")).duration > 0, place
+
+
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
     assert len(YAML) >= 2
+    assert SCENARIOS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -175,3 +189,18 @@ class TestErrorHandling:
         engine.inject("rates::load", Drop())
         with pytest.raises(InvocationError, match="TIMEOUT"), permission_errors("rates::load"):
             iii.trigger({"function_id": "rates::load", "timeout_ms": 50})
+
+
+def test_readme_and_extra_name_the_same_sdk() -> None:
+    (least,) = re.findall(r"iii SDK from ([\d.]+) on", (ROOT / "README.md").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["optional-dependencies"]["iii"] == [f"iii-sdk>={least}"]
+
+
+def test_ci_names_the_pythons_that_the_package_does() -> None:
+    """The oldest one is that of `make test`; the others are run where they are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    versions = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    assert project["requires-python"] == f">={versions[0]}"
+    run = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert f"for version in {' '.join(versions[1:])}; do" in run

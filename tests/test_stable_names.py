@@ -109,7 +109,17 @@ def paths(value: Any, start: str = "") -> set[str]:
     return found
 
 
-CONTEXT = CallContext(1.5, 2000.0, 2, "k", already_retried=True, function_id="a::b", code="TIMEOUT")
+CONTEXT = CallContext(
+    1.5,
+    2000.0,
+    2,
+    "k",
+    already_retried=True,
+    function_id="a::b",
+    code="TIMEOUT",
+    attempt_left=0.5,
+    attempt_deadline_unix=1000.0,
+)
 ON_THE_WIRE = {
     "left_ms": 1500,
     "deadline_unix_ms": 2_000_000,
@@ -118,6 +128,8 @@ ON_THE_WIRE = {
     "already_retried": True,
     "function_id": "a::b",
     "code": "TIMEOUT",
+    "attempt_left_ms": 500,
+    "attempt_deadline_unix_ms": 1_000_000,
 }
 
 
@@ -142,6 +154,8 @@ class TestCallContext:
         assert set(call.metadata) == {"iii.resilience"}
         assert set(call.metadata["iii.resilience"]) == {
             "attempt",
+            "attempt_deadline_unix_ms",
+            "attempt_left_ms",
             "deadline_unix_ms",
             "idempotency_key",
             "left_ms",
@@ -428,12 +442,21 @@ METRICS = {
         {"iii.function.id", "iii.circuit_breaker.state"},
     ),
     "iii.retry.budget.available": ("Gauge", "{permit}", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.empty": ("Gauge", "s", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.permits": (
+        "Sum",
+        "{permit}",
+        {"iii.function.id", "iii.retry.budget.outcome"},
+    ),
     "iii.handler.failures": ("Sum", "{failure}", CALL),
     "iii.handler.successes": ("Sum", "{success}", {"iii.function.id"}),
     "iii.messages.parked": ("Sum", "{message}", CALL),
     "iii.dead_letters": ("Gauge", "{message}", {"iii.function.id", "iii.error.category"}),
     "iii.bulkhead.in_use": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.bulkhead.waiting": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.limit": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.running": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.waiting": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.policy.reloads.refused": ("Sum", "{reload}", set()),
     "iii.worker.registration.transitions": (
         "Sum",
@@ -452,23 +475,25 @@ SPANS = {
     },
     "fallback": {*CALL, "iii.error.execution", "iii.fallback.kind", "iii.fallback.target"},
 }
+# Up to 0.1.0 without `iii_`: a program that stamps a `trace_id` on its records lost these.
 FAILURE = {
-    "function_id",
-    "code",
-    "category",
-    "reason",
-    "attempt",
-    "delay",
-    "invocation_id",
-    "trace_id",
-    "span_id",
+    "iii_function_id",
+    "iii_code",
+    "iii_category",
+    "iii_reason",
+    "iii_attempt",
+    "iii_delay",
+    "iii_invocation_id",
+    "iii_trace_id",
+    "iii_span_id",
 }
 RECORDS = [
     FAILURE,
-    {*FAILURE, "duration", "exception"},
-    {*FAILURE, "parked"},
-    {"function_id", "state", "was"},
-    {"function_id", "kind", "state", "was", "owner", "code"},
+    {*FAILURE, "iii_duration", "iii_exception"},
+    {*FAILURE, "iii_parked"},
+    {*FAILURE, "iii_refused"},
+    {"iii_function_id", "iii_state", "iii_was"},
+    {"iii_function_id", "iii_kind", "iii_state", "iii_was", "iii_owner", "iii_code"},
 ]
 
 
@@ -496,7 +521,7 @@ class TestTelemetry:
         assert found == {frozenset(fields) for fields in RECORDS}
 
     def test_fields_of_all_records(self) -> None:
-        """Those that the run does not make, too, as the source has them."""
+        """Those that the run does not make, too, as the source has them: without the prefix."""
         found = {
             key.value
             for tree in sources().values()
@@ -513,12 +538,15 @@ class TestTelemetry:
             "exception",
             "function_id",
             "function_ids",
+            "hook",
             "kind",
+            "observer",
             "offset",
             "owner",
             "parked",
             "payload_bytes",
             "problems",
+            "refused",
             "sender",
             "state",
             "was",
@@ -631,7 +659,7 @@ class TestPolicyFiles:
                 "probes",
                 "slow_call_ms",
             },
-            "Budget": {"ratio", "min_per_second", "window_ms"},
+            "Budget": {"ratio", "burst", "min_per_second"},
             "Bulkhead": {"limit", "queue", "wait_ms"},
             "Code": {
                 "category",
@@ -694,7 +722,7 @@ class TestPolicyFiles:
         for name in ("default", "interactive", "background", "payments"):
             assert load_policies(f"builtin:{name}").warnings == ()
 
-    def test_entry_of_the_engine(self) -> None:
+    def test_entry_of_engine(self) -> None:
         assert inspect.signature(policies_from_engine).parameters["entry"].default == (
             "iii-resilience"
         )
@@ -799,6 +827,33 @@ class TestJson:
             "values.[].origin",
             "values.[].path",
             "values.[].value",
+            "warnings",
+        }
+
+    def test_simulate(self, tmp_path: Path) -> None:
+        scenario = tmp_path / "s.yaml"
+        scenario.write_text(
+            "version: 1\nduration_ms: 3000\ncalls: {rate: 20, processes: 2}\n"
+            "timetable: [{start_ms: 0, end_ms: 2000, error_rate: 0.5}]\n",
+            "utf-8",
+        )
+        found = self.keys("simulate", "--scenario", str(scenario))
+        by_reason = "rows.[].given_up."
+        assert {key for key in found if not key.startswith(by_reason)} == {
+            *("advice", "broken", "calls_per_second", "duration_ms", "holds", "processes", "rows"),
+            *("scenario", "seed", "trouble_end_ms", "trouble_start_ms"),
+            *below(
+                "rows.[]",
+                {
+                    *("calls", "circuit_opened_ms", "delays", "given_up", "in_time_after"),
+                    *("in_time_during", "load", "name", "queued", "recovery_ms", "series"),
+                    *("series_start_ms", "wait_p50_ms", "wait_p99_ms"),
+                },
+            )
+            - {"rows.[]"},
+            "rows.[].delays.[].count",
+            "rows.[].delays.[].delay_ms",
+            *(f"rows.[].series.{name}" for name in ("answers", "attempts", "calls", "in_time")),
         }
 
     def test_dlq(self, engine: LoopbackEngine, tmp_path: Path) -> None:
@@ -840,6 +895,7 @@ class TestJson:
             ("", "doctor"),
             ("", "explain"),
             ("", "show"),
+            ("", "simulate"),
             ("dlq", "list"),
             ("dlq", "triage"),
         }
@@ -854,7 +910,7 @@ def commands(group: str) -> dict[str, Any]:
 # What programs import, and what stores of their own must have.
 
 
-def test_methods_of_the_store_protocol() -> None:
+def test_methods_of_store_protocol() -> None:
     found = {
         name: [*inspect.signature(getattr(Store, name)).parameters][1:]
         for name in dir(Store)
@@ -901,6 +957,7 @@ PUBLIC = {
         "HandlerError",
         "Health",
         "InFlight",
+        "LimitUse",
         "NotFoundError",
         "PayloadError",
         "PermanentError",
@@ -952,6 +1009,6 @@ def test_public_names(package: Any) -> None:
     assert all(hasattr(package, name) for name in PUBLIC[package])
 
 
-def test_the_one_public_name_of_config() -> None:
+def test_one_public_name_of_config() -> None:
     assert "dump_policies" in vars(config)["__all__"]
     assert callable(config.dump_policies)

@@ -16,7 +16,9 @@ import tenacity
 from iii_resilience import (
     Attempt,
     Backoff,
+    Breaker,
     Budget,
+    Bulkhead,
     Category,
     Decision,
     Enqueue,
@@ -35,7 +37,7 @@ from iii_resilience.core.decide import CallSoFar
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_defaults_are_documented_ones() -> None:
     assert attrs.asdict(RetryPolicy(), recurse=False) == {
         "attempts": 4,
         "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=None, jitter="full"),
@@ -43,7 +45,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "breaker": None,
         "bulkhead": None,
         "attempt_timeout": None,
-        "budget": Budget(ratio=0.2, min_per_second=10, window=10.0),
+        "budget": Budget(ratio=0.1, burst=10, min_per_second=0.005),
         "wait": None,
         "stop": None,
         "fallback": None,
@@ -54,11 +56,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
     }
 
 
-def test_the_fields_of_worker_trigger_are_fields_of_a_policy() -> None:
+def test_fields_of_worker_trigger_are_fields_of_policy() -> None:
     assert TRIGGER_FIELDS < FIELDS
 
 
-def test_replace_is_attrs_evolve_with_a_better_error() -> None:
+def test_replace_is_attrs_evolve_with_better_error() -> None:
     policy = RetryPolicy(deadline=None, budget=None)
     assert policy.replace(attempts=5) == attrs.evolve(policy, attempts=5)
     assert policy.replace(attempts=5) == RetryPolicy(deadline=None, budget=None, attempts=5)
@@ -96,7 +98,7 @@ def test_replace_is_attrs_evolve_with_a_better_error() -> None:
         ({"retry_unexecuted": 1}, TypeError, "retry_unexecuted"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(
+def test_policy_that_makes_no_sense_is_refused(
     fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -104,12 +106,12 @@ def test_a_policy_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("queue", ["", 5, None])
-def test_a_fallback_names_a_queue(queue: Any) -> None:
+def test_fallback_names_queue(queue: Any) -> None:
     with pytest.raises(ValueError, match=r"Enqueue\.queue must be the name of a queue"):
         Enqueue(queue)
 
 
-def test_no_deadline_leaves_the_attempt_timeout_free() -> None:
+def test_no_deadline_leaves_attempt_timeout_free() -> None:
     assert RetryPolicy(deadline=None, attempt_timeout=1e6).attempt_timeout == 1e6
 
 
@@ -142,10 +144,10 @@ def test_data_classes_are_attrs_classes_and_frozen(kind: type[Any]) -> None:
 @pytest.mark.parametrize(
     "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
-def test_a_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
+def test_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
     policy = RetryPolicy(attempts=7)
     assert policy.budget is not None
-    policy.budget.window_for().called(1.0)
+    policy.budget.bucket_for().reserve(1.0)
     assert again(policy) == policy
 
 
@@ -158,7 +160,7 @@ def test_failures_reports_and_hints_survive_pickling() -> None:
     assert failure.replace(code="x").code == "x"
 
 
-def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
+def test_failures_repr_shows_neither_message_nor_stack_trace() -> None:
     failure = Failure(
         "TIMEOUT",
         Category.TRANSIENT,
@@ -170,7 +172,7 @@ def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
     assert "MARKER" not in repr(failure)
 
 
-def test_a_wait_class_in_place_of_an_instance_is_refused_where_it_stands() -> None:
+def test_wait_class_is_rejected_where_given() -> None:
     with pytest.raises(TypeError, match="must be a tenacity wait_"):
         RetryPolicy(wait=tenacity.wait_none)  # type: ignore[arg-type]
 
@@ -196,7 +198,33 @@ def test_wrong_parts_and_names_say_what_is_meant(fields: dict[str, Any], words: 
         RetryPolicy(**fields)
 
 
-@pytest.mark.parametrize("make", [Backoff, RetryPolicy])
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        (Budget, {"ration": 0.1}, "Budget has no field ration; did you mean ratio?"),
+        (
+            Budget,
+            {"window_ms": 1},
+            "Budget has no field window_ms; did you mean window, in seconds?",
+        ),
+        (
+            Breaker,
+            {"failure_rat": 1},
+            "Breaker has no field failure_rat; did you mean failure_rate?",
+        ),
+        (Breaker, {"open_ms": 1}, "Breaker has no field open_ms; did you mean open, in seconds?"),
+        (Bulkhead, {"limits": 1}, "Bulkhead has no field limits; did you mean limit?"),
+        (Bulkhead, {"_states": 1}, "Bulkhead has no field _states (it has limit, queue, wait)"),
+    ],
+)
+def test_wrong_names_of_guards_say_what_is_meant(
+    kind: Any, fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        kind(**fields)
+
+
+@pytest.mark.parametrize("make", [Backoff, Budget, Breaker, Bulkhead, RetryPolicy])
 def test_positional_and_missing_arguments_stay_pythons(make: Any) -> None:
     with pytest.raises(TypeError, match="positional argument"):
         make(*range(30))

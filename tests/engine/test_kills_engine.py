@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from iii import InitOptions, register_worker
 from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
 from support.real_engine import RealEngine
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.sqlite_files import opened
 from support.waiting import until
 
 from iii_resilience import discover
@@ -88,7 +88,7 @@ class World:
                 server.execute("CREATE TABLE effects (n integer)")
         else:
             self.store = SqliteStore(folder / "store.db")
-            with sqlite3.connect(folder / "store.db") as connection:
+            with opened(folder / "store.db") as connection:
                 connection.execute("CREATE TABLE effects (n INTEGER)")
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -128,7 +128,7 @@ class World:
             with client:
                 found = client.hgetall("effects")
             return Counter({int(n): int(times) for n, times in found.items()})
-        with sqlite3.connect(self.folder / "store.db") as connection:
+        with opened(self.folder / "store.db") as connection:
             return Counter(n for (n,) in connection.execute("SELECT n FROM effects"))
 
     def parked(self) -> list[int]:

@@ -21,13 +21,16 @@ from iii_resilience import (
     iii_retry,
     register_exceptions,
     report_for,
+    retrying,
 )
 from iii_resilience.core.classifiers import registered_exceptions as registered
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.handling import consumer, idempotent
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
 from iii_resilience.handling.hardening.running_handlers import Running
-from iii_resilience.stores import SqliteStore
+from iii_resilience.stores import MemoryStore, SqliteStore
+from iii_resilience.telemetry import FailedCall
+from iii_resilience.testing import fake_clock, no_sleep, retries_off
 
 QUICK = Backoff(base=0, cap=1)
 
@@ -75,7 +78,7 @@ def test_nested_decorators_do_not_multiply(kind: type[Exception]) -> None:
         caught.value.order = 4  # type: ignore[attr-defined]
 
 
-def test_slots_exception_with_a_report_still_pickles() -> None:
+def test_slots_exception_with_report_still_pickles() -> None:
     @iii_retry(idempotent=True, attempts=2, backoff=QUICK)
     def fails() -> None:
         raise FrozenSlotsError(7)
@@ -131,3 +134,78 @@ async def test_hardened_handler_says_what_was_raised(
     hardened = Hardener(Hardening(send_stack_traces=True), Running()).harden("a::b", make(kind))
     with pytest.raises(kind):
         await hardened({})
+
+
+class RaisingStore(MemoryStore):
+    """A user's own store, with an exception of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def claim(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_store_of_ones_own_raises_what_it_raises(kind: type[Exception]) -> None:
+    handler = idempotent(RaisingStore(kind()), key="id", function_id="a::b")(plain(KeyError))
+    with pytest.raises(kind):
+        handler({"id": "1"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transaction_ends_with_handlers_exception(tmp_path: Path, kind: type[Exception]) -> None:
+    store = SqliteStore(tmp_path / "keys.sqlite")
+
+    @idempotent(store, key="id", function_id="a::b")
+    def handler(payload: Any, transaction: Any) -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        handler({"id": "1"})
+    store.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_span_of_fallback_passes_it_on(kind: type[Exception]) -> None:
+    call = FailedCall("a::b", 0.0)
+    with pytest.raises(kind), call.fallback("reroute", "c::d"):
+        raise kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [fake_clock, no_sleep, retries_off])
+def test_test_helpers_pass_it_on(kind: type[Exception], block: Callable[[], Any]) -> None:
+    with pytest.raises(kind), block():
+        raise kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loop_passes_it_on(kind: type[Exception]) -> None:
+    tries = []
+
+    def block() -> None:
+        for attempt in retrying(idempotent=True, attempts=3, backoff=QUICK):
+            with attempt:
+                tries.append(attempt.number)
+                raise kind
+
+    with pytest.raises(kind):
+        block()
+    assert tries == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_async_loop_passes_it_on(kind: type[Exception]) -> None:
+    tries = []
+
+    async def block() -> None:
+        async for attempt in retrying(idempotent=True, attempts=3, backoff=QUICK):
+            with attempt:
+                tries.append(attempt.number)
+                raise kind
+
+    with pytest.raises(kind):
+        await block()
+    assert tries == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sqlite_files import opened
 
 from iii_resilience.stores import SqliteStore, State, StoreUnavailableError
 
@@ -36,7 +38,7 @@ def claim(store: SqliteStore, lease: float = KEEP) -> int:
 
 
 def effects(path: Path) -> list[int]:
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS effects (n INTEGER)")
         return [n for (n,) in connection.execute("SELECT n FROM effects")]
 
@@ -58,7 +60,7 @@ def test_effect_and_key_are_one_commit(store: SqliteStore, path: Path) -> None:
     assert state(store) is State.DONE
 
 
-def test_a_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
+def test_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
     token = claim(store)
     assert effects(path) == []
     transaction = store.begin("k", token)
@@ -69,7 +71,7 @@ def test_a_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
     assert state(store) is State.RUNNING
 
 
-def test_who_has_lost_the_lease_writes_no_effect(store: SqliteStore, path: Path) -> None:
+def test_who_has_lost_lease_writes_no_effect(store: SqliteStore, path: Path) -> None:
     token = claim(store, lease=0.01)
     assert effects(path) == []
     time.sleep(0.05)
@@ -80,7 +82,7 @@ def test_who_has_lost_the_lease_writes_no_effect(store: SqliteStore, path: Path)
     assert effects(path) == []
 
 
-def test_a_process_that_dies_in_its_transaction_leaves_neither(
+def test_process_that_dies_in_its_transaction_leaves_neither(
     store: SqliteStore, path: Path
 ) -> None:
     token = claim(store)
@@ -113,7 +115,7 @@ def end_of_with(connection: sqlite3.Connection) -> None:
     ],
     ids=["commit", "rollback", "COMMIT", "script", "with"],
 )
-def test_a_handler_cannot_end_the_transaction_itself(
+def test_handler_cannot_end_transaction_itself(
     store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], Any]
 ) -> None:
     token = claim(store)
@@ -128,7 +130,7 @@ def test_a_handler_cannot_end_the_transaction_itself(
     assert effects(path) == []
 
 
-def test_a_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, path: Path) -> None:
+def test_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, path: Path) -> None:
     token = claim(store)
     assert effects(path) == []
     transaction = store.begin("k", token)
@@ -142,7 +144,7 @@ def test_a_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, p
     assert [record.deliveries for record in store.records()] == [1]
 
 
-def test_an_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
+def test_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
     patient, hasty = SqliteStore(path, busy_timeout=30.0), SqliteStore(path, busy_timeout=0.05)
     transaction = patient.begin("k", claim(patient))
     with pytest.raises(StoreUnavailableError, match="locked"):
@@ -154,9 +156,7 @@ def test_an_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["folder", "rubbish", "below a file"])
-def test_a_file_that_cannot_be_used_is_said_so_and_answers_nothing(
-    tmp_path: Path, how: str
-) -> None:
+def test_unusable_file_is_reported_and_answers_nothing(tmp_path: Path, how: str) -> None:
     place = tmp_path / "it"
     if how == "folder":
         place.mkdir()
@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_used_is_said_so_and_answers_nothing(
         list(store.records())
 
 
-def test_a_store_is_usable_after_a_fork(store: SqliteStore) -> None:
+def test_store_is_usable_after_fork(store: SqliteStore) -> None:
     token = claim(store)
     child = os.fork()
     if child == 0:
@@ -186,17 +186,17 @@ def test_a_store_is_usable_after_a_fork(store: SqliteStore) -> None:
     store.close()
 
 
-def test_rows_whose_time_is_over_leave_the_file(store: SqliteStore, path: Path) -> None:
+def test_rows_whose_time_is_over_leave_file(store: SqliteStore, path: Path) -> None:
     for number in range(20):
         store.delivered(f"m-{number}", keep=0.01)
     time.sleep(0.05)
     for _ in range(10):
         store.delivered("m", keep=KEEP)
-    with sqlite3.connect(path) as connection:
+    with opened(path) as connection:
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
 
 
-def test_first_use_waits_for_who_makes_the_file(path: Path) -> None:
+def test_first_use_waits_for_who_makes_file(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("CREATE TABLE t (n)")
@@ -211,7 +211,7 @@ def test_first_use_waits_for_who_makes_the_file(path: Path) -> None:
         other.close()
 
 
-def test_what_must_outlast_the_machine_is_written_through(store: SqliteStore) -> None:
+def test_what_must_outlast_machine_is_written_through(store: SqliteStore) -> None:
     token = claim(store)
     (connection,) = store._connections._idle
     statements: list[str] = []
@@ -232,3 +232,13 @@ def test_handlers_row_factory_ends_with_its_transaction(store: SqliteStore) -> N
     transaction.handle.text_factory = bytes
     transaction.rollback()
     assert state(store) is State.RUNNING
+
+
+def test_dropped_store_leaves_no_open_connection(path: Path) -> None:
+    store = SqliteStore(path)
+    assert state(store) is State.CLAIMED
+    (connection,) = store._connections._idle
+    del store
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")

@@ -143,7 +143,7 @@ class Told:
             {attributes(call)["iii.function.id"]: (call, attempts) for call, attempts in spans},
             [attributes(span) for span in seen.spans("fallback ")],
             seen.metrics(),
-            [record for record in records if getattr(record, "reason", None) is not None],
+            [record for record in records if getattr(record, "iii_reason", None) is not None],
             handed,
             lambda function_id: len(engine.calls(function_id)),
         )
@@ -190,9 +190,9 @@ def check(call: Call, told: Told) -> str:
     retries = sum(sent[1:])
     assert told.measured("iii.client.call.retries", name) == (retries, retries > 0)
     assert told.measured("iii.client.call.retry_delay", name)[1] == (retries > 0)
-    records = [r for r in told.records if r.function_id == name]
+    records = [r for r in told.records if r.iii_function_id == name]
     assert told.measured("iii.retry.decisions", name)[0] == len(records)
-    assert about["iii.retry.decision"] == records[-1].reason
+    assert about["iii.retry.decision"] == records[-1].iii_reason
     if call.error is None:
         assert about["iii.retry.decision"] in {"retried", "handed_off"}
         assert [p.attributes for p in duration._with({"iii.function.id": name})] == [
@@ -216,7 +216,7 @@ def check(call: Call, told: Told) -> str:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_everything_that_is_told_of_a_call_adds_up(
+def test_everything_that_is_told_of_call_adds_up(
     seed: int,
     engine: LoopbackEngine,
     target: Any,

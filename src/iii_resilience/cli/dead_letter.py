@@ -29,14 +29,14 @@ _MILLISECONDS = 1e11  # as seconds it would be the year 5138
 
 @attrs.frozen(kw_only=True)
 class DeadLetter:
-    """One message that nobody delivers any longer.
+    """A message that is not delivered any more.
 
     Attributes:
         id: Names it: the dead letter's id, or the parked message's.
         source: ``queue``; ``topic``; ``bare``: a record that names neither function nor cause (a
             queue's of the engine's own, up to 0.20, or a topic's of the standalone queue worker);
             or ``parked``.
-        function_id: The function it is for, or None where nobody has kept it.
+        function_id: The function it is for, or None if that was not recorded.
         category: The failure's category; None where it is unknown.
         code: The failure's code; None where it is unknown.
         remedy: What the code's table advises.

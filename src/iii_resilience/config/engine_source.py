@@ -11,7 +11,6 @@ with policies in files never import it.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import uuid
@@ -28,10 +27,9 @@ from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.effects import drive
 from iii_resilience.core.errors import ConfigError, NotConnectedError
+from iii_resilience.core.observers import logger
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection, connection_of
-
-logger = logging.getLogger("iii_resilience")
 
 _ID = re.compile(r"[a-z0-9_-]{1,64}")
 _CONNECTS_WITHIN = 5.0  # seconds; as long as a call waits by default
@@ -49,8 +47,8 @@ def policies_from_engine(
 
     An entry that does not exist is made from the files, with the JSON Schema of policy files, so
     that the engine itself refuses what is malformed. From then on the entry counts, and the files
-    stand in only where the engine cannot be asked: it has no configuration worker, or forbids it,
-    or does not answer. That is one warning, and the engine is asked again.
+    stand in only where the engine cannot be queried: it has no configuration worker, or forbids it,
+    or does not answer. That is one warning, and the query is repeated.
 
     The book follows its entry until the worker is shut down or the book is gone. What does not
     validate is one error record, and the policies before it stay in force.
@@ -68,8 +66,8 @@ def policies_from_engine(
     Raises:
         ConfigError: The files do not validate.
         RuntimeError: It was called on the SDK's own thread, where it would wait for itself.
-        TypeError: The worker is no client of the SDK.
-        ValueError: An id or a time that is none.
+        TypeError: The worker is not a client of the SDK.
+        ValueError: The id is empty, or a time is not a positive number.
     """
     if not _ID.fullmatch(entry):
         raise ValueError(
@@ -131,7 +129,7 @@ class _EngineEntry:
             return self._files.read().policy_set()
 
     def read(self) -> Contents:
-        """What the entry holds now; what it held last where it cannot be asked, or the files."""
+        """What the entry holds now; if it cannot be read, what it held last, or the files."""
         try:
             self._last = self._ask()
             self._warned = False
@@ -181,7 +179,7 @@ class _EngineEntry:
             "payload": {"id": self._entry, **payload},
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
-        # Straight to the SDK: the next look is the retry, and it must not count as anybody's call.
+        # Straight to the SDK: the next poll is the retry, and it must not count as a user's call.
         return self._connection.in_flight.send(request, seconds=_ANSWERS_WITHIN)
 
     def _cannot_be_asked(self, error: Exception) -> None:

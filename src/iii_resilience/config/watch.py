@@ -6,25 +6,24 @@ find the same content. Knows nothing of files or engines: a `Source` reads them.
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from iii_resilience.config.changes import changes
 from iii_resilience.config.policy_set import Book, Snapshot, Source
 from iii_resilience.core.errors import ConfigError
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.lazy_imports import lazy_module
+from iii_resilience.core.observers import logger
 from iii_resilience.core.validators import number
 
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = lazy_module("asyncio")  # only who watches in a task needs it
+    asyncio = lazy_module("asyncio")  # only a watch in a task needs it
 
-
-logger = logging.getLogger("iii_resilience")
 
 Check = Callable[[], float | None]
 
@@ -110,12 +109,12 @@ class SourceCheck:
     What does not validate is logged once as an error, and the book stays as it is.
 
     Args:
-        book: The book; when nobody else has it any more, there is nothing left to look at.
+        book: The book. The watch ends when the book is no longer referenced elsewhere.
         source: Where its policies come from.
-        every: Seconds between two looks while nothing changes.
+        every: Seconds between two polls while nothing changes.
 
     Raises:
-        ValueError: `every` is no number above 0.
+        ValueError: `every` is not a number above 0.
     """
 
     def __init__(self, book: Book, source: Source, every: float) -> None:
@@ -150,7 +149,7 @@ class SourceCheck:
         except ConfigError as error:
             self._refused = snapshot.digest
             refused_reloads.add()
-            logger.error(  # noqa: TRY400 - the file is at fault, no code: a traceback says nothing
+            logger.error(
                 "%s: the changed policies are refused, the ones before stay in force:\n%s",
                 self._source.name,
                 error,
@@ -158,5 +157,6 @@ class SourceCheck:
             )
             return
         self._refused = None
+        changed = changes(book.policy_set, policy_set)
         book.replace(policy_set)
-        logger.info("%s: the changed policies are in force", self._source.name)
+        logger.info("%s: the changed policies are in force (%s)", self._source.name, changed)

@@ -17,6 +17,13 @@ _SLOW = 1.0  # seconds
 JITTERS = ("full", "equal", "decorrelated", "none")
 
 
+class _Default(float):
+    """A default that gives way to a smaller cap; a base that was given does not."""
+
+
+_BASE = _Default(0.2)
+
+
 @checked_names
 @attrs.frozen
 class Backoff:
@@ -27,7 +34,7 @@ class Backoff:
     backoff (re-run of the AWS backoff simulator; docs/engine-notes.md, 14).
 
     Args:
-        base: Ceiling of the first delay, in seconds.
+        base: Ceiling of the first delay, in seconds; the default follows a smaller cap.
         factor: Growth from one retry to the next.
         cap: Largest delay, in seconds; also the longest pushback that is waited for.
         throttled_base: ``base`` for failures that say "slow down", in seconds; None for 1 s, or
@@ -39,7 +46,7 @@ class Backoff:
         ValueError: A number out of range, or an unknown jitter.
     """
 
-    base: float = attrs.field(default=0.2, validator=number(least=0, unit="seconds"))
+    base: float = attrs.field(default=_BASE, validator=number(least=0, unit="seconds"))
     factor: float = attrs.field(default=2.0, validator=number(least=1))
     cap: float = attrs.field(default=20.0, validator=number(least=0, unit="seconds"))
     throttled_base: float | None = attrs.field(
@@ -48,6 +55,8 @@ class Backoff:
     jitter: str = attrs.field(default="full", validator=Choice(JITTERS))
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.base, _Default):
+            object.__setattr__(self, "base", _Default(min(_BASE, self.cap)))
         for name in ("base", "throttled_base"):
             value = getattr(self, name)
             if value is not None and value > self.cap:

@@ -6,6 +6,7 @@ Knows nothing of policies or retries.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from iii_resilience.core.lazy_imports import lazy_module
@@ -51,6 +52,30 @@ def cancellations_asked_for() -> int:
     except RuntimeError:  # a coroutine that is driven by hand
         return 0
     return 0 if task is None else task.cancelling()
+
+
+def refuse_other_libraries(name: str) -> None:
+    """Refuse a coroutine that another library than asyncio runs; one driven by hand may go on.
+
+    Args:
+        name: What is called.
+
+    Raises:
+        RuntimeError: It runs under trio or the like, where the first delay would fail.
+    """
+    sniffio = sys.modules.get("sniffio")  # trio sets it; without it there is no other library
+    if sniffio is None:
+        return
+    try:
+        library = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return
+    if library != "asyncio":
+        raise RuntimeError(
+            f"{name} runs under {library}, and its retries need asyncio: nothing was called. Run "
+            "it with asyncio, or use tenacity there: "
+            "tenacity.AsyncRetrying(**policy.to_tenacity(idempotent=True))"
+        )
 
 
 def _comes_of_a_cancellation(error: BaseException | None) -> bool:

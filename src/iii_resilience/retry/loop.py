@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, cast
 
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.admission import Admission, guard_for
-from iii_resilience.retry.cancellation import Cancellations, cancellations_asked_for
-from iii_resilience.retry.policy_source import PolicySource, begin
+from iii_resilience.retry.cancellation import (
+    Cancellations,
+    cancellations_asked_for,
+    refuse_other_libraries,
+)
+from iii_resilience.retry.policy_source import PolicySource
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
-from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"
+_NEVER_ENTERED = GeneratorExit()
 
 
 class RetryAttempt:
@@ -38,6 +43,7 @@ class RetryAttempt:
         started: float,
         classified: list[Failure],
         run: RetriedCall | None = None,
+        bucket: PermitBucket | None = None,
     ) -> None:
         self.number = number
         self.error: Exception | None = None
@@ -45,6 +51,7 @@ class RetryAttempt:
         self._started = started
         self._classified = classified
         self._run = run
+        self._bucket = bucket
 
     def __enter__(self) -> Self:
         return self
@@ -56,11 +63,12 @@ class RetryAttempt:
         __: TracebackType | None,
     ) -> bool:
         run, self._run = self._run, None  # the user's variable may outlive the loop
-        if self.admission is not None:
+        admission, self.admission = self.admission, None
+        if admission is not None:
             if error is None:
-                self.admission.release(None)
+                admission.release(None)
             else:
-                self.admission.failed(error, self._classified)
+                admission.failed(error, self._classified)
         # The loop could not raise these two itself: to an iterator they mean its end.
         if isinstance(error, Exception) and not isinstance(
             error, (StopIteration, StopAsyncIteration)
@@ -69,12 +77,15 @@ class RetryAttempt:
             if run is not None:
                 run.telemetry.leave()
             return True
-        # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
+        # Reported here and not in the loop: a `return` in the block skips the rest of the loop.
         if error is None:
             if run is None:
+                bucket = self._bucket
+                if bucket is not None and bucket.level < bucket.burst:
+                    bucket.succeeded()
                 meters.succeeded(_LOOP, self._started)
             else:
-                run.telemetry.succeeded()
+                run.succeeded()
         elif run is None:
             meters.passed(_LOOP, self._started, error)
         else:
@@ -95,6 +106,12 @@ class RetryAttempt:
         except (CircuitOpenError, BulkheadFullError) as error:
             self.error = error
 
+    def abandon(self) -> None:
+        """Give its place back, where the block was never entered: nothing was attempted."""
+        admission, self.admission = self.admission, None
+        if admission is not None:
+            admission.release(_NEVER_ENTERED)
+
     def take_error(self) -> Exception:
         """What the block raised; the user's variable may outlive the loop, and keeps none."""
         error, self.error = self.error, None
@@ -102,35 +119,56 @@ class RetryAttempt:
 
 
 class RetryLoop:
-    """What `retrying` returns: iterate over it with ``for`` or ``async for``."""
+    """What `retrying` returns: iterate over it with ``for`` or ``async for``.
 
-    def __init__(self, source: PolicySource) -> None:
+    Args:
+        source: Where its policy is from.
+        scope: The function that contains it: the states of guards are kept for it.
+    """
+
+    def __init__(self, source: PolicySource, scope: str) -> None:
         self._source = source
+        self._scope = scope
 
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
-        context = self._start()
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        policy, bucket, started = self._start()
+        deadline_at = deadline_of(policy, started)
+        guard = guard_for(policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, started, classified, bucket=bucket)
         if guard is not None:
-            attempt.admit(functools.partial(guard.admit, context.deadline_at))
+            attempt.admit(functools.partial(guard.admit, deadline_at))
         if attempt.error is None:
-            yield attempt
+            try:
+                yield attempt
+            finally:
+                attempt.abandon()
         if attempt.error is None:
             return
-        run = begin(self._source, context, classified=classified)
+        run = RetriedCall(
+            self._source.context(_LOOP, policy, bucket),
+            started,
+            idempotent=self._source.idempotent,
+            deadline_at=deadline_at,
+            classified=classified,
+        )
         _record(run, attempt)
         while (delay := run.next_delay()) is not None:
             run.sleep(delay)
-            attempt = RetryAttempt(len(run.log.failed) + 1, context.started, classified, run)
+            attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
             attempt.error = run.too_late()
             if attempt.error is None and guard is not None:
-                attempt.admit(functools.partial(guard.admit, context.deadline_at))
+                attempt.admit(functools.partial(guard.admit, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
-                with _unless_left(run, attempt):
+                try:
                     yield attempt
+                except GeneratorExit as left:
+                    _left(run, attempt, left)
+                    raise
+                finally:
+                    attempt.abandon()
             if attempt.error is None:
                 return
             _record(run, attempt)
@@ -143,29 +181,46 @@ class RetryLoop:
 
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
-        context = self._start()
+        refuse_other_libraries(_LOOP)
+        policy, bucket, started = self._start()
+        deadline_at = deadline_of(policy, started)
         cancellations = Cancellations(cancellations_asked_for())
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        guard = guard_for(policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, started, classified, bucket=bucket)
         if guard is not None:
-            await attempt.admit_async(functools.partial(guard.admit_async, context.deadline_at))
+            await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
         if attempt.error is None:
-            yield attempt
+            try:
+                yield attempt
+            finally:
+                attempt.abandon()
         if attempt.error is None:
             return
-        run = begin(self._source, context, classified=classified, swallowed=cancellations.swallowed)
+        run = RetriedCall(
+            self._source.context(_LOOP, policy, bucket),
+            started,
+            idempotent=self._source.idempotent,
+            deadline_at=deadline_at,
+            classified=classified,
+            swallowed=cancellations.swallowed,
+        )
         _record(run, attempt)
         while (delay := run.next_delay()) is not None:
             await run.sleep_async(delay)
-            attempt = RetryAttempt(len(run.log.failed) + 1, context.started, classified, run)
+            attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
             attempt.error = run.too_late()
             if attempt.error is None and guard is not None:
-                await attempt.admit_async(functools.partial(guard.admit_async, context.deadline_at))
+                await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
-                with _unless_left(run, attempt):
+                try:
                     yield attempt
+                except GeneratorExit as left:
+                    _left(run, attempt, left)
+                    raise
+                finally:
+                    attempt.abandon()
             if attempt.error is None:
                 return
             _record(run, attempt)
@@ -176,18 +231,10 @@ class RetryLoop:
         finally:
             del error
 
-    def _start(self) -> RetryContext:
-        policy, window = self._source.resolve()
+    def _start(self) -> tuple[RetryPolicy, PermitBucket | None, float]:
+        policy, bucket = self._source.resolve(self._scope)
         started = clock.monotonic()
-        if window is not None:
-            window.called(started)
-        return RetryContext(
-            policy=policy,
-            name=_LOOP,
-            started=started,
-            deadline_at=deadline_of(policy, started),
-            window=window,
-        )
+        return policy, bucket, started
 
 
 def _record(run: RetriedCall, attempt: RetryAttempt) -> None:
@@ -198,13 +245,8 @@ def _record(run: RetriedCall, attempt: RetryAttempt) -> None:
         del error
 
 
-@contextmanager
-def _unless_left(run: RetriedCall, attempt: RetryAttempt) -> Iterator[None]:
-    """While the user has an attempt: where he leaves the loop instead, the call ends there."""
-    try:
-        yield
-    except GeneratorExit as left:
-        if attempt.error is not None:
-            _record(run, attempt)
-        run.interrupted(left)
-        raise
+def _left(run: RetriedCall, attempt: RetryAttempt, left: GeneratorExit) -> None:
+    """The user's code has left the loop in a retry: the call ends there."""
+    if attempt.error is not None:
+        _record(run, attempt)
+    run.interrupted(left)

@@ -59,10 +59,10 @@ class Claim:
     """The answer to a claim.
 
     Attributes:
-        state: ``claimed``: run it; ``running``: somebody else runs it; ``done`` and ``failed``:
+        state: ``claimed``: run it; ``running``: another worker runs it; ``done`` and ``failed``:
             it has run; ``other``: the key belongs to another payload.
         token: Whose lease it is; a later claim of the key has a greater one.
-        left: Seconds until the lease of who runs it is over, for ``running``.
+        left: Seconds until the running call's lease is over, for ``running``.
         outcome: What was stored, for ``done`` and ``failed``.
     """
 
@@ -99,7 +99,7 @@ class Transaction(Protocol):
     """Effects that are committed together with a key, or not at all.
 
     Attributes:
-        exclusive: Whether nobody else can claim a key while it is open. It then needs no
+        exclusive: Whether the key cannot be claimed elsewhere while it is open. It then needs no
             renewal, and what could not be committed is gone.
     """
 
@@ -117,7 +117,7 @@ class Transaction(Protocol):
             keep: Seconds the outcome is kept.
 
         Returns:
-            False where the lease was lost to somebody else: then nothing was written.
+            False if another worker has taken over the lease: then nothing was written.
 
         Raises:
             TransactionEndedError: The transaction is not the one that was begun.
@@ -164,7 +164,7 @@ class RenewsMany(Protocol):
             renewals: The leases.
 
         Returns:
-            For each whether it was extended: False where somebody else has claimed the key since.
+            For each whether it was extended: False if another worker has claimed the key since.
 
         Raises:
             StoreUnavailableError: Whether any was extended is not known.
@@ -204,7 +204,7 @@ class Keys(Protocol):
     """Keys that run once."""
 
     def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
-        """Ask to run a key.
+        """Request to run a key.
 
         Args:
             slot: The key, with its scope (see `digest`).
@@ -216,7 +216,7 @@ class Keys(Protocol):
         raise NotImplementedError
 
     def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
-        """Extend a lease from now on; False where somebody else has claimed the key since."""
+        """Extend a lease from now on; False if another worker has claimed the key since."""
         raise NotImplementedError
 
     def finish(
@@ -255,7 +255,7 @@ class Messages(Protocol):
         Args:
             message: The message's id.
             note: Anything that JSON carries.
-            parked: Whether the message is parked: then it is kept until somebody removes it.
+            parked: Whether the message is parked: then it is kept until it is removed.
             keep: Seconds it is kept where it is not parked.
         """
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.stores import redis_scripts
 from iii_resilience.stores.protocol import (
     Claim,
@@ -186,7 +186,7 @@ class RedisStore:
         """See `Messages.remove`."""
         return bool(self._once("remove", self._message(message), (message, revision)))
 
-    # How it is asked.
+    # How it is called.
 
     def _key(self, slot: str) -> list[str]:
         return [f"{self._prefix}:key:{slot}"]
@@ -202,13 +202,13 @@ class RedisStore:
         """Run a script that counts once, though redis-py may send it twice."""
         return self._run(name, [*keys, f"{self._prefix}:request:{uuid.uuid4().hex}"], arguments)
 
-    @contextmanager
-    def _as_unavailable(self) -> Iterator[None]:
-        try:
-            yield
-        except self._redis.DataError:
-            raise  # a value that redis-py cannot send: nothing is wrong with the store
-        except self._redis.RedisError as error:
+    def _as_unavailable(self) -> ErrorTranslation:
+        return ErrorTranslation(self._translate)
+
+    def _translate(self, error: Exception) -> None:
+        if isinstance(error, self._redis.DataError):
+            return  # a value that redis-py cannot send: nothing is wrong with the store
+        if isinstance(error, self._redis.RedisError):
             raise self._meaning(error) from error
 
     def _meaning(self, error: Exception) -> StoreUnavailableError | StoreRefusedError:
@@ -250,7 +250,7 @@ class RedisStore:
                 try:
                     results = pipeline.execute(raise_on_error=False)
                 except self._redis.WatchError:
-                    continue  # a renewal came in between, or somebody has claimed the key
+                    continue  # the lease was renewed in between, or the key was claimed
                 except self._redis.ResponseError as error:
                     meaning = self._meaning(error)
                     if isinstance(meaning, StoreUnavailableError):

@@ -5,19 +5,18 @@ Knows nothing of what the file stores, except for the table that must be there.
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from iii_resilience.core.error_translation import ErrorTranslation
+from iii_resilience.core.observers import logger
 from iii_resilience.stores.protocol import StoreUnavailableError
-
-logger = logging.getLogger("iii_resilience")
 
 _IDLE_MOST: Final = 16
 _CACHED: Final = 128  # statements that a connection keeps prepared, as `sqlite3` does by default
@@ -91,6 +90,11 @@ class SqliteConnections:
         for connection in idle:
             connection.close()
 
+    def __del__(self) -> None:
+        # A store that was dropped without `close`; from 3.13 on Python warns of open connections.
+        with suppress(Exception):  # half made, or at the end of the interpreter
+            self.close()
+
     def take(self, *, caches: bool = True) -> FileConnection:
         """A connection that nothing else uses, until `give_back`.
 
@@ -128,14 +132,9 @@ class SqliteConnections:
         self._check_fork()
         _of_the_parent.append(connection)
 
-    @contextmanager
-    def lent(self) -> Iterator[FileConnection]:
-        """A connection for one operation."""
-        connection = self.take()
-        try:
-            yield connection
-        finally:
-            self.give_back(connection)
+    def lent(self) -> Lent:
+        """A connection for one operation, as a context manager."""
+        return Lent(self)
 
     # The file.
 
@@ -226,13 +225,36 @@ class SqliteConnections:
                 return
 
 
-@contextmanager
-def as_unavailable() -> Iterator[None]:
+class Lent:
+    """A connection for one operation; see `SqliteConnections.lent`.
+
+    Args:
+        connections: Where it comes from, and goes back to.
+    """
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+        self._connection: FileConnection | None = None
+
+    def __enter__(self) -> FileConnection:
+        self._connection = connection = self._connections.take()
+        return connection
+
+    def __exit__(self, *_: object) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._connections.give_back(connection)
+
+
+def as_unavailable() -> ErrorTranslation:
     """Raise SQLite's errors as `StoreUnavailableError`."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise  # a handler's own tables refuse its transaction: nothing is wrong with the store
-    except sqlite3.Error as error:
+    return ErrorTranslation(_translate)
+
+
+def _translate(error: Exception) -> None:
+    # A handler's own tables may refuse its transaction: nothing is wrong with the store then.
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
         # SQLite's words name tables and files, never values.
         raise StoreUnavailableError(f"the SQLite store failed: {error}") from error

@@ -7,8 +7,7 @@ of how calls are made.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from iii_resilience.core import system_clock as clock
@@ -75,7 +74,7 @@ class FailedCall:
     def sends(self, started: float, delay: float) -> None:
         """The next attempt leaves this process now; what it does hangs under it.
 
-        Told more than once of one attempt, it is still one.
+        Several reports of one attempt count once.
 
         Args:
             started: Monotonic time of the attempt's start, in seconds.
@@ -103,7 +102,7 @@ class FailedCall:
         Args:
             attempt: The attempt.
             started: Monotonic time of its start, in seconds.
-            error: What it raised. Nothing but its invocation id is told.
+            error: What it raised. Only its invocation id is recorded.
         """
         self._error = error
         self._counts(attempt.duration, sent=attempt.sent)
@@ -140,6 +139,15 @@ class FailedCall:
 
     # Its end.
 
+    def permits(self, outcome: str, permits: int) -> None:
+        """The permits of the call's retries have been given back, or are lost.
+
+        Args:
+            outcome: `iii_resilience.telemetry.metrics.REFUNDED` or ``WASTED``.
+            permits: How many.
+        """
+        meters.permits(self._name, outcome, permits)
+
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
         if self._unheard:
@@ -161,7 +169,7 @@ class FailedCall:
         self._end(clock.monotonic(), labels(failure), _failure(failure))
 
     def passed(self, error: BaseException) -> None:
-        """Something passed through the call that is no failure of an attempt, and ended it.
+        """An exception passed through the call that is not a failure of an attempt, and ended it.
 
         Args:
             error: A cancellation or its like, or what ended a delay.
@@ -171,40 +179,51 @@ class FailedCall:
         self._end_attempt(now, kind)
         self._end(now, kind, kind)
 
-    @contextmanager
-    def fallback(self, kind: str, target: str) -> Iterator[None]:
-        """While the one call is made that stands in for a further attempt.
+    def fallback(self, kind: str, target: str) -> Fallback:
+        """While the one call is made that stands in for a further attempt, as a context manager.
 
         Args:
             kind: ``enqueue`` or ``reroute``.
             target: The queue or the function.
         """
-        began, passing, more = clock.monotonic(), False, {}
+        return Fallback(self, {"iii.fallback.kind": kind, "iii.fallback.target": target})
+
+    def fallback_began(self, now: float, about: Attributes) -> None:
+        """The call to a fallback begins.
+
+        Args:
+            now: Monotonic time in seconds.
+            about: The attributes of its span.
+        """
         if self._spans is not None:
-            about = {"iii.fallback.kind": kind, "iii.fallback.target": target}
-            self._spans.start("fallback", began, about)
+            self._spans.start("fallback", now, about)
             self._spans.enter()
-        try:
-            yield
-        except Exception as error:
+
+    def fallback_ended(self, began: float, error: BaseException | None) -> None:
+        """The call to a fallback has ended.
+
+        Args:
+            began: Monotonic time of its start, in seconds.
+            error: What it raised, or None.
+        """
+        now = clock.monotonic()
+        self._active += now - began
+        taken = self._reason is Reason.HANDED_OFF
+        passing = error is not None and not isinstance(error, Exception)
+        more = {}
+        if isinstance(error, Exception):
             more = _failure(classify(error))
-            raise
-        except BaseException as error:
-            passing, more = True, _passing(error)
-            raise
-        finally:
-            now = clock.monotonic()
-            self._active += now - began
-            taken = self._reason is Reason.HANDED_OFF
-            if self._spans is not None:
-                self._spans.leave()
-                self._spans.end_attempt(now, more, failed=not taken)
-            if taken or passing:
-                self._end(now, more, more)
+        elif error is not None:
+            more = _passing(error)
+        if self._spans is not None:
+            self._spans.leave()
+            self._spans.end_attempt(now, more, failed=not taken)
+        if taken or passing:
+            self._end(now, more, more)
 
     @property
     def _unheard(self) -> bool:
-        """Whether nobody looks: then a call that ends has nothing to tell."""
+        """Whether there is no provider: then the end of a call need not be recorded."""
         return self._spans is None and not meters.heard
 
     def _counts(self, seconds: float, *, sent: bool) -> None:
@@ -242,6 +261,31 @@ class FailedCall:
             self._spans.end(now, about, failed=bool(failed))
 
 
+class Fallback:
+    """While the call to a fallback is under way; see `FailedCall.fallback`.
+
+    A class, not a ``contextlib.contextmanager``, as in `core.context_scope`.
+
+    Args:
+        call: The call that was given up.
+        about: The attributes of the span.
+    """
+
+    __slots__ = ("_about", "_began", "_call")
+
+    def __init__(self, call: FailedCall, about: Attributes) -> None:
+        self._call = call
+        self._about = about
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        self._began = clock.monotonic()
+        self._call.fallback_began(self._began, self._about)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._call.fallback_ended(self._began, error)
+
+
 def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> FailedCall | None:
     """What observes a call that has just failed for the first time.
 
@@ -258,7 +302,7 @@ def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> Fai
     if (
         call_spans is None
         and meters.probe._real_instrument is None  # noqa: SLF001 - see `Meters.probe`
-        and not (logs.logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
+        and not logs.heard(logging.INFO)
     ):
         return None
     return FailedCall(name, started, whole=whole, call_spans=call_spans)

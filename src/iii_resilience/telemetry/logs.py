@@ -7,17 +7,15 @@ and remote messages are never recorded. Knows nothing of metrics, or of how call
 from __future__ import annotations
 
 import logging
-import traceback
-from pathlib import PurePath
 from typing import Any
 
 from iii_resilience.core.decide import Decision
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
+from iii_resilience.core.observers import logger
 from iii_resilience.telemetry.spans import Ids, current_ids
 
-logger = logging.getLogger("iii_resilience")
-logger.addHandler(logging.NullHandler())  # a program that has set up no logging hears nothing
+logger.logger.addHandler(logging.NullHandler())  # a program without logging gets no records
 
 _LONGEST_ID = 64  # an invocation id is a UUID
 
@@ -32,7 +30,7 @@ def fields(
     delay: float | None = None,
     ids: Ids | None = None,
 ) -> dict[str, Any]:
-    """What every record of a failure says of it, as ``extra``.
+    """What every record of a failure says of it, as ``extra``: the logger prefixes ``iii_``.
 
     Args:
         function_id: The function id, or the decorated function's qualified name.
@@ -66,29 +64,16 @@ def invocation_id(error: BaseException | None) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= _LONGEST_ID else None
 
 
-def where(error: BaseException) -> str:
-    """An exception for a log: its type and where it was raised, never what it says.
-
-    Args:
-        error: The exception.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return type(error).__name__
-    last = frames[-1]
-    return f"{type(error).__name__} at {PurePath(last.filename).name}:{last.lineno} in {last.name}"
-
-
 def heard(level: int) -> bool:
-    """Whether a record of this level would reach anybody; else there is no use in making it.
+    """Whether a record of this level would reach a handler; else there is no use in making it.
 
     Args:
         level: The level.
     """
     if not logger.isEnabledFor(level):
         return False
-    at: logging.Logger | None = logger
-    if logger.filters:
+    at: logging.Logger | None = logger.logger
+    if logger.logger.filters:
         return True  # whatever they do, they see every record
     while at is not None:
         for handler in at.handlers:

@@ -8,12 +8,11 @@ of log records, or of how calls are made.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry import metrics
@@ -22,64 +21,25 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.bulkhead import Slots
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.observers import IsolatedObserver, logger
+from iii_resilience.telemetry import handler_limits
+from iii_resilience.telemetry.guard_states import buckets, bulkheads
+from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
-from iii_resilience.telemetry.spans import SCOPE
+from iii_resilience.telemetry.spans import SCOPE, scope_version
 
-SHARED = "(shared)"
-"""Stands for the policy's name where nobody has said it."""
-
-_names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
-
-
-def named(window: BudgetWindow, policy: str) -> None:
-    """Say which policy a count belongs to that is kept for a whole policy.
-
-    Args:
-        window: The count.
-        policy: The policy's name. One that is shared keeps the first name it was given.
-    """
-    _names.setdefault(window, policy)
-
-
-def available(now: float) -> Iterator[tuple[str, str | None, float]]:
-    """Policy, function id (None for a whole policy) and permits left of every budget in use.
-
-    Args:
-        now: Monotonic time in seconds.
-    """
-    for kept in everything():
-        for scope, window in list(kept.items()):
-            if isinstance(window, BudgetWindow):
-                if scope is None:
-                    yield _names.get(window, SHARED), None, window.available(now)
-                else:
-                    policy, _, function_id = scope.partition("\0")
-                    yield policy, function_id or None, window.available(now)
-
-
-def bulkheads() -> Iterator[tuple[str, Slots]]:
-    """Function id and places of every bulkhead in use."""
-    for kept in everything():
-        for scope, slots in list(kept.items()):
-            if isinstance(slots, Slots) and scope is not None:
-                yield scope.rpartition("\0")[2], slots
-
-
-logger = logging.getLogger("iii_resilience")
+REFUNDED = "refunded"
+"""Permits of retries whose call has succeeded."""
+WASTED = "wasted"
+"""Permits of retries whose call has failed all the same."""
 
 OTHER = "_OTHER"
 """What stands for every value that would make the number of time series grow without end."""
 
 LIMIT = "III_RESILIENCE_METRICS_FUNCTIONS"
-"""The environment variable with the number of function ids that are told apart."""
+"""The environment variable: how many function ids metrics distinguish."""
 LIMIT_DEFAULT = 2000
-
-# From a local answer of a millisecond to a call that waits out its deadline of a minute.
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_RETRIES = (1.0, 2.0, 3.0, 4.0, 5.0)  # gRPC's (A96)
 
 # What passes through a call without being a failure of it, by name; bounded like the codes.
 _PASSING = frozenset({"CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit"})
@@ -97,60 +57,18 @@ def passing_type(error: BaseException) -> str:
 
 
 class _Unmade:
-    """Stands for an instrument before there are any: whoever looks goes and makes them."""
+    """Stands for an instrument before there are any: the first use creates them."""
 
     _real_instrument = True
 
 
-class _Instruments:
-    """The instruments of one meter."""
+class _Unmakable:
+    """Stands for an instrument that the meter provider cannot make."""
 
-    def __init__(self, meter: metrics.Meter) -> None:
-        self.duration = _histogram(
-            meter,
-            "iii.client.call.duration",
-            "s",
-            "Duration of calls, from their start to their last attempt's end or fallback",
-            _SECONDS,
-        )
-        self.retries = _histogram(
-            meter,
-            "iii.client.call.retries",
-            "{retry}",
-            "Retries that were sent for a call; calls without any are not reported",
-            _RETRIES,
-        )
-        self.retry_delay = _histogram(
-            meter,
-            "iii.client.call.retry_delay",
-            "s",
-            "Time during a call in which no attempt of it was under way",
-            _SECONDS,
-        )
-        self.decisions = meter.create_counter(
-            "iii.retry.decisions", unit="{decision}", description="What was decided about failures"
-        )
-        self.transitions = meter.create_counter(
-            "iii.circuit_breaker.transitions",
-            unit="{transition}",
-            description="Changes of state of circuit breakers",
-        )
-        self.handler_failures = meter.create_counter(
-            "iii.handler.failures", unit="{failure}", description="Calls whose handler failed"
-        )
-        self.handler_successes = meter.create_counter(
-            "iii.handler.successes", unit="{success}", description="Calls whose handler succeeded"
-        )
-        self.parked = meter.create_counter(
-            "iii.messages.parked",
-            unit="{message}",
-            description="Messages that a consumer has parked",
-        )
-        self.registrations = meter.create_counter(
-            "iii.worker.registration.transitions",
-            unit="{transition}",
-            description="Changes of how a worker's functions and triggers are registered",
-        )
+    _real_instrument = None
+
+
+_isolated = IsolatedObserver("a measurement")
 
 
 class Meters:
@@ -170,7 +88,7 @@ class Meters:
     def forget(self) -> None:
         """Make everything anew at the next use: for tests, which set more than one provider."""
         self.probe: Any = _Unmade
-        self._made: _Instruments | None = None
+        self._made: Instruments | None = None
         self._ids: set[str] = set()
         self._of_success: dict[str, dict[str, Any]] = {}
         self._most = LIMIT_DEFAULT
@@ -179,7 +97,7 @@ class Meters:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody measures."""
+        """Whether there is a provider."""
         return self._heard is not None
 
     # What happens.
@@ -198,7 +116,9 @@ class Meters:
             attributes = self._attributes(name)
             if attributes["iii.function.id"] == name:  # the rest have no end
                 self._of_success[name] = attributes
-        made.duration.record(clock.monotonic() - started, attributes)
+        seconds = clock.monotonic() - started
+        with _isolated:
+            made.duration.record(seconds, attributes)
 
     def passed(self, name: str, started: float, error: BaseException) -> None:
         """A call was cancelled, or something like that passed through it, at its first attempt.
@@ -230,10 +150,11 @@ class Meters:
         """
         if (made := self._heard) is not None:
             attributes = self._attributes(name, failed)
-            made.duration.record(seconds, attributes)
-            if retries:
-                made.retries.record(retries, attributes)
-                made.retry_delay.record(waited, attributes)
+            with _isolated:
+                made.duration.record(seconds, attributes)
+                if retries:
+                    made.retries.record(retries, attributes)
+                    made.retry_delay.record(waited, attributes)
 
     def decided(self, name: str, failure: Failure, reason: str) -> None:
         """A decision was made about a failure.
@@ -245,7 +166,19 @@ class Meters:
         """
         if (made := self._heard) is not None:
             more = {**labels(failure), "iii.retry.decision": reason}
-            made.decisions.add(1, self._attributes(name, more))
+            _count(made.decisions, self._attributes(name, more))
+
+    def permits(self, name: str, outcome: str, permits: int) -> None:
+        """A call has ended whose retries took permits of its budget.
+
+        Args:
+            name: As for `succeeded`.
+            outcome: `REFUNDED` or `WASTED`.
+            permits: How many.
+        """
+        if permits and (made := self._heard) is not None:
+            more = {"iii.retry.budget.outcome": outcome}
+            made.permits.add(permits, self._attributes(name, more))
 
     def circuit_changed(self, name: str, state: CircuitState) -> None:
         """A circuit breaker has changed its state.
@@ -256,7 +189,7 @@ class Meters:
         """
         if (made := self._heard) is not None:
             more = {"iii.circuit_breaker.state": state.value}
-            made.transitions.add(1, self._attributes(name, more))
+            _count(made.transitions, self._attributes(name, more))
 
     def handler_failed(self, function_id: str, failure: Failure) -> None:
         """A handler has failed.
@@ -266,7 +199,7 @@ class Meters:
             failure: The failure, by the cause that says most.
         """
         if (made := self._heard) is not None:
-            made.handler_failures.add(1, self._attributes(function_id, labels(failure)))
+            _count(made.handler_failures, self._attributes(function_id, labels(failure)))
 
     def handler_succeeded(self, function_id: str) -> None:
         """A handler has succeeded.
@@ -276,7 +209,7 @@ class Meters:
         """
         if self.probe._real_instrument is None or (made := self._heard) is None:  # noqa: SLF001
             return
-        made.handler_successes.add(1, self._attributes(function_id))
+        _count(made.handler_successes, self._attributes(function_id))
 
     def parked(self, function_id: str, failure: Failure) -> None:
         """A message was parked.
@@ -286,7 +219,7 @@ class Meters:
             failure: Why.
         """
         if (made := self._heard) is not None:
-            made.parked.add(1, self._attributes(function_id, labels(failure)))
+            _count(made.parked, self._attributes(function_id, labels(failure)))
 
     def registration_changed(self, function_id: str, kind: str, state: str) -> None:
         """A registration has changed its state.
@@ -298,12 +231,12 @@ class Meters:
         """
         if (made := self._heard) is not None:
             more = {"iii.registration.kind": kind, "iii.registration.state": state}
-            made.registrations.add(1, self._attributes(function_id, more))
+            _count(made.registrations, self._attributes(function_id, more))
 
-    # How it is told.
+    # How it is recorded.
 
     def function_id(self, name: str) -> str:
-        """A function id as metrics tell it: itself for the first so many, `OTHER` beyond.
+        """A function id as metrics show it: itself for the first so many, `OTHER` beyond.
 
         Args:
             name: The function id.
@@ -319,45 +252,58 @@ class Meters:
         return {"iii.function.id": self.function_id(name), **(more or {})}
 
     @property
-    def _heard(self) -> _Instruments | None:
-        """The instruments, if anybody measures."""
+    def _heard(self) -> Instruments | None:
+        """The instruments, if there is a provider."""
         made = self._made or self._make()
         return None if self.probe._real_instrument is None else made  # noqa: SLF001 - see `probe`
 
-    def _make(self) -> _Instruments:
+    def _make(self) -> Instruments:
         with self._lock:
             if self._made is not None:
                 return self._made
             self._most = _limit()
-            try:
-                meter = metrics.get_meter(SCOPE)
-            except Exception as error:  # a provider named in the environment that cannot be made
-                logger.warning("no metrics: the meter provider raised %s", type(error).__name__)
-                meter = metrics.NoOpMeter(SCOPE)
-            made = _Instruments(meter)
-            meter.create_observable_gauge(
-                "iii.retry.budget.available",
-                callbacks=[self._budgets],
-                unit="{permit}",
-                description="Retries that the budget would allow now",
-            )
-            for name, unit, description, observe in (
-                ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
-                ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
-                ("iii.dead_letters", "{message}", "Messages that are parked now", self._dead),
-            ):
-                meter.create_observable_gauge(
-                    name, callbacks=[observe], unit=unit, description=description
-                )
-            meter.create_observable_counter(
-                "iii.policy.reloads.refused",
-                callbacks=[self._refused],
-                unit="{reload}",
-                description="Changed policies that did not validate",
-            )
-            self.probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
+            made = Instruments(metrics.NoOpMeter(SCOPE))
+            probe: Any = _Unmakable
+            with _isolated:
+                meter = metrics.get_meter(SCOPE, scope_version() or "")
+                made = Instruments(meter)
+                probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
+                self._observe(meter)
+            self.probe = probe
             self._made = made
             return made
+
+    def _observe(self, meter: metrics.Meter) -> None:
+        """Make the instruments that the meter asks for their values."""
+        for name, unit, description, observe in (
+            (
+                "iii.retry.budget.available",
+                "{permit}",
+                "Retries that the budget would allow now",
+                self._available,
+            ),
+            (
+                "iii.retry.budget.empty",
+                "s",
+                "Time since the budget allowed a retry, where it allows none",
+                self._empty,
+            ),
+            ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
+            ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
+            ("iii.dead_letters", "{message}", "Messages that are parked now", self._dead),
+        ):
+            meter.create_observable_gauge(
+                name, callbacks=[observe], unit=unit, description=description
+            )
+        for what, description in handler_limits.OF_LIMITS.items():
+            found = [partial(self._handlers, what)]
+            meter.create_observable_gauge(f"iii.handler.{what}", found, "{call}", description)
+        meter.create_observable_counter(
+            "iii.policy.reloads.refused",
+            callbacks=[self._refused],
+            unit="{reload}",
+            description="Changed policies that did not validate",
+        )
 
     def _refused(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         refused = refused_reloads.value - self._refused_before
@@ -369,11 +315,19 @@ class Meters:
     def _waiting(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         return self._by_function((name, slots.waiting) for name, slots in bulkheads())
 
-    def _by_function(self, found: Iterable[tuple[str, int]]) -> Iterable[metrics.Observation]:
-        sums: Counter[str] = Counter()
+    def _handlers(self, what: str, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._by_function(handler_limits.values(what))
+
+    def _by_function(
+        self, found: Iterable[tuple[str | None, int]]
+    ) -> Iterable[metrics.Observation]:
+        sums: Counter[str | None] = Counter()
         for name, value in found:
-            sums[self.function_id(name)] += value
-        return [metrics.Observation(sums[name], {"iii.function.id": name}) for name in sums]
+            sums[name and self.function_id(name)] += value
+        return [
+            metrics.Observation(total, {"iii.function.id": name} if name else {})
+            for name, total in sums.items()
+        ]
 
     def _dead(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         sums: Counter[tuple[str, str]] = Counter()
@@ -384,17 +338,34 @@ class Meters:
             for (name, category), count in sums.items()
         ]
 
-    def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        fewest: dict[tuple[tuple[str, str], ...], float] = {}
-        for policy, function_id, permits in available(clock.monotonic()):
+    def _available(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._of_budgets(PermitBucket.available, min)
+
+    def _empty(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        observed = self._of_budgets(PermitBucket.empty_for, max)
+        return [each for each in observed if each.value]
+
+    def _of_budgets(
+        self,
+        observe: Callable[[PermitBucket, float], float],
+        worst: Callable[[float, float], float],
+    ) -> Iterable[metrics.Observation]:
+        found: dict[tuple[tuple[str, str], ...], float] = {}
+        now = clock.monotonic()
+        for policy, function_id, bucket in buckets():
             attributes = {"iii.policy.name": policy}
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)
             # Of several budgets under one name (clients with books of their own, functions beyond
-            # the limit) the emptiest tells: it is the one to be warned of.
-            key = tuple(attributes.items())
-            fewest[key] = min(permits, fewest.get(key, permits))
-        return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
+            # the limit) the emptiest one counts: it is the one to warn of.
+            key, value = tuple(attributes.items()), observe(bucket, now)
+            found[key] = worst(value, found.get(key, value))
+        return [metrics.Observation(value, dict(key)) for key, value in found.items()]
+
+
+def _count(counter: metrics.Counter, attributes: dict[str, Any]) -> None:
+    with _isolated:
+        counter.add(1, attributes)
 
 
 def labels(failure: Failure) -> dict[str, str]:
@@ -411,7 +382,7 @@ def _limit() -> int:
     except ValueError:
         most = -1
     if most < 0:
-        # Nobody's call fails for the sake of its metrics.
+        # A call never fails because of its metrics.
         logger.warning(
             "%s must be a whole number of function ids from 0 on, got %r; the limit is %d",
             LIMIT,
@@ -420,17 +391,6 @@ def _limit() -> int:
         )
         return LIMIT_DEFAULT
     return most
-
-
-def _histogram(
-    meter: metrics.Meter, name: str, unit: str, description: str, bounds: tuple[float, ...]
-) -> metrics.Histogram:
-    try:
-        return meter.create_histogram(
-            name, unit, description, explicit_bucket_boundaries_advisory=bounds
-        )
-    except TypeError:  # an older API gives no advice on buckets
-        return meter.create_histogram(name, unit, description)
 
 
 meters = Meters()

@@ -6,7 +6,6 @@ and after fifty times as long as it took. Knows nothing of what a store is, but 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -14,7 +13,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-logger = logging.getLogger("iii_resilience")
+from iii_resilience.core.observers import logger
 
 _SECONDS_LEAST = 60.0
 _TIMES_AS_LONG = 50

@@ -8,7 +8,7 @@ decisions.
 
 from __future__ import annotations
 
-import logging
+import sys
 import time
 from collections.abc import Mapping
 from contextvars import Token
@@ -17,17 +17,28 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from iii_resilience.core import system_clock as clock
-
-logger = logging.getLogger("iii_resilience")
+from iii_resilience.core.observers import IsolatedObserver
 
 SCOPE = "iii_resilience"
+"""The instrumentation scope of spans and metrics; also the name of the package."""
+
+
+def scope_version() -> str | None:
+    """The version of the instrumentation scope: the library's own.
+
+    Read from the package, which has been imported by then: no layer imports it.
+    """
+    return getattr(sys.modules.get(SCOPE), "__version__", None)
+
 
 Attributes = Mapping[str, str | int | float | bool]
 Ids = tuple[str | None, str | None]
 
+_isolated = IsolatedObserver("a span")
+
 
 class _Tracer:
-    """The tracer, got at first use: it is asked for often, and the API takes its time."""
+    """The tracer, created at first use: it is needed often, and the API takes its time."""
 
     tracer: trace.Tracer | None = None
 
@@ -35,11 +46,9 @@ class _Tracer:
     def get(cls) -> trace.Tracer:
         tracer = cls.tracer
         if tracer is None:
-            try:
-                tracer = trace.get_tracer(SCOPE)
-            except Exception as error:  # one named in the environment that cannot be made
-                logger.warning("no spans: the tracer provider raised %s", type(error).__name__)
-                tracer = trace.NoOpTracer()
+            tracer = trace.NoOpTracer()
+            with _isolated:
+                tracer = trace.get_tracer(SCOPE, scope_version())
             cls.tracer = tracer
         return tracer
 
@@ -59,25 +68,26 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
 
     Returns:
         The call's spans, or None where there is no tracer provider: then the spans around the call
-        stay the current ones.
+        stay the current ones. None too where the span cannot be made.
     """
     tracer = _Tracer.tracer or _Tracer.get()
     # The API's stand-in has what it passes on to; without a provider that is nothing. Another
-    # tracer, or another API, is asked for a span like any other.
+    # tracer, or another API, is called for a span like any other.
     if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
         return None
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
     # attempt out of its call.
     offset = time.time_ns() - round(clock.monotonic() * 1e9)
-    span = tracer.start_span(
-        f"retry {name}",
-        attributes={"iii.function.id": name},
-        start_time=round(started * 1e9) + offset,
-    )
-    made = span.get_span_context()
-    if not made.is_valid or made == trace.get_current_span().get_span_context():
-        return None
-    return Spans(name, span, offset, SpanKind.CLIENT if remote else SpanKind.INTERNAL)
+    with _isolated:
+        span = tracer.start_span(
+            f"retry {name}",
+            attributes={"iii.function.id": name},
+            start_time=round(started * 1e9) + offset,
+        )
+        made = span.get_span_context()
+        if made.is_valid and made != trace.get_current_span().get_span_context():
+            return Spans(name, span, offset, SpanKind.CLIENT if remote else SpanKind.INTERNAL)
+    return None
 
 
 class Spans:
@@ -118,24 +128,27 @@ class Spans:
             started: Monotonic time of its start, in seconds.
             attributes: What is known of it at its start.
         """
-        self._attempt = _Tracer.get().start_span(
-            f"{what} {self._name}",
-            context=self._parent,
-            kind=self._kind,
-            attributes={"iii.function.id": self._name, **attributes},
-            start_time=self._unix(started),
-        )
+        with _isolated:
+            self._attempt = _Tracer.get().start_span(
+                f"{what} {self._name}",
+                context=self._parent,
+                kind=self._kind,
+                attributes={"iii.function.id": self._name, **attributes},
+                start_time=self._unix(started),
+            )
 
     def enter(self) -> None:
         """From here on whatever happens hangs under what was started."""
         if self.under_way and self._token is None:
-            self._token = context.attach(trace.set_span_in_context(self._attempt))
+            with _isolated:
+                self._token = context.attach(trace.set_span_in_context(self._attempt))
 
     def leave(self) -> None:
         """From here on nothing does."""
         token, self._token = self._token, None
         if token is not None:
-            context.detach(token)
+            with _isolated:
+                context.detach(token)
 
     def end_attempt(self, ended: float, attributes: Attributes, *, failed: bool) -> None:
         """End the span that was started last.
@@ -146,11 +159,12 @@ class Spans:
             failed: Whether it failed.
         """
         span, self._attempt = self._attempt, trace.INVALID_SPAN
-        self.last = ids(span.get_span_context())
+        with _isolated:
+            self.last = ids(span.get_span_context())
         _end(span, self._unix(ended), attributes, failed=failed)
 
     def drop(self) -> None:
-        """Forget what was started and never made: a span that never ends is not told."""
+        """Forget what was started and never made: a span that never ends is not recorded."""
         self._attempt = trace.INVALID_SPAN
 
     def end(self, ended: float, attributes: Attributes, *, failed: bool) -> None:
@@ -168,11 +182,13 @@ class Spans:
 
 
 def _end(span: Span, at: int, attributes: Attributes, *, failed: bool) -> None:
-    span.set_attributes(attributes)
-    if failed:
-        # Without a description: what an error says may hold a payload.
-        span.set_status(Status(StatusCode.ERROR))
-    span.end(at)
+    with _isolated:
+        span.set_attributes(attributes)
+        if failed:
+            # Without a description: what an error says may hold a payload.
+            span.set_status(Status(StatusCode.ERROR))
+    with _isolated:  # a span that is not ended stays in its processors
+        span.end(at)
 
 
 def ids(span: trace.SpanContext) -> Ids:
@@ -188,4 +204,6 @@ def ids(span: trace.SpanContext) -> Ids:
 
 def current_ids() -> Ids:
     """`ids` of the span that the code running now belongs to."""
-    return ids(trace.get_current_span().get_span_context())
+    with _isolated:
+        return ids(trace.get_current_span().get_span_context())
+    return None, None

@@ -21,16 +21,16 @@ from iii_resilience.config.load import dump_policies
 VALIDATOR = Draft7Validator(schema.schema())
 
 
-def test_the_schema_is_one() -> None:
+def test_schema_is_one() -> None:
     Draft7Validator.check_schema(schema.schema())
 
 
-def test_the_file_is_up_to_date() -> None:
+def test_file_is_up_to_date() -> None:
     written = (ROOT / "policies" / "schema.json").read_text(encoding="utf-8")
     assert written == schema.text(), "policies/schema.json is stale: run 'make schema'"
 
 
-def test_run_as_a_module_it_prints_what_the_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_as_module_it_prints_what_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
     schema.main()
     assert capsys.readouterr().out == schema.text()
 
@@ -66,7 +66,7 @@ BEYOND_A_SCHEMA = {
     *("a version that is a float", "a section given twice", "a policy given twice"),
     *("a field given twice", "an attempt longer than the deadline", "a base above the cap"),
     *("an attempt longer than the default deadline", "a base above the default cap"),
-    *("a cap below the default base", "a throttled base above the cap"),
+    *("a cap below a base that is the default", "a throttled base above the cap"),
     *("a factor that is not a number", "a bulkhead without a limit", "an endless ratio"),
     *("a queue nobody may wait in", "extending nothing", "extending what is misspelt"),
     *("extending itself", "a circle", "a rule for an unknown policy", "an unknown default"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.sqlite_files import opened
 
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.stores import SqliteStore
@@ -52,11 +52,11 @@ def worker(url: str, folder: Path, how: str, step: str) -> Iterator[subprocess.P
     ("how", "step"),
     [*(("fine", step) for step in HANDLED), *(("permanent", step) for step in PARKED)],
 )
-def test_a_message_survives_the_end_of_its_worker(
+def test_message_survives_end_of_its_worker(
     engine: LoopbackEngine, caller: object, tmp_path: Path, how: str, step: str
 ) -> None:
     file = tmp_path / "store.db"
-    with sqlite3.connect(file) as connection:
+    with opened(file) as connection:
         connection.execute("CREATE TABLE effects (n INTEGER)")
     engine.define_queue("jobs", max_retries=3, backoff_ms=1)
     trigger = caller.trigger  # type: ignore[attr-defined]
@@ -73,7 +73,8 @@ def test_a_message_survives_the_end_of_its_worker(
     with worker(engine.url, tmp_path, how, step):
         engine.wait_queue_idle("jobs", timeout=60)
     assert engine.dead_letters("jobs") == ()
-    effects = sqlite3.connect(file).execute("SELECT n FROM effects").fetchall()
+    with opened(file) as connection:
+        effects = connection.execute("SELECT n FROM effects").fetchall()
     records = list(SqliteStore(file).records())
     ran = (tmp_path / "elsewhere").read_text(encoding="utf-8").split()
     if how == "fine":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
+from support.sqlite_files import opened
 
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
 from iii_resilience.client.resilient import Resilient
@@ -103,11 +103,11 @@ def enqueue(caller: Resilient, size: Size) -> dict[str, list[int]]:
 @pytest.mark.parametrize(
     "size", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"]
 )
-def test_nothing_is_lost_and_only_a_kill_in_the_window_repeats_an_effect_elsewhere(
+def test_only_kill_in_window_repeats_effect_elsewhere(
     engine: LoopbackEngine, caller: Resilient, connect: Any, tmp_path: Path, size: Size
 ) -> None:
     file = tmp_path / "store.db"
-    with sqlite3.connect(file) as connection:
+    with opened(file) as connection:
         connection.execute("CREATE TABLE effects (n INTEGER)")
     for name, retries in (("jobs", 60), ("doomed", 1)):
         engine.define_queue(
@@ -148,7 +148,8 @@ def test_nothing_is_lost_and_only_a_kill_in_the_window_repeats_an_effect_elsewhe
     ended = {event["run"] for event in log if event["event"] == "end"}
     cut = Counter(e["n"] for e in log if e["event"] == "begin" and e["run"] not in ended)
     # In the store's transaction: exactly once.
-    effects = [n for (n,) in sqlite3.connect(file).execute("SELECT n FROM effects")]
+    with opened(file) as connection:
+        effects = [n for (n,) in connection.execute("SELECT n FROM effects")]
     assert sorted(effects) == sorted(numbers["inside"])
     # Elsewhere: never lost, and repeated only where a kill cut a delivery off.
     for n in numbers["outside"]:

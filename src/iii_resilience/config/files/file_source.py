@@ -6,7 +6,6 @@ Knows nothing of what they mean: `config.files.validate` does.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -22,8 +21,7 @@ from iii_resilience.config.files.validate import ValidationResult, examine
 from iii_resilience.config.files.yaml_reader import read_yaml
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.errors import ConfigError
-
-logger = logging.getLogger("iii_resilience")
+from iii_resilience.core.observers import logger
 
 BUILT_IN = "builtin:"
 MAPPING = "<mapping>"
@@ -125,8 +123,8 @@ class Files:
         """The files that a user named.
 
         Raises:
-            ConfigError: He named none.
-            TypeError: It is no name.
+            ConfigError: The sequence is empty.
+            TypeError: A name is neither a string nor a path.
         """
         several: Any = source
         if isinstance(source, (str, bytes, os.PathLike, Mapping)):
@@ -204,7 +202,7 @@ def _content(name: str, folder: Path) -> bytes | Problem:
             known = ready_made()
             wanted = name.removeprefix(BUILT_IN)
             if wanted not in known:
-                what = f"is no ready-made policy file {allowed(list(known), wanted)}"
+                what = f"is not a ready-made policy file {allowed(list(known), wanted)}"
                 return Problem(mark, "", what)
             path = known[wanted]
         else:

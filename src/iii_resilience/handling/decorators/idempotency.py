@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
@@ -42,7 +43,6 @@ from iii_resilience.handling.decorators.store_errors import (
 )
 from iii_resilience.handling.decorators.wrapper import (
     IncomingCall,
-    is_async,
     not_bare,
     takes,
     wrap,
@@ -84,6 +84,7 @@ def idempotent(
     wait: float = 10.0,
     rerun: bool = False,
     function_id: str | None = None,
+    late_starts: bool = False,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Decorate a handler so that a key runs once.
 
@@ -108,8 +109,11 @@ def idempotent(
             another transaction at the same time was in the way of its own (a deadlock, a
             serialization failure). Its effects elsewhere then happen once more.
         function_id: The function it serves, which scopes its keys. None leaves it to the
-            registration through ``resilient(worker)``; a function that is no handler itself
+            registration through ``resilient(worker)``; a function that is not itself a handler
             needs a name of its own here.
+        late_starts: Whether the handler starts although its caller has given this attempt up:
+            the result is kept for the next one. Without it such an attempt is not started. It is
+            never started when the whole call's time is over.
 
     Raises:
         TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
@@ -130,6 +134,8 @@ def idempotent(
     for needed in ("claim", "finish", "begin"):
         if not callable(getattr(store, needed, None)):
             raise TypeError(f"idempotent: the store must be one, got {type(store).__name__}")
+    if not isinstance(late_starts, bool):
+        raise TypeError(f"idempotent: late_starts must be True or False, got {late_starts!r}")
     guard = _Guard(store, key, _Times(ttl=ttl, lease=lease, wait=wait), rerun=rerun)
 
     # Not the handler's own type: what is given to it is not all that its callers give.
@@ -142,15 +148,22 @@ def idempotent(
             idempotent="two of them would wait for each other's key",
         )
         if not takes(handler, _TRANSACTION):
-            return wrap(handler, guard.steps, name="idempotent", function_id=function_id)
+            return wrap(
+                handler,
+                guard.steps,
+                name="idempotent",
+                function_id=function_id,
+                late_starts=late_starts,
+            )
         if not store.transactions:
             raise TypeError(f"idempotent: a {type(store).__name__} has no transaction to give")
         return wrap(
             handler,
-            partial(guard.steps_in_transaction, awaits=is_async(handler)),
+            partial(guard.steps_in_transaction, awaits=is_coroutine_function(handler)),
             name="idempotent",
             function_id=function_id,
             hidden=_TRANSACTION,
+            late_starts=late_starts,
         )
 
     return decorate
@@ -215,7 +228,7 @@ class _Guard:
     # Before.
 
     def _claim(self, call: IncomingCall) -> Steps:
-        """Claim the call's key, or wait for whoever has it."""
+        """Claim the call's key, or wait for its holder."""
         function = call.known_function()
         key = key_of(self._key, call.payload, call.carried)
         if key is None:
@@ -288,7 +301,7 @@ class _Guard:
             raise
         if not recorded:
             raise TransientError(
-                "the handler outlived its lease, and somebody else runs the call by now",
+                "the handler outlived its lease, and another worker runs the call by now",
                 code="IDEMPOTENCY_LEASE_LOST",
             )
         return result

@@ -11,7 +11,7 @@ from typing import Any, Final
 from iii_resilience.core.effects import Sleep
 from iii_resilience.stores.protocol import Store
 
-_FIRST_LOOK: Final = 0.02  # seconds between looks at a key that somebody else runs
+_FIRST_LOOK: Final = 0.02  # seconds between polls of a key that another worker runs
 _LAST_LOOK: Final = 0.25
 
 

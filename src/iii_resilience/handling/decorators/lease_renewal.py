@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
+from iii_resilience.core.observers import where
 from iii_resilience.stores.protocol import Renewal, Store, StoreUnavailableError
 from iii_resilience.telemetry import logger
-from iii_resilience.telemetry.logs import where
 
 _IDLE = 5.0  # seconds without a lease, after which the thread ends
 _PARTS = 3  # a lease survives two renewals that fail
@@ -170,7 +170,7 @@ class LeaseRenewer:
             mine = renew()
         except StoreUnavailableError:
             logger.warning("a lease could not be renewed: the store is away; it is tried again")
-        except Exception as error:  # somebody else's store: the other leases have to be renewed
+        except Exception as error:  # a user's store: the other leases have to be renewed
             # Not the traceback: what a store says may name keys.
             logger.error("a lease could not be renewed: %s", where(error))
         took = time.monotonic() - began

@@ -5,10 +5,10 @@ Knows nothing of which operation failed, nor of how stores work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.handling.handler_errors import HandlerError, PermanentError, TransientError
 from iii_resilience.stores.protocol import (
     StoreRefusedError,
@@ -41,8 +41,7 @@ def of_the_store(transaction: Transaction | None, raised: BaseException) -> Base
     return raised
 
 
-@contextmanager
-def as_handler_error(what: str) -> Iterator[None]:
+def as_handler_error(what: str) -> ErrorTranslation:
     """Raise a store's errors as those of handlers.
 
     Args:
@@ -52,19 +51,21 @@ def as_handler_error(what: str) -> Iterator[None]:
         TransientError: The store is away, or the database ended the transaction.
         PermanentError: The store refuses, or the handler ended the transaction.
     """
-    try:
-        yield
-    except StoreUnavailableError as error:
+    return ErrorTranslation(partial(_translate, what))
+
+
+def _translate(what: str, error: Exception) -> None:
+    if isinstance(error, StoreUnavailableError):
         logger.warning("%s: %s", error, what)
         raise TransientError(
             f"the store of idempotency keys is away; {what}", code="STORE_UNAVAILABLE"
         ) from None
-    except StoreRefusedError as error:
+    if isinstance(error, StoreRefusedError):
         logger.error("%s: %s", error, what)
         raise PermanentError(
             f"the store of idempotency keys refuses this call; {what}", code="STORE_REFUSED"
         ) from None
-    except TransactionEndedError as error:
+    if isinstance(error, TransactionEndedError):
         if error.by_handler:
             raise PermanentError(str(error), code="TRANSACTION_ENDED_BY_HANDLER") from None
         code = CONFLICT if error.conflict else "TRANSACTION_ROLLED_BACK"

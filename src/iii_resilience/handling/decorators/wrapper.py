@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import attrs
 
+from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.decorator_order import mark_wrapped, wrapped_by
 from iii_resilience.core.effects import Steps, drive, drive_async
 from iii_resilience.handling.handler_errors import PermanentError
@@ -22,6 +23,7 @@ from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
+_STARTS_LATE = "_iii_resilience_starts_late"  # functools.wraps hands it on to outer decorators
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -51,6 +53,11 @@ def is_wrapped(handler: object) -> bool:
     return bool(wrapped_by(handler))
 
 
+def starts_late(handler: object) -> bool:
+    """Whether a handler is to start although its attempt's time is over."""
+    return getattr(handler, _STARTS_LATE, False) is True
+
+
 @attrs.frozen
 class IncomingCall:
     """One call of a wrapped handler.
@@ -58,7 +65,7 @@ class IncomingCall:
     Attributes:
         payload: What the handler is given, without our reserved field.
         carried: What travelled with the call, or None.
-        function_id: The function that was called, or None where nobody said.
+        function_id: The function that was called, or None if it is not known.
         outermost: Whether neither `resilient` nor another wrapper is around this one.
     """
 
@@ -71,7 +78,7 @@ class IncomingCall:
         """The function that was called.
 
         Raises:
-            PermanentError: Nobody said.
+            PermanentError: The function is not known.
         """
         if self.function_id is None:
             raise PermanentError(
@@ -89,6 +96,7 @@ def wrap(
     name: str,
     function_id: str | None = None,
     hidden: str | None = None,
+    late_starts: bool = False,
 ) -> F:
     """A handler that does ``steps`` around another one.
 
@@ -98,9 +106,10 @@ def wrap(
         name: The decorator's name.
         function_id: The function it serves; None leaves it to the registration.
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
+        late_starts: Whether it is to start although its attempt's time is over.
 
     Raises:
-        TypeError: It is no handler.
+        TypeError: It is not a handler.
     """
     if not callable(handler):
         raise TypeError(f"this decorates a handler, got {handler!r}")
@@ -129,7 +138,7 @@ def wrap(
         return _WrappedCall(steps(call), functools.partial(handler, *given, **kwargs))
 
     wrapper: Any
-    if is_async(handler):
+    if is_coroutine_function(handler):
 
         @functools.wraps(handler)
         async def wrapper_async(*args: Any, **kwargs: Any) -> Any:
@@ -149,6 +158,8 @@ def wrap(
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
     mark_wrapped(wrapper, name, handler)
+    if late_starts:
+        setattr(wrapper, _STARTS_LATE, True)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result
@@ -158,12 +169,6 @@ def wrap(
 class _WrappedCall:
     steps: Steps
     run: Callable[..., Any] = attrs.field(repr=False)
-
-
-def is_async(handler: Callable[..., Any]) -> bool:
-    """Whether a handler is a coroutine function, or an object whose call is one."""
-    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
 
 
 def takes(handler: object, parameter: str) -> bool:

@@ -5,10 +5,10 @@ Knows nothing of what a function does with its input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.testing.loopback.history import BuiltinError
 from iii_resilience.testing.loopback.registry import BuiltinRequest
 
@@ -46,11 +46,12 @@ def strings(request: BuiltinRequest, values: list[Any] | None) -> list[str]:
     return list(values or ())
 
 
-@contextmanager
-def _deserializing(request: BuiltinRequest) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
+def _deserializing(request: BuiltinRequest) -> ErrorTranslation:
+    return ErrorTranslation(partial(_translate, request))
+
+
+def _translate(request: BuiltinRequest, error: Exception) -> None:
+    if isinstance(error, ValueError):
         text = f"Failed to deserialize input for {request.function_id}: {error}"
         raise BuiltinError("deserialization_error", text) from None
 
