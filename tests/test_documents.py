@@ -11,6 +11,7 @@ from pathlib import Path
 import layers_picture
 import links
 import pictures
+import policy_plots
 import pytest
 import reference_pages
 from support.paths import DOCS, PACKAGE, PAGES, ROOT
@@ -70,7 +71,7 @@ def test_pictures_are_current(name: str) -> None:
 def test_each_picture_is_drawn_and_used() -> None:
     there = {path.name for path in pictures.PICTURES.glob("*.svg")}
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert there == set(pictures.DRAWN)
+    assert there == {*pictures.DRAWN, *policy_plots.PICTURES}
     assert {name for name in there if f"pictures/{name}" not in pages} == set()
 
 
