@@ -126,6 +126,7 @@ def draw_backoff(path: Path, numbers: Numbers) -> None:
 
 _RATE = 20  # calls a second
 _SECONDS = 60
+_RETRIED = 3  # times a call at most
 _OUTAGE = (20.0, 35.0)
 
 
@@ -143,7 +144,7 @@ def budget() -> Numbers:
             now = number / _RATE
             levels.append((now, bucket.available(now)))
             fails, permits = random.random() < failing(now), 0
-            while fails and permits < 3:
+            while fails and permits < _RETRIED:
                 if not bucket.reserve(now):
                     denied[int(now)] += 1
                     break

@@ -131,7 +131,7 @@ def test_same_seed_gives_the_same_json_twice() -> None:
     path = os.pathsep.join([str(Path(__file__).parent), str(ROOT / "tests")])
     first = golden(sys.executable, path)
     assert first == golden(sys.executable, path)
-    assert '"given_up": {}' not in first
+    assert '"given_up": {"' in first
 
 
 @pytest.mark.long
@@ -153,7 +153,7 @@ def test_every_interpreter_present_gives_the_same_json(tmp_path: Path) -> None:
 def others() -> list[str]:
     """Other interpreters of a supported version, one of each."""
     found = {}
-    places = [Path.home() / ".pyenv" / "versions", Path("/usr")]
+    places = [Path(sys.base_prefix).parent, Path("/usr/local")]
     for minor in range(11, 20):
         candidates = [shutil.which(f"python3.{minor}")]
         candidates += [str(one) for place in places for one in place.glob(f"*/bin/python3.{minor}")]
