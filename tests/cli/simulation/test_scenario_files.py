@@ -95,12 +95,12 @@ timetable:
         "s.yaml:1:1: version: must be 1, got 2",
         "s.yaml:2:1: duration_ms: must be a whole number of milliseconds above 0, got -4",
         (
-            "s.yaml:3:1: call: is no key of a scenario file (allowed: version, duration_ms, calls, "
-            "services, timetable; did you mean 'calls'?)"
+            "s.yaml:3:1: call: is not a key of a scenario file (allowed: version, duration_ms, "
+            "calls, services, timetable; did you mean 'calls'?)"
         ),
         "s.yaml:4:9: calls.rate: must be a finite number above 0 and at most 10000, got 0",
         (
-            "s.yaml:4:18: calls.procesess: is no key of the calls (allowed: function, rate, "
+            "s.yaml:4:18: calls.procesess: is not a key of the calls (allowed: function, rate, "
             "processes, arrivals, timeout_ms, in_time_ms, via, idempotent, accept_enqueued; did "
             "you mean 'processes'?)"
         ),
@@ -134,7 +134,7 @@ timetable:
         (
             "version: 1\nduration_ms: 5\ntimetable: [{start_ms: 0, end_ms: 1, code: TIMOUT}]\n",
             (
-                "s.yaml:3:38: timetable.0.code: is no code that is known: 'TIMOUT' (iii-resilience "
+                "s.yaml:3:38: timetable.0.code: is not a known code: 'TIMOUT' (iii-resilience "
                 "codes lists them; did you mean 'TIMEOUT'?)"
             ),
         ),
@@ -167,7 +167,7 @@ def test_codes_of_own_services_may_be_raised(tmp_path: Path) -> None:
         "timetable: [{start_ms: 0, end_ms: 1, error_rate: 1, code: OUT_OF_STOCK}]\n",
     )
     assert load_scenario(name, ["OUT_OF_STOCK"]).timetable[0].code == "OUT_OF_STOCK"
-    with pytest.raises(ConfigError, match="is no code that is known"):
+    with pytest.raises(ConfigError, match="is not a known code"):
         load_scenario(name)
 
 
