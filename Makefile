@@ -23,12 +23,13 @@ CORE_TESTS := tests/core tests/retry tests/telemetry/test_call_events.py \
 	tests/telemetry/test_metrics.py tests/telemetry/test_worker_metrics.py \
 	tests/telemetry/test_logs.py tests/telemetry/test_spans.py tests/telemetry/test_observer_faults.py \
 	tests/handling/decorators/test_decorator_order.py
+SCENARIOS := src/iii_resilience/cli/simulation/scenarios
 comma := ,
 empty :=
 CORE_FILES := $(subst $(empty) ,$(comma),$(strip $(CORE:%=src/iii_resilience/%)))
 
-.PHONY: demo help test test-long test-matrix bench bench-quick bench-kills soak check coverage mutate \
-	format schema pictures pins clean
+.PHONY: demo help test test-long test-matrix bench bench-quick bench-fleet bench-kills soak check coverage \
+	mutate format schema pictures reference docs pins clean
 
 demo: $(STAMP) ## 1 min: show real workers being killed under real calls, with the library and without
 	$(BIN)/iii-resilience demo
@@ -59,6 +60,10 @@ bench: $(BENCH_STAMP) ## 10 min: measure side by side with peers; writes benchma
 bench-quick: $(BENCH_STAMP) ## 1 min: the same at reduced size; writes nothing
 	$(BENCH)/bin/python benchmarks/run.py --quick
 
+# A fleet against a service that becomes slow, in virtual time; writes docs/fleet.md and its picture.
+bench-fleet: $(STAMP) ## 15 min: measure what the retries of a fleet add to an outage; writes docs/fleet.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/bench_fleet.py --write docs/fleet.md --plot docs/fleet.svg
+
 # A worker that is killed again and again, with and without the library; SECONDS a run.
 bench-kills: $(STAMP) ## 2 min: kill a worker again and again for SECONDS, with the library and without
 	PYTHONPATH=tests $(BIN)/python benchmarks/bench_kills.py $(SECONDS)
@@ -81,7 +86,7 @@ coverage: $(STAMP) ## 3 min: run the core's tests; fails unless each of its bran
 	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
 
 # Takes the better part of an hour on two cores; docs/correctness.md says how to read the result.
-mutate: $(STAMP) ## 1 h: change what has no I/O in one place at a time; fails below 90 % noticed
+mutate: $(STAMP) ## 1 h: change the core in one place at a time; fails below 90 % noticed
 	nice -n 10 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python benchmarks/mutation_score.py
 
@@ -90,13 +95,27 @@ format: $(STAMP) ## 1 s: format the code, and fix what the linter can fix
 	$(BIN)/ruff format .
 
 # What editors check policy files against, made from the classes.
-schema: $(STAMP) ## 1 s: write policies/schema.json from the classes
+schema: $(STAMP) ## 1 s: write the schemas of policy and scenario files from the classes
 	$(BIN)/python -m iii_resilience.config.files.schema > policies/schema.json.new
 	mv policies/schema.json.new policies/schema.json
+	$(BIN)/python -m iii_resilience.cli.simulation.scenario_files > $(SCENARIOS)/schema.json.new
+	mv $(SCENARIOS)/schema.json.new $(SCENARIOS)/schema.json
 
-# docs/layers.svg, from the table that tests/test_layers.py enforces.
-pictures: $(STAMP) ## 1 s: draw docs/layers.svg from the table of the layers
+# docs/layers.svg, from the table that tests/test_layers.py enforces; the others from the code.
+pictures: $(STAMP) ## 1 min: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
+	$(BIN)/python docs/tools/document_pictures.py
+	$(BIN)/python docs/tools/policy_plots.py
+
+# The pages of docs/reference, from the code: policy fields, codes, commands and so on.
+reference: $(STAMP) ## 2 s: write docs/reference from the code
+	$(BIN)/python docs/tools/reference_pages.py
+
+# The site, with warnings as errors, and a check of its links. Open docs/_site/index.html.
+docs: $(STAMP) ## 30 s: build the documentation site in docs/_site and check its links
+	$(BIN)/python docs/tools/reference_pages.py --check
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_site
+	$(BIN)/python docs/tools/links.py docs/_site
 
 # The pinned answers, to be read in the diff: every row of the code tables, and what classify says.
 pins: $(STAMP) ## 5 s: write the pinned code rows and classifications in tests/data anew

@@ -53,15 +53,19 @@ def of_the_breaker() -> dict[str, Callable[[], object]]:
 
 def of_the_budget() -> dict[str, Callable[[], object]]:
     """A budget that always has a permit."""
-    window = Budget(min_per_second=1e9).window_for()
+    bucket = Budget(burst=1e9).bucket_for()
+
+    def succeeds() -> None:
+        if bucket.level < bucket.burst:
+            bucket.succeeded()
 
     def retries() -> None:
-        if window.reserve(1.0):
-            window.spend(1.0)
+        if bucket.reserve(1.0):
+            bucket.succeeded(1)
 
     return {
-        "Budget.called": lambda: window.called(1.0),
-        "Budget.reserve + spend": retries,
+        "PermitBucket, a success with a full bucket": succeeds,
+        "PermitBucket.reserve + succeeded": retries,
     }
 
 

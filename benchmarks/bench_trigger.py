@@ -186,9 +186,12 @@ def measure_checks() -> None:
         print(f"| {name} | {before:.2f} | {after:.2f} | {after / before:.2f} |")
 
 
-def main() -> None:
-    """Start an engine and a worker, measure, and stop them."""
-    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
+def served(measured: Callable[[str], object]) -> None:
+    """Start an engine and a worker, measure against the engine's URL, and stop them.
+
+    Args:
+        measured: Is given the URL of the engine.
+    """
     os.environ["OTEL_ENABLED"] = "false"
     with tempfile.TemporaryDirectory() as home:
         os.environ["HOME"] = home
@@ -203,13 +206,19 @@ def main() -> None:
         second.start()
         ours.recv()
         try:
-            measure(url, calls)
+            measured(url)
         finally:
             ours.send(None)
             second.join()
             if first is not None:
                 here.send(None)
                 first.join()
+
+
+def main() -> None:
+    """Start an engine and a worker, measure, and stop them."""
+    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
+    served(lambda url: measure(url, calls))
     measure_checks()
 
 

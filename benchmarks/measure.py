@@ -20,6 +20,9 @@ Call = Callable[[], object]
 AsyncCall = Callable[[], Awaitable[object]]
 
 
+_WARM = 10  # calls
+
+
 @attrs.frozen
 class Effort:
     """How much is measured.
@@ -70,7 +73,10 @@ def alternate(calls: Mapping[str, Call], effort: Effort) -> Taken:
         calls: What is called, by name.
         effort: How much is measured.
     """
-    loops = {name: _enough(_seconds(call, 3) / 3, effort) for name, call in calls.items()}
+    loops = {}
+    for name, call in calls.items():
+        _seconds(call, _WARM)  # what the first calls of all make is no part of a call
+        loops[name] = _enough(_seconds(call, _WARM) / _WARM, effort)
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(effort.rounds):
         for name in _in_turn(list(calls), turn):
@@ -85,7 +91,8 @@ def alternate_async(calls: Mapping[str, AsyncCall], effort: Effort) -> Taken:
     async def run() -> Taken:
         loops = {}
         for name, call in calls.items():
-            loops[name] = _enough(await _seconds_async(call, 3) / 3, effort)
+            await _seconds_async(call, _WARM)
+            loops[name] = _enough(await _seconds_async(call, _WARM) / _WARM, effort)
         rounds: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(effort.rounds):
             for name in _in_turn(list(calls), turn):

@@ -26,7 +26,7 @@ Decorator = Callable[[Any], Any]
 
 OURS = "iii-resilience"
 BARE = "try/except"
-PEERS = ("tenacity", "stamina", "backoff", "redress", "google-api-core", "hyx")
+PEERS = ("tenacity", "stamina", "backoff", "redress", "google-api-core", "hyx", "nopanic")
 BREAKERS = ("pybreaker", "interlock-cb")
 
 WITHOUT_WAIT = Backoff(base=0.0, throttled_base=0.0, jitter="none")
@@ -95,6 +95,7 @@ def peers(*, wait: bool = True, asynchronous: bool = False) -> dict[str, Decorat
         "backoff": _backoff,
         "redress": _redress,
         "google-api-core": _google,
+        "nopanic": _nopanic,
     }
     if asynchronous:
         makers["hyx"] = _hyx
@@ -181,6 +182,18 @@ def _hyx(wait: bool, _: bool) -> Decorator:
         backoffs.expo(min_delay_secs=0.2, max_delay_secs=20.0, jitter=jitters.full) if wait else 0.0
     )
     decorator: Decorator = hyx.retry(on=ConnectionError, attempts=4, backoff=delays)
+    return decorator
+
+
+def _nopanic(wait: bool, _: bool) -> Decorator:
+    nopanic = importlib.import_module("nopanic")
+    decorator: Decorator = nopanic.retry(
+        attempts=4,
+        on=ConnectionError,
+        backoff=nopanic.backoff.full_jitter(0.2, cap=20.0) if wait else 0.0,
+        max_time=60.0,
+        budget=nopanic.RetryBudget(min_retries_per_sec=10.0),
+    )
     return decorator
 
 

@@ -89,3 +89,22 @@ def write(path: Path, text: str) -> None:
     if not (found and ended):
         raise ValueError(f"{path.name} has no lines {BEGIN!r} and {END!r}: put them where to write")
     path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def write_part(path: Path, name: str, text: str) -> None:
+    """Put one part of what was measured between its own marks of a file.
+
+    Args:
+        path: The file.
+        name: The part.
+        text: What was measured.
+
+    Raises:
+        ValueError: The file does not have both marks.
+    """
+    begin, end = f"<!-- {name}, made by `make bench-fleet` -->", f"<!-- end of {name} -->"
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"{path.name} has no lines {begin!r} and {end!r}: put them where to write")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

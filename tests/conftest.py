@@ -18,6 +18,7 @@ import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
 from iii_resilience.config.default_book import default_book
 from iii_resilience.core import observers, system_clock
+from iii_resilience.core.guards.scopes import forget_all
 
 __all__ = ["observer_faults"]
 
@@ -53,6 +54,12 @@ def same_policies_after() -> Iterator[None]:
     use_policies(before)
     iii_resilience.core.codes.lookup._user.clear()
     iii_resilience.core.codes.lookup._user.update(codes)
+
+
+@pytest.fixture(autouse=True)
+def own_guards() -> None:
+    """What other tests have taken from budgets, or counted in circuits, is theirs."""
+    forget_all()
 
 
 @attrs.define

@@ -128,7 +128,7 @@ def client_parts(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", OUTSIDE_SDK)
-def test_only_sdk_touches_an_sdk_client(name: str) -> None:
+def test_only_sdk_touches_sdk_client(name: str) -> None:
     assert list(client_parts(name)) == []
 
 
@@ -145,7 +145,7 @@ def test_no_client_has_type_any(name: str) -> None:
     ] == []
 
 
-def test_no_block_is_run_by_a_generator() -> None:
+def test_no_block_is_run_by_generator() -> None:
     """``contextlib.contextmanager`` sets the traceback of what passes through it.
 
     An exception may refuse attributes, and the block may be a user's code. The commands run none.
@@ -213,15 +213,26 @@ def test_each_class_name_stands_once() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_no_module_imports_the_sdk_at_import(name: str) -> None:
+def test_no_module_imports_sdk_at_import(name: str) -> None:
     tops = {package_of(full) for full in imports(name, in_functions=False)}
     assert not tops & {"iii", "iii_helpers"}
 
 
-EXTRAS = ("yaml", "cattrs", "iii", "typer", "rich", "websockets", "jsonschema", "pytest", "redis")
+EXTRAS = (
+    "yaml",
+    "cattrs",
+    "iii",
+    "typer",
+    "rich",
+    "websockets",
+    "jsonschema",
+    "pytest",
+    "redis",
+    "psycopg",
+)
 
 
-def test_the_import_loads_none_of_what_is_optional_or_for_files_only() -> None:
+def test_import_loads_nothing_optional_or_for_files() -> None:
     code = (
         "import sys, iii_resilience\n"
         f"print(sorted(set(sys.modules) & set({EXTRAS!r})))\n"
@@ -242,13 +253,13 @@ def test_the_import_loads_none_of_what_is_optional_or_for_files_only() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_every_module_has_a_docstring(name: str) -> None:
+def test_every_module_has_docstring(name: str) -> None:
     text = ast.get_docstring(tree(name))
     assert text
     assert text.splitlines()[0].endswith((".", ":", "?"))
 
 
-def test_the_public_names_are_sorted_and_there() -> None:
+def test_public_names_are_sorted_and_there() -> None:
     names = vars(iii_resilience)["__all__"]
     assert names == sorted(names)
     assert len(names) == len(set(names))

@@ -31,6 +31,7 @@ EXPORTED = [
     "Failure",
     "Hint",
     "InvalidPayloadError",
+    "Limit",
     "NotConnectedError",
     "NotFoundError",
     "PayloadError",
@@ -72,6 +73,7 @@ DATA = [
     "Enqueued",
     "Failure",
     "Hint",
+    "Limit",
     "PolicyBook",
     "Reroute",
     "Queue",
@@ -102,8 +104,10 @@ def test_replace_is_evolve() -> None:
     assert policy.replace(attempts=5).budget is policy.budget
 
 
-def test_importing_the_library_loads_no_extra_and_no_yaml() -> None:
-    heavy = "('yaml', 'cattrs', 'iii', 'typer', 'rich', 'websockets', 'jsonschema', 'redis')"
+def test_importing_library_loads_no_extra_and_no_yaml() -> None:
+    heavy = (
+        "('yaml', 'cattrs', 'iii', 'typer', 'rich', 'websockets', 'jsonschema', 'redis', 'psycopg')"
+    )
     code = f"import sys, iii_resilience; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

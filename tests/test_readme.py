@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, InvocationError, register_worker
-from support.paths import ROOT
+from support.paths import PAGES, ROOT
+from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
+from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+__all__ = ["postgres_of_session", "postgres_url"]
+
 SCREEN = 35  # lines
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -35,7 +38,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 PYTHON = blocks("python")
-YAML = blocks("yaml")
+YAML = [block for block in blocks("yaml") if "duration_ms:" not in block[1]]
+SCENARIOS = [block for block in blocks("yaml") if "duration_ms:" in block[1]]
 
 
 @pytest.fixture
@@ -63,7 +67,20 @@ def run(code: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("place", "code"), PYTHON, ids=[place for place, _ in PYTHON])
-def test_block_runs_unchanged(engine: LoopbackEngine, place: str, code: str) -> None:
+def test_block_runs_unchanged(
+    engine: LoopbackEngine,
+    tmp_path: Path,
+    place: str,
+    code: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = place.partition(":")[0]
+    own = [text for block, text in YAML if block.startswith(f"{page}:")]
+    if own:  # the first policy file of the page
+        (tmp_path / "policies.yaml").write_text(own[0], encoding="utf-8")
+    if "DATABASE_URL" in code:
+        monkeypatch.setenv("DATABASE_URL", request.getfixturevalue("postgres_url"))
     run(code, place)
 
 
@@ -73,9 +90,16 @@ def test_policy_file_has_no_warnings(tmp_path: Path, place: str, text: str) -> N
     assert load_policies(tmp_path / "p.yaml").warnings == (), place
 
 
+@pytest.mark.parametrize(("place", "text"), SCENARIOS, ids=[place for place, _ in SCENARIOS])
+def test_scenario_can_be_simulated(tmp_path: Path, place: str, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+    assert load_scenario(str(tmp_path / "s.yaml")).duration > 0, place
+
+
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
     assert len(YAML) >= 2
+    assert SCENARIOS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -24,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pytest
 import redis
 import typer
 from support.engine_fixtures import QUICK, caller, connect, engine, target
 from support.paths import PACKAGE
+from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
 from support.telemetry_fixtures import Seen, attributes, clean_globals, seen
 from support.telemetry_run import told
@@ -63,7 +65,15 @@ from iii_resilience.handling import (
     idempotent,
 )
 from iii_resilience.sdk.propagation import CallContext, from_metadata, take_from_payload
-from iii_resilience.stores import Claim, Record, RedisStore, SqliteStore, State, Store
+from iii_resilience.stores import (
+    Claim,
+    PostgresStore,
+    Record,
+    RedisStore,
+    SqliteStore,
+    State,
+    Store,
+)
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = [
@@ -71,6 +81,8 @@ __all__ = [
     "clean_globals",
     "connect",
     "engine",
+    "postgres_of_session",
+    "postgres_url",
     "redis_server",
     "seen",
     "target",
@@ -97,7 +109,17 @@ def paths(value: Any, start: str = "") -> set[str]:
     return found
 
 
-CONTEXT = CallContext(1.5, 2000.0, 2, "k", already_retried=True, function_id="a::b", code="TIMEOUT")
+CONTEXT = CallContext(
+    1.5,
+    2000.0,
+    2,
+    "k",
+    already_retried=True,
+    function_id="a::b",
+    code="TIMEOUT",
+    attempt_left=0.5,
+    attempt_deadline_unix=1000.0,
+)
 ON_THE_WIRE = {
     "left_ms": 1500,
     "deadline_unix_ms": 2_000_000,
@@ -106,6 +128,8 @@ ON_THE_WIRE = {
     "already_retried": True,
     "function_id": "a::b",
     "code": "TIMEOUT",
+    "attempt_left_ms": 500,
+    "attempt_deadline_unix_ms": 1_000_000,
 }
 
 
@@ -130,6 +154,8 @@ class TestCallContext:
         assert set(call.metadata) == {"iii.resilience"}
         assert set(call.metadata["iii.resilience"]) == {
             "attempt",
+            "attempt_deadline_unix_ms",
+            "attempt_left_ms",
             "deadline_unix_ms",
             "idempotency_key",
             "left_ms",
@@ -361,6 +387,47 @@ class TestRedis:
         assert set(json.loads(message["note"])) == NOTE_FIELDS
 
 
+class TestPostgres:
+    @pytest.fixture
+    def tables(self, postgres_url: str) -> Iterator[Any]:
+        store = PostgresStore(postgres_url)
+        fill(store)
+        store.close()
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            yield connection
+
+    @needs_postgres
+    def test_tables_and_columns(self, tables: Any) -> None:
+        query = (
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = 'iii_resilience'"
+        )
+        found: dict[str, set[str]] = {}
+        for table, column in tables.execute(query):
+            found.setdefault(table, set()).add(column)
+        assert found == {
+            "version": {"version", "oldest"},
+            "keys": KEY_FIELDS - {"until"}
+            | {"slot", "lease_until", "keep_until", "lock", "waited"},
+            "messages": MESSAGE_FIELDS | {"id", "keep_until"},
+        }
+
+    @needs_postgres
+    def test_values(self, tables: Any) -> None:
+        query = "SELECT slot, state, fingerprint, outcome FROM iii_resilience.keys"
+        rows = {slot: row for slot, *row in tables.execute(query)}
+        assert {slot: row[0] for slot, row in rows.items()} == {
+            DONE: "done",
+            FAILED: "failed",
+            "slot": "running",
+        }
+        assert rows[DONE][1:] == [FINGERPRINT, '"done"']
+        assert json.loads(rows[FAILED][2]) == DECLINED
+        ((message, note),) = tables.execute("SELECT id, note FROM iii_resilience.messages")
+        assert message == PARKED
+        assert set(json.loads(note)) == NOTE_FIELDS
+
+
 # What is told: OpenTelemetry, and the log.
 
 CALL = {"iii.function.id", "error.type", "iii.error.category"}
@@ -375,12 +442,21 @@ METRICS = {
         {"iii.function.id", "iii.circuit_breaker.state"},
     ),
     "iii.retry.budget.available": ("Gauge", "{permit}", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.empty": ("Gauge", "s", {"iii.policy.name", "iii.function.id"}),
+    "iii.retry.budget.permits": (
+        "Sum",
+        "{permit}",
+        {"iii.function.id", "iii.retry.budget.outcome"},
+    ),
     "iii.handler.failures": ("Sum", "{failure}", CALL),
     "iii.handler.successes": ("Sum", "{success}", {"iii.function.id"}),
     "iii.messages.parked": ("Sum", "{message}", CALL),
     "iii.dead_letters": ("Gauge", "{message}", {"iii.function.id", "iii.error.category"}),
     "iii.bulkhead.in_use": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.bulkhead.waiting": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.limit": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.running": ("Gauge", "{call}", {"iii.function.id"}),
+    "iii.handler.waiting": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.policy.reloads.refused": ("Sum", "{reload}", set()),
     "iii.worker.registration.transitions": (
         "Sum",
@@ -415,6 +491,7 @@ RECORDS = [
     FAILURE,
     {*FAILURE, "iii_duration", "iii_exception"},
     {*FAILURE, "iii_parked"},
+    {*FAILURE, "iii_refused"},
     {"iii_function_id", "iii_state", "iii_was"},
     {"iii_function_id", "iii_kind", "iii_state", "iii_was", "iii_owner", "iii_code"},
 ]
@@ -461,12 +538,15 @@ class TestTelemetry:
             "exception",
             "function_id",
             "function_ids",
+            "hook",
             "kind",
+            "observer",
             "offset",
             "owner",
             "parked",
             "payload_bytes",
             "problems",
+            "refused",
             "sender",
             "state",
             "was",
@@ -579,7 +659,7 @@ class TestPolicyFiles:
                 "probes",
                 "slow_call_ms",
             },
-            "Budget": {"ratio", "min_per_second", "window_ms"},
+            "Budget": {"ratio", "burst", "min_per_second"},
             "Bulkhead": {"limit", "queue", "wait_ms"},
             "Code": {
                 "category",
@@ -642,7 +722,7 @@ class TestPolicyFiles:
         for name in ("default", "interactive", "background", "payments"):
             assert load_policies(f"builtin:{name}").warnings == ()
 
-    def test_entry_of_the_engine(self) -> None:
+    def test_entry_of_engine(self) -> None:
         assert inspect.signature(policies_from_engine).parameters["entry"].default == (
             "iii-resilience"
         )
@@ -747,6 +827,33 @@ class TestJson:
             "values.[].origin",
             "values.[].path",
             "values.[].value",
+            "warnings",
+        }
+
+    def test_simulate(self, tmp_path: Path) -> None:
+        scenario = tmp_path / "s.yaml"
+        scenario.write_text(
+            "version: 1\nduration_ms: 3000\ncalls: {rate: 20, processes: 2}\n"
+            "timetable: [{start_ms: 0, end_ms: 2000, error_rate: 0.5}]\n",
+            "utf-8",
+        )
+        found = self.keys("simulate", "--scenario", str(scenario))
+        by_reason = "rows.[].given_up."
+        assert {key for key in found if not key.startswith(by_reason)} == {
+            *("advice", "broken", "calls_per_second", "duration_ms", "holds", "processes", "rows"),
+            *("scenario", "seed", "trouble_end_ms", "trouble_start_ms"),
+            *below(
+                "rows.[]",
+                {
+                    *("calls", "circuit_opened_ms", "delays", "given_up", "in_time_after"),
+                    *("in_time_during", "load", "name", "queued", "recovery_ms", "series"),
+                    *("series_start_ms", "wait_p50_ms", "wait_p99_ms"),
+                },
+            )
+            - {"rows.[]"},
+            "rows.[].delays.[].count",
+            "rows.[].delays.[].delay_ms",
+            *(f"rows.[].series.{name}" for name in ("answers", "attempts", "calls", "in_time")),
         }
 
     def test_dlq(self, engine: LoopbackEngine, tmp_path: Path) -> None:
@@ -788,6 +895,7 @@ class TestJson:
             ("", "doctor"),
             ("", "explain"),
             ("", "show"),
+            ("", "simulate"),
             ("dlq", "list"),
             ("dlq", "triage"),
         }
@@ -802,7 +910,7 @@ def commands(group: str) -> dict[str, Any]:
 # What programs import, and what stores of their own must have.
 
 
-def test_methods_of_the_store_protocol() -> None:
+def test_methods_of_store_protocol() -> None:
     found = {
         name: [*inspect.signature(getattr(Store, name)).parameters][1:]
         for name in dir(Store)
@@ -849,6 +957,7 @@ PUBLIC = {
         "HandlerError",
         "Health",
         "InFlight",
+        "LimitUse",
         "NotFoundError",
         "PayloadError",
         "PermanentError",
@@ -863,6 +972,7 @@ PUBLIC = {
         "Claim",
         "MemoryStore",
         "Record",
+        "PostgresStore",
         "RedisStore",
         "SqliteStore",
         "State",
@@ -899,6 +1009,6 @@ def test_public_names(package: Any) -> None:
     assert all(hasattr(package, name) for name in PUBLIC[package])
 
 
-def test_the_one_public_name_of_config() -> None:
+def test_one_public_name_of_config() -> None:
     assert "dump_policies" in vars(config)["__all__"]
     assert callable(config.dump_policies)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from iii_resilience.core.guards.breaker import Breaker as Breaker
     from iii_resilience.core.guards.budget import Budget as Budget
     from iii_resilience.core.guards.bulkhead import Bulkhead as Bulkhead
+    from iii_resilience.core.guards.concurrency_limit import Limit as Limit
     from iii_resilience.core.hints import Hint as Hint
     from iii_resilience.core.policy import Enqueue as Enqueue
     from iii_resilience.core.policy import Enqueued as Enqueued
@@ -89,6 +90,7 @@ else:
             "core.guards.breaker": "Breaker",
             "core.guards.budget": "Budget",
             "core.guards.bulkhead": "Bulkhead",
+            "core.guards.concurrency_limit": "Limit",
             "core.hints": "Hint",
             "core.policy": "Enqueue Enqueued Reroute RetryPolicy",
             "core.report": "Attempt RetryReport hint_for report_for",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import bench_at_once
 import bench_breaker
 import bench_import
 import bench_overhead
@@ -28,6 +30,7 @@ MODULES = {
     "redress": "redress",
     "google-api-core": "google",
     "hyx": "hyx",
+    "nopanic": "nopanic",
     "pybreaker": "pybreaker",
     "interlock-cb": "interlock",
 }
@@ -42,7 +45,8 @@ def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 # What takes processes of its own has a test of its own below.
 QUICK_PARTS = [
     *(bench_overhead.success, bench_overhead.success_async),
-    *(bench_overhead.one_failure, bench_overhead.give_up),
+    *(bench_overhead.repaired, bench_overhead.repaired_async),
+    *(bench_overhead.give_up, bench_overhead.give_up_async),
     *(bench_breaker.around_a_success, bench_breaker.rejection),
     *(bench_shapes.shapes, bench_scale.growth),
 ]
@@ -50,7 +54,7 @@ QUICK_PARTS = [
 
 @pytest.mark.bare  # without the peers' environment only tenacity is beside ours
 @pytest.mark.parametrize("part", QUICK_PARTS, ids=lambda part: part.__name__)
-def test_a_part_runs_and_says_what_it_found(part: object) -> None:
+def test_part_runs_and_says_what_it_found(part: object) -> None:
     section = part(TINY)  # type: ignore[operator]
     assert isinstance(section, Section)
     assert section.rows
@@ -58,13 +62,14 @@ def test_a_part_runs_and_says_what_it_found(part: object) -> None:
     assert str(section).startswith(f"### {section.title}\n\n{section.text}\n\n| ")
 
 
-def test_ours_and_tenacity_finish_all_the_calls_that_wait() -> None:
+def test_ours_and_tenacity_finish_all_calls_that_wait() -> None:
     section = bench_scale.waiting(Effort(rounds=2, slice=0.001, scale=0.001))
-    assert [row[0] for row in section.rows] == [peers.OURS, "tenacity"]
-    assert [row[-2:] for row in section.rows] == [["200", "200"]] * 2
+    waiters = [peers.OURS, "tenacity", *(["nopanic"] if find_spec("nopanic") else [])]
+    assert [row[0] for row in section.rows] == waiters
+    assert [row[-2:] for row in section.rows] == [["200", "200"]] * len(waiters)
 
 
-def test_the_import_is_measured_in_processes_of_its_own() -> None:
+def test_import_is_measured_in_processes_of_its_own() -> None:
     (section,) = bench_import.sections(Effort(rounds=2, slice=0.001, scale=0.001))
     assert section.rows[0][0] == f"`{bench_import.STANDS_ON}`"
     assert section.rows[0][2] == "1.00"
@@ -83,12 +88,12 @@ def test_every_peer_that_is_installed_takes_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [peers.OURS, peers.BARE, "tenacity", *MODULES])
-def test_a_connection_error_is_repeated_and_a_mistake_is_not(name: str) -> None:
+def test_connection_error_is_repeated_and_mistake_is_not(name: str) -> None:
     decorators = {peers.OURS: peers.ours(wait=False), peers.BARE: peers.bare}
     decorators |= peers.peers(wait=False)
     if name not in decorators:
         pytest.skip(f"{name} is not installed here, or has no decorator for plain functions")
-    repaired = bench_overhead.FailsOnce()
+    repaired = bench_overhead.FailsOneInEight()
 
     def function() -> int:
         return repaired()
@@ -106,7 +111,7 @@ def test_a_connection_error_is_repeated_and_a_mistake_is_not(name: str) -> None:
     assert len(made) == 1
 
 
-def test_the_pinned_peers_are_those_that_are_measured() -> None:
+def test_pinned_peers_are_those_that_are_measured() -> None:
     lines = (ROOT / "benchmarks/requirements.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0] for line in lines if "==" in line}
     assert {*peers.PEERS, *peers.BREAKERS} <= pinned
@@ -122,7 +127,7 @@ def test_the_pinned_peers_are_those_that_are_measured() -> None:
 # The driver.
 
 
-def test_what_is_asked_for_is_printed_and_put_between_the_marks(
+def test_what_is_asked_for_is_printed_and_put_between_marks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = Section("A", "Text.", ["", "µs"], [["x", "1"]], [Bound("b", 2.0, 1.0, "ms")])
@@ -143,13 +148,13 @@ def test_what_is_asked_for_is_printed_and_put_between_the_marks(
     assert "### A" in capsys.readouterr().out
 
 
-def test_a_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["nothing"])
     assert "no part is named nothing (there are: overhead, " in capsys.readouterr().err
 
 
-def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
+def test_file_without_marks_is_left_alone(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match=r"RESULTS\.md has no lines"):
@@ -157,12 +162,12 @@ def test_a_file_without_marks_is_left_alone(tmp_path: Path) -> None:
     assert results.read_text(encoding="utf-8") == "mine"
 
 
-def test_the_results_have_the_marks() -> None:
+def test_results_have_marks() -> None:
     text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     assert text.count(table.BEGIN) == text.count(table.END) == 1
 
 
-def test_what_the_trigger_benchmark_prints_is_read_as_tables(
+def test_what_trigger_benchmark_prints_is_read_as_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     printed = (
@@ -186,7 +191,7 @@ def test_what_the_trigger_benchmark_prints_is_read_as_tables(
     assert payloads.rows == [["5000 records", "1.00", "1.00", "1.00"]]
 
 
-def test_the_trigger_benchmark_still_prints_such_tables() -> None:
+def test_trigger_benchmark_still_prints_such_tables() -> None:
     tree = ast.parse((ROOT / "benchmarks/bench_trigger.py").read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     assert any(isinstance(t, str) and t.startswith("| | bare SDK, µs |") for t in texts)
@@ -194,17 +199,72 @@ def test_the_trigger_benchmark_still_prints_such_tables() -> None:
     assert set(run._TRIGGER_MOST) <= {t for t in texts if isinstance(t, str)}
 
 
+def test_what_many_at_once_prints_is_read_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = (
+        "| at once | bare SDK, µs a call | resilient, µs a call | ratio | lost answers |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| 10 coroutines | 100 | 110 | 1.100 | 0 / 0 |\n"
+        "| 1 thread | 100 | 104 | 1.040 | 0 / 0 |\n"
+    )
+
+    class Ran:
+        returncode, stdout, stderr = 0, printed, ""
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Ran)
+    (section,) = run.at_once(TINY)
+    assert section.columns[3] == "ratio"
+    assert [bound.met for bound in section.bounds] == [False, True]
+
+
+def test_both_ways_take_turns_and_lost_answers_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    class LostError(Exception):
+        code = "TIMEOUT"
+
+    def lost() -> None:
+        order.append("ours")
+        error = LostError()
+        error.__dict__.update(code="TIMEOUT", message="m")
+        raise error
+
+    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+    found = bench_at_once.threads({"bare": lambda: order.append("bare"), "ours": lost}, 1, 2)
+    assert order == ["bare", "ours", "ours", "bare", "bare", "ours"]
+    assert found.lost == {"bare": 0, "ours": 3}
+    assert [len(times) for times in found.times.values()] == [2, 2]
+    assert found.row().startswith("| 1 thread | ")
+
+
+async def test_coroutines_of_a_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+    running = most = 0
+
+    async def call() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    found = await bench_at_once.coroutines({"bare": call, "ours": call}, 7, 1)
+    assert most == 7
+    assert found.name == "7 coroutines"
+
+
 # The measuring.
 
 
-def test_candidates_take_turns_and_each_round_begins_with_another() -> None:
+def test_candidates_take_turns_in_rotating_order() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     measure.alternate(calls, Effort(rounds=3, slice=0.0, scale=1.0))
-    assert order[9:] == [*"abc", *"bca", *"cab"]
+    assert order[-9:] == [*"abc", *"bca", *"cab"]
 
 
-def test_a_ratio_is_the_median_over_the_rounds() -> None:
+def test_ratio_is_median_over_rounds() -> None:
     taken = measure.Taken({"x": [2.0, 30.0, 6.0], "y": [1.0, 10.0, 6.0]})
     assert taken.ratio("x", "y") == 2.0
     assert taken.us("x") == 6.0

@@ -28,19 +28,19 @@ class TestCodes:
         )
         assert {row["code"] for row in rows} == {"INVOKE_TIMEOUT", "RATE_LIMITED"}
 
-    def test_the_table_shows_whole_codes(self) -> None:
+    def test_table_shows_whole_codes(self) -> None:
         output = run("codes", "--category", "auth").stdout
         assert "function_not_found" not in output
         assert "memory" not in output
         assert "FORBIDDEN" in output
 
     @pytest.mark.parametrize("arguments", [("--system", "x"), ("--category", "x")])
-    def test_what_does_not_exist_is_an_error(self, arguments: tuple[str, str]) -> None:
+    def test_what_does_not_exist_is_error(self, arguments: tuple[str, str]) -> None:
         assert run("codes", *arguments).exit_code == 2
 
 
 class TestExplain:
-    def test_it_prints_what_the_default_policy_would_do(self) -> None:
+    def test_it_prints_what_default_policy_would_do(self) -> None:
         result = run("explain", "TIMEOUT")
         assert result.exit_code == 0
         assert "given up (not_idempotent)" in result.stdout
@@ -56,7 +56,7 @@ class TestExplain:
     def test_square_brackets_are_no_markup(self) -> None:
         assert "a[bold]x (unknown)" in run("explain", "a[bold]x").stdout
 
-    def test_a_misspelt_code_gets_suggestions(self) -> None:
+    def test_misspelt_code_gets_suggestions(self) -> None:
         assert "did you mean" in run("explain", "FORBIDEN").stdout
 
     def test_json_is_json(self) -> None:
@@ -71,5 +71,13 @@ class TestExplain:
         assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_without_arguments_it_shows_the_help() -> None:
+def test_without_arguments_it_shows_help() -> None:
     assert "demo" in run().output
+
+
+def test_flags_show_no_type_in_help() -> None:
+    for command in (["show"], ["check"], ["codes"], ["doctor"], ["dlq", "redrive"]):
+        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100"}).output
+        assert [
+            line for line in shown.splitlines() if "<bool>" in line and "--help" not in line
+        ] == []

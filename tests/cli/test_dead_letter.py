@@ -72,27 +72,27 @@ def message(payload: Any, error: Exception, **more: Any) -> ParkedMessage:
     return ParkedMessage.of(payload, FailureSummary.of(error), **settings)
 
 
-def test_a_queues_record_names_its_function_and_no_cause() -> None:
+def test_queues_record_names_its_function_and_no_cause() -> None:
     letter = from_dead_letter(QUEUE, NOTHING)
     assert (letter.source, letter.function_id, letter.deliveries) == ("queue", "orders::save", 4)
     assert letter.since == 1_795_270_853.123
     assert (letter.category, letter.code) == (None, None)
 
 
-def test_a_topics_record_holds_our_code_inside_rusts_debug_text() -> None:
+def test_topics_record_holds_our_code_inside_rusts_debug_text() -> None:
     letter = from_dead_letter(TOPIC, NOTHING)
     assert (letter.source, letter.function_id) == ("topic", None)
     assert (letter.category, letter.code) == (Category.PERMANENT, "CARD_DECLINED")
     assert letter.since == 1_795_270_853
 
 
-def test_the_oldest_shape_holds_nothing() -> None:
+def test_oldest_shape_holds_nothing() -> None:
     letter = from_dead_letter(BARE, NOTHING)
     assert (letter.source, letter.function_id, letter.category) == ("bare", None, None)
 
 
 @pytest.mark.parametrize("record", [QUEUE, BARE], ids=["queue", "bare"])
-def test_a_cause_is_joined_by_the_message_itself(record: dict[str, Any]) -> None:
+def test_cause_is_joined_by_the_message_itself(record: dict[str, Any]) -> None:
     recorded = Recordings(
         [
             message({"order_id": "o-2"}, PermanentError("no", code="OTHER")),
@@ -104,7 +104,7 @@ def test_a_cause_is_joined_by_the_message_itself(record: dict[str, Any]) -> None
     assert letter.function_id == "orders::save"
 
 
-def test_the_key_that_travels_in_the_data_counts_before_the_data() -> None:
+def test_key_that_travels_in_data_counts_before_data() -> None:
     data = {"n": 1, PAYLOAD_FIELD: CallContext(idempotency_key="b").to_wire()}
     recorded = Recordings(
         [
@@ -126,12 +126,12 @@ def test_another_functions_message_is_another() -> None:
     "record",
     [{}, {"payload": None, "error": 5, "failed_at": "x", "retries": True}, {"error": "strange"}],
 )
-def test_a_record_of_no_known_shape_is_unknown(record: dict[str, Any]) -> None:
+def test_record_of_no_known_shape_is_unknown(record: dict[str, Any]) -> None:
     letter = from_dead_letter(record, NOTHING)
     assert (letter.category, letter.since, letter.deliveries) == (None, None, None)
 
 
-def test_a_parked_message_says_everything() -> None:
+def test_parked_message_says_everything() -> None:
     parked = attrs.evolve(
         message({"n": 1}, PermanentError("why", code="X")), deliveries=2, first_failed_at=5.0
     )
@@ -146,7 +146,7 @@ def test_neither_payload_nor_message_shows() -> None:
     assert "secret" not in repr(secret) + repr(from_dead_letter(QUEUE, NOTHING).id)
 
 
-def test_triage_groups_by_category_code_and_function_with_unknown_last() -> None:
+def test_triage_groups_by_category_code_and_function() -> None:
     def letter(category: Category | None, code: str | None, since: float) -> DeadLetter:
         return DeadLetter(
             id=str(since),

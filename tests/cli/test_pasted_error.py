@@ -93,13 +93,13 @@ def test_pasted_text_is_understood(case: str) -> None:
     assert failure.known is (case != "printed, unknown code")
 
 
-def test_cause_in_a_traceback_is_read() -> None:
+def test_cause_in_traceback_is_read() -> None:
     failure = explain(TRACEBACK).failure
     assert failure.inner is not None
     assert (failure.inner.code, failure.category) == ("S102", Category.TRANSIENT)
 
 
-def test_real_traceback_of_a_real_process() -> None:
+def test_real_traceback_of_real_process() -> None:
     script = (
         "import httpx\nfrom iii_resilience import iii_retry, Backoff\n"
         "@iii_retry(idempotent=True, attempts=2, backoff=Backoff(base=0, cap=1))\n"
@@ -111,7 +111,7 @@ def test_real_traceback_of_a_real_process() -> None:
     assert explain(ran.stderr).failure.code == "httpx.ConnectError"
 
 
-def test_text_without_an_error_is_refused() -> None:
+def test_text_without_error_is_refused() -> None:
     with pytest.raises(ValueError, match="no error was found in this text"):
         explain("started\nall is well: yes\n")
 
@@ -125,7 +125,7 @@ def test_unknown_exception_is_named() -> None:
     "text",
     ["\x1b]0;title\x07TIMEOUT: x", "\x9b31mTIMEOUT: \x1b[2J", "TIM\u202eEOUT\r: x", "\x1bcTIMEOUT"],
 )
-def test_escape_sequences_never_reach_the_terminal(text: str) -> None:
+def test_escape_sequences_never_reach_terminal(text: str) -> None:
     output = CliRunner().invoke(app, ["explain", text]).output
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", output)
     assert "TIMEOUT" in output
@@ -155,7 +155,7 @@ def test_discover_hint_names_namespaces() -> None:
     assert hint.remedy.endswith("; it is registered in namespace(s): default, shop")
 
 
-def test_codes_fit_the_terminal_and_name_no_notes() -> None:
+def test_codes_fit_terminal_and_name_no_notes() -> None:
     output = CliRunner().invoke(app, ["codes"]).output
     assert max(map(len, output.splitlines())) <= 100
     assert all(row.code in output for row in ALL)

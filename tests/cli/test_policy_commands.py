@@ -49,7 +49,7 @@ class TestCheck:
             == "good: 2 policies, 1 rules, 0 queues, 0 codes, 0 exceptions, 0 warning(s)\n"
         )
 
-    def test_every_problem_is_a_line_and_the_end_is_1(self) -> None:
+    def test_every_problem_is_line_and_end_is_1(self) -> None:
         result = run("check", "bad.yaml")
         assert result.exit_code == 1
         assert [line.split(": ")[:2] for line in result.stdout.splitlines()] == [
@@ -100,7 +100,7 @@ class TestCheck:
 
 
 class TestShow:
-    def test_values_their_places_and_the_delays(self) -> None:
+    def test_values_their_places_and_delays(self) -> None:
         result = run("show", "orders::save", "--policies", "good.yaml")
         assert result.exit_code == 0
         lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
@@ -110,7 +110,7 @@ class TestShow:
         assert "backoff.cap_ms 20000 built-in default" in lines
         assert "2 0.05 to 0.1 s at most 1 s" in lines
         assert "3 0.1 to 0.2 s at most 2 s" in lines
-        assert "Delays together: at most 0.3 s (2 s if asked to slow down each time)." in lines
+        assert "Delays together: at most 0.3 s (2 s if throttled each time)." in lines
         assert "Worst case: a call through the engine ends within 2 s." in lines
 
     def test_several_files_are_laid_over_one_another(self) -> None:
@@ -131,7 +131,7 @@ class TestShow:
         }
         assert (told["delays_most_ms"], told["ends_within_ms"]) == (300, 2000)
 
-    def test_without_files_it_shows_the_default_book(self) -> None:
+    def test_without_files_it_shows_default_book(self) -> None:
         assert "policy default, no rule covers it (set in code)" in run("show", "f").stdout
         before = use_policies(load_policies("good.yaml"))
         try:
@@ -149,7 +149,7 @@ class TestShow:
 
 
 class TestInit:
-    def test_it_writes_a_file_that_is_good_and_its_schema(self) -> None:
+    def test_it_writes_file_that_is_good_and_its_schema(self) -> None:
         result = run("init")
         assert result.exit_code == 0
         assert result.stdout == "wrote policies.yaml\nwrote policies.schema.json\n"
@@ -160,7 +160,7 @@ class TestInit:
         assert run("check", "policies.yaml").exit_code == 0
         assert max(len(line) for line in text.splitlines()) <= 100
 
-    def test_a_file_that_exists_is_never_written_over(self) -> None:
+    def test_file_that_exists_is_never_written_over(self) -> None:
         Path("policies.schema.json").write_text("{}", encoding="utf-8")
         result = run("init", "good.yaml")
         assert result.exit_code == 1
@@ -172,18 +172,18 @@ class TestInit:
         assert Path("policies.schema.json").read_text(encoding="utf-8") == "{}"
         assert "iii-resilience check new.yaml" in Path("new.yaml").read_text(encoding="utf-8")
 
-    def test_a_link_to_nowhere_is_not_followed(self) -> None:
+    def test_link_to_nowhere_is_not_followed(self) -> None:
         Path("link.yaml").symlink_to("elsewhere.yaml")
         assert run("init", "link.yaml").exit_code == 1
         assert not Path("elsewhere.yaml").exists()
 
     @pytest.mark.parametrize("folder", [".", "/", ".."])
-    def test_a_folder_is_no_file(self, folder: str) -> None:
+    def test_folder_is_no_file(self, folder: str) -> None:
         result = run("init", folder)
         assert result.exit_code == 1
         assert "is a directory" in result.stderr
 
-    def test_a_folder_that_is_not_there_is_said(self) -> None:
+    def test_folder_that_is_not_there_is_said(self) -> None:
         result = run("init", "nowhere/p.yaml")
         assert result.exit_code == 1
         assert "cannot be written: No such file or directory" in result.stderr

@@ -40,13 +40,13 @@ def test_every_delay_is_within_its_range(
         ("decorrelated", [(1, 3), (1, 5), (1, 5), (1, 5)]),
     ],
 )
-def test_the_ranges_are_those_of_the_jitter(jitter: str, ranges: list[tuple[float, float]]) -> None:
+def test_ranges_are_those_of_jitter(jitter: str, ranges: list[tuple[float, float]]) -> None:
     policy = RetryPolicy(attempts=5, backoff=Backoff(1, 2, 5, 1, jitter))
     steps = timetable(policy).steps
     assert [(step.least, step.most) for step in steps[1:]] == ranges
 
 
-def test_a_policy_of_countless_attempts_is_summed_up_at_once() -> None:
+def test_policy_of_countless_attempts_is_summed_up_at_once() -> None:
     policy = RetryPolicy(attempts=10**12, backoff=Backoff(1, 2, 4, 1), deadline=None)
     times = timetable(policy)
     assert len(times.steps) == 20
@@ -55,12 +55,12 @@ def test_a_policy_of_countless_attempts_is_summed_up_at_once() -> None:
     assert timetable(flat).delays == 0
 
 
-def test_the_deadline_bounds_everything() -> None:
+def test_deadline_bounds_everything() -> None:
     times = timetable(RetryPolicy(attempts=50, deadline=30.0))
     assert times.delays == times.throttled_delays == times.ends_within == 30.0
 
 
-def test_without_a_deadline_every_attempt_may_wait_and_take_its_time() -> None:
+def test_without_deadline_each_attempt_may_wait_and_run() -> None:
     policy = RetryPolicy(
         attempts=2, backoff=Backoff(1, 2, 5, 2), deadline=None, ready_timeout=5, attempt_timeout=3
     )

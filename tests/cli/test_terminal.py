@@ -93,7 +93,7 @@ def test_engine_urls_are_shown_without_credentials() -> None:
         assert b"s3cret" not in ran.stdout + ran.stderr
 
 
-def test_policy_file_that_is_a_pipe_does_not_hang(tmp_path: Path) -> None:
+def test_policy_file_that_is_pipe_does_not_hang(tmp_path: Path) -> None:
     pipe = tmp_path / "policies.yaml"
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="it is a pipe or a socket, not a file"):

@@ -46,7 +46,7 @@ def standing(worker: Resilient) -> tuple[str, str | None]:
     return found.state.value, found.owner
 
 
-def test_the_clients_have_the_names_they_should(connect: Make) -> None:
+def test_clients_have_names_they_should(connect: Make) -> None:
     new, old = Renamed(connect(), NEW), Renamed(connect(), OLD)
     assert [hasattr(new, name) for name in ("call", "call_async", "trigger", "trigger_async")] == [
         True,
@@ -76,7 +76,7 @@ def test_keeper_takes_over(engine: LoopbackEngine, worker: Worker) -> None:
     until(lambda: standing(second) == ("owner", "second"))
 
 
-def test_standby_takes_over_from_a_drained_worker(engine: LoopbackEngine, worker: Worker) -> None:
+def test_standby_takes_over_from_drained_worker(engine: LoopbackEngine, worker: Worker) -> None:
     first = worker("first")
     until(lambda: standing(first) == ("owner", "first"))
     second = worker("second")
@@ -85,7 +85,7 @@ def test_standby_takes_over_from_a_drained_worker(engine: LoopbackEngine, worker
     until(lambda: standing(second) == ("owner", "second"))
 
 
-def test_registrations_are_looked_up_without_a_keeper(engine: LoopbackEngine, client: Make) -> None:
+def test_registrations_are_looked_up_without_keeper(engine: LoopbackEngine, client: Make) -> None:
     with resilient(client("alone")) as alone:
         alone.register_function("t::f", lambda data: 1)
         engine.wait_registered("t::f")
@@ -93,7 +93,7 @@ def test_registrations_are_looked_up_without_a_keeper(engine: LoopbackEngine, cl
         assert alone.health().silent_for is None
 
 
-def test_discover_finds_an_owner(engine: LoopbackEngine, worker: Worker, client: Make) -> None:
+def test_discover_finds_owner(engine: LoopbackEngine, worker: Worker, client: Make) -> None:
     worker("first")
     assert discover(client(), "t::f", timeout=10).owner == "first"
     assert discover(client(), "t::G", timeout=0, near=True).near == ("t::f",)
@@ -104,7 +104,7 @@ def test_queue_is_defined(engine: LoopbackEngine, client: Make) -> None:
     assert not ensure_queue(client(), "jobs")
 
 
-def test_policies_come_from_the_engine(engine: LoopbackEngine, client: Make) -> None:
+def test_policies_come_from_engine(engine: LoopbackEngine, client: Make) -> None:
     assert "default" in policies_from_engine(client(), "names").policy_set.policies
 
 

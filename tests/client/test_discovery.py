@@ -17,7 +17,7 @@ from iii_resilience.testing import AnswerError, LoopbackEngine
 __all__ = ["connect", "engine"]
 
 
-def test_it_waits_until_the_function_is_registered_and_never_calls_it(
+def test_it_waits_for_registration_and_never_calls(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     asker, owner = resilient(connect()), connect("owner")
@@ -30,7 +30,7 @@ def test_it_waits_until_the_function_is_registered_and_never_calls_it(
     assert engine.calls("orders::save") == ()
 
 
-def test_what_stays_missing_is_said_after_the_timeout_with_what_is_spelt_alike(
+def test_missing_function_is_reported_with_similar_ids(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client = connect()
@@ -54,7 +54,7 @@ def test_another_namespace_is_another_function(
     assert discover(client, "orders::save", timeout=0, namespace="default")
 
 
-def test_a_refused_question_is_an_error_and_a_slow_one_is_asked_again(
+def test_rejected_check_is_error_and_slow_one_is_repeated(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client = connect()
@@ -67,7 +67,7 @@ def test_a_refused_question_is_an_error_and_a_slow_one_is_asked_again(
         discover(client, "orders::save", timeout=10)
 
 
-def test_without_a_connection_nothing_is_known(
+def test_without_connection_nothing_is_known(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client = connect()

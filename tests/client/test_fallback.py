@@ -41,7 +41,7 @@ def echo(target: Any, engine: LoopbackEngine, function_id: str = "t::echo") -> l
 
 
 class TestFallback:
-    def test_a_call_that_is_given_up_is_handed_to_the_queue(
+    def test_call_that_is_given_up_is_handed_to_queue(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         seen = echo(target, engine)
@@ -67,7 +67,7 @@ class TestFallback:
         )
         assert isinstance(result, Enqueued)
 
-    def test_without_accept_enqueued_the_exception_is_raised_with_the_hint(
+    def test_without_accept_enqueued_error_is_raised_with_hint(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -80,7 +80,7 @@ class TestFallback:
         assert hint is not None
         assert (hint.action, hint.queue) == ("enqueue", "later")
 
-    def test_a_missing_function_is_handed_over_because_the_queue_waits_for_it(
+    def test_missing_function_is_handed_over_to_queue(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         engine.define_queue("later")
@@ -92,7 +92,7 @@ class TestFallback:
         engine.wait_queue_idle("later", timeout=5)
         assert [data["n"] for data in seen] == [1]
 
-    def test_what_may_have_run_and_is_not_idempotent_is_not_handed_over(
+    def test_maybe_executed_call_is_not_handed_over(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -103,7 +103,7 @@ class TestFallback:
             caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
         assert engine.queue_depth("later") == 0
 
-    def test_a_permanent_failure_is_never_handed_over(
+    def test_permanent_failure_is_never_handed_over(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         def broken(data: Any) -> None:
@@ -119,7 +119,7 @@ class TestFallback:
             )
         assert len(engine.calls("t::broken")) == 1
 
-    def test_when_the_queue_fails_too_the_original_exception_says_so(
+    def test_when_queue_fails_too_original_exception_says_so(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -133,7 +133,7 @@ class TestFallback:
         assert "; the fallback to queue 'undefined' failed too: enqueue_error (" in note
         assert "define the queue: ensure_queue(worker, name) does so" in note
 
-    def test_what_else_a_queue_fails_with_is_not_called_a_missing_queue(
+    def test_other_queue_errors_are_not_a_missing_queue(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -150,7 +150,7 @@ class TestFallback:
         assert "the fallback to queue 'later' failed too: enqueue_error (" in note
         assert "ensure_queue" not in note
 
-    def test_the_hand_over_does_not_wait_for_a_connection_past_the_deadline(
+    def test_hand_over_does_not_wait_for_connection_past_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -164,7 +164,7 @@ class TestFallback:
             caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
         assert time.monotonic() - began < 0.9
 
-    def test_what_is_handed_over_carries_what_the_handler_needs(
+    def test_what_is_handed_over_carries_what_handler_needs(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         seen = echo(target, engine)
@@ -187,7 +187,7 @@ class TestFallback:
         }
 
     @pytest.mark.parametrize("payload", [[1], "text", 5])
-    def test_a_payload_without_room_for_it_is_not_handed_over(
+    def test_payload_without_room_for_it_is_not_handed_over(
         self, engine: LoopbackEngine, target: Any, caller: Resilient, payload: Any
     ) -> None:
         echo(target, engine)
@@ -204,7 +204,7 @@ class TestFallback:
         assert engine.queue_depth("later") == 0
 
     @pytest.mark.parametrize("answer", [None, {}, {"messageReceiptId": 5}, "queued"])
-    def test_without_a_receipt_nothing_is_reported_as_queued(
+    def test_without_receipt_nothing_is_reported_as_queued(
         self,
         engine: LoopbackEngine,
         target: Any,
@@ -232,7 +232,7 @@ class TestFallback:
 class TestReroute:
     POLICY = RetryPolicy(attempts=2, ready_timeout=0.3, fallback=Reroute("t::other"))
 
-    def test_a_call_that_is_given_up_goes_to_another_function_once(
+    def test_call_given_up_goes_to_another_function_once(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -260,7 +260,7 @@ class TestReroute:
         )
         assert result == {"from": "t::other"}
 
-    def test_a_missing_function_is_replaced_though_the_call_is_not_idempotent(
+    def test_missing_function_is_rerouted_though_not_idempotent(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine, "t::other")
@@ -268,7 +268,7 @@ class TestReroute:
         assert result == {"from": "t::other"}
 
     @pytest.mark.parametrize("fault", [PERMANENT, AnswerError("FORBIDDEN", "not allowed")])
-    def test_never_after_a_permanent_failure_or_forbidden(
+    def test_never_after_permanent_failure_or_forbidden(
         self, engine: LoopbackEngine, target: Any, caller: Resilient, fault: AnswerError
     ) -> None:
         echo(target, engine)
@@ -288,7 +288,7 @@ class TestReroute:
             caller.trigger({"function_id": "t::echo"}, policy=self.POLICY)
         assert engine.calls("t::other") == ()
 
-    def test_never_past_the_deadline(
+    def test_never_past_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -299,7 +299,7 @@ class TestReroute:
             caller.trigger({"function_id": "t::echo"}, idempotent=True, policy=policy)
         assert engine.calls("t::other") == ()
 
-    def test_when_the_other_fails_too_the_original_exception_says_so(
+    def test_when_other_fails_too_original_exception_says_so(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -314,7 +314,7 @@ class TestReroute:
 class TestPoison:
     """A message that Python workers before SDK 0.24.5 die of."""
 
-    def test_a_stop_with_more_than_a_mebibyte_is_a_payload_failure_and_not_repeated(
+    def test_stop_above_one_mebibyte_is_payload_failure(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -333,7 +333,7 @@ class TestPoison:
         assert len(engine.calls("t::echo")) == 1
 
     @needs((0, 24, 5), "its workers die of such a message")
-    def test_up_to_a_mebibyte_it_is_repeated(
+    def test_up_to_mebibyte_it_is_repeated(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine)
@@ -342,7 +342,7 @@ class TestPoison:
         caller.trigger({"function_id": "t::echo", "payload": {"text": text}}, idempotent=True)
         assert len(engine.calls("t::echo")) == 2
 
-    def test_what_counts_is_what_the_worker_receives_however_this_sdk_writes_it(
+    def test_size_that_counts_is_what_worker_receives(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         """Older SDKs write six bytes where the engine, which writes anew, passes two on."""

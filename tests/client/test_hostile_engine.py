@@ -156,7 +156,7 @@ class TestBlockedSocket:
         assert report is not None
         assert report.execution is Execution.MAYBE_EXECUTED
 
-    def test_a_call_from_a_thread_ends_near_its_timeout(
+    def test_call_from_thread_ends_near_its_timeout(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         assert worker.trigger({"function_id": "t::big"}) == "done"
@@ -166,7 +166,7 @@ class TestBlockedSocket:
             worker.trigger(self.REQUEST)
         self._judge(caught.value, time.monotonic() - began)
 
-    async def test_a_call_from_a_coroutine_ends_near_its_timeout(
+    async def test_call_from_coroutine_ends_near_its_timeout(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         assert await worker.trigger_async({"function_id": "t::big"}) == "done"
@@ -176,7 +176,7 @@ class TestBlockedSocket:
             await worker.trigger_async(self.REQUEST)
         self._judge(caught.value, time.monotonic() - began)
 
-    def test_so_does_one_from_a_coroutine_on_the_sdk_s_own_loop(
+    def test_so_does_one_from_coroutine_on_sdk_s_own_loop(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.stop_reading()
@@ -186,7 +186,7 @@ class TestBlockedSocket:
         )
         self._judge(call.exception(20) or AssertionError("no error"), time.monotonic() - began)
 
-    def test_once_the_connection_is_cut_calls_go_through_again(
+    def test_once_connection_is_cut_calls_go_through_again(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.stop_reading()
@@ -213,7 +213,7 @@ class TestRefusedHandshake:
         assert hint.action == "fix-access"
 
     @needs((0, 24, 4), "takes such an end for none, and does not come back")
-    def test_it_recovers_when_the_engine_lets_it_in_again(
+    def test_it_recovers_when_engine_lets_it_in_again(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.refuses = True
@@ -224,7 +224,7 @@ class TestRefusedHandshake:
         assert worker.trigger({"function_id": "t::any"}) == "done"
 
     @fixed_in((0, 24, 4), "such an end is taken for none, and the client does not come back")
-    def test_a_client_that_does_not_come_back_says_so_at_once_and_can_be_shut_down(
+    def test_client_that_stays_away_fails_fast_and_shuts_down(
         self, hostile: HostileEngine, worker: Resilient
     ) -> None:
         hostile.refuses = True

@@ -13,7 +13,7 @@ SHORT = kills.Setting(seconds=5.0)
 MOST = 0.1
 
 
-def test_few_calls_fail_and_those_with_their_first_attempt_in_the_moment_of_a_kill(
+def test_only_calls_with_first_attempt_at_kill_fail(
     tmp_path: Path,
 ) -> None:
     result = kills.run(kills.CONTENDERS["resilient"], SHORT, tmp_path)
@@ -23,7 +23,7 @@ def test_few_calls_fail_and_those_with_their_first_attempt_in_the_moment_of_a_ki
     assert result.lost == []
 
 
-def test_with_a_queue_to_fall_back_to_none_fails_and_none_is_lost(tmp_path: Path) -> None:
+def test_with_queue_as_fallback_no_call_fails_or_is_lost(tmp_path: Path) -> None:
     queued = kills.CONTENDERS["resilient, with a queue to fall back to"]
     result = kills.run(queued, SHORT, tmp_path)
     assert result.kills >= 2
@@ -31,7 +31,7 @@ def test_with_a_queue_to_fall_back_to_none_fails_and_none_is_lost(tmp_path: Path
     assert result.lost == []
 
 
-def test_it_is_the_registered_wait_that_does_it(tmp_path: Path) -> None:
+def test_it_is_registered_wait_that_does_it(tmp_path: Path) -> None:
     """This is how the first test fails where the wait is missing."""
     setting = attrs.evolve(SHORT, seconds=3.0)
     result = kills.run(kills.CONTENDERS["resilient, registered wait off"], setting, tmp_path)

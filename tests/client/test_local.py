@@ -62,7 +62,7 @@ def test_nothing_is_asked_about_it(
     assert engine.calls("engine::functions::info") == ()
 
 
-def test_whether_a_retry_stays_here_is_looked_up_again(
+def test_whether_retry_stays_here_is_looked_up_again(
     engine: LoopbackEngine, caller: Resilient, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target.register_function("t::theirs", lambda data: "done")
@@ -82,7 +82,7 @@ def test_whether_a_retry_stays_here_is_looked_up_again(
     assert len(looks) == 2
 
 
-def test_a_lost_connection_does_not_concern_it(
+def test_lost_connection_does_not_concern_it(
     engine: LoopbackEngine, caller: Resilient, runs: list[Any]
 ) -> None:
     results: list[Any] = []
@@ -98,7 +98,7 @@ def test_a_lost_connection_does_not_concern_it(
     assert len(runs) == 1
 
 
-async def test_nor_one_called_from_a_coroutine(
+async def test_nor_one_called_from_coroutine(
     engine: LoopbackEngine, caller: Resilient, runs: list[Any]
 ) -> None:
     timer = threading.Timer(0.2, engine.disconnect, ["caller"])

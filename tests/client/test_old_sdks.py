@@ -51,7 +51,7 @@ class TestACancelledCall:
         assert await asyncio.to_thread(answered.wait, 10)
         await self._goes_on(engine, caller)
 
-    async def test_by_a_timeout_of_the_user_s_own(
+    async def test_by_timeout_of_user_s_own(
         self, engine: LoopbackEngine, caller: Resilient, answered: threading.Event
     ) -> None:
         with pytest.raises(TimeoutError):
@@ -59,7 +59,7 @@ class TestACancelledCall:
         assert await asyncio.to_thread(answered.wait, 10)
         await self._goes_on(engine, caller)
 
-    def test_on_the_sdk_s_own_loop(
+    def test_on_sdk_s_own_loop(
         self, engine: LoopbackEngine, caller: Resilient, answered: threading.Event
     ) -> None:
         async def work() -> None:
@@ -89,7 +89,7 @@ class TestACleanClose:
         assert "new client" in str(caught.value)
 
     @fixed_in((0, 24, 4), "the client does not come back")
-    async def test_ends_the_calls_under_way(
+    async def test_ends_calls_under_way(
         self, engine: LoopbackEngine, caller: Resilient, answered: threading.Event, code: int
     ) -> None:
         call = asyncio.ensure_future(caller.trigger_async({"function_id": "t::slow"}))

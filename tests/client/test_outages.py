@@ -41,7 +41,7 @@ def each_kind() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("name", "hardened", "setting"), list(each_kind()))
-def test_every_call_succeeds_or_says_clearly_what_became_of_it(
+def test_each_call_succeeds_or_fails_clearly(
     name: str, hardened: bool, setting: outages.Setting, tmp_path: Path
 ) -> None:
     if name in ENDS:

@@ -25,7 +25,7 @@ def definition(engine: LoopbackEngine, client: Any, name: str) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("wrap", [resilient, lambda client: client], ids=["resilient", "plain"])
-def test_a_missing_queue_is_defined_with_an_end_to_every_delivery(
+def test_missing_queue_is_defined_with_finite_timeout(
     engine: LoopbackEngine, connect: Callable[..., Any], wrap: Callable[[Any], Any]
 ) -> None:
     client = connect()
@@ -38,7 +38,7 @@ def test_a_missing_queue_is_defined_with_an_end_to_every_delivery(
     assert not ensure_queue(worker, "jobs", max_retries=5)
 
 
-def test_a_queue_that_is_there_is_left_alone_and_its_messages_are_not_delivered_twice(
+def test_existing_queue_is_left_alone_without_redelivery(
     engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect()
@@ -67,7 +67,7 @@ def test_a_queue_that_is_there_is_left_alone_and_its_messages_are_not_delivered_
     )
 
 
-def test_without_a_queue_worker_the_engines_own_error_comes_through(
+def test_without_queue_worker_engines_own_error_comes_through(
     connect: Callable[..., Any],
 ) -> None:
     with LoopbackEngine(queue_worker=False) as bare:
@@ -90,7 +90,7 @@ def test_without_a_queue_worker_the_engines_own_error_comes_through(
             client.shutdown()
 
 
-async def test_on_the_sdks_own_thread_it_refuses_instead_of_hanging(
+async def test_on_sdks_own_thread_it_refuses_instead_of_hanging(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client = connect()
@@ -109,7 +109,7 @@ async def test_on_the_sdks_own_thread_it_refuses_instead_of_hanging(
     assert "SDK's own thread" in seen[0]
 
 
-def test_the_settings_travel_in_milliseconds() -> None:
+def test_settings_travel_in_milliseconds() -> None:
     queue = Queue(
         "jobs",
         max_retries=0,
@@ -157,7 +157,7 @@ def test_bad_settings_are_refused_before_anything_is_asked(
         ensure_queue(object(), "jobs", **settings)
 
 
-def test_a_name_and_one_way_of_giving_settings_are_needed() -> None:
+def test_name_and_one_way_of_giving_settings_are_needed() -> None:
     with pytest.raises(TypeError, match="a queue's name"):
         ensure_queue(object(), "")
     with pytest.raises(TypeError, match="either a Queue or its name and fields"):
@@ -165,7 +165,7 @@ def test_a_name_and_one_way_of_giving_settings_are_needed() -> None:
 
 
 @pytest.mark.parametrize("name", [" jobs", "jobs\n", " "])
-def test_a_name_that_the_queue_worker_would_trim_is_refused(name: str) -> None:
+def test_name_that_queue_worker_would_trim_is_refused(name: str) -> None:
     # Trimmed, it may be the name of another queue, which would be defined again.
     with pytest.raises(ValueError, match=r"Queue\.name"):
         Queue(name)
@@ -174,14 +174,14 @@ def test_a_name_that_the_queue_worker_would_trim_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["timeout", "poll_interval"])
-def test_a_time_that_is_less_than_a_millisecond_is_refused(field: str) -> None:
+def test_time_that_is_less_than_millisecond_is_refused(field: str) -> None:
     # The wire has whole milliseconds, and the queue worker refuses 0.
     with pytest.raises(ValueError, match=rf"Queue\.{field}"):
         Queue("jobs", **dict[str, Any]({field: 0.0004}))
     assert Queue("jobs", **dict[str, Any]({field: 0.001})).to_wire()[f"{field}_ms"] == 1
 
 
-def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
+def test_queue_is_found_under_another_config_entry(
     engine: LoopbackEngine, connect: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     # The supervisor names the queue worker's entry (III_CONFIG_NAME): "queue" is not there then.
@@ -205,7 +205,7 @@ def test_a_queue_is_seen_though_its_definitions_stand_under_another_name(
         "queue configuration changed while defining 'jobs'; retry queue::define",
     ],
 )
-def test_a_queue_worker_that_is_busy_with_its_configuration_is_asked_again(
+def test_busy_queue_worker_is_called_again(
     engine: LoopbackEngine, connect: Callable[..., Any], message: str
 ) -> None:
     client = connect()
@@ -243,7 +243,7 @@ def take_out(client: Any, name: str) -> None:
     client.trigger({"function_id": "configuration::set", "payload": payload})
 
 
-def test_a_definition_that_is_taken_back_is_made_again(
+def test_definition_that_is_taken_back_is_made_again(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client, other = connect(), connect()
@@ -272,7 +272,7 @@ def test_one_that_comes_back_by_itself_is_not_made_again(
     assert len(engine.calls("queue::define")) == 1
 
 
-def test_one_that_never_lasts_is_an_error_that_says_so(
+def test_one_that_never_lasts_is_error_that_says_so(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client, other = connect(), connect()
@@ -292,7 +292,7 @@ def test_one_that_never_lasts_is_an_error_that_says_so(
         thread.join()
 
 
-def test_a_new_definition_is_looked_at_for_longer_than_the_engine_may_take_it_back(
+def test_new_definition_is_polled_longer_than_reload_takes(
     connect: Callable[..., Any],
 ) -> None:
     client = connect()
@@ -304,7 +304,7 @@ def test_a_new_definition_is_looked_at_for_longer_than_the_engine_may_take_it_ba
     assert time.monotonic() - began < 0.5, "what is there already is not waited for"
 
 
-def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
+def test_one_of_two_concurrent_definitions_defines_it(
     engine: LoopbackEngine, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from iii_resilience.client import queue_setup
@@ -315,7 +315,7 @@ def test_of_two_that_define_the_same_in_one_moment_one_has_defined_it(
     assert found == [True, False]
 
 
-def test_a_definition_that_is_refused_for_another_reason_is_not_repeated(
+def test_definition_rejected_otherwise_is_not_repeated(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
     client = connect()
@@ -326,7 +326,7 @@ def test_a_definition_that_is_refused_for_another_reason_is_not_repeated(
 
 
 @needs((0, 23), "sends no namespace")
-def test_from_another_namespace_the_queue_worker_of_the_default_one_is_asked(
+def test_queue_worker_of_default_namespace_is_used(
     engine: LoopbackEngine,
 ) -> None:
     from iii import InitOptions, register_worker

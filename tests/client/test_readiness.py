@@ -42,7 +42,7 @@ def functions(engine: LoopbackEngine, target: Any) -> None:
 class TestTheMomentOfALoss:
     """What one call learns holds for every call that the SDK has not been handed yet."""
 
-    def test_a_call_that_waits_for_the_sdk_s_thread_is_held_back(
+    def test_call_that_waits_for_sdk_s_thread_is_held_back(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         caller.trigger({"function_id": "t::one"})
@@ -64,7 +64,7 @@ class TestTheMomentOfALoss:
         thread.join()
         assert (asked(engine), len(engine.calls("t::one"))) == (2, 2)
 
-    async def test_it_is_known_before_the_caller_that_met_it_runs_again(
+    async def test_it_is_known_before_caller_that_met_it_runs_again(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         await caller.trigger_async({"function_id": "t::one"})
@@ -78,7 +78,7 @@ class TestTheMomentOfALoss:
             await call
         assert not known
 
-    def test_a_retry_that_is_held_back_spends_its_permit_once(
+    def test_retry_that_is_held_back_spends_its_permit_once(
         self, engine: LoopbackEngine, caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         caller.trigger({"function_id": "t::one"})
@@ -97,7 +97,7 @@ class TestKnown:
     @pytest.mark.parametrize(
         "code", ["invocation_stopped", "channel_send_failed", "invocation_error"]
     )
-    def test_a_call_that_ends_like_a_lost_worker_makes_it_unknown(
+    def test_call_that_ends_like_lost_worker_makes_it_unknown(
         self, engine: LoopbackEngine, caller: Resilient, code: str
     ) -> None:
         caller.trigger({"function_id": "t::one"})
@@ -107,7 +107,7 @@ class TestKnown:
         caller.trigger({"function_id": "t::one"})
         assert asked(engine) == 2
 
-    def test_with_it_every_function_of_the_same_owner_becomes_unknown(
+    def test_all_functions_of_owner_become_unknown(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         caller.trigger({"function_id": "t::one"})
@@ -129,7 +129,7 @@ class TestKnown:
         caller.trigger({"function_id": "t::one"})
         assert asked(engine) == 1
 
-    def test_a_new_connection_makes_everything_unknown(
+    def test_new_connection_makes_everything_unknown(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         caller.trigger({"function_id": "t::one"})
@@ -137,7 +137,7 @@ class TestKnown:
         caller.trigger({"function_id": "t::one"})
         assert asked(engine) == 2
 
-    def test_a_late_success_does_not_make_a_lost_function_known_again(
+    def test_late_success_does_not_make_lost_function_known_again(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         ready = caller._caller.ready
@@ -201,7 +201,7 @@ class TestQuestions:
         assert asked(engine) == before
 
     @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found", "deserialization_error"])
-    def test_an_engine_that_does_not_know_the_question_is_not_asked_again_on_this_connection(
+    def test_engine_without_check_is_not_queried_again(
         self, engine: LoopbackEngine, target: Any, caller: Resilient, code: str
     ) -> None:
         target.register_function("t::one", lambda data: 1)
@@ -215,7 +215,7 @@ class TestQuestions:
         caller.trigger({"function_id": "t::one"})
         assert asked(engine) == 2
 
-    def test_an_engine_that_does_not_answer_within_a_second_is_not_asked_again(
+    def test_silent_engine_is_not_queried_again(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         target.register_function("t::one", lambda data: 1)
@@ -225,14 +225,14 @@ class TestQuestions:
             assert caller.trigger({"function_id": "t::one"}) == 1
         assert asked(engine) == 1
 
-    def test_the_engine_itself_is_not_asked_about(
+    def test_engine_itself_is_not_asked_about(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         caller.trigger({"function_id": "engine::functions::list"})
         assert asked(engine) == 0
 
     @needs((0, 23), "sends no namespace")
-    def test_the_question_goes_to_the_namespace_of_the_call(
+    def test_question_goes_to_namespace_of_call(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         target.register_function("t::one", lambda data: 1)
@@ -242,7 +242,7 @@ class TestQuestions:
             caller.trigger(request, policy=RetryPolicy(ready_timeout=0.1))
         assert engine.calls(QUESTION)[0].data["namespace"] == "elsewhere"
 
-    async def test_a_cancelled_wait_leaves_the_others_waiting(
+    async def test_cancelled_wait_leaves_others_waiting(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         first, second = (

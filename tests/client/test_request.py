@@ -66,7 +66,7 @@ class TestRefused:
             ({"timeout_ms": 1e13}, "of milliseconds (at most 1e12), got 10000000000000"),
         ],
     )
-    def test_it_is_a_payload_failure_at_once_and_nothing_is_sent(
+    def test_it_is_payload_failure_at_once_and_nothing_is_sent(
         self,
         engine: LoopbackEngine,
         seen: list[Any],
@@ -91,7 +91,7 @@ class TestRefused:
         with pytest.raises(InvalidPayloadError):
             await caller.trigger_async(call(payload=math.nan))
 
-    def test_without_the_check_such_a_payload_is_a_timeout(
+    def test_without_check_such_a_payload_is_timeout(
         self, engine: LoopbackEngine, seen: list[Any], connect: Callable[..., Any]
     ) -> None:
         with pytest.raises(InvocationError) as caught:
@@ -99,16 +99,14 @@ class TestRefused:
         assert caught.value.code == "TIMEOUT"
         assert seen == []
 
-    def test_a_namespace_is_refused_where_the_sdk_would_ignore_it(self) -> None:
+    def test_namespace_is_refused_where_sdk_would_ignore_it(self) -> None:
         with pytest.raises(InvalidPayloadError, match=r"iii-sdk 0\.22\.1 ignores"):
             read(call(namespace="elsewhere"), OLD)
         assert read(call(namespace="default"), OLD).fields["namespace"] == "default"
         assert read(call(namespace="elsewhere"), NEW).fields["namespace"] == "elsewhere"
 
     @pytest.mark.parametrize("key", ["", "k" * 513, 5, b"key"])
-    def test_a_key_that_could_not_travel_is_refused_without_being_shown(
-        self, caller: Resilient, key: Any
-    ) -> None:
+    def test_key_that_cannot_travel_is_rejected_unseen(self, caller: Resilient, key: Any) -> None:
         with pytest.raises(InvalidPayloadError, match="idempotency_key must be text") as caught:
             caller.trigger(call(), idempotency_key=key)
         assert "kk" not in str(caught.value)
@@ -117,7 +115,7 @@ class TestRefused:
 class TestSize:
     @pytest.mark.parametrize("sdk", [OLD, NEW])
     @pytest.mark.parametrize("most", [100_000, None])
-    def test_at_the_limit_it_is_sent_and_one_byte_above_it_is_not(
+    def test_at_limit_it_is_sent_and_one_byte_above_it_is_not(
         self, sdk: Any, most: int | None
     ) -> None:
         limit = sdk.send_limit if most is None else most
@@ -139,7 +137,7 @@ class TestSize:
         )
 
     @needs((0, 25), "has no place where its messages can be measured")
-    def test_the_size_is_that_of_the_message_on_the_wire(
+    def test_size_is_that_of_message_on_wire(
         self, seen: list[Any], caller: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sizes: list[int] = []
@@ -157,10 +155,10 @@ class TestSize:
         with pytest.raises(PayloadTooLargeError) as caught:
             caller.trigger(request, policy=RetryPolicy(max_payload_bytes=10), idempotency_key="k1")
         (size,) = sizes
-        # The deadline and the attempt's number are counted at their longest.
-        assert 0 <= caught.value.payload_bytes - size <= 12
+        # The times and the attempt's number are counted at their longest.
+        assert 0 <= caught.value.payload_bytes - size <= 18
 
-    def test_a_message_above_the_policy_s_limit_is_not_sent(
+    def test_message_above_policy_s_limit_is_not_sent(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         policy = RetryPolicy(max_payload_bytes=1 << 20)
@@ -171,7 +169,7 @@ class TestSize:
         assert hint is not None
         assert hint.action == "fix-payload"
 
-    def test_characters_that_old_sdks_escape_are_counted_as_they_send_them(self) -> None:
+    def test_characters_old_sdks_escape_count_as_sent(self) -> None:
         request = call(payload="é" * 1000)
         check(read(request, NEW), NEW, 5000)
         with pytest.raises(PayloadTooLargeError):
@@ -180,7 +178,7 @@ class TestSize:
 
 class TestTravels:
     @needs((0, 21, 3), "sends no metadata")
-    def test_deadline_attempt_and_key_travel_beside_the_user_s_own_metadata(
+    def test_context_travels_beside_users_metadata(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         engine.inject("t::echo", STOPPED)
@@ -202,12 +200,43 @@ class TestTravels:
         assert given[1][METADATA_FIELD] == second
 
     @needs((0, 21, 3), "sends no metadata")
-    def test_without_a_deadline_none_travels(
+    def test_without_deadline_none_travels(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         caller.trigger(call(), policy=RetryPolicy(deadline=None))
         (sent,) = invocations(engine)
-        assert sent.message["metadata"] == {METADATA_FIELD: {"attempt": 1}}
+        assert not {"left_ms", "deadline_unix_ms"} & set(sent.message["metadata"][METADATA_FIELD])
+
+    @needs((0, 21, 3), "sends no metadata")
+    @pytest.mark.parametrize("more", [{}, {"metadata": {"tenant": "a"}}], ids=["quick", "other"])
+    def test_each_attempt_says_when_it_is_given_up(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient, more: dict[str, Any]
+    ) -> None:
+        engine.inject("t::echo", STOPPED)
+        policy = RetryPolicy(deadline=20.0, attempt_timeout=3.0)
+        before = time.time()
+        caller.trigger(call(**more), idempotent=True, policy=policy)
+        wires = [call.message["metadata"][METADATA_FIELD] for call in invocations(engine)]
+        assert [wire["attempt_left_ms"] for wire in wires] == [3000, 3000]
+        ends = [wire["attempt_deadline_unix_ms"] / 1000 for wire in wires]
+        assert before + 2.9 < ends[0] < ends[1] < time.time() + 3.1
+
+    @needs((0, 21, 3), "sends no metadata")
+    def test_attempt_ends_with_its_call(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
+    ) -> None:
+        caller.trigger(call(), policy=RetryPolicy(deadline=2.0))
+        (sent,) = invocations(engine)
+        assert sent.message["metadata"][METADATA_FIELD]["attempt_left_ms"] <= 2000
+
+    @needs((0, 21, 3), "sends no metadata")
+    def test_no_caller_waits_for_void_call(
+        self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
+    ) -> None:
+        caller.trigger(call(action=TriggerAction.Void()))
+        (sent,) = invocations(engine)
+        wire = sent.message["metadata"][METADATA_FIELD]
+        assert not {"attempt_left_ms", "attempt_deadline_unix_ms"} & set(wire)
 
     @needs((0, 21, 3), "sends no metadata")
     def test_metadata_that_is_no_mapping_stays_what_it_is(
@@ -217,14 +246,14 @@ class TestTravels:
         (sent,) = invocations(engine)
         assert sent.message["metadata"] == ["a"]
 
-    def test_the_engine_s_own_functions_get_nothing_of_ours(
+    def test_engine_s_own_functions_get_nothing_of_ours(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         caller.trigger({"function_id": "engine::workers::list"})
         (sent,) = invocations(engine, "engine::workers::list")
         assert "metadata" not in sent.message
 
-    def test_through_a_queue_the_key_travels_in_the_payload(
+    def test_through_queue_key_travels_in_payload(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         engine.define_queue("jobs")
@@ -238,7 +267,7 @@ class TestTravels:
         engine.wait_queue_idle("jobs", timeout=5)
         assert PAYLOAD_FIELD not in seen[1][0]
 
-    def test_a_key_for_a_queue_needs_a_payload_with_room_for_it(
+    def test_key_for_queue_needs_payload_with_room_for_it(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         engine.define_queue("jobs")
@@ -250,7 +279,7 @@ class TestTravels:
 
 class TestInherited:
     @needs((0, 21, 3), "sends no metadata")
-    def test_what_the_caller_of_a_handler_has_left_bounds_the_handler_s_own_calls(
+    def test_time_left_of_caller_bounds_handlers_calls(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         with handling(InboundCall(time.monotonic() + 5.0)):
@@ -259,7 +288,7 @@ class TestInherited:
         assert 0 < sent.message["metadata"][METADATA_FIELD]["left_ms"] <= 5000
 
     @needs((0, 21, 3), "sends no metadata")
-    def test_a_shorter_deadline_of_its_own_wins(
+    def test_shorter_deadline_of_its_own_wins(
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient
     ) -> None:
         with handling(InboundCall(time.monotonic() + 50.0)):
@@ -293,7 +322,7 @@ class TestTimeoutNote:
             ({}, RetryPolicy(deadline=0.3), "ms, from the policy's deadline"),
         ],
     )
-    def test_it_names_the_timeout_and_where_it_came_from(
+    def test_it_names_timeout_and_where_it_came_from(
         self,
         engine: LoopbackEngine,
         seen: list[Any],

@@ -50,7 +50,7 @@ def run(engine: LoopbackEngine, target: Any, caller: Resilient) -> Callable[[], 
     return run
 
 
-def test_a_success_is_the_result(run: Callable[[], Any]) -> None:
+def test_success_is_result(run: Callable[[], Any]) -> None:
     assert run() == {"charged": 7}
 
 
@@ -74,7 +74,7 @@ def test_each_failure_is_caught_by_its_own_class(
     assert len(engine.calls("orders::charge")) == 1
 
 
-def test_the_sdk_own_timeout_is_caught_as_one(
+def test_sdk_own_timeout_is_caught_as_one(
     engine: LoopbackEngine, target: Any, caller: Resilient
 ) -> None:
     import iii

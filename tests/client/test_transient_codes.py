@@ -27,14 +27,14 @@ WORDED = [  # what makes them transient stands in the message
 ]
 
 
-def test_the_documents_have_transient_codes() -> None:
+def test_documents_have_transient_codes() -> None:
     assert {"invocation_stopped", "timeout", "TIMEOUT", "http_request_failed"} <= {
         answer.code for answer in PLAIN
     }
 
 
 @pytest.mark.parametrize("answer", PLAIN + WORDED, ids=lambda a: f"{a.code}-{a.message[:12]}")
-def test_it_is_met_once_and_the_retry_succeeds(
+def test_it_is_met_once_and_retry_succeeds(
     engine: LoopbackEngine, target: Any, caller: Resilient, answer: AnswerError
 ) -> None:
     target.register_function("t::flaky", lambda data: "done")

@@ -66,7 +66,7 @@ def runs(log: Path) -> Counter[str]:
 
 
 class TestTakeOver:
-    def test_a_drained_owner_hands_over(
+    def test_drained_owner_hands_over(
         self, engine: LoopbackEngine, caller: Resilient, start: Start, pair: Pair
     ) -> None:
         owner, standby = pair
@@ -90,7 +90,7 @@ class TestTakeOver:
         assert call(caller, F, idempotent=True) == standby.name
         until(lambda: staying.ask("states") == {F: "owner"})
 
-    def test_a_killed_owner_is_followed(
+    def test_killed_owner_is_followed(
         self, engine: LoopbackEngine, caller: Resilient, start: Start, pair: Pair
     ) -> None:
         owner, standby = pair
@@ -109,7 +109,7 @@ class TestTakeOver:
 
 class TestIdempotencyKeys:
     @pytest.mark.parametrize("kind", ["pay", "carried"])
-    def test_a_result_is_given_again(
+    def test_result_is_given_again(
         self,
         engine: LoopbackEngine,
         caller: Resilient,
@@ -128,7 +128,7 @@ class TestIdempotencyKeys:
             worker.end()
         assert runs(log) == {"1": 1}
 
-    def test_a_failure_is_given_again(
+    def test_failure_is_given_again(
         self,
         engine: LoopbackEngine,
         caller: Resilient,
@@ -172,7 +172,7 @@ class TestIdempotencyKeys:
 
 
 class TestParkedMessages:
-    def test_the_other_version_lists_and_redrives(
+    def test_other_version_lists_and_redrives(
         self,
         engine: LoopbackEngine,
         caller: Resilient,

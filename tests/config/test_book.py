@@ -20,16 +20,16 @@ def book(*rules: Rule, **more: Any) -> PolicyBook:
     return PolicyBook({"a": A, "b": B, "c": C}, rules, **more)
 
 
-def test_an_empty_book_has_the_default_policy() -> None:
+def test_empty_book_has_default_policy() -> None:
     assert PolicyBook().for_function("x") == SelectedPolicy("default", RetryPolicy())
     assert PolicyBook({"default": A}).policy_set.policy("default") is A
 
 
-def test_a_function_without_a_rule_gets_the_books_default() -> None:
+def test_function_without_rule_gets_books_default() -> None:
     assert book(default="b").for_function("x") == SelectedPolicy("b", B)
 
 
-def test_an_exact_rule_comes_before_any_pattern_whatever_their_order() -> None:
+def test_exact_rule_comes_before_any_pattern() -> None:
     rules = [Rule("orders::pay*", "a"), Rule("orders::pay", "b"), Rule("*", "c")]
     for order in (rules, rules[::-1]):
         assert book(*order).for_function("orders::pay").name == "b"
@@ -37,19 +37,19 @@ def test_an_exact_rule_comes_before_any_pattern_whatever_their_order() -> None:
         assert book(*order).for_function("other").name == "c"
 
 
-def test_the_longest_prefix_wins_whatever_the_order() -> None:
+def test_longest_prefix_wins_whatever_order() -> None:
     rules = [Rule("*", "c"), Rule("orders::*", "a"), Rule("orders::eu::*", "b")]
     for order in (rules, rules[::-1]):
         assert book(*order).for_function("orders::eu::pay").name == "b"
         assert book(*order).for_function("orders::us").name == "a"
 
 
-def test_of_two_rules_alike_the_first_wins() -> None:
+def test_of_two_rules_alike_first_wins() -> None:
     assert book(Rule("x*", "a"), Rule("x*", "b")).for_function("xy").name == "a"
     assert book(Rule("x", "b"), Rule("x", "a")).for_function("x").name == "b"
 
 
-def test_a_rule_without_a_policy_only_says_whether_calls_may_be_repeated() -> None:
+def test_rule_without_policy_only_sets_idempotent() -> None:
     made = book(Rule("read::*", idempotent=True), Rule("read::once", "b", idempotent=False))
     assert made.for_function("read::x") == SelectedPolicy("default", RetryPolicy(), True)
     assert made.for_function("read::once") == SelectedPolicy("b", B, False)
@@ -67,7 +67,7 @@ RULES = st.lists(
 
 
 @given(RULES, st.text(alphabet="ab", min_size=1, max_size=4))
-def test_the_choice_is_that_of_the_documented_order(rules: list[Rule], function: str) -> None:
+def test_choice_is_that_of_documented_order(rules: list[Rule], function: str) -> None:
     exact = [rule for rule in rules if rule.function == function]
     patterns = [
         rule
@@ -80,7 +80,7 @@ def test_the_choice_is_that_of_the_documented_order(rules: list[Rule], function:
     assert book(*rules).for_function(function).name == expected
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_one_and_all_there_are() -> None:
+def test_unknown_name_lists_nearest_and_all_names() -> None:
     made = PolicyBook({"payments": A, "reports": B})
     message = (
         r"^no policy is named 'paymnets'; did you mean 'payments'\? "
@@ -93,7 +93,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one_and_all_there_are() ->
 
 
 @pytest.mark.parametrize("more", [{"default": "x"}, {"rules": [Rule("f", "x")]}])
-def test_a_book_that_names_a_policy_it_does_not_have_is_refused(more: dict[str, Any]) -> None:
+def test_book_that_names_policy_it_does_not_have_is_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no policy is named 'x'"):
         PolicyBook({"a": A}, **more)
 
@@ -119,12 +119,12 @@ def test_a_book_that_names_a_policy_it_does_not_have_is_refused(more: dict[str, 
         ({"function": "f", "idempotent": 1}, "Rule.idempotent must be true or false, got 1"),
     ],
 )
-def test_a_rule_of_wrong_types_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_rule_of_wrong_types_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Rule(**fields)
 
 
-def test_a_book_is_not_changed_by_the_mapping_it_was_made_from() -> None:
+def test_book_is_not_changed_by_the_mapping_it_was_made_from() -> None:
     policies = {"a": A}
     made = PolicyBook(policies)
     policies["b"] = B
@@ -132,7 +132,7 @@ def test_a_book_is_not_changed_by_the_mapping_it_was_made_from() -> None:
     assert set(policies) == {"a", "b"}
 
 
-def test_use_policies_returns_the_book_it_replaces() -> None:
+def test_use_policies_returns_book_it_replaces() -> None:
     before, made = default_book(), book()
     assert use_policies(made) is before
     assert default_book() is made
@@ -140,7 +140,7 @@ def test_use_policies_returns_the_book_it_replaces() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, "policies.yaml", {"a": A}, A])
-def test_use_policies_takes_nothing_but_a_book(wrong: Any) -> None:
+def test_use_policies_takes_nothing_but_book(wrong: Any) -> None:
     before = default_book()
     with pytest.raises(TypeError, match="use_policies takes a PolicyBook, got"):
         use_policies(wrong)

@@ -38,7 +38,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_files_are_loaded_at_first_use_and_once(path: Path) -> None:
+def test_files_are_loaded_at_first_use_and_once(path: Path) -> None:
     assert not classify("OUT_OF_INK").known
     book = default_book()
     assert book.policy_set.policy("payments").attempts == 3
@@ -47,7 +47,7 @@ def test_the_files_are_loaded_at_first_use_and_once(path: Path) -> None:
     assert default_book() is book
 
 
-def test_a_decorated_function_finds_its_policy_there(path: Path) -> None:
+def test_decorated_function_finds_its_policy_there(path: Path) -> None:
     assert path.exists()
     calls = []
 
@@ -85,12 +85,12 @@ def test_several_files_are_separated_as_in_path(
         ("/x/builtin:a", ["/x/builtin", "a"]),
     ],
 )
-def test_the_colon_of_a_ready_made_file_separates_nothing(text: str, names: list[str]) -> None:
+def test_colon_of_ready_made_file_separates_nothing(text: str, names: list[str]) -> None:
     assert from_environment(text.replace(":", os.pathsep)) == names
 
 
 @pytest.mark.parametrize("value", ["", None])
-def test_without_it_the_built_in_default_is_used(
+def test_without_it_built_in_default_is_used(
     value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is None:
@@ -101,7 +101,7 @@ def test_without_it_the_built_in_default_is_used(
     assert default_book() is default_book()
 
 
-def test_an_error_there_names_the_variable_and_stays_until_it_is_mended(path: Path) -> None:
+def test_error_names_variable_and_stays_until_mended(path: Path) -> None:
     path.write_text("version: 2\npolicies: []\n", encoding="utf-8")
 
     @iii_retry(idempotent=True)
@@ -118,7 +118,7 @@ def test_an_error_there_names_the_variable_and_stays_until_it_is_mended(path: Pa
     assert works() == 5
 
 
-def test_a_log_handler_that_retries_does_not_wait_for_the_files_it_is_told_of(path: Path) -> None:
+def test_log_handler_that_retries_does_not_deadlock(path: Path) -> None:
     path.write_text("version: 1\nrules: [{function: '*', idempotent: true}]\n", encoding="utf-8")
     told: list[str] = []
 
@@ -137,7 +137,7 @@ def test_a_log_handler_that_retries_does_not_wait_for_the_files_it_is_told_of(pa
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_child_can_load_and_reload_whatever_the_parent_was_doing(path: Path) -> None:
+def test_child_can_load_and_reload_whatever_parent_was_doing(path: Path) -> None:
     code = (
         "import os, threading, iii_resilience.config.book as b\n"
         "import iii_resilience.config.default_book as d\n"
@@ -161,14 +161,14 @@ def test_a_child_can_load_and_reload_whatever_the_parent_was_doing(path: Path) -
     assert ran.stdout == "7\n"
 
 
-def test_what_code_says_wins_over_the_environment(path: Path) -> None:
+def test_what_code_says_wins_over_environment(path: Path) -> None:
     path.write_text("not a policy file", encoding="utf-8")
     mine = load_policies({"version": 1})
     assert use_policies(mine) == PolicyBook()
     assert default_book() is mine
 
 
-def test_the_book_of_the_environment_comes_back_when_it_is_put_back(path: Path) -> None:
+def test_book_of_environment_comes_back_when_it_is_put_back(path: Path) -> None:
     assert path.exists()
     before = use_policies(PolicyBook())
     assert before.policy_set.policy("payments").attempts == 3

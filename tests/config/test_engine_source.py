@@ -75,7 +75,7 @@ def attempts(book: PolicyBook) -> int:
     return book.for_function("f").policy.attempts
 
 
-def test_an_entry_that_is_not_there_is_made_from_the_files(
+def test_entry_that_is_not_there_is_made_from_files(
     worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = policies_from_engine(worker, ENTRY, files=FILE)
@@ -86,7 +86,7 @@ def test_an_entry_that_is_not_there_is_made_from_the_files(
     assert not warned(caplog)
 
 
-def test_an_entry_that_is_there_counts_and_is_not_written_over(
+def test_entry_that_is_there_counts_and_is_not_written_over(
     worker: Any, operator: Operator
 ) -> None:
     schema = {"type": "object"}
@@ -99,14 +99,14 @@ def test_an_entry_that_is_there_counts_and_is_not_written_over(
         operator.set(value(0))
 
 
-def test_changes_are_followed_without_waiting_for_the_poll(worker: Any, operator: Operator) -> None:
+def test_changes_are_followed_without_waiting_for_poll(worker: Any, operator: Operator) -> None:
     book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
     for count in (5, 9):
         operator.set(value(count))
         until(lambda: attempts(book) == count)  # noqa: B023 - looked at before the next round
 
 
-def test_changes_are_followed_by_the_poll_where_no_event_comes(
+def test_changes_without_event_are_found_by_poll(
     connect: Callable[..., Any], operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect("worker")
@@ -116,7 +116,7 @@ def test_changes_are_followed_by_the_poll_where_no_event_comes(
     until(lambda: attempts(book) == 5)
 
 
-def test_a_bare_client_will_do_and_can_be_wrapped_with_the_book(
+def test_bare_client_will_do_and_can_be_wrapped_with_book(
     connect: Callable[..., Any], operator: Operator
 ) -> None:
     target = connect("target")
@@ -136,7 +136,7 @@ def test_a_bare_client_will_do_and_can_be_wrapped_with_the_book(
         assert book.for_function("orders::fails").idempotent
 
 
-def test_what_the_schema_cannot_refuse_is_one_error_record_and_the_old_policies_stay(
+def test_value_beyond_schema_is_one_record_and_keeps_policies(
     worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:
     book = policies_from_engine(worker, ENTRY, files=FILE, every=0.05)
@@ -151,7 +151,7 @@ def test_what_the_schema_cannot_refuse_is_one_error_record_and_the_old_policies_
     until(lambda: attempts(book) == 5)
 
 
-def test_an_entry_that_is_wrong_from_the_start_is_one_error_record_and_the_files_count(
+def test_entry_wrong_from_start_is_one_record_and_files_count(
     worker: Any, operator: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:
     operator.call(
@@ -172,7 +172,7 @@ def test_an_entry_that_is_wrong_from_the_start_is_one_error_record_and_the_files
 
 
 @pytest.mark.parametrize("source", [FILE, "builtin:default", None])
-def test_an_engine_that_cannot_be_asked_is_one_warning_and_the_files_count(
+def test_unreachable_entry_is_one_warning_and_files_count(
     source: Any, worker: Any, engine: LoopbackEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.forbid("configuration::*")
@@ -184,7 +184,7 @@ def test_an_engine_that_cannot_be_asked_is_one_warning_and_the_files_count(
     assert not warned(caplog, logging.ERROR)
 
 
-def test_the_environment_names_the_files_where_nothing_else_does(
+def test_environment_names_files_where_nothing_else_does(
     worker: Any, engine: LoopbackEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "p.yaml"
@@ -194,7 +194,7 @@ def test_the_environment_names_the_files_where_nothing_else_does(
     assert attempts(policies_from_engine(worker)) == 8
 
 
-def test_an_engine_that_is_not_there_yet_is_followed_once_it_is(
+def test_late_engine_is_followed_once_it_is_there(
     connect: Callable[..., Any],
     engine: LoopbackEngine,
     monkeypatch: pytest.MonkeyPatch,
@@ -214,7 +214,7 @@ def test_an_engine_that_is_not_there_yet_is_followed_once_it_is(
     until(lambda: book.explain("f")["attempts"].origin.startswith("configuration"))
 
 
-def test_after_a_restart_of_the_engine_the_schema_is_registered_again(
+def test_after_restart_of_engine_schema_is_registered_again(
     worker: Any, engine: LoopbackEngine, operator: Operator
 ) -> None:
     book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
@@ -235,16 +235,14 @@ def test_after_a_restart_of_the_engine_the_schema_is_registered_again(
     until(lambda: attempts(book) == 6)
 
 
-def test_files_that_do_not_validate_are_an_error_where_they_are_needed(
-    worker: Any, operator: Operator
-) -> None:
+def test_invalid_files_are_an_error_where_needed(worker: Any, operator: Operator) -> None:
     with pytest.raises(ConfigError, match="default: names no policy"):
         policies_from_engine(worker, ENTRY, files={"version": 1, "default": "x"})
     with pytest.raises(InvocationError, match="NOT_FOUND"):
         operator.get()
 
 
-def test_it_ends_with_the_worker_and_says_nothing(
+def test_it_ends_with_worker_and_says_nothing(
     connect: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_source, "_CONNECTS_WITHIN", 0.5)
@@ -267,7 +265,7 @@ def test_it_ends_with_the_worker_and_says_nothing(
 
 
 @pytest.mark.parametrize("entry", ["", "Payments", "a b", "x" * 65])
-def test_an_id_that_the_engine_would_refuse_is_refused_here(worker: Any, entry: str) -> None:
+def test_id_that_engine_would_refuse_is_refused_here(worker: Any, entry: str) -> None:
     with pytest.raises(ValueError, match="an entry's id has 1 to 64 lower-case letters"):
         policies_from_engine(worker, entry)
 
@@ -277,7 +275,7 @@ def test_what_is_no_client_is_refused() -> None:
         policies_from_engine(object())
 
 
-def test_on_the_sdks_own_thread_it_says_so_instead_of_waiting_for_itself(
+def test_on_sdks_thread_it_fails_and_does_not_deadlock(
     connect: Callable[..., Any],
 ) -> None:
     client = connect("worker")

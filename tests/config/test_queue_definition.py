@@ -11,7 +11,7 @@ from iii_resilience import PolicyBook
 from iii_resilience.config.queue_definition import Queue
 
 
-def test_the_defaults_are_the_queue_workers_own_but_for_redelivery() -> None:
+def test_defaults_are_queue_workers_own_but_for_redelivery() -> None:
     assert attrs.asdict(Queue("q")) == {
         "name": "q",
         "max_retries": 3,
@@ -44,12 +44,12 @@ def test_the_defaults_are_the_queue_workers_own_but_for_redelivery() -> None:
         ({"redeliver_on_engine_restart": 1}, "must be true or false, got 1"),
     ],
 )
-def test_a_queue_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_queue_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Queue(**{"name": "q", **fields})
 
 
-def test_a_book_knows_its_queues_by_their_own_names() -> None:
+def test_book_knows_its_queues_by_their_own_names() -> None:
     queue = Queue("later")
     assert PolicyBook(queues={"later": queue}).policy_set.queues["later"] is queue
     with pytest.raises(ValueError, match="the queue under 'sooner' is named 'later'"):

@@ -64,9 +64,7 @@ def is_in_force(book: PolicyBook, count: int) -> bool:
 
 
 class TestReload:
-    def test_a_changed_file_is_in_force_and_an_unchanged_one_is_not_read_twice(
-        self, book: PolicyBook, path: Path
-    ) -> None:
+    def test_changed_file_takes_effect_and_is_read_once(self, book: PolicyBook, path: Path) -> None:
         before = book.policy_set
         assert book.reload() is False
         assert book.policy_set is before
@@ -75,9 +73,7 @@ class TestReload:
         assert book.for_function("f").policy.attempts == 7
         assert book.explain("f")["attempts"].value == 7
 
-    def test_a_change_of_the_same_length_and_time_is_seen(
-        self, book: PolicyBook, path: Path
-    ) -> None:
+    def test_change_of_the_same_length_and_time_is_seen(self, book: PolicyBook, path: Path) -> None:
         times = path.stat()
         path.write_text(attempts(9), encoding="utf-8")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -96,7 +92,7 @@ class TestReload:
         assert book.policy_set.policy("default").attempts == 2
 
     @pytest.mark.parametrize("made", [PolicyBook(), load_policies({"version": 1})])
-    def test_a_book_without_files_cannot_change(self, made: PolicyBook) -> None:
+    def test_book_without_files_cannot_change(self, made: PolicyBook) -> None:
         with pytest.raises(ValueError, match="made in code, not from files"):
             made.reload()
         with pytest.raises(ValueError, match="made in code, not from files"):
@@ -124,7 +120,7 @@ class TestReload:
                 fails()
             assert len(calls) == count
 
-    def test_a_call_in_flight_keeps_the_policy_it_started_with(
+    def test_call_in_flight_keeps_policy_it_started_with(
         self, book: PolicyBook, path: Path
     ) -> None:
         use_policies(book)
@@ -149,7 +145,7 @@ class TestReload:
         assert len(report.attempts) == 3
         assert book.policy_set.policy("default").attempts == 1
 
-    def test_codes_of_the_file_come_and_go_with_it(self, book: PolicyBook, path: Path) -> None:
+    def test_codes_of_file_come_and_go_with_it(self, book: PolicyBook, path: Path) -> None:
         write(path, attempts(2, "codes: {OUT_OF_PAPER: transient, OUT_OF_INK: transient}\n"))
         book.reload()
         assert classify("OUT_OF_PAPER").category == "transient"
@@ -164,24 +160,23 @@ version: 1
 policies:
   default:
     attempts: {attempts}
-    budget: {{ratio: 0, min_per_second: {per_second}, window_ms: 10000}}
+    budget: {{ratio: 0, burst: {burst}, min_per_second: 0}}
     breaker: {{min_calls: 1, open_ms: {open}}}
     bulkhead: {{limit: {limit}}}
 """
 
 
 def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) -> None:
-    write(path, GUARDED.format(attempts=2, per_second=2, open=60_000, limit=2))
+    write(path, GUARDED.format(attempts=2, burst=20, open=60_000, limit=2))
     book.reload()
     before = book.policy_set.policy("default")
     assert before.budget is not None
     assert before.breaker is not None
     assert before.bulkhead is not None
     now = time.monotonic()
-    window = before.budget.window_for("f")
+    bucket = before.budget.bucket_for("f")
     for _ in range(15):
-        assert window.reserve(now)
-        window.spend(now)
+        assert bucket.reserve(now)
     circuit = before.breaker.circuit_for("f")
     ticket = circuit.admit(now)
     assert isinstance(ticket, Ticket)
@@ -189,26 +184,24 @@ def test_guards_go_on_when_their_numbers_change(book: PolicyBook, path: Path) ->
     inside = before.bulkhead.slots_for("f").acquire()
     assert inside is not None
 
-    write(path, GUARDED.format(attempts=2, per_second=4, open=50_000, limit=1))
+    write(path, GUARDED.format(attempts=2, burst=3, open=50_000, limit=1))
     book.reload()
     after = book.policy_set.policy("default")
     assert after.budget is not None
     assert after.breaker is not None
     assert after.bulkhead is not None
-    assert after.budget.window_for("f").available(now) == 25
+    assert after.budget.bucket_for("f").available(now) == 3
     assert isinstance(after.breaker.circuit_for("f").admit(now), Rejection)
     assert after.bulkhead.slots_for("f").acquire() is None
 
     same = book.policy_set.policy("default")
-    write(
-        path, GUARDED.format(attempts=2, per_second=4, open=50_000, limit=1) + "default: default\n"
-    )
+    write(path, GUARDED.format(attempts=2, burst=3, open=50_000, limit=1) + "default: default\n")
     assert book.reload()
     assert book.policy_set.policy("default") is same
 
 
 class TestWatch:
-    def test_a_thread_follows_the_file(self, book: PolicyBook, path: Path) -> None:
+    def test_thread_follows_file(self, book: PolicyBook, path: Path) -> None:
         with book.watch(every=0.02) as watch:
             for count in (3, 5, 8):
                 write(path, attempts(count))
@@ -219,7 +212,7 @@ class TestWatch:
         time.sleep(0.1)
         assert book.policy_set.policy("default").attempts == 8
 
-    def test_an_invalid_file_is_one_error_record_and_the_old_policies_stay(
+    def test_invalid_file_is_one_record_and_keeps_policies(
         self, book: PolicyBook, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with book.watch(every=0.01):
@@ -238,7 +231,7 @@ class TestWatch:
             write(path, attempts(-1))
             until(lambda: len(errors(caplog)) == 3)
 
-    def test_a_file_that_is_away_for_a_while_is_one_error_record(
+    def test_file_that_is_away_for_while_is_one_error_record(
         self, book: PolicyBook, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         with book.watch(every=0.01):
@@ -251,7 +244,7 @@ class TestWatch:
         (message,) = errors(caplog)
         assert "cannot be read: No such file or directory" in message
 
-    def test_a_file_that_is_still_being_written_is_left_alone(
+    def test_file_that_is_still_being_written_is_left_alone(
         self, book: PolicyBook, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         whole = attempts(9) + "".join(f"  p{n}: {{}}\n" for n in range(60))
@@ -265,7 +258,7 @@ class TestWatch:
             until(lambda: len(book.policy_set.policies) == 61)
         assert not errors(caplog)
 
-    def test_a_task_follows_the_file(self, book: PolicyBook, path: Path) -> None:
+    def test_task_follows_file(self, book: PolicyBook, path: Path) -> None:
         async def main() -> None:
             task = asyncio.create_task(book.watch_async(every=0.02))
             write(path, attempts(5))
@@ -277,14 +270,14 @@ class TestWatch:
 
         asyncio.run(asyncio.wait_for(main(), 20))
 
-    def test_a_book_that_nobody_has_any_more_is_not_watched(self, path: Path) -> None:
+    def test_book_that_nobody_has_any_more_is_not_watched(self, path: Path) -> None:
         book = load_policies(path)
         watch, seen = book.watch(every=0.01), weakref.ref(book)
         del book
         until(lambda: not watch.running)
         assert seen() is None
 
-    def test_what_goes_wrong_in_a_look_is_logged_and_it_goes_on(
+    def test_what_goes_wrong_in_look_is_logged_and_it_goes_on(
         self,
         book: PolicyBook,
         path: Path,
@@ -299,7 +292,7 @@ class TestWatch:
             write(path, attempts(5))
             until(lambda: book.policy_set.policy("default").attempts == 5)
 
-    def test_a_look_can_be_asked_for_at_once(self, book: PolicyBook, path: Path) -> None:
+    def test_look_can_be_asked_for_at_once(self, book: PolicyBook, path: Path) -> None:
         with book.watch(every=3600) as watch:
             write(path, attempts(5))
             while not is_in_force(book, 5):
@@ -307,7 +300,7 @@ class TestWatch:
                 time.sleep(0.01)
 
     @pytest.mark.parametrize("every", [0, -1.0, float("nan"), "1", None])
-    def test_a_pause_that_makes_no_sense_is_refused(self, book: PolicyBook, every: object) -> None:
+    def test_pause_that_makes_no_sense_is_refused(self, book: PolicyBook, every: object) -> None:
         with pytest.raises(ValueError, match="every must be a finite number of seconds above 0"):
             book.watch(every)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="every must be a finite number of seconds above 0"):
@@ -346,9 +339,7 @@ def switching_often() -> Iterator[None]:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("switching_often")
 @pytest.mark.parametrize("reloads", [80, pytest.param(1000, marks=pytest.mark.long)])
-def test_many_reloads_under_eight_threads_are_each_seen_whole_or_not_at_all(
-    path: Path, reloads: int
-) -> None:
+def test_reloads_under_eight_threads_are_seen_whole(path: Path, reloads: int) -> None:
     write(path, edition_of(1))
     book = load_policies(path)
     use_policies(book)

@@ -34,7 +34,7 @@ def backoffs(draw: st.DrawFn) -> Backoff:
 
 
 @given(backoffs(), RETRIES, DRAWS, st.booleans(), st.none() | SECONDS)
-def test_a_delay_lies_between_0_and_the_cap_whatever_the_schedule_and_the_retry(
+def test_delay_lies_between_0_and_cap(
     backoff: Backoff, retry: int, draw: float, throttled: bool, previous: float | None
 ) -> None:
     delay = backoff.delay(retry, lambda: draw, throttled=throttled, previous=previous)
@@ -46,7 +46,7 @@ def test_a_delay_lies_between_0_and_the_cap_whatever_the_schedule_and_the_retry(
 
 
 @given(backoffs(), st.integers(min_value=0, max_value=9_999))
-def test_the_ceiling_never_falls_from_one_retry_to_the_next(backoff: Backoff, retry: int) -> None:
+def test_ceiling_never_falls_from_one_retry_to_next(backoff: Backoff, retry: int) -> None:
     # Once per rounding the logarithm and the power may disagree by the last digits.
     assert backoff.ceiling(retry) <= backoff.ceiling(retry + 1) * (1 + 1e-9)
 
@@ -67,30 +67,30 @@ def test_no_retry_overflows(backoff: Backoff, retry: int) -> None:
     assert 0.0 < backoff.ceiling(retry) <= backoff.cap
 
 
-def test_the_ceiling_doubles_from_the_base_up_to_the_cap() -> None:
+def test_ceiling_doubles_from_base_up_to_cap() -> None:
     ceilings = [Backoff().ceiling(retry) for retry in range(9)]
     assert ceilings == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 20.0, 20.0])
 
 
-def test_a_throttled_failure_starts_from_its_own_base() -> None:
+def test_throttled_failure_starts_from_its_own_base() -> None:
     assert [Backoff().ceiling(n, throttled=True) for n in range(6)] == [1, 2, 4, 8, 16, 20]
 
 
-def test_a_factor_of_one_keeps_the_delay() -> None:
+def test_factor_of_one_keeps_delay() -> None:
     backoff = Backoff(base=0.5, factor=1, jitter="none")
     assert {backoff.delay(n, random.random) for n in (0, 1, 10_000)} == {0.5}
 
 
 @pytest.mark.parametrize("base", [0, 0.0])
-def test_a_base_of_zero_never_waits(base: float) -> None:
+def test_base_of_zero_never_waits(base: float) -> None:
     assert Backoff(base=base, jitter="none").delay(50, random.random) == 0.0
 
 
-def test_a_cap_of_one_second_is_one_second() -> None:
+def test_cap_of_one_second_is_one_second() -> None:
     assert Backoff(base=0.5, cap=1.0).ceiling(9) == 1.0
 
 
-def test_decorrelated_jitter_of_a_throttled_failure_starts_from_its_own_base() -> None:
+def test_decorrelated_jitter_uses_throttled_base() -> None:
     backoff = Backoff(base=0.2, throttled_base=1.0, cap=20.0, jitter="decorrelated")
     assert backoff.delay(0, lambda: 0.0, throttled=True) == 1.0
     assert backoff.delay(0, lambda: 1.0, throttled=True) == 3.0
@@ -116,13 +116,13 @@ def test_base_that_was_given_does_not_follow() -> None:
         attrs.evolve(Backoff(base=0.2), cap=0.1)
 
 
-def test_a_cap_of_zero_never_waits() -> None:
+def test_cap_of_zero_never_waits() -> None:
     for jitter in JITTERS:
         backoff = Backoff(base=0, throttled_base=0, cap=0, jitter=jitter)
         assert backoff.delay(50, random.random, throttled=True, previous=9.0) == 0.0
 
 
-def test_full_jitter_uses_the_whole_range_evenly() -> None:
+def test_full_jitter_uses_whole_range_evenly() -> None:
     draw = random.Random(1).random
     delays = [Backoff().delay(2, draw) for _ in range(2_000)]
     assert min(delays) < 0.02
@@ -130,22 +130,20 @@ def test_full_jitter_uses_the_whole_range_evenly() -> None:
     assert math.isclose(sum(delays) / len(delays), 0.4, rel_tol=0.05)
 
 
-def test_equal_jitter_keeps_to_the_upper_half() -> None:
+def test_equal_jitter_keeps_to_upper_half() -> None:
     backoff = Backoff(jitter="equal")
     assert backoff.delay(2, lambda: 0.0) == pytest.approx(0.4)
     assert backoff.delay(2, lambda: 0.5) == pytest.approx(0.6)
 
 
 @given(DRAWS, st.floats(min_value=0, max_value=100))
-def test_decorrelated_jitter_lies_between_the_base_and_three_times_the_previous_delay(
-    draw: float, previous: float
-) -> None:
+def test_decorrelated_jitter_lies_within_three_times_previous(draw: float, previous: float) -> None:
     backoff = Backoff(jitter="decorrelated")
     delay = backoff.delay(7, lambda: draw, previous=previous)
     assert 0.2 <= delay <= min(20.0, max(0.2, 3 * previous)) + 1e-9
 
 
-def test_decorrelated_jitter_starts_from_three_times_the_base() -> None:
+def test_decorrelated_jitter_starts_from_three_times_base() -> None:
     assert Backoff(jitter="decorrelated").delay(0, lambda: 1.0) == pytest.approx(0.6)
 
 
@@ -171,12 +169,12 @@ def test_decorrelated_jitter_starts_from_three_times_the_base() -> None:
         ),
     ],
 )
-def test_a_schedule_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_schedule_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Backoff(**fields)
 
 
-def test_a_schedule_is_a_frozen_value() -> None:
+def test_schedule_is_frozen_value() -> None:
     backoff: Any = Backoff()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         backoff.base = 3
@@ -184,7 +182,7 @@ def test_a_schedule_is_a_frozen_value() -> None:
     assert hash(backoff) == hash(Backoff())
 
 
-def test_throttled_base_follows_a_small_cap() -> None:
+def test_throttled_base_follows_small_cap() -> None:
     small = Backoff(cap=0.5)
     assert (small.throttled_base, small.slow_base) == (None, 0.5)
     assert small.ceiling(0, throttled=True) == 0.5

@@ -107,7 +107,7 @@ class RegistrationRejectedError(Exception):
 @pytest.mark.parametrize(
     "seen", RECORDED, ids=lambda seen: f"{seen['code']}-{seen['message'][:40]}"
 )
-def test_what_the_engine_and_the_sdks_said(seen: dict[str, Any], as_exception: bool) -> None:
+def test_what_engine_and_sdks_said(seen: dict[str, Any], as_exception: bool) -> None:
     error: object
     if as_exception:
         error = InvocationError(seen["code"], seen["message"], seen["called"])
@@ -139,7 +139,7 @@ def transcript_errors() -> list[dict[str, Any]]:
     return found
 
 
-def test_every_error_of_the_transcript_is_known() -> None:
+def test_every_error_of_transcript_is_known() -> None:
     frames = transcript_errors()
     assert len(frames) > 10
     told = {(seen["code"], seen["message"]): seen for seen in RECORDED}
@@ -160,7 +160,7 @@ ALONE = [row for row in ALL if row.system != "local" or row.code not in III]
 
 
 @pytest.mark.parametrize("row", ALONE, ids=lambda row: f"{row.system}-{row.code}")
-def test_a_bare_code_says_its_row(row: Any) -> None:
+def test_bare_code_says_its_row(row: Any) -> None:
     failure = classify(row.code)
     assert failure.known
     for name in ("code", "category", "execution", "throttled", "remedy", "system", "origin"):
@@ -168,7 +168,7 @@ def test_a_bare_code_says_its_row(row: Any) -> None:
     assert failure == classify({"code": row.code}) or row.code == "UNKNOWN"
 
 
-def test_a_dead_letters_rust_debug_text() -> None:
+def test_dead_letters_rust_debug_text() -> None:
     text = (
         'ErrorBody { code: "invocation_failed", message: "{\\"code\\": \\"TIMEOUT\\", '
         '\\"message\\": \\"caf\\u{e9}\\\\n\\"}", stacktrace: Some("x") }'
@@ -207,7 +207,7 @@ def test_a_dead_letters_rust_debug_text() -> None:
         ("namespace 'other' not allowed for this session (permitted: f)", "f", ME),
     ],
 )
-def test_not_executed_holds_only_by_the_name_of_the_called_function(
+def test_not_executed_needs_name_of_called_function(
     code: str, message: str, called: str | None, execution: Execution
 ) -> None:
     for error in (InvocationError(code, message, called), {"code": code, "message": message}):
@@ -216,14 +216,14 @@ def test_not_executed_holds_only_by_the_name_of_the_called_function(
         assert failure.category is III[code].category
 
 
-def test_the_function_given_wins_over_the_exceptions_own() -> None:
+def test_function_given_wins_over_exceptions_own() -> None:
     error = InvocationError("function_not_found", "Function a::b not found in namespace x.", "a::b")
     assert classify(error).execution is NE
     assert classify(error, function_id="c::d").execution is EX
     assert classify(error, function_id="c::d").function_id == "c::d"
 
 
-def test_a_namespace_the_exception_carries_is_compared() -> None:
+def test_namespace_exception_carries_is_compared() -> None:
     error = InvocationError("FORBIDDEN", "namespace 'pay' not allowed for this session (…)", "a::b")
     assert classify(error).execution is ME
     error.__dict__["namespace"] = "pay"
@@ -245,7 +245,7 @@ def test_a_namespace_the_exception_carries_is_compared() -> None:
         TimeoutError("Invocation of 'f' timed out after 0.3s"),
     ],
 )
-def test_a_timeout_of_every_version(error: Exception) -> None:
+def test_timeout_of_every_version(error: Exception) -> None:
     failure = classify(error)
     assert (failure.code, failure.category, failure.execution) == ("TIMEOUT", T, ME)
     assert failure.function_id == "f"
@@ -261,12 +261,12 @@ def test_a_timeout_of_every_version(error: Exception) -> None:
         Exception("{'code': 'FORBIDDEN', 'message': \"function 'f' not allowed (add to …)\"}"),
     ],
 )
-def test_a_denial_of_every_version(error: Exception) -> None:
+def test_denial_of_every_version(error: Exception) -> None:
     failure = classify(error, function_id="f")
     assert (failure.code, failure.category, failure.execution) == ("FORBIDDEN", A, NE)
 
 
-def test_class_names_say_the_code_where_the_attribute_is_missing() -> None:
+def test_class_names_say_code_where_attribute_is_missing() -> None:
     forbidden = type("IIIForbiddenError", (Exception,), {})
     timeout = type("IIITimeoutError", (Exception,), {})
     assert classify(forbidden("no")).code == "FORBIDDEN"
@@ -286,12 +286,12 @@ def test_class_names_say_the_code_where_the_attribute_is_missing() -> None:
         ("iii is shutting down", "SHUTDOWN", T),
     ],
 )
-def test_plain_exceptions_of_the_first_versions(text: str, code: str, category: Category) -> None:
+def test_plain_exceptions_of_first_versions(text: str, code: str, category: Category) -> None:
     failure = classify(Exception(text))
     assert (failure.code, failure.category) == (code, category)
 
 
-def test_the_documented_payload_guard() -> None:
+def test_documented_payload_guard() -> None:
     failure = classify(IIIPayloadTooLarge(17_000_000, 16_777_216))
     assert (failure.code, failure.category, failure.execution) == ("payload_too_large", P, NE)
     assert (failure.payload_bytes, failure.limit_bytes) == (17_000_000, 16_777_216)
@@ -320,7 +320,7 @@ def test_payload_guards_of_every_language(body: object) -> None:
     assert (failure.payload_bytes, failure.limit_bytes) == (9, 5)
 
 
-def test_a_rejected_registration() -> None:
+def test_rejected_registration() -> None:
     failure = classify(RegistrationRejectedError("WORKER_NAMESPACE_CONFLICT", "default", "w", "o"))
     assert (failure.code, failure.category, failure.execution) == (
         "WORKER_NAMESPACE_CONFLICT",
@@ -329,7 +329,7 @@ def test_a_rejected_registration() -> None:
     )
 
 
-def test_a_closed_websocket_is_recognised_without_touching_its_code() -> None:
+def test_closed_websocket_is_recognised_without_its_code() -> None:
     from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
     from websockets.frames import Close
 
@@ -358,13 +358,13 @@ def test_a_closed_websocket_is_recognised_without_touching_its_code() -> None:
         KeyError("function_id"),
     ],
 )
-def test_what_the_sdk_refuses_before_it_sends(error: Exception) -> None:
+def test_what_sdk_refuses_before_it_sends(error: Exception) -> None:
     failure = classify(error)
     assert (failure.code, failure.category, failure.execution) == (type(error).__name__, P, NE)
     assert failure.known
 
 
-def test_the_same_words_from_a_users_own_code_prove_nothing() -> None:
+def test_the_same_words_from_users_own_code_prove_nothing() -> None:
     with pytest.raises(TypeError) as caught:
         json.dumps({1, 2})
     failure = classify(caught.value)
@@ -375,12 +375,12 @@ def test_the_same_words_from_a_users_own_code_prove_nothing() -> None:
     assert classify(absent.value).category is X
 
 
-def test_a_call_on_a_foreign_loop_was_sent() -> None:
+def test_call_on_foreign_loop_was_sent() -> None:
     failure = classify(ValueError("The future belongs to a different loop than the one specified"))
     assert (failure.category, failure.execution, failure.known) == (X, ME, False)
 
 
-def test_a_sync_call_on_the_sdks_own_thread_was_not_sent() -> None:
+def test_sync_call_on_sdks_own_thread_was_not_sent() -> None:
     failure = classify(RuntimeError("Cannot call sync SDK methods from the event loop thread. …"))
     assert (failure.category, failure.execution, failure.known) == (X, NE, True)
 
@@ -392,7 +392,7 @@ def test_a_sync_call_on_the_sdks_own_thread_was_not_sent() -> None:
         ({"a": "x" * 70_000_000}, "payload_too_large", P),
     ],
 )
-def test_the_real_sdk_refuses_before_it_sends(
+def test_real_sdk_refuses_before_it_sends(
     payload: object, code: str, category: Category, tmp_path: Path
 ) -> None:
     script = tmp_path / "probe.py"
@@ -422,7 +422,7 @@ def test_the_real_sdk_refuses_before_it_sends(
     assert done.stdout.split() == [code, category.value, "not_executed"]
 
 
-def test_an_exception_of_a_handler_that_carries_our_form() -> None:
+def test_exception_of_handler_that_carries_our_form() -> None:
     class CardError(Exception):
         def __init__(self, message: str, code: str) -> None:
             self.code = code
@@ -477,7 +477,7 @@ def test_our_own_carry_numbers() -> None:
         (concurrent.futures.TimeoutError(), ME),
     ],
 )
-def test_the_standard_librarys_families(error: Exception, execution: Execution) -> None:
+def test_standard_librarys_families(error: Exception, execution: Execution) -> None:
     failure = classify(error)
     assert (failure.code, failure.category, failure.execution) == (
         type(error).__name__,
@@ -487,7 +487,7 @@ def test_the_standard_librarys_families(error: Exception, execution: Execution) 
     assert failure.known
 
 
-def test_a_cancelled_local_handler() -> None:
+def test_cancelled_local_handler() -> None:
     failure = classify(concurrent.futures.CancelledError())
     assert (failure.code, failure.category, failure.execution) == ("CancelledError", X, ME)
     assert failure.known
@@ -549,7 +549,7 @@ def raised(error: BaseException, cause: BaseException | None, context: bool = Fa
         return outer
 
 
-def test_an_exception_without_a_code_takes_its_causes_category() -> None:
+def test_exception_without_code_takes_its_causes_category() -> None:
     stopped = InvocationError("invocation_stopped", "Invocation stopped", "a::b")
     failure = classify(raised(RuntimeError("order failed"), stopped))
     assert (failure.code, failure.category, failure.execution) == ("RuntimeError", T, ME)
@@ -559,7 +559,7 @@ def test_an_exception_without_a_code_takes_its_causes_category() -> None:
     assert classify(raised(RuntimeError("order failed"), denied)).category is A
 
 
-def test_a_causes_slow_down_and_delay_come_along() -> None:
+def test_causes_slow_down_and_delay_come_along() -> None:
     failure = classify(raised(RuntimeError("x"), CircuitOpenError("open", 2.5)))
     assert (failure.throttled, failure.retry_after) == (True, 2.5)
 
@@ -567,14 +567,14 @@ def test_a_causes_slow_down_and_delay_come_along() -> None:
 @pytest.mark.parametrize(
     "error", [TypeError("x"), KeyError("x"), AttributeError("x"), ValueError()]
 )
-def test_a_mistake_is_never_transient_whatever_caused_it(error: Exception) -> None:
+def test_mistake_is_never_transient_whatever_caused_it(error: Exception) -> None:
     stopped = InvocationError("invocation_stopped", "Invocation stopped")
     failure = classify(raised(error, stopped))
     assert failure.category is X
     assert failure.inner is not None
 
 
-def test_a_context_may_forbid_but_never_allow() -> None:
+def test_context_may_forbid_but_never_allow() -> None:
     stopped = InvocationError("invocation_stopped", "Invocation stopped")
     denied = InvocationError("FORBIDDEN", "no")
     assert classify(raised(RuntimeError("x"), stopped, context=True)).category is X
@@ -587,7 +587,7 @@ def test_a_context_may_forbid_but_never_allow() -> None:
     assert classify(quiet).category is T
 
 
-def test_an_exception_with_a_code_ignores_its_context() -> None:
+def test_exception_with_code_ignores_its_context() -> None:
     denied = InvocationError("FORBIDDEN", "no")
     stopped = InvocationError("invocation_stopped", "Invocation stopped")
     assert classify(raised(stopped, denied, context=True)).category is T
@@ -612,13 +612,13 @@ def test_unknown_codes_are_permanent_and_may_have_run() -> None:
         assert failure.function_id == "f"
 
 
-def test_a_code_that_is_no_string_is_unknown() -> None:
+def test_code_that_is_no_string_is_unknown() -> None:
     for code in (5, None, ["TIMEOUT"], {"a": 1}, b"TIMEOUT", ""):
         assert classify({"code": code, "message": "m"}).code == "UNKNOWN"
     assert classify(InvocationError(1006, "m")).code == "InvocationError"  # type: ignore[arg-type]
 
 
-def test_stack_traces_are_kept_out_of_the_repr() -> None:
+def test_stack_traces_are_kept_out_of_repr() -> None:
     error = InvocationError("invocation_failed", "secret", "f", "secret trace")
     failure = classify(error)
     assert failure.stacktrace == "secret trace"
@@ -627,7 +627,7 @@ def test_stack_traces_are_kept_out_of_the_repr() -> None:
     assert "secret" not in repr(classify(json_error))
 
 
-def test_an_error_inside_an_engines_answer_or_an_endpoints_body() -> None:
+def test_error_inside_engines_answer_or_endpoints_body() -> None:
     answer = {
         "type": "invocationresult",
         "function_id": "a::b",
@@ -660,12 +660,12 @@ def test_import_is_cheap() -> None:
 
 
 @pytest.mark.parametrize("error", [3, object(), "TIMEOUT", {"code": "TIMEOUT"}, ValueError("x")])
-def test_a_function_that_is_no_name_is_no_function(error: object) -> None:
+def test_function_that_is_no_name_is_no_function(error: object) -> None:
     assert classify(error, function_id=None).function_id is None
     assert classify(3, function_id=3).function_id is None  # type: ignore[arg-type]
 
 
-def test_an_engine_that_refuses_the_worker_is_a_transient_failure_caused_by_auth() -> None:
+def test_refused_worker_is_transient_failure_caused_by_auth() -> None:
     error = NotConnectedError("closed at once")
     assert classify(error).inner is None
     error.refused = True

@@ -253,7 +253,7 @@ FORMS = (
     "code",
     ["invocation_failed", "function_not_found", "http_request_failed", "enqueue_error", "NO_SUCH"],
 )
-def test_a_long_message_costs_no_more_than_a_short_one(code: str, form: str) -> None:
+def test_long_message_costs_no_more_than_short_one(code: str, form: str) -> None:
     short, long = ({"code": code, "message": (form * n)[:n]} for n in (10_000, 10_000_000))
 
     def best(body: Mapping[str, object]) -> float:
@@ -266,7 +266,7 @@ def test_a_long_message_costs_no_more_than_a_short_one(code: str, form: str) -> 
 
 @pytest.mark.bare
 @pytest.mark.parametrize("kind", [Exception, KeyError, ValueError, ConnectionError, TimeoutError])
-def test_a_long_exception_costs_no_more_than_a_short_one(kind: type[Exception]) -> None:
+def test_long_exception_costs_no_more_than_short_one(kind: type[Exception]) -> None:
     short, long = kind("x" * 10_000), kind("x" * 10_000_000)
 
     def best(error: Exception) -> float:
@@ -275,7 +275,7 @@ def test_a_long_exception_costs_no_more_than_a_short_one(kind: type[Exception]) 
     assert best(long) <= 20 * best(short) + 1e-3
 
 
-def test_a_long_string_is_no_code() -> None:
+def test_long_string_is_no_code() -> None:
     failure = classify("x" * 10_000_000)
     assert len(failure.code) == 128
     assert not failure.known

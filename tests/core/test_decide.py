@@ -74,7 +74,7 @@ CALLS = st.builds(
     st.none() | st.floats(min_value=0, max_value=1e9),
     st.booleans(),
 )
-def test_no_policy_and_no_call_overrides_the_rules(
+def test_no_policy_and_no_call_overrides_rules(
     failed: Failure,
     policy: RetryPolicy,
     call: CallSoFar,
@@ -114,22 +114,20 @@ def test_no_policy_and_no_call_overrides_the_rules(
         assert failed.retry_after <= delay
 
 
-def test_a_transient_failure_of_an_idempotent_call_is_retried_with_the_schedules_delay() -> None:
+def test_transient_idempotent_failure_is_retried_with_delay() -> None:
     assert decided().reason is Reason.RETRIED
     assert decided().delay == pytest.approx(0.1)
     assert decided(attempts=3).delay == pytest.approx(0.4)
 
 
-def test_a_throttled_failure_waits_longer() -> None:
+def test_throttled_failure_waits_longer() -> None:
     assert decided(failure(throttled=True)).delay == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("code", NEVER)
 @pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 3])
-def test_forbidden_and_function_not_found_are_never_retried_however_deep_they_lie(
-    code: str, asked: bool, depth: int
-) -> None:
+def test_denials_are_never_retried_however_deep(code: str, asked: bool, depth: int) -> None:
     failed = failure(code)  # transient, as only a broken table would say
     for _ in range(depth):
         failed = failure(inner=failed)
@@ -150,65 +148,61 @@ def test_without_idempotent_nothing_is_retried() -> None:
 
 @pytest.mark.parametrize("unexecuted", [False, True])
 @pytest.mark.parametrize("allowed", [False, True])
-def test_what_provably_did_not_run_is_retried_only_where_the_policy_says_so(
-    unexecuted: bool, allowed: bool
-) -> None:
+def test_not_executed_is_retried_only_if_policy_allows(unexecuted: bool, allowed: bool) -> None:
     policy = RetryPolicy(retry_unexecuted=allowed)
     decision = decided(policy=policy, idempotent=False, unexecuted=unexecuted)
     assert decision.retry == (unexecuted and allowed)
 
 
-def test_a_retry_that_the_users_code_asked_for_needs_neither_transience_nor_idempotence() -> None:
+def test_try_again_needs_neither_transience_nor_idempotence() -> None:
     assert decided(failure("x", Category.PERMANENT), idempotent=False, asked=True).retry
     assert decided(idempotent=False, asked=True, attempts=4).reason is Reason.EXHAUSTED
 
 
-def test_what_an_inner_retry_has_given_up_is_not_retried() -> None:
+def test_what_inner_retry_has_given_up_is_not_retried() -> None:
     assert decided(already_retried=True) == Decision(Reason.ALREADY_RETRIED)
 
 
-def test_an_attempt_that_swallowed_a_cancellation_is_retried_only_where_its_code_asks_for_it() -> (
-    None
-):
+def test_swallowed_cancellation_is_retried_only_by_try_again() -> None:
     assert decided(swallowed=True) == Decision(Reason.NOT_RETRYABLE)
     assert decided(swallowed=True, asked=True).retry
 
 
-def test_the_limit_of_attempts_counts_the_first() -> None:
+def test_limit_of_attempts_counts_first() -> None:
     assert decided(attempts=3).retry
     assert decided(attempts=4) == Decision(Reason.EXHAUSTED)
     assert decided(policy=RetryPolicy(attempts=1)) == Decision(Reason.EXHAUSTED)
 
 
-def test_a_users_stop_is_or_ed_with_the_limits() -> None:
+def test_users_stop_is_or_ed_with_limits() -> None:
     assert decided(user_stop=True) == Decision(Reason.EXHAUSTED)
 
 
-def test_a_users_wait_replaces_the_backoff_beyond_its_cap_too() -> None:
+def test_users_wait_replaces_backoff_beyond_its_cap_too() -> None:
     assert decided(user_delay=33.0) == Decision(Reason.RETRIED, 33.0)
     assert decided(user_delay=0.0) == Decision(Reason.RETRIED, 0.0)
 
 
-def test_the_third_stop_of_one_call_is_suspicious() -> None:
+def test_third_stop_of_one_call_is_suspicious() -> None:
     assert decided(stops=2, policy=RetryPolicy(attempts=9)).retry
     assert decided(stops=3, policy=RetryPolicy(attempts=9)) == Decision(Reason.STOPPED)
     assert decided(stops=3, attempts=4) == Decision(Reason.STOPPED)
 
 
-def test_a_delay_that_would_end_at_the_deadline_or_past_it_does_not_begin() -> None:
+def test_delay_that_reaches_deadline_does_not_begin() -> None:
     assert decided(user_delay=5.0, deadline_at=NOW + 5.001).retry
     assert decided(user_delay=5.0, deadline_at=NOW + 5.0) == Decision(Reason.DEADLINE)
     assert decided(deadline_at=NOW - 1) == Decision(Reason.DEADLINE)
 
 
-def test_pushback_is_a_floor_for_every_kind_of_delay() -> None:
+def test_pushback_is_floor_for_every_kind_of_delay() -> None:
     assert decided(failure(retry_after=3.0)) == Decision(Reason.RETRIED, 3.0)
     assert decided(failure(retry_after=3.0), user_delay=0.0).delay == 3.0
     assert decided(failure(retry_after=3.0), user_delay=4.0).delay == 4.0
     assert decided(failure(retry_after=0.0)).delay == pytest.approx(0.1)
 
 
-def test_pushback_past_the_cap_or_the_deadline_gives_up() -> None:
+def test_pushback_past_cap_or_deadline_gives_up() -> None:
     assert decided(failure(retry_after=20.0)).retry
     assert decided(failure(retry_after=20.1)) == Decision(Reason.PUSHBACK)
     assert decided(failure(retry_after=9.0), deadline_at=NOW + 9) == Decision(Reason.PUSHBACK)
@@ -216,7 +210,7 @@ def test_pushback_past_the_cap_or_the_deadline_gives_up() -> None:
     assert late == Decision(Reason.DEADLINE)  # not for the server's sake
 
 
-def test_the_reasons_are_the_documented_words() -> None:
+def test_reasons_are_documented_words() -> None:
     assert " ".join(Reason) == (
         "retried exhausted deadline budget_exhausted not_retryable not_idempotent already_retried "
         "circuit_open bulkhead_full pushback stopped not_ready handed_off"

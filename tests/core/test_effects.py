@@ -122,7 +122,7 @@ def test_steps_without_callable_call_nothing() -> None:
         drive(steps())
 
 
-async def test_cancelled_coroutine_finishes_and_undoes_blocking_work() -> None:
+async def test_cancelled_coroutine_undoes_blocking_work() -> None:
     started, go_on = threading.Event(), threading.Event()
     undone: list[str] = []
 

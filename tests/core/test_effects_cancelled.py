@@ -68,7 +68,7 @@ async def test_undo_runs_however_many_cancellations_come() -> None:
     assert undone == ["held"]
 
 
-async def test_cleanup_after_a_failure_is_whole_and_then_it_is_cancelled() -> None:
+async def test_cleanup_after_failure_completes_before_cancellation() -> None:
     first, second = Slow(), Slow()
 
     def steps() -> Steps:
@@ -91,7 +91,7 @@ async def test_cleanup_after_a_failure_is_whole_and_then_it_is_cancelled() -> No
         await task
 
 
-async def test_cancellation_in_cleanup_ends_the_next_step_that_is_none() -> None:
+async def test_cancellation_in_cleanup_ends_next_normal_step() -> None:
     work = Slow()
     after: list[str] = []
 
@@ -108,7 +108,7 @@ async def test_cancellation_in_cleanup_ends_the_next_step_that_is_none() -> None
     assert after == []
 
 
-def test_undo_runs_where_the_loop_cancels_everything() -> None:
+def test_undo_runs_where_loop_cancels_everything() -> None:
     """As `asyncio.run` does at its end, the task inside too."""
     work, undone = Slow(), threading.Event()
 
@@ -163,7 +163,7 @@ async def test_work_alone_on_its_thread_undoes_itself() -> None:
     assert undone == ["result"]
 
 
-async def test_cancellation_held_back_by_cleanup_comes_before_next_work() -> None:
+async def test_cancellation_after_cleanup_precedes_next_work() -> None:
     started, go_on = threading.Event(), threading.Event()
     ran: list[bool] = []
 

@@ -42,13 +42,13 @@ def failure(code: str = "TIMEOUT", category: Category = TRANSIENT, **more: Any) 
     return made.replace(**more)
 
 
-def test_the_table_has_a_row_for_every_reason_to_give_up() -> None:
+def test_table_has_row_for_every_reason_to_give_up() -> None:
     assert set(OF_TRANSIENT) == set(GIVEN_UP)
     assert {*OF_TRANSIENT.values(), *OF_CATEGORY.values()} == set(ACTIONS)
 
 
 @pytest.mark.parametrize("reason", GIVEN_UP)
-def test_a_transient_failure_is_answered_by_its_reason(reason: Reason) -> None:
+def test_transient_failure_is_answered_by_its_reason(reason: Reason) -> None:
     assert hint(failure(), reason).action == OF_TRANSIENT[reason]
 
 
@@ -79,21 +79,21 @@ def test_whoever_is_asked_to_slow_down_waits(reason: Reason, more: dict[str, Any
     [("channel_send_failed", "wait"), ("invocation_error", "investigate")],
 )
 @pytest.mark.parametrize("reason", [Reason.EXHAUSTED, Reason.DEADLINE])
-def test_two_codes_have_advice_of_their_own_once_all_attempts_are_used_up(
+def test_two_codes_differ_once_attempts_are_used_up(
     code: str, exhausted: str, reason: Reason
 ) -> None:
     expected = exhausted if reason is Reason.EXHAUSTED else "enqueue"
     assert hint(failure(code), reason).action == expected
 
 
-def test_a_queue_stands_only_in_advice_to_enqueue() -> None:
+def test_queue_stands_only_in_advice_to_enqueue() -> None:
     assert hint(failure(), Reason.EXHAUSTED, queue="orders").queue == "orders"
     assert hint(failure(), Reason.STOPPED, queue="orders").queue is None
     auth = failure("FORBIDDEN", Category.AUTH)
     assert hint(auth, Reason.NOT_RETRYABLE, queue="orders").queue is None
 
 
-def test_the_remedy_is_that_of_the_codes_table_and_never_the_message() -> None:
+def test_remedy_is_that_of_codes_table_and_never_message() -> None:
     found = hint(failure(message="MARKER"), Reason.DEADLINE)
     assert found.remedy == "look here"
     assert found.reason is Reason.DEADLINE
@@ -112,7 +112,7 @@ def documented() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("reason", GIVEN_UP)
-def test_the_table_in_the_documentation_is_what_is_advised(reason: Reason) -> None:
+def test_table_in_documentation_is_what_is_advised(reason: Reason) -> None:
     asked = [
         failure(),
         failure(throttled=True),
@@ -124,11 +124,11 @@ def test_the_table_in_the_documentation_is_what_is_advised(reason: Reason) -> No
     assert advised == documented()[reason.value]
 
 
-def test_the_documented_table_has_no_row_too_many() -> None:
+def test_documented_table_has_no_row_too_many() -> None:
     assert set(documented()) == {reason.value for reason in GIVEN_UP}
 
 
-def test_in_a_consumer_only_what_is_permanent_is_advised_otherwise() -> None:
+def test_in_consumer_only_permanent_hint_differs() -> None:
     for category in (TRANSIENT, *OF_CATEGORY):
         outside = hint(failure(category=category), Reason.EXHAUSTED).action
         with consuming():
@@ -137,7 +137,7 @@ def test_in_a_consumer_only_what_is_permanent_is_advised_otherwise() -> None:
     assert hint(failure(category=Category.PERMANENT), Reason.EXHAUSTED).action == "investigate"
 
 
-def test_advice_to_wait_always_names_the_seconds() -> None:
+def test_advice_to_wait_always_names_seconds() -> None:
     assert hint(failure(retry_after=0.0), Reason.PUSHBACK).seconds == 0.0
     assert hint(failure("channel_send_failed"), Reason.EXHAUSTED).seconds == 1.0
     assert hint(failure(), Reason.EXHAUSTED).seconds is None
@@ -153,7 +153,7 @@ def test_advice_to_wait_always_names_the_seconds() -> None:
         "Queue 'q' not found",
     ],
 )
-def test_a_missing_queue_is_answered_with_the_call_that_defines_it(message: str) -> None:
+def test_missing_queue_gets_call_that_defines_it(message: str) -> None:
     missing = classify({"code": "enqueue_error", "message": message})
     assert missing.execution is Execution.NOT_EXECUTED
     assert "ensure_queue(worker, name)" in hint(missing, Reason.NOT_RETRYABLE).remedy

@@ -49,7 +49,7 @@ def loaded(statement: str, *names: str) -> list[str]:
     return sorted(m for m in modules if any(f"{m}.".startswith(f"{name}.") for name in names))
 
 
-def test_the_bare_import_loads_nothing_but_the_table_of_names() -> None:
+def test_bare_import_loads_nothing_but_table_of_names() -> None:
     third = ("tenacity", "attrs", "attr", "opentelemetry", "asyncio", "json")
     assert loaded("import iii_resilience", "iii_resilience", *third) == [
         "iii_resilience",
@@ -58,7 +58,7 @@ def test_the_bare_import_loads_nothing_but_the_table_of_names() -> None:
     ]
 
 
-def test_a_decorated_plain_function_loads_no_asyncio_and_nothing_of_workers_or_files() -> None:
+def test_decorated_plain_function_loads_no_asyncio() -> None:
     # What asyncio itself would load is the better part of what an import costs.
     statement = (
         "from iii_resilience import iii_retry; "
@@ -69,7 +69,7 @@ def test_a_decorated_plain_function_loads_no_asyncio_and_nothing_of_workers_or_f
     assert loaded(statement, *foreign, *(f"iii_resilience.{name}" for name in own)) == []
 
 
-def test_a_retry_of_a_plain_function_loads_no_asyncio_either() -> None:
+def test_retry_of_plain_function_loads_no_asyncio_either() -> None:
     statement = """
 import sys
 from iii_resilience import Backoff, iii_retry
@@ -85,7 +85,7 @@ print(fails_once())
     assert fresh(statement) == "False"
 
 
-def test_a_caller_loads_no_store_and_no_files() -> None:
+def test_caller_loads_no_store_and_no_files() -> None:
     own = (
         "stores",
         "config.files",
@@ -118,7 +118,7 @@ def typed_exports(package: ModuleType) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_type_checkers_see_the_names_that_are_exported(package: ModuleType) -> None:
+def test_type_checkers_see_names_that_are_exported(package: ModuleType) -> None:
     typed = typed_exports(package)
     assert sorted(typed) == vars(package)["__all__"]
     for name, module in typed.items():
@@ -126,19 +126,19 @@ def test_type_checkers_see_the_names_that_are_exported(package: ModuleType) -> N
         assert name in dir(package)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error_that_knows_the_nearest() -> None:
+def test_missing_name_is_attribute_error_with_nearest() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'iii_rety'") as caught:
         _ = iii_resilience.iii_rety  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     assert (caught.value.name, caught.value.obj) == ("iii_rety", iii_resilience)
 
 
-def test_a_test_may_put_something_in_the_place_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_test_may_put_something_in_place_of_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iii_resilience, "classify", len)
     assert iii_resilience.classify is len  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each first import is tried in a fork")
-def test_every_room_can_be_the_first_that_is_loaded() -> None:
+def test_every_room_can_be_first_that_is_loaded() -> None:
     """Whoever is asked for first, there is no circle that only another order would hide."""
     code = """
 import os, sys, iii_resilience, iii_resilience.core.lazy_imports
@@ -158,7 +158,7 @@ for module in MODULES:
     assert fresh(code.replace("MODULES", repr(modules))) == ""
 
 
-def test_threads_that_ask_at_once_all_find_the_same_and_whole_object() -> None:
+def test_threads_that_load_at_once_get_one_whole_object() -> None:
     code = """
 import sys, threading
 import iii_resilience
@@ -180,7 +180,7 @@ print(len(found), all(one == found[0] != "" for one in found), type(found[0]).__
     assert fresh(code) == "12 True dict"
 
 
-def test_a_module_for_later_is_loaded_with_its_first_name() -> None:
+def test_module_for_later_is_loaded_with_its_first_name() -> None:
     code = """
 import sys
 from iii_resilience.core.lazy_imports import lazy_module
@@ -190,7 +190,7 @@ print("colorsys" in sys.modules, colorsys.ONE_THIRD, "colorsys" in sys.modules)
     assert fresh(code) == f"False {1 / 3} True"
 
 
-def test_a_module_for_later_heeds_whoever_replaces_its_names(
+def test_module_for_later_heeds_whoever_replaces_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = lazy_module("threading")
@@ -200,7 +200,7 @@ def test_a_module_for_later_heeds_whoever_replaces_its_names(
     assert module.Event is another
 
 
-def test_a_module_for_later_that_does_not_exist_says_so_when_it_is_used() -> None:
+def test_missing_lazy_module_is_reported_on_use() -> None:
     missing = lazy_module("no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         _ = missing.name

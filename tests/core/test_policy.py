@@ -37,7 +37,7 @@ from iii_resilience.core.decide import CallSoFar
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 
 
-def test_the_defaults_are_the_documented_ones() -> None:
+def test_defaults_are_documented_ones() -> None:
     assert attrs.asdict(RetryPolicy(), recurse=False) == {
         "attempts": 4,
         "backoff": Backoff(base=0.2, factor=2, cap=20.0, throttled_base=None, jitter="full"),
@@ -45,7 +45,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "breaker": None,
         "bulkhead": None,
         "attempt_timeout": None,
-        "budget": Budget(ratio=0.2, min_per_second=10, window=10.0),
+        "budget": Budget(ratio=0.1, burst=10, min_per_second=0.005),
         "wait": None,
         "stop": None,
         "fallback": None,
@@ -56,11 +56,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
     }
 
 
-def test_the_fields_of_worker_trigger_are_fields_of_a_policy() -> None:
+def test_fields_of_worker_trigger_are_fields_of_policy() -> None:
     assert TRIGGER_FIELDS < FIELDS
 
 
-def test_replace_is_attrs_evolve_with_a_better_error() -> None:
+def test_replace_is_attrs_evolve_with_better_error() -> None:
     policy = RetryPolicy(deadline=None, budget=None)
     assert policy.replace(attempts=5) == attrs.evolve(policy, attempts=5)
     assert policy.replace(attempts=5) == RetryPolicy(deadline=None, budget=None, attempts=5)
@@ -98,7 +98,7 @@ def test_replace_is_attrs_evolve_with_a_better_error() -> None:
         ({"retry_unexecuted": 1}, TypeError, "retry_unexecuted"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(
+def test_policy_that_makes_no_sense_is_refused(
     fields: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -106,12 +106,12 @@ def test_a_policy_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("queue", ["", 5, None])
-def test_a_fallback_names_a_queue(queue: Any) -> None:
+def test_fallback_names_queue(queue: Any) -> None:
     with pytest.raises(ValueError, match=r"Enqueue\.queue must be the name of a queue"):
         Enqueue(queue)
 
 
-def test_no_deadline_leaves_the_attempt_timeout_free() -> None:
+def test_no_deadline_leaves_attempt_timeout_free() -> None:
     assert RetryPolicy(deadline=None, attempt_timeout=1e6).attempt_timeout == 1e6
 
 
@@ -144,10 +144,10 @@ def test_data_classes_are_attrs_classes_and_frozen(kind: type[Any]) -> None:
 @pytest.mark.parametrize(
     "again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
-def test_a_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
+def test_policy_in_use_can_be_copied_and_pickled(again: Any) -> None:
     policy = RetryPolicy(attempts=7)
     assert policy.budget is not None
-    policy.budget.window_for().called(1.0)
+    policy.budget.bucket_for().reserve(1.0)
     assert again(policy) == policy
 
 
@@ -160,7 +160,7 @@ def test_failures_reports_and_hints_survive_pickling() -> None:
     assert failure.replace(code="x").code == "x"
 
 
-def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
+def test_failures_repr_shows_neither_message_nor_stack_trace() -> None:
     failure = Failure(
         "TIMEOUT",
         Category.TRANSIENT,
@@ -172,7 +172,7 @@ def test_a_failures_repr_shows_neither_message_nor_stack_trace() -> None:
     assert "MARKER" not in repr(failure)
 
 
-def test_a_wait_class_in_place_of_an_instance_is_refused_where_it_stands() -> None:
+def test_wait_class_is_rejected_where_given() -> None:
     with pytest.raises(TypeError, match="must be a tenacity wait_"):
         RetryPolicy(wait=tenacity.wait_none)  # type: ignore[arg-type]
 

@@ -35,7 +35,7 @@ def _refusal(value: Any, **bounds: Any) -> str | None:
         (-5, {}),
     ],
 )
-def test_a_number_within_its_bounds_passes(value: Any, bounds: dict[str, Any]) -> None:
+def test_number_within_its_bounds_passes(value: Any, bounds: dict[str, Any]) -> None:
     assert _refusal(value, **bounds) is None
 
 
@@ -51,7 +51,7 @@ def test_a_number_within_its_bounds_passes(value: Any, bounds: dict[str, Any]) -
         (9, {"least": 1, "most": 8}, "Box.size must be a finite number at least 1 and at most 8"),
     ],
 )
-def test_a_number_out_of_bounds_is_refused_with_field_and_bounds(
+def test_number_out_of_bounds_names_field_and_bounds(
     value: Any, bounds: dict[str, Any], message: str
 ) -> None:
     refusal = _refusal(value, **bounds)
@@ -60,7 +60,7 @@ def test_a_number_out_of_bounds_is_refused_with_field_and_bounds(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
-def test_what_no_finite_float_holds_is_a_value_error(value: float) -> None:
+def test_what_no_finite_float_holds_is_value_error(value: float) -> None:
     assert _refusal(value) is not None
 
 
@@ -75,7 +75,7 @@ def test_what_no_finite_float_holds_is_a_value_error(value: float) -> None:
         st.lists(st.none()),
     )
 )
-def test_whatever_is_given_the_check_passes_or_raises_a_value_error(value: Any) -> None:
+def test_whatever_is_given_check_passes_or_raises_value_error(value: Any) -> None:
     refusal = _refusal(value, least=0)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     assert (refusal is None) == (is_number and 0 <= value < float("inf"))
@@ -91,7 +91,7 @@ def test_whatever_is_given_the_check_passes_or_raises_a_value_error(value: Any) 
         (Flag(optional=True), [True, None], [1], "Box.size must be true or false, got "),
     ],
 )
-def test_texts_choices_and_flags_take_nothing_that_only_looks_like_them(
+def test_lookalikes_of_texts_and_flags_are_rejected(
     check: Check, good: list[Any], bad: list[Any], message: str
 ) -> None:
     @attrs.frozen

@@ -98,7 +98,7 @@ def refused(caller: Resilient, request: dict[str, Any], **options: Any) -> Any:
 
 
 class TestResults:
-    def test_the_result_is_returned(self, target: Any, caller: Resilient, tag: str) -> None:
+    def test_result_is_returned(self, target: Any, caller: Resilient, tag: str) -> None:
         serve(target, f"{tag}::echo")
         request = {"function_id": f"{tag}::echo", "payload": {"n": 1, "text": "grüße", "x": [1.5]}}
         result = caller.trigger(request)
@@ -110,7 +110,7 @@ class TestResults:
         request = {"function_id": f"{tag}::echo", "payload": [1, "two", None]}
         assert await caller.trigger_async(request) == [1, "two", None]
 
-    def test_a_call_without_payload_is_answered(
+    def test_call_without_payload_is_answered(
         self, target: Any, caller: Resilient, tag: str
     ) -> None:
         seen = serve(target, f"{tag}::echo")
@@ -154,9 +154,7 @@ class TestResults:
 
 
 class TestMissing:
-    def test_a_function_that_is_nowhere_is_attempted_once(
-        self, caller: Resilient, tag: str
-    ) -> None:
+    def test_function_that_is_nowhere_is_attempted_once(self, caller: Resilient, tag: str) -> None:
         request = {"function_id": f"{tag}::nobody"}
         error = refused(caller, request, idempotent=True, policy=POLICY.replace(ready_timeout=0.3))
         assert error.code == "function_not_found"
@@ -207,7 +205,7 @@ class TestWorkerGone:
         for worker in workers:
             worker.end()
 
-    def test_the_retry_waits_for_the_next_worker(
+    def test_retry_waits_for_next_worker(
         self, start: Callable[[], Worker], caller: Resilient, tag: str, tmp_path: Path
     ) -> None:
         first, second = start().register(), start()
@@ -225,7 +223,7 @@ class TestWorkerGone:
         thread.join()
         assert len(read_log(tmp_path / "log")) == 2
 
-    def test_a_call_that_is_not_idempotent_says_that_it_may_have_run(
+    def test_non_idempotent_call_says_that_it_may_have_run(
         self, start: Callable[[], Worker], caller: Resilient, tag: str, tmp_path: Path
     ) -> None:
         first = start().register()
@@ -248,7 +246,7 @@ class TestWorkerGone:
         )
 
     @pytest.mark.skipif(SDK.receive_limit > 1 << 20, reason="this SDK's workers take 5 MB")
-    def test_a_payload_that_kills_it_is_sent_once(
+    def test_payload_that_kills_it_is_sent_once(
         self, start: Callable[[], Worker], caller: Resilient, tag: str
     ) -> None:
         start().register()
@@ -264,7 +262,7 @@ class TestWorkerGone:
         assert caller.trigger(again, policy=POLICY.replace(ready_timeout=15.0)) == "b"
 
     @pytest.mark.skipif(SDK.receive_limit <= 1 << 20, reason="this SDK's workers die of 5 MB")
-    def test_a_payload_of_five_megabytes_goes_through(
+    def test_payload_of_five_megabytes_goes_through(
         self, target: Any, caller: Resilient, tag: str
     ) -> None:
         seen: list[int] = []
@@ -274,7 +272,7 @@ class TestWorkerGone:
 
 
 class TestFailures:
-    def test_an_error_of_the_handler_is_not_repeated(
+    def test_error_of_handler_is_not_repeated(
         self, target: Any, caller: Resilient, tag: str
     ) -> None:
         runs: list[int] = []
@@ -290,7 +288,7 @@ class TestFailures:
         assert report is not None
         assert report.execution is Execution.EXECUTED
 
-    def test_a_timeout_is_repeated_within_the_deadline(
+    def test_timeout_is_repeated_within_deadline(
         self, target: Any, caller: Resilient, tag: str
     ) -> None:
         runs: list[int] = []
@@ -308,7 +306,7 @@ class TestFailures:
         assert len(runs) == 2
         until(lambda: len(ended) == 2)
 
-    def test_what_the_engine_would_drop_is_refused_at_once(
+    def test_what_engine_would_drop_is_refused_at_once(
         self, target: Any, caller: Resilient, tag: str
     ) -> None:
         seen = serve(target, f"{tag}::echo")
@@ -320,7 +318,7 @@ class TestFailures:
         caller.trigger({"function_id": f"{tag}::echo", "payload": [1]})
         assert seen == [[1]]
 
-    def test_after_the_end_nothing_hangs(self, caller: Resilient, tag: str) -> None:
+    def test_after_end_nothing_hangs(self, caller: Resilient, tag: str) -> None:
         caller.shutdown()
         caller.shutdown()
         with pytest.raises(NotConnectedError):
@@ -336,7 +334,7 @@ class TestAccess:
         yield made
         made.shutdown()
 
-    def test_a_hidden_function_is_attempted_once_and_not_waited_for(
+    def test_hidden_function_is_attempted_once_and_not_waited_for(
         self, target: Any, outside: Resilient, tag: str
     ) -> None:
         seen = serve(target, f"{tag}::hidden")
@@ -351,7 +349,7 @@ class TestAccess:
         assert hint.action == "fix-access"
         assert seen == []
 
-    def test_an_exposed_function_is_called(self, target: Any, outside: Resilient, tag: str) -> None:
+    def test_exposed_function_is_called(self, target: Any, outside: Resilient, tag: str) -> None:
         function_id = f"conformance-open-{tag}::echo"
         serve(target, function_id)
         assert outside.trigger({"function_id": function_id, "payload": [1]}) == [1]

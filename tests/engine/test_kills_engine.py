@@ -1,4 +1,4 @@
-"""Workers and the real engine killed at random, on SQLite, on Redis, and on a Redis under faults.
+"""Workers and the real engine killed at random, on each store, its server under faults or not.
 
 Needs the programs that `III_ENGINE` and `III_QUEUE_WORKER` name, and minutes: `III_LONG=1`.
 """
@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import redis
 from iii import InitOptions, register_worker
+from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
 from support.real_engine import RealEngine
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
 from support.sqlite_files import opened
@@ -29,14 +31,14 @@ from support.waiting import until
 from iii_resilience import discover
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
-from iii_resilience.stores import RedisStore, SqliteStore, Store
+from iii_resilience.stores import PostgresStore, RedisStore, SqliteStore, Store
 
-__all__ = ["redis_server"]
+__all__ = ["postgres_server", "redis_server"]
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.long,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(int(1800 * float(os.environ.get("III_KILLS_PATIENCE", "1")))),
     pytest.mark.skipif(
         not (os.environ.get("III_ENGINE") and os.environ.get("III_QUEUE_WORKER")),
         reason="needs the engine's and the queue worker's program: III_ENGINE, III_QUEUE_WORKER",
@@ -47,6 +49,8 @@ WORKER = Path(__file__).parents[1] / "handling" / "decorators" / "kills_worker.p
 MESSAGES = int(os.environ.get("III_KILLS_MESSAGES", "1000"))
 KILLS = int(os.environ.get("III_KILLS_KILLS", "20"))
 RESTARTS = int(os.environ.get("III_KILLS_RESTARTS", "5"))
+# How many times as long as an idle machine needs everything may take.
+PATIENCE = float(os.environ.get("III_KILLS_PATIENCE", "1"))
 # A delivery that an engine took with it is delivered again after this, and not before.
 TIMEOUT_MS = 20_000
 FAULTS = ("stall", "full", "restart")
@@ -68,15 +72,22 @@ def engine(tmp_path: Path) -> Iterator[RealEngine]:
 class World:
     """What is under test, and what it has left."""
 
-    def __init__(self, engine: RealEngine, folder: Path, redis_url: str) -> None:
+    def __init__(self, engine: RealEngine, folder: Path, store_url: str) -> None:
         self.engine = engine
         self.folder = folder
-        self.redis_url = redis_url
+        self.store_url = store_url
         self.client: Any = register_worker(
             engine.url, InitOptions(worker_name="kills-caller", otel={"enabled": False})
         )
-        self.store: Store = RedisStore(redis_url) if redis_url else SqliteStore(folder / "store.db")
-        if not redis_url:
+        self.store: Store
+        if store_url.startswith("redis"):
+            self.store = RedisStore(store_url)
+        elif store_url:
+            self.store = PostgresStore(store_url)
+            with psycopg.connect(store_url) as server:
+                server.execute("CREATE TABLE effects (n integer)")
+        else:
+            self.store = SqliteStore(folder / "store.db")
             with opened(folder / "store.db") as connection:
                 connection.execute("CREATE TABLE effects (n INTEGER)")
         self._worker: subprocess.Popen[bytes] | None = None
@@ -87,7 +98,7 @@ class World:
     def start_worker(self) -> None:
         self._worker = subprocess.Popen(
             [sys.executable, str(WORKER), self.engine.url, str(self.folder), "jobs"]
-            + ([self.redis_url] if self.redis_url else []),
+            + ([self.store_url] if self.store_url else []),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -109,8 +120,11 @@ class World:
 
     def inside(self) -> Counter[int]:
         """How often each effect in the store's transaction is there."""
-        if self.redis_url:
-            client: Any = redis.Redis.from_url(self.redis_url, decode_responses=True)
+        if self.store_url.startswith("postgres"):
+            with psycopg.connect(self.store_url) as server:
+                return Counter(n for (n,) in server.execute("SELECT n FROM effects"))
+        if self.store_url:
+            client: Any = redis.Redis.from_url(self.store_url, decode_responses=True)
             with client:
                 found = client.hgetall("effects")
             return Counter({int(n): int(times) for n, times in found.items()})
@@ -173,6 +187,24 @@ def disturb(server: RedisServer, over: threading.Event, seen: Counter[str]) -> N
             server.start()
 
 
+def disturb_postgres(server: PostgresServer, over: threading.Event, seen: Counter[str]) -> None:
+    """Five immediate restarts, one kill of the postmaster, and stalls."""
+    faults = ["restart"] * RESTARTS + ["kill of the postmaster"] + ["stall"] * 2
+    random.shuffle(faults)
+    for fault in faults:
+        if over.wait(random.uniform(3.0, 6.0)):
+            return
+        seen[fault] += 1
+        if fault == "stall":
+            server.stall()
+            time.sleep(random.uniform(0.5, 8.0))
+            server.go_on()
+            continue
+        if fault != "restart":
+            server.kill()
+        server.restart()
+
+
 def patiently(true: Callable[[], bool]) -> Callable[[], bool]:
     """False as long as it cannot be looked at."""
 
@@ -191,17 +223,20 @@ def patiently(true: Callable[[], bool]) -> Callable[[], bool]:
         "sqlite",
         pytest.param("redis", marks=needs_redis),
         pytest.param("redis under faults", marks=needs_redis),
+        pytest.param("postgres", marks=needs_postgres),
+        pytest.param("postgres under faults", marks=needs_postgres),
     ],
 )
 def test_nothing_is_lost_and_no_effect_inside_comes_twice(
     engine: RealEngine, tmp_path: Path, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    server: RedisServer | None = None
+    server: Any = None
     if kind != "sqlite":
-        server = request.getfixturevalue("redis_server")
+        server = request.getfixturevalue(f"{kind.split(maxsplit=1)[0]}_server")
     world = World(engine, tmp_path, "" if server is None else server.url)
     over, faults = threading.Event(), Counter[str]()
-    disturber = threading.Thread(target=disturb, args=(server, over, faults))
+    does: Any = disturb_postgres if kind.startswith("postgres") else disturb
+    disturber = threading.Thread(target=does, args=(server, over, faults))
     try:
         assert discover(world.client, "queue::define", timeout=60)
         for name, retries in (("jobs", 60), ("doomed", 1)):
@@ -215,18 +250,21 @@ def test_nothing_is_lost_and_no_effect_inside_comes_twice(
             until(patiently(lambda: defined(world, name, config)), 60)  # noqa: B023 - at once
         numbers = enqueue(world)
         began = time.monotonic()
-        if kind == "redis under faults":
+        if kind.endswith("under faults"):
             disturber.start()
         struck = strike(world)
         over.set()
         if disturber.ident is not None:
             disturber.join()
         wanted = Counter(numbers["inside"])
-        until(patiently(lambda: set(world.inside()) == set(wanted)), 400)
-        until(patiently(lambda: world.parked() == sorted(numbers["refused"])), 120)
-        until(patiently(lambda: world.dead("doomed") == sorted(numbers["busy"])), 120)
+        until(patiently(lambda: set(world.inside()) == set(wanted)), 400 * PATIENCE)
+        until(patiently(lambda: world.parked() == sorted(numbers["refused"])), 120 * PATIENCE)
+        until(patiently(lambda: world.dead("doomed") == sorted(numbers["busy"])), 120 * PATIENCE)
         outside = set(numbers["outside"])
-        until(lambda: {e["n"] for e in world.log() if e["event"] == "effect"} >= outside, 120)
+        until(
+            lambda: {e["n"] for e in world.log() if e["event"] == "effect"} >= outside,
+            120 * PATIENCE,
+        )
         time.sleep(1.5 * TIMEOUT_MS / 1000)  # what was delivered twice comes until then
         assert world.inside() == wanted
         assert world.parked() == sorted(numbers["refused"])
@@ -262,7 +300,7 @@ def strike(world: World) -> Counter[str]:
     world.start_worker()
     done: Counter[str] = Counter()
     for number, disaster in enumerate(disasters, 1):
-        end = time.monotonic() + 30  # not for ever: the rest may wait for a lease
+        end = time.monotonic() + 30 * PATIENCE  # not for ever: the rest may wait for a lease
         while world.ended() < number * share and time.monotonic() < end:
             time.sleep(0.05)
         done[disaster] += 1

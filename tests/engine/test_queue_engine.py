@@ -127,9 +127,7 @@ def world(engine_url: str, queues: Any) -> Iterator[World]:
 
 
 class TestHandOver:
-    def test_a_call_that_is_given_up_goes_to_the_queue_with_what_its_handler_needs(
-        self, world: World
-    ) -> None:
+    def test_call_given_up_goes_to_queue_with_its_context(self, world: World) -> None:
         world.define()
         seen: list[Any] = []
 
@@ -161,7 +159,7 @@ class TestHandOver:
             "code": result.failure.code,
         }
 
-    def test_the_key_that_travelled_makes_it_run_once(self, world: World) -> None:
+    def test_key_that_travelled_makes_it_run_once(self, world: World) -> None:
         world.define()
         seen: list[Any] = []
         store = MemoryStore()
@@ -186,9 +184,7 @@ class TestHandOver:
         world.wait_for(delivered=2)
         assert seen == [{"n": 1}], "it ran twice, or saw what is not the caller's"
 
-    def test_one_for_a_missing_function_is_delivered_when_the_function_comes(
-        self, world: World
-    ) -> None:
+    def test_message_for_missing_function_waits_for_it(self, world: World) -> None:
         world.define(max_retries=0)
         policy = POLICY.replace(ready_timeout=0.2, fallback=Enqueue(world.queue))
         request = {"function_id": f"{world.tag}::late", "payload": {"n": 1}}
@@ -202,9 +198,7 @@ class TestHandOver:
         world.wait_for(delivered=1)
         assert [data["n"] for data in seen] == [1]
 
-    def test_a_queue_that_is_missing_leaves_the_failure_and_says_how_to_define_it(
-        self, world: World
-    ) -> None:
+    def test_missing_queue_keeps_failure_and_says_how_to_define(self, world: World) -> None:
         policy = POLICY.replace(ready_timeout=0.2, fallback=Enqueue(world.queue))
         request = {"function_id": f"{world.tag}::nobody", "payload": {}}
         with pytest.raises(InvocationError) as caught:
@@ -218,14 +212,14 @@ class TestHandOver:
 
 
 class TestEnsureQueue:
-    def test_it_is_defined_with_an_end_to_every_delivery_and_only_once(self, world: World) -> None:
+    def test_queue_is_defined_once_with_finite_timeout(self, world: World) -> None:
         assert ensure_queue(world.target, world.queue, max_retries=5)
         defined = world.definitions()[world.queue]
         assert (defined["timeout_ms"], defined["max_retries"]) == (300_000, 5)
         assert defined["redeliver_on_engine_restart"] is True
         assert not ensure_queue(world.target, world.queue, max_retries=5)
 
-    def test_a_queue_that_is_defined_otherwise_delivers_nothing_twice(
+    def test_queue_with_other_settings_redelivers_nothing(
         self, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         world.define()
@@ -249,7 +243,7 @@ class TestEnsureQueue:
         assert world.definitions()[world.queue]["max_retries"] == 1
         assert any("is defined already, with another" in one.message for one in caplog.records)
 
-    def test_what_it_allows_the_queue_worker_takes(self, world: World) -> None:
+    def test_what_it_allows_queue_worker_takes(self, world: World) -> None:
         assert ensure_queue(
             world.target,
             world.queue,
@@ -276,7 +270,7 @@ class TestEnsureQueue:
 
 
 class TestDiscover:
-    def test_a_function_is_waited_for_and_not_called(self, world: World) -> None:
+    def test_function_is_waited_for_and_not_called(self, world: World) -> None:
         function_id = f"{world.tag}::late"
         seen: list[Any] = []
         assert not discover(world.target, function_id, timeout=0)
@@ -346,6 +340,49 @@ class TestConsumer:
         assert (record.parked_at is not None, record.deliveries) == (True, 2)
 
 
+def test_enqueues_outlive_restart_of_queue_worker(world: World) -> None:
+    """What falls into the gap waits for the provider; the bare SDK's caller loses it."""
+    world.define(max_retries=9)
+    seen: set[int] = set()
+    function_id = world.serve("taken", lambda data: seen.add(data["n"]))
+    world.enqueue(function_id, {"n": -1})
+    ready = world.caller._caller.ready
+    until(lambda: ready.provider_seen)
+    policy = POLICY.replace(attempts=4, ready_timeout=20.0, deadline=60.0)
+    request = {"function_id": function_id, "action": {"type": "enqueue", "queue": world.queue}}
+    over = threading.Event()
+    failed: list[BaseException] = []
+    sent: list[int] = []
+
+    def enqueue(first: int) -> None:
+        for n in range(first, 100_000, 8):
+            if over.is_set():
+                return
+            sent.append(n)
+            try:
+                world.caller.trigger(
+                    {**request, "payload": {"n": n}}, idempotent=True, policy=policy
+                )
+            except Exception as error:
+                failed.append(error)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=enqueue, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    try:
+        world.queues.restart()
+        time.sleep(0.5)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    print(f"ENQUEUED {len(sent)} LOST {len(failed)}")
+    assert failed == []
+    until(lambda: seen >= set(sent), 60)
+
+
 def changed(world: World) -> None:
     config = {**world.definitions()[world.queue], "max_retries": 8}
     assert world.ask("queue::define", queue=world.queue, config=config)["changed"] is True
@@ -360,7 +397,7 @@ WAYS: dict[str, Callable[[World], None]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_delivery_beside_one_that_still_runs_gets_its_answer(
+def test_delivery_beside_one_that_still_runs_gets_its_answer(
     world: World, tmp_path: Path, way: str
 ) -> None:
     world.define(max_retries=9, timeout=0.4 if way == "timeout" else 60.0)
@@ -426,9 +463,7 @@ class TestDeadLetters:
         found = json.loads(self.dlq(world, file, "list", "--json", name=name))
         return sorted((one["source"], one["category"], one["code"] or "") for one in found)
 
-    def test_they_are_seen_with_their_causes_sent_again_and_thrown_away(
-        self, world: World, file: Path
-    ) -> None:
+    def test_dead_letters_are_listed_redriven_and_discarded(self, world: World, file: Path) -> None:
         world.define(max_retries=1)
         store = SqliteStore(file)
         heard: list[int] = []
@@ -495,7 +530,7 @@ class TestDeadLetters:
         yield made
         made.close()
 
-    def test_those_of_a_topic_too(self, bare: World, file: Path) -> None:
+    def test_those_of_topic_too(self, bare: World, file: Path) -> None:
         world = bare
         if not discover(world.target, "iii::durable::publish", timeout=0):
             pytest.skip("needs a queue worker with topics: iii::durable::publish")
@@ -540,7 +575,7 @@ class TestDeadLetters:
 
 
 @pytest.mark.long
-def test_workers_killed_and_a_queue_restarted_lose_nothing(world: World, tmp_path: Path) -> None:
+def test_workers_killed_and_queue_restarted_lose_nothing(world: World, tmp_path: Path) -> None:
     """The short form of tests/handling/decorators/test_consumer_kills.py."""
     file = tmp_path / "store.db"
     with opened(file) as connection:

@@ -222,7 +222,7 @@ def record(name: str, **figures: object) -> None:
 
 
 class TestRollingDeploy:
-    def test_the_function_stays_reachable(self, world: World) -> None:
+    def test_function_stays_reachable(self, world: World) -> None:
         client = world.resilient("caller")
         first = world.start("a")
         until(lambda: world.owner() == "a")
@@ -260,7 +260,7 @@ class TestRollingDeploy:
         }
 
     @pytest.mark.long
-    def test_without_a_keeper_the_function_is_lost_for_good(self, world: World) -> None:
+    def test_without_keeper_function_is_lost_for_good(self, world: World) -> None:
         first = world.start("a", kept=False)
         until(lambda: world.owner() == "a")
         world.start("b", kept=False)
@@ -276,9 +276,7 @@ class TestRollingDeploy:
             )
 
     @pytest.mark.long
-    def test_with_a_queue_to_fall_back_on_no_call_fails_and_none_is_lost(
-        self, world: World
-    ) -> None:
+    def test_with_queue_as_fallback_no_call_fails_or_is_lost(self, world: World) -> None:
         queue = f"workers-{world.tag}"
         if not self.define(world, queue):
             pytest.skip("needs an engine with a queue provider (engine::queue::enqueue)")
@@ -394,7 +392,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 class TestHandlers:
     @pytest.mark.parametrize("what", WRONG)
     @pytest.mark.parametrize("coroutine", [False, True], ids=["plain", "coroutine"])
-    def test_whatever_a_handler_does_its_caller_hears_and_the_worker_answers_the_next(
+    def test_caller_gets_answer_whatever_handler_does(
         self, world: World, what: str, coroutine: bool
     ) -> None:
         does, category = WRONG[what]
@@ -434,7 +432,7 @@ class TestHandlers:
         assert time.monotonic() - since < 1.0 * LOOSE
         assert self.call(world, wrong=False) == "alive"
 
-    def test_when_one_closes_its_own_client_a_standby_answers_the_next(self, world: World) -> None:
+    def test_when_one_closes_own_client_standby_answers_next(self, world: World) -> None:
         first = world.resilient("a", keep_registered=True)
         first.register_function(world.function_id, lambda data: first.shutdown())
         until(lambda: world.owner() == "a")
@@ -457,7 +455,7 @@ class TestHandlers:
 
 class TestCost:
     @pytest.mark.long
-    def test_a_thousand_functions_cost_less_than_a_hundredth_of_a_core(self, world: World) -> None:
+    def test_a_thousand_functions_cost_one_percent_of_a_core(self, world: World) -> None:
         spent = {}
         for kept in (False, True):
             client = world.resilient(f"many-{kept}", keep_registered=kept)

@@ -78,7 +78,7 @@ def test_nested_decorators_do_not_multiply(kind: type[Exception]) -> None:
         caught.value.order = 4  # type: ignore[attr-defined]
 
 
-def test_slots_exception_with_a_report_still_pickles() -> None:
+def test_slots_exception_with_report_still_pickles() -> None:
     @iii_retry(idempotent=True, attempts=2, backoff=QUICK)
     def fails() -> None:
         raise FrozenSlotsError(7)
@@ -155,9 +155,7 @@ def test_store_of_ones_own_raises_what_it_raises(kind: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_transaction_ends_with_the_handlers_exception(
-    tmp_path: Path, kind: type[Exception]
-) -> None:
+def test_transaction_ends_with_handlers_exception(tmp_path: Path, kind: type[Exception]) -> None:
     store = SqliteStore(tmp_path / "keys.sqlite")
 
     @idempotent(store, key="id", function_id="a::b")
@@ -170,7 +168,7 @@ def test_transaction_ends_with_the_handlers_exception(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_span_of_a_fallback_passes_it_on(kind: type[Exception]) -> None:
+def test_span_of_fallback_passes_it_on(kind: type[Exception]) -> None:
     call = FailedCall("a::b", 0.0)
     with pytest.raises(kind), call.fallback("reroute", "c::d"):
         raise kind

@@ -32,7 +32,7 @@ def over_the_wire(error: HandlerError) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "category"), KINDS.items())
 @pytest.mark.parametrize("code", [None, "CARD_DECLINED"])
-def test_the_category_is_the_same_on_both_sides(
+def test_category_is_the_same_on_both_sides(
     kind: type[HandlerError], category: Category, code: str | None
 ) -> None:
     error = kind("no way", code=code)
@@ -45,7 +45,7 @@ def test_the_category_is_the_same_on_both_sides(
     assert there.inner.message == "no way"
 
 
-def test_a_pushback_and_the_mark_travel() -> None:
+def test_pushback_and_mark_travel() -> None:
     error = TransientError("busy", code="BUSY", retry_after=0.5)
     error.already_retried = True
     there = classify(over_the_wire(error))
@@ -54,7 +54,7 @@ def test_a_pushback_and_the_mark_travel() -> None:
     assert not classify(over_the_wire(TransientError("busy"))).already_retried
 
 
-def test_a_known_code_keeps_the_category_of_its_table() -> None:
+def test_known_code_keeps_category_of_its_table() -> None:
     assert classify(over_the_wire(TransientError("no", code="FORBIDDEN"))).category is Category.AUTH
 
 
@@ -86,5 +86,5 @@ def test_it_survives_pickling_with_everything_it_says() -> None:
     assert type(again) is TransientError
 
 
-def test_the_message_is_not_in_the_repr() -> None:
+def test_message_is_not_in_repr() -> None:
     assert "secret" not in repr(PayloadError("secret", code="X"))

@@ -55,7 +55,7 @@ def test_handler_that_got_no_thread_fails_as_transient(
     assert caller.trigger(request) == "done"
 
 
-def test_keeper_that_could_not_start_does_with_the_next_event(
+def test_keeper_that_could_not_start_does_with_next_event(
     engine: LoopbackEngine,
     connect: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -89,7 +89,7 @@ def test_substitute_loop_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> No
     loop.close()
 
 
-def test_drain_that_could_not_start_does_with_the_next_signal(
+def test_drain_that_could_not_start_does_with_next_signal(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     drained: list[bool] = []

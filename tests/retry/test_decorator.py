@@ -25,6 +25,7 @@ from support.paths import PACKAGE
 import iii_resilience
 from iii_resilience import (
     Backoff,
+    Breaker,
     Budget,
     Category,
     PolicyBook,
@@ -35,10 +36,11 @@ from iii_resilience import (
     hint_for,
     iii_retry,
     report_for,
+    retrying,
     use_policies,
 )
 from iii_resilience.core.decide import decide
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
 from iii_resilience.retry.cancellation import _comes_of_a_cancellation
 from iii_resilience.retry.policy_source import PolicySource
@@ -124,14 +126,14 @@ BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 @BOTH
-def test_an_idempotent_function_is_called_until_it_succeeds(how: str) -> None:
+def test_idempotent_function_is_called_until_it_succeeds(how: str) -> None:
     script = Script(stopped(), stopped(), "done")
     assert call(script, how, idempotent=True, policy=QUICK) == "done"
     assert script.calls == 3
 
 
 @BOTH
-def test_without_idempotent_it_is_called_once_and_its_own_exception_is_raised(how: str) -> None:
+def test_without_idempotent_is_called_once(how: str) -> None:
     error = stopped()
     script = Script(error, "done")
     assert given_up(script, how) is error
@@ -140,7 +142,7 @@ def test_without_idempotent_it_is_called_once_and_its_own_exception_is_raised(ho
 
 
 @BOTH
-def test_the_last_attempts_own_exception_is_raised_with_its_report(how: str) -> None:
+def test_last_attempts_exception_is_raised_with_report(how: str) -> None:
     errors = [stopped() for _ in range(4)]
     script = Script(*errors)
     assert given_up(script, how, idempotent=True) is errors[-1]
@@ -155,7 +157,7 @@ def test_the_last_attempts_own_exception_is_raised_with_its_report(how: str) -> 
 
 @pytest.mark.parametrize("value", [None, 0, False, [], ValueError("a value, not raised")])
 @BOTH
-def test_whatever_is_returned_is_a_success(how: str, value: Any) -> None:
+def test_whatever_is_returned_is_success(how: str, value: Any) -> None:
     script = Script(stopped())
     script.outcomes.append([value])
     assert call(script, how, idempotent=True, policy=QUICK) == [value]
@@ -186,7 +188,7 @@ TRANSIENT = {"transient", "connection", "throttled"}
     jitter=st.sampled_from(["full", "equal", "decorrelated", "none"]),
     how=st.sampled_from(["sync", "async", "for", "async for"]),
 )
-def test_no_policy_calls_more_often_or_later_than_the_rules_allow(
+def test_no_policy_calls_more_often_or_later_than_rules_allow(
     fake_clock: ClockMaker,
     outcomes: list[str],
     idempotent: bool,
@@ -264,7 +266,7 @@ def run_as(how: str, attempt: Callable[[], Any], **options: Any) -> Any:
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
 @BOTH
-def test_a_denial_is_final_under_any_policy(how: str, code: str) -> None:
+def test_denial_is_final_under_any_policy(how: str, code: str) -> None:
     most = QUICK.replace(attempts=100, retry_unexecuted=True, budget=None, deadline=None)
     script = Script(denied(code), "done")
     error = given_up(script, how, idempotent=True, policy=most)
@@ -281,7 +283,7 @@ def test_a_denial_is_final_under_any_policy(how: str, code: str) -> None:
 @pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("between", [0, 2])
 @BOTH
-def test_a_denial_behind_another_exception_is_final_too(
+def test_denial_behind_another_exception_is_final_too(
     how: str, between: int, explicit: bool, kind: type[Exception], code: str
 ) -> None:
     calls = 0
@@ -311,7 +313,7 @@ def test_a_denial_behind_another_exception_is_final_too(
     assert calls == 1
 
 
-def test_a_denial_inside_a_handlers_message_is_final() -> None:
+def test_denial_inside_handlers_message_is_final() -> None:
     text = 'handler error: {"code": "FORBIDDEN", "message": "no"}'
     script = Script(iii.InvocationError("invocation_failed", text), "done")
     assert reason(given_up(script, idempotent=True)) is Reason.NOT_RETRYABLE
@@ -337,7 +339,7 @@ def test_every_delay_is_slept_and_reported(clock: FakeClock) -> None:
     assert report.elapsed == pytest.approx(1.4)
 
 
-def test_decorrelated_delays_grow_from_the_one_before(
+def test_decorrelated_delays_grow_from_one_before(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("iii_resilience.retry.retried_call.random.random", lambda: 1.0)
@@ -359,7 +361,7 @@ def test_decorrelated_delays_grow_from_the_one_before(
         ),
     ],
 )
-def test_pushback_is_a_floor_for_the_delay(clock: FakeClock, error: Callable[[], Any]) -> None:
+def test_pushback_is_floor_for_delay(clock: FakeClock, error: Callable[[], Any]) -> None:
     def function() -> None:
         raise error()
 
@@ -372,9 +374,7 @@ def test_pushback_is_a_floor_for_the_delay(clock: FakeClock, error: Callable[[],
 @pytest.mark.parametrize(
     "policy", [RetryPolicy(deadline=None), RetryPolicy(deadline=25.0), RetryPolicy(deadline=3.0)]
 )
-def test_pushback_past_the_cap_or_the_deadline_gives_up_with_the_hint_to_wait(
-    clock: FakeClock, policy: RetryPolicy
-) -> None:
+def test_pushback_past_cap_or_deadline_hints_to_wait(clock: FakeClock, policy: RetryPolicy) -> None:
     seconds = 3.0 if policy.deadline == 3.0 else 20.5
     script = Script(forever=lambda: RpcError("RATE_LIMITED", "slow", retry_after=seconds))
     error = given_up(script, idempotent=True, policy=policy)
@@ -386,19 +386,17 @@ def test_pushback_past_the_cap_or_the_deadline_gives_up_with_the_hint_to_wait(
 
 
 @BOTH
-def test_no_retry_starts_past_the_deadline_although_the_sleep_took_too_long(
-    how: str, clock: FakeClock
-) -> None:
+def test_no_retry_starts_past_deadline_after_long_sleep(how: str, clock: FakeClock) -> None:
     clock.late = 100.0
     script = Script(forever=stopped)
-    window = Budget(ratio=0, min_per_second=1, window=1)
-    error = given_up(script, how, idempotent=True, policy=RetryPolicy(budget=window))
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
+    error = given_up(script, how, idempotent=True, policy=RetryPolicy(budget=budget))
     assert script.calls == 1
     assert reason(error) is Reason.DEADLINE
-    assert window.window_for().available(clock.now) == 1.0  # its permit is given back
+    assert level(budget) == 1.0  # its permit is given back
 
 
-def test_the_deadline_never_cuts_an_attempt(clock: FakeClock) -> None:
+def test_deadline_never_cuts_attempt(clock: FakeClock) -> None:
     def function() -> str:
         clock.now += 1_000
         return "late"
@@ -429,7 +427,7 @@ def test_no_deadline_is_none(clock: FakeClock) -> None:
     ],
 )
 @BOTH
-def test_tenacitys_waits_and_their_sums_replace_the_backoff(
+def test_tenacitys_waits_and_their_sums_replace_backoff(
     how: str, wait: Any, delays: list[float], clock: FakeClock
 ) -> None:
     given_up(Script(forever=stopped), how, idempotent=True, policy=RetryPolicy(wait=wait))
@@ -439,7 +437,7 @@ def test_tenacitys_waits_and_their_sums_replace_the_backoff(
 
 @pytest.mark.parametrize("seconds", [float("inf"), 1e30])
 @pytest.mark.parametrize("deadline", [60.0, None])
-def test_an_endless_wait_is_not_taken_for_none(
+def test_endless_wait_is_not_taken_for_none(
     seconds: float, deadline: float | None, clock: FakeClock
 ) -> None:
     policy = RetryPolicy(wait=lambda _: seconds, deadline=deadline, attempts=2)
@@ -461,7 +459,7 @@ def test_an_endless_wait_is_not_taken_for_none(
     ],
 )
 @BOTH
-def test_tenacitys_stops_are_or_ed_with_the_limits(
+def test_tenacitys_stops_are_or_ed_with_limits(
     how: str, stop: Any, calls: int, clock: FakeClock
 ) -> None:
     script = Script(forever=stopped)
@@ -471,14 +469,14 @@ def test_tenacitys_stops_are_or_ed_with_the_limits(
     assert reason(error) is Reason.EXHAUSTED
 
 
-def test_stop_before_delay_sees_the_delay_that_is_about_to_be_slept(clock: FakeClock) -> None:
+def test_stop_before_delay_sees_delay_about_to_be_slept(clock: FakeClock) -> None:
     script = Script(forever=stopped)
     wait = tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(5))
     given_up(script, idempotent=True, wait=wait, stop=tenacity.stop_before_delay(4))
     assert clock.slept == [1]
 
 
-def test_stop_after_delay_counts_from_the_calls_start(clock: FakeClock) -> None:
+def test_stop_after_delay_counts_from_calls_start(clock: FakeClock) -> None:
     calls = 0
 
     def slow() -> None:
@@ -493,7 +491,7 @@ def test_stop_after_delay_counts_from_the_calls_start(clock: FakeClock) -> None:
     assert calls == 2
 
 
-def test_a_users_wait_sees_the_state_of_the_call(clock: FakeClock) -> None:
+def test_users_wait_sees_state_of_call(clock: FakeClock) -> None:
     seen: list[Any] = []
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -518,7 +516,7 @@ def test_try_again_is_retried_whether_idempotent_or_not(how: str, idempotent: bo
 
 
 @BOTH
-def test_try_again_counts_as_an_attempt_and_runs_out_as_itself(how: str) -> None:
+def test_try_again_counts_as_attempt_and_runs_out_as_itself(how: str) -> None:
     errors = [tenacity.TryAgain() for _ in range(4)]
     script = Script(*errors)
     error = given_up(script, how)
@@ -547,7 +545,7 @@ def test_try_again_runs_out_as_its_cause(how: str) -> None:
     assert library_frames(cause) == 1
 
 
-def test_try_again_from_something_throttled_waits_as_long_as_that_asks(clock: FakeClock) -> None:
+def test_try_again_from_throttled_error_waits_its_time(clock: FakeClock) -> None:
     def function() -> None:
         raise tenacity.TryAgain from RpcError("RATE_LIMITED", "slow", retry_after=7.0)
 
@@ -563,9 +561,7 @@ PASSING = [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError]
 
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("before", [0, 1])
-def test_in_an_attempt_they_pass_at_once_and_untouched(
-    kind: type[BaseException], before: int
-) -> None:
+def test_in_attempt_they_pass_at_once_and_untouched(kind: type[BaseException], before: int) -> None:
     error = kind()
     script = Script(*[stopped() for _ in range(before)], error, "done")
     raised = given_up(script, error=kind, idempotent=True)
@@ -577,7 +573,7 @@ def test_in_an_attempt_they_pass_at_once_and_untouched(
 
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("before", [0, 1])
-def test_in_an_async_attempt_they_pass_at_once_and_untouched(
+def test_in_async_attempt_they_pass_at_once_and_untouched(
     kind: type[BaseException], before: int
 ) -> None:
     error = kind()
@@ -601,28 +597,28 @@ def test_in_an_async_attempt_they_pass_at_once_and_untouched(
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_in_a_sleep_they_pass_at_once_and_the_permit_is_given_back(
+def test_in_sleep_they_pass_at_once_and_permit_is_given_back(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = kind()
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     script = Script(forever=stopped)
 
     def interrupt(_: float) -> None:
-        assert budget.window_for().available(time.monotonic()) == 0.0
+        assert level(budget) == 0.0
         raise error
 
     monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     raised = given_up(script, error=kind, idempotent=True, policy=QUICK.replace(budget=budget))
     assert raised is error
     assert script.calls == 1
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("where", ["attempt", "retry", "sleep"])
 @pytest.mark.parametrize("timed", [False, True])
 async def test_one_cancel_is_enough_wherever_it_hits(where: str, timed: bool) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     calls, reached = 0, asyncio.Event()
 
     @iii_retry(
@@ -649,10 +645,10 @@ async def test_one_cancel_is_enough_wherever_it_hits(where: str, timed: bool) ->
         await task
     assert calls == (2 if where == "retry" else 1)
     spent = 1.0 if where == "retry" else 0.0
-    assert budget.window_for().available(time.monotonic()) == 1.0 - spent
+    assert level(budget) == 1.0 - spent
 
 
-async def test_a_timeout_around_a_retried_call_ends_it() -> None:
+async def test_timeout_around_retried_call_ends_it() -> None:
     calls = 0
 
     @iii_retry(idempotent=True, backoff=Backoff(base=5, throttled_base=5, jitter="none"))
@@ -667,17 +663,17 @@ async def test_a_timeout_around_a_retried_call_ends_it() -> None:
     assert calls == 1
 
 
-def test_a_permit_is_given_back_where_an_attempt_ends_before_it_is_sent() -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    context = RetryContext(policy=QUICK, name="n", started=0.0, window=window)
-    run = RetriedCall(context, idempotent=True)
+def test_permit_is_returned_if_attempt_was_not_sent() -> None:
+    bucket = PermitBucket(0.0, 1.0, 10.0)
+    context = RetryContext(policy=QUICK, name="n", bucket=bucket)
+    run = RetriedCall(context, 0.0, idempotent=True)
     run.attempt_failed(stopped(), None)
 
     def unsent() -> None:
         raise KeyboardInterrupt
 
     assert isinstance(run.retry(unsent, sends=False).error, KeyboardInterrupt)
-    assert window.available(time.monotonic()) == 1.0
+    assert bucket.level == 1.0
 
 
 # attempt_timeout.
@@ -699,7 +695,7 @@ async def test_attempt_timeout_bounds_each_attempt() -> None:
 
 
 @pytest.mark.bare
-async def test_an_attempt_timeout_runs_out_as_a_timeout_error_with_one_frame_of_ours() -> None:
+async def test_attempt_timeout_is_timeout_error_with_one_frame() -> None:
     @iii_retry(idempotent=True, policy=QUICK.replace(attempt_timeout=0.01, attempts=2))
     async def function() -> None:
         await asyncio.sleep(30)
@@ -710,7 +706,7 @@ async def test_an_attempt_timeout_runs_out_as_a_timeout_error_with_one_frame_of_
     assert library_frames(caught.value) == 1
 
 
-async def test_an_attempt_that_swallows_the_cancellation_returns_its_value() -> None:
+async def test_attempt_that_swallows_cancellation_returns_its_value() -> None:
     @iii_retry(idempotent=True, policy=QUICK, attempt_timeout=0.01)
     async def function() -> str:
         try:
@@ -722,7 +718,7 @@ async def test_an_attempt_that_swallows_the_cancellation_returns_its_value() -> 
     assert await function() == "saved"
 
 
-async def test_attempt_timeout_is_cut_to_the_time_left() -> None:
+async def test_attempt_timeout_is_cut_to_time_left() -> None:
     calls = 0
 
     @iii_retry(idempotent=True, policy=QUICK, attempts=2, attempt_timeout=60.0, deadline=60.0)
@@ -743,7 +739,7 @@ async def test_attempt_timeout_is_cut_to_the_time_left() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1])
-async def test_an_attempt_that_swallows_its_timeout_and_fails_is_not_retried(before: int) -> None:
+async def test_swallowed_timeout_is_not_retried(before: int) -> None:
     calls = 0
 
     @iii_retry(idempotent=True, policy=QUICK, attempt_timeout=0.05)
@@ -763,7 +759,7 @@ async def test_an_attempt_that_swallows_its_timeout_and_fails_is_not_retried(bef
     assert reason(caught.value) is Reason.NOT_RETRYABLE
 
 
-async def test_an_attempt_that_fails_before_its_timeout_is_retried() -> None:
+async def test_attempt_that_fails_before_its_timeout_is_retried() -> None:
     script = Script(stopped(), stopped(), "done")
 
     @iii_retry(idempotent=True, policy=QUICK, attempt_timeout=30)
@@ -775,7 +771,7 @@ async def test_an_attempt_that_fails_before_its_timeout_is_retried() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 1])
-async def test_an_attempt_that_swallows_the_callers_cancellation_and_fails_is_not_retried(
+async def test_swallowed_caller_cancellation_is_not_retried(
     before: int,
 ) -> None:
     calls, reached = 0, asyncio.Event()
@@ -801,7 +797,7 @@ async def test_an_attempt_that_swallows_the_callers_cancellation_and_fails_is_no
     assert reason(caught.value) is Reason.NOT_RETRYABLE
 
 
-async def test_the_clean_up_of_a_cancelled_task_is_retried() -> None:
+async def test_clean_up_of_cancelled_task_is_retried() -> None:
     script = Script(stopped(), stopped(), "tidy")
 
     @iii_retry(idempotent=True, policy=QUICK)
@@ -820,7 +816,7 @@ async def test_the_clean_up_of_a_cancelled_task_is_retried() -> None:
     assert await task == "tidy"
 
 
-async def test_an_attempt_whose_task_group_failed_is_retried() -> None:
+async def test_attempt_whose_task_group_failed_is_retried() -> None:
     calls = 0
 
     async def fails() -> None:
@@ -844,7 +840,7 @@ async def test_an_attempt_whose_task_group_failed_is_retried() -> None:
 
 
 @pytest.mark.parametrize("between", [0, 3])
-async def test_a_swallowed_cancellation_is_found_behind_other_exceptions(between: int) -> None:
+async def test_swallowed_cancellation_is_found_behind_others(between: int) -> None:
     calls, reached = 0, asyncio.Event()
 
     @iii_retry(idempotent=True, policy=QUICK)
@@ -870,7 +866,7 @@ async def test_a_swallowed_cancellation_is_found_behind_other_exceptions(between
     assert calls == 1
 
 
-def test_a_circle_of_causes_comes_of_no_cancellation() -> None:
+def test_circle_of_causes_comes_of_no_cancellation() -> None:
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
     assert not _comes_of_a_cancellation(first)
@@ -879,7 +875,7 @@ def test_a_circle_of_causes_comes_of_no_cancellation() -> None:
     assert _comes_of_a_cancellation(first)
 
 
-async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
+async def test_attempt_with_timeout_of_its_own_is_retried() -> None:
     calls = 0
 
     @iii_retry(idempotent=True, policy=QUICK)
@@ -894,7 +890,7 @@ async def test_an_attempt_with_a_timeout_of_its_own_is_retried() -> None:
     assert await function() == "done"
 
 
-def test_attempt_timeout_on_a_sync_function_is_refused_with_the_alternatives() -> None:
+def test_attempt_timeout_on_sync_is_rejected_with_advice() -> None:
     message = (
         "attempt_timeout cannot be kept here: a sync function cannot be interrupted: give it a "
         "timeout of its own, make it async, or set a deadline"
@@ -913,9 +909,7 @@ def test_attempt_timeout_on_a_sync_function_is_refused_with_the_alternatives() -
 @pytest.mark.parametrize(
     "target", [SyncCallable(stopped()), functools.partial(Script(stopped()).play), len]
 )
-def test_the_log_names_whatever_was_decorated(
-    target: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_names_whatever_was_decorated(target: Any, caplog: pytest.LogCaptureFixture) -> None:
     kind = type(target)
     names = {SyncCallable: f"{__name__}.SyncCallable", functools.partial: "functools.partial"}
     with caplog.at_level(logging.INFO, "iii_resilience"), contextlib.suppress(Exception):
@@ -1063,9 +1057,7 @@ class GeneratingObject:
         (classmethod(a_generator), "cannot decorate the generator function"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be_called_again_is_refused_with_what_to_do_instead(
-    target: Any, message: str
-) -> None:
+def test_what_cannot_be_called_again_is_rejected_with_advice(target: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"^@iii_retry {message}|{message}"):
         iii_retry(target)
     with pytest.raises(TypeError, match=message):
@@ -1085,7 +1077,7 @@ def test_options_of_worker_trigger_are_refused_as_arguments(name: str) -> None:
     )
 
 
-def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
+def test_unknown_option_is_answered_with_known_ones() -> None:
     with pytest.raises(TypeError) as caught:
         iii_retry(atempts=3)  # type: ignore[call-overload]
     allowed = ", ".join(sorted(FIELDS - TRIGGER_FIELDS))
@@ -1095,7 +1087,7 @@ def test_an_option_that_does_not_exist_is_answered_with_those_that_do() -> None:
     )
 
 
-def test_a_generator_function_is_answered_with_what_to_decorate_instead() -> None:
+def test_generator_function_gets_what_to_decorate_instead() -> None:
     with pytest.raises(TypeError) as caught:
         iii_retry(a_generator)
     assert str(caught.value) == (
@@ -1105,7 +1097,7 @@ def test_a_generator_function_is_answered_with_what_to_decorate_instead() -> Non
     )
 
 
-def test_options_of_worker_trigger_in_a_policy_are_ignored() -> None:
+def test_options_of_worker_trigger_in_policy_are_ignored() -> None:
     policy = QUICK.replace(retry_unexecuted=True, max_stops=1, ready_timeout=0)
     unsent = Script(iii.InvocationError("channel_send_failed", "x"), "done")
     assert reason(given_up(unsent, policy=policy)) is Reason.NOT_IDEMPOTENT
@@ -1137,7 +1129,7 @@ def test_wrong_options_are_refused_where_they_stand(
 
 
 @BOTH
-def test_a_named_policy_is_looked_up_at_the_first_call_before_the_function_runs(how: str) -> None:
+def test_named_policy_is_resolved_at_first_call(how: str) -> None:
     script = Script("done", "done")
 
     def wrapped() -> Any:
@@ -1160,7 +1152,7 @@ def test_a_named_policy_is_looked_up_at_the_first_call_before_the_function_runs(
     assert go() == "done"
 
 
-def test_use_policies_switches_what_has_no_policy_of_its_own() -> None:
+def test_use_policies_switches_functions_without_policy() -> None:
     plain, named, own = Script(forever=stopped), Script(forever=stopped), Script(forever=stopped)
     functions: list[Any] = [
         iii_retry(idempotent=True, backoff=AT_ONCE)(plain.play),
@@ -1178,7 +1170,7 @@ def test_use_policies_switches_what_has_no_policy_of_its_own() -> None:
         assert made == [attempts, attempts, 4]
 
 
-def test_a_switch_in_the_middle_of_another_threads_look_up_is_not_lost() -> None:
+def test_concurrent_switch_of_policies_is_not_lost() -> None:
     old, new = PolicyBook({"default": RetryPolicy(attempts=2)}), PolicyBook()
 
     class Interrupted(PolicySource):
@@ -1191,18 +1183,24 @@ def test_a_switch_in_the_middle_of_another_threads_look_up_is_not_lost() -> None
             if name == "_resolved" and value is not None and self.armed:
                 self.armed = False
                 use_policies(old)
-                self.resolve()
+                self.resolve("t.f")
                 use_policies(new)
 
     source = Interrupted("x", None, {}, idempotent=True)
     source.armed = True
     use_policies(new)
-    source.resolve()
-    assert source.resolve()[0].attempts == 4
+    source.resolve("t.f")
+    assert source.resolve("t.f")[0].attempts == 4
 
 
-def test_overrides_share_the_budget_of_the_policy_they_change() -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+def level(budget: Budget) -> float:
+    """Permits left in the one bucket of a budget."""
+    (bucket,) = budget._states.values()
+    return bucket.level
+
+
+def test_overrides_share_budget_of_policy_they_change() -> None:
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     policy = QUICK.replace(budget=budget)
     script = Script(forever=stopped)
     first = given_up(script, idempotent=True, policy=policy, attempts=2)
@@ -1213,25 +1211,194 @@ def test_overrides_share_the_budget_of_the_policy_they_change() -> None:
     assert reason(third) is Reason.EXHAUSTED
 
 
-def test_only_calls_that_may_be_retried_feed_the_budget() -> None:
+def test_only_calls_that_may_be_retried_feed_budget() -> None:
     budget = Budget(ratio=1, min_per_second=0)
     policy = QUICK.replace(budget=budget)
-    call(Script(1), policy=policy)
-    assert budget.window_for().available(time.monotonic()) == 0.0
-    call(Script(1), idempotent=True, policy=policy)
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    script = Script(stopped(), 1, 1)
+    function = iii_retry(idempotent=True, policy=policy.replace(attempts=1))(script.play)
+    with pytest.raises(Exception, match="invocation_stopped"):
+        function()
+    assert level(budget) == 8.0  # the cost of the failure
+    call(script, policy=policy)
+    assert level(budget) == 8.0
+    call(script, idempotent=True, policy=policy)
+    assert level(budget) == 9.0
 
 
-def test_at_total_failure_a_decorated_function_adds_a_fifth_of_the_load(clock: FakeClock) -> None:
+def test_with_all_calls_failing_retries_end(clock: FakeClock) -> None:
     script = Script(forever=stopped)
-    function = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget(window=1.0)))(
-        script.play
-    )
+    function = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))(script.play)
     for _ in range(1_000):
         clock.now += 0.01
         with pytest.raises(Exception, match="invocation_stopped"):
             function()
-    assert 1_200 <= script.calls <= 1_200 + 10 * 11
+    assert script.calls <= 1_000 + 10
+
+
+def test_calls_that_fail_twice_each_all_succeed() -> None:
+    budget = Budget(burst=2)
+    for _ in range(50):
+        call(Script(stopped(), stopped(), 1), idempotent=True, policy=QUICK.replace(budget=budget))
+
+
+class TestBudgetOfFunctions:
+    """State is kept per policy and function."""
+
+    def test_dead_function_starves_no_healthy_one(self) -> None:
+        dead, healthy = Script(forever=stopped), Script(*[stopped(), 1] * 50)
+        decorate = iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+
+        @decorate
+        def first() -> Any:
+            return dead.play()
+
+        @decorate
+        def second() -> Any:
+            return healthy.play()
+
+        for _ in range(50):
+            with pytest.raises(Exception, match="invocation_stopped"):
+                first()
+            assert second() == 1
+
+    def test_loops_in_two_functions_do_not_share(self) -> None:
+        policy = QUICK.replace(budget=Budget(burst=1, min_per_second=0))
+
+        def dead() -> None:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    raise stopped()
+
+        def healthy(script: Script) -> Any:
+            for attempt in retrying(idempotent=True, policy=policy):
+                with attempt:
+                    return script.play()
+            raise AssertionError("the loop ends with the block or an error")
+
+        for _ in range(5):
+            with pytest.raises(Exception, match="invocation_stopped"):
+                dead()
+            assert healthy(Script(stopped(), 1)) == 1
+
+    def test_budget_given_beside_policy_is_shared(self) -> None:
+        budget = Budget(ratio=0, burst=1, min_per_second=0)
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+        def first() -> None:
+            raise stopped()
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+        def second() -> None:
+            raise stopped()
+
+        with pytest.raises(Exception, match="invocation_stopped"):
+            first()
+        with pytest.raises(Exception, match="invocation_stopped") as caught:
+            second()
+        assert reason(caught.value) is Reason.BUDGET_EXHAUSTED
+        report = report_for(caught.value)
+        assert report is not None
+        assert len(report.attempts) == 1
+
+    def test_other_budget_of_equal_numbers_is_another(self) -> None:
+        def made(budget: Budget) -> Any:
+            @iii_retry(idempotent=True, backoff=AT_ONCE, budget=budget)
+            def function() -> None:
+                raise stopped()
+
+            return function
+
+        @iii_retry(idempotent=True, backoff=AT_ONCE, budget=Budget(burst=1, min_per_second=0))
+        def other() -> None:
+            raise stopped()
+
+        for function in (made(Budget(burst=1, min_per_second=0)), other):
+            with pytest.raises(Exception, match="invocation_stopped") as caught:
+                function()
+            report = report_for(caught.value)
+            assert report is not None
+            assert len(report.attempts) == 2
+
+    @pytest.mark.parametrize("where", ["decorator", "loop", "tenacity", "beside"])
+    def test_policies_made_anew_share_budget(self, where: str) -> None:
+        script = Script(forever=stopped)
+
+        def once(policy: RetryPolicy) -> None:
+            if where == "decorator":
+                iii_retry(idempotent=True, policy=policy)(script.play)()
+            elif where == "beside":
+                iii_retry(idempotent=True, backoff=AT_ONCE, budget=policy.budget)(script.play)()
+            elif where == "tenacity":
+                tenacity.Retrying(**policy.to_tenacity(idempotent=True))(script.play)
+            else:
+                for attempt in retrying(idempotent=True, policy=policy):
+                    with attempt:
+                        script.play()
+
+        for _ in range(40):
+            policy = QUICK.replace(budget=Budget(ratio=0, burst=5, min_per_second=0))
+            with pytest.raises(Exception, match="invocation_stopped"):
+                once(policy)
+        assert script.calls == 40 + 5
+
+    @pytest.mark.parametrize("where", ["decorator", "loop"])
+    def test_policies_made_anew_share_breaker(self, where: str) -> None:
+        script = Script(forever=stopped)
+
+        def once(policy: RetryPolicy) -> None:
+            if where == "decorator":
+                iii_retry(policy=policy)(script.play)()
+            else:
+                for attempt in retrying(policy=policy):
+                    with attempt:
+                        script.play()
+
+        for number in range(40):
+            policy = QUICK.replace(attempts=1 + number, breaker=Breaker(min_calls=5))
+            with pytest.raises(Exception, match=r"invocation_stopped|the circuit of"):
+                once(policy)
+        assert script.calls == 5
+
+
+class TestInFlight:
+    """What was in flight when trouble began is one event."""
+
+    @pytest.mark.parametrize("calls", [50, 500])
+    async def test_calls_on_a_server_that_restarts_are_repaired(self, calls: int) -> None:
+        up = asyncio.Event()
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+        async def function(tries: list[int]) -> str:
+            tries.append(1)
+            await up.wait()
+            if len(tries) == 1:
+                raise ConnectionResetError
+            return "done"
+
+        tasks = [asyncio.create_task(function([])) for _ in range(calls)]
+        await asyncio.sleep(0.01)
+        up.set()
+        assert await asyncio.gather(*tasks) == ["done"] * calls
+
+    async def test_only_first_retry_and_only_of_what_was_in_flight(self) -> None:
+        up = asyncio.Event()
+        attempts = 0
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget(min_per_second=0)))
+        async def function() -> None:
+            nonlocal attempts
+            attempts += 1
+            await up.wait()
+            raise ConnectionResetError
+
+        tasks = [asyncio.create_task(function()) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        up.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert 200 <= attempts <= 100 + 100 + 10
+        attempts = 0
+        await asyncio.gather(*[function() for _ in range(100)], return_exceptions=True)
+        assert attempts == 100
 
 
 # Nesting.
@@ -1255,7 +1422,7 @@ def test_nested_decorators_do_not_multiply(how: str) -> None:
     assert library_frames(caught.value) <= 3
 
 
-def test_a_wrapped_exception_of_an_inner_retry_is_not_retried_either() -> None:
+def test_wrapped_exception_of_inner_retry_is_not_retried() -> None:
     script = Script(forever=stopped)
     inner: Any = iii_retry(idempotent=True, policy=QUICK)(script.play)
 
@@ -1271,14 +1438,14 @@ def test_a_wrapped_exception_of_an_inner_retry_is_not_retried_either() -> None:
     assert script.calls == 4
 
 
-def test_around_a_call_that_was_not_declared_idempotent_the_outer_decorator_decides() -> None:
+def test_outer_decorator_decides_about_inner_non_idempotent() -> None:
     script = Script(stopped(), stopped(), "done")
     inner: Any = iii_retry(policy=QUICK)(script.play)
     assert iii_retry(idempotent=True, policy=QUICK)(inner)() == "done"
     assert script.calls == 3
 
 
-def test_one_object_raised_again_and_again_is_retried_in_every_call() -> None:
+def test_one_object_raised_repeatedly_is_retried_each_time() -> None:
     error = ConnectionError("always the same")
     for _ in range(3):
         time.sleep(0.001)  # another call starts later than the one before was given up
@@ -1316,7 +1483,7 @@ def library_frames(error: BaseException) -> int:
 @pytest.mark.parametrize("calls", [1, 4])
 @pytest.mark.parametrize(("how", "timed"), [("sync", False), ("async", False), ("async", True)])
 @pytest.mark.bare
-def test_the_traceback_has_one_frame_of_the_library(how: str, calls: int, timed: bool) -> None:
+def test_traceback_has_one_frame_of_library(how: str, calls: int, timed: bool) -> None:
 
     def deeper() -> None:
         raise stopped()
@@ -1335,7 +1502,7 @@ def test_the_traceback_has_one_frame_of_the_library(how: str, calls: int, timed:
     assert caught.value.__context__ is None
 
 
-def test_one_object_raised_by_every_attempt_shows_one_of_them() -> None:
+def test_one_object_raised_by_each_attempt_shows_one_of_them() -> None:
     error = ConnectionError("x")
 
     def function() -> None:
@@ -1348,7 +1515,7 @@ def test_one_object_raised_by_every_attempt_shows_one_of_them() -> None:
     assert names.count("function") == 1
 
 
-def test_the_context_of_the_users_own_code_is_kept() -> None:
+def test_context_of_users_own_code_is_kept() -> None:
     def function() -> None:
         try:
             raise KeyError("first")
@@ -1367,7 +1534,7 @@ class TrackedError(ConnectionError):
 
 @pytest.mark.parametrize("succeeds", [True, False])
 @BOTH
-def test_nothing_keeps_an_exception_that_was_handled(how: str, succeeds: bool) -> None:
+def test_nothing_keeps_exception_that_was_handled(how: str, succeeds: bool) -> None:
     born: list[weakref.ref[TrackedError]] = []
 
     def function() -> None:
@@ -1384,7 +1551,7 @@ def test_nothing_keeps_an_exception_that_was_handled(how: str, succeeds: bool) -
     assert [ref() for ref in born] == [None] * len(born)
 
 
-def test_the_sdks_one_object_for_all_calls_is_not_written_on() -> None:
+def test_sdks_one_object_for_all_calls_is_not_written_on() -> None:
     error = iii.RegistrationRejectedError("WORKER_REJECTED", "ns", "worker", "owner")
     before = dict(vars(error))
     for _ in range(2):
@@ -1392,7 +1559,7 @@ def test_the_sdks_one_object_for_all_calls_is_not_written_on() -> None:
     assert vars(error) == before
 
 
-def test_an_exception_that_raises_when_it_is_looked_at_is_what_the_caller_sees() -> None:
+def test_exception_with_broken_attributes_reaches_caller() -> None:
     class HostileError(ConnectionError):
         def __getattribute__(self, name: str) -> Any:
             if name == "_iii_resilience":
@@ -1409,7 +1576,7 @@ def test_an_exception_that_raises_when_it_is_looked_at_is_what_the_caller_sees()
 # Many at once.
 
 
-def test_many_threads_share_a_decorated_function() -> None:
+def test_many_threads_share_decorated_function() -> None:
     local = threading.local()
     failures: list[BaseException] = []
 
@@ -1435,7 +1602,7 @@ def test_many_threads_share_a_decorated_function() -> None:
     assert failures == []
 
 
-def test_one_decorated_coroutine_works_on_several_event_loops_at_once() -> None:
+def test_decorated_coroutine_works_on_several_loops_at_once() -> None:
     failed: set[int] = set()
 
     @iii_retry(idempotent=True, policy=QUICK.replace(budget=None))
@@ -1462,13 +1629,13 @@ def test_one_decorated_coroutine_works_on_several_event_loops_at_once() -> None:
     assert sorted(results) == [[n * 100 + m for m in range(20)] for n in range(4)]
 
 
-def test_a_success_touches_nothing_of_tenacity(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_touches_nothing_of_tenacity(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a success came here")
 
     monkeypatch.setattr(tenacity, "Retrying", refuse)
     monkeypatch.setattr(tenacity, "AsyncRetrying", refuse)
-    monkeypatch.setattr("iii_resilience.retry.policy_source.RetriedCall", refuse)
+    monkeypatch.setattr(RetriedCall, "__init__", refuse)
     for how in ("sync", "async", "for", "async for"):
         assert run_as(how, lambda: "done", idempotent=True) == "done"
 
@@ -1487,7 +1654,7 @@ def test_decide_is_asked_once_for_each_failure(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.bare
-def test_a_success_costs_no_more_than_a_few_microseconds() -> None:
+def test_success_costs_no_more_than_a_few_microseconds() -> None:
     function = iii_retry(idempotent=True)(lambda: None)
     function()
     started = time.perf_counter()
@@ -1496,9 +1663,7 @@ def test_a_success_costs_no_more_than_a_few_microseconds() -> None:
     assert (time.perf_counter() - started) / 2_000 < 100e-6  # tenacity alone needs about 10
 
 
-def test_attempt_timeout_of_a_named_policy_is_refused_at_the_first_call_of_a_sync_function() -> (
-    None
-):
+def test_attempt_timeout_of_named_policy_is_rejected_on_sync() -> None:
     use_policies(PolicyBook({"timed": RetryPolicy(attempt_timeout=1.0)}))
     calls = []
 
@@ -1511,7 +1676,7 @@ def test_attempt_timeout_of_a_named_policy_is_refused_at_the_first_call_of_a_syn
     assert calls == []
 
 
-def test_attempt_timeout_of_the_default_policy_does_not_concern_sync_functions() -> None:
+def test_attempt_timeout_of_default_policy_spares_sync() -> None:
     use_policies(PolicyBook({"default": RetryPolicy(attempt_timeout=1.0)}))
 
     @iii_retry
@@ -1521,7 +1686,7 @@ def test_attempt_timeout_of_the_default_policy_does_not_concern_sync_functions()
     assert function() == "done"
 
 
-def test_try_again_from_an_exception_that_was_already_retried_is_honoured() -> None:
+def test_try_again_from_retried_exception_is_honoured() -> None:
     calls = []
 
     @iii_retry(idempotent=True, attempts=2, wait=tenacity.wait_none())
@@ -1554,7 +1719,7 @@ class TestBlockingAnEventLoop:
 
         return fetch
 
-    async def test_a_sync_function_that_waits_inside_a_running_loop_warns_once(self) -> None:
+    async def test_sync_wait_inside_running_loop_warns_once(self) -> None:
         fetch = self.function()
         with pytest.warns(RuntimeWarning) as caught:
             assert fetch() == "done"
@@ -1565,7 +1730,7 @@ class TestBlockingAnEventLoop:
         )
         assert [str(warning.message) for warning in caught] == [message]
 
-    async def test_of_each_function_only_the_first_call_warns(self) -> None:
+    async def test_of_each_function_only_first_call_warns(self) -> None:
         errors: list[Exception] = []
 
         @iii_retry(idempotent=True, wait=tenacity.wait_fixed(0.001))
@@ -1587,10 +1752,10 @@ class TestBlockingAnEventLoop:
     async def test_nor_does_one_on_another_thread(self) -> None:
         assert await asyncio.to_thread(self.function()) == "done"
 
-    def test_nor_does_one_without_a_loop(self) -> None:
+    def test_nor_does_one_without_loop(self) -> None:
         assert self.function()() == "done"
 
-    async def test_a_loop_around_a_block_warns_too(self) -> None:
+    async def test_loop_around_block_warns_too(self) -> None:
         errors = [ConnectionResetError()]
 
         def block() -> None:
@@ -1605,7 +1770,7 @@ class TestBlockingAnEventLoop:
             block()
 
 
-async def test_attempt_timeout_holds_without_a_deadline() -> None:
+async def test_attempt_timeout_holds_without_deadline() -> None:
     @iii_retry(attempt_timeout=0.01, deadline=None)
     async def function() -> None:
         await asyncio.sleep(30)

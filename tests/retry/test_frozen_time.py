@@ -68,7 +68,7 @@ DEADLINE = RetryPolicy(attempts=9, deadline=55.0, backoff=TEN_SECONDS, budget=No
 
 
 @pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 6), (10.0, 3), (44.0, 2), (45.0, 1)])
-def test_a_deadline(seconds: float, attempts: int) -> None:
+def test_deadline(seconds: float, attempts: int) -> None:
     with freeze_time(START) as frozen, fake_clock(frozen):
         failing = Failing(frozen, seconds)
         assert ends(iii_retry(idempotent=True, policy=DEADLINE)(failing.__call__)) is (
@@ -78,7 +78,7 @@ def test_a_deadline(seconds: float, attempts: int) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 6), (10.0, 3), (44.0, 2), (45.0, 1)])
-async def test_a_deadline_of_a_coroutine(seconds: float, attempts: int) -> None:
+async def test_deadline_of_coroutine(seconds: float, attempts: int) -> None:
     with freeze_time(START, real_asyncio=True) as frozen, fake_clock(frozen):
         failing = Failing(frozen, seconds)
         assert await ends_async(iii_retry(idempotent=True, policy=DEADLINE)(failing.coroutine)) is (
@@ -88,11 +88,11 @@ async def test_a_deadline_of_a_coroutine(seconds: float, attempts: int) -> None:
 
 
 def one_retry_in_ten_seconds() -> RetryPolicy:
-    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    budget = Budget(ratio=0.0, burst=1, min_per_second=0.1)
     return RetryPolicy(attempts=2, budget=budget, backoff=AT_ONCE)
 
 
-def test_a_budget_s_window() -> None:
+def test_a_budget_s_trickle() -> None:
     with freeze_time(START) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).__call__
@@ -104,7 +104,7 @@ def test_a_budget_s_window() -> None:
         assert [ends(call), ends(call)] == [Reason.EXHAUSTED, Reason.BUDGET_EXHAUSTED]
 
 
-async def test_a_budget_s_window_for_coroutines() -> None:
+async def test_a_budget_s_trickle_for_coroutines() -> None:
     with freeze_time(START, real_asyncio=True) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).coroutine
@@ -122,7 +122,7 @@ def two_failures_open_it() -> RetryPolicy:
     return RetryPolicy(attempts=1, breaker=breaker)
 
 
-def test_a_breaker_s_window_and_the_time_it_stays_open() -> None:
+def test_breaker_s_window_and_time_it_stays_open() -> None:
     with freeze_time(START) as frozen:
         failing = Failing(frozen)
         call = iii_retry(policy=two_failures_open_it())(failing.__call__)
@@ -143,7 +143,7 @@ def test_a_breaker_s_window_and_the_time_it_stays_open() -> None:
         assert [call(), call()] == ["done", "done"]
 
 
-async def test_a_breaker_s_window_and_the_time_it_stays_open_for_coroutines() -> None:
+async def test_breaker_times_follow_frozen_clock_in_coroutines() -> None:
     with freeze_time(START, real_asyncio=True) as frozen:
         failing = Failing(frozen)
         call = iii_retry(policy=two_failures_open_it())(failing.coroutine)

@@ -88,17 +88,17 @@ def reason(error: BaseException) -> Reason:
 
 
 @BOTH
-def test_a_block_that_succeeds_runs_once(how: str) -> None:
+def test_block_that_succeeds_runs_once(how: str) -> None:
     assert go(how, ["done"]) == ("done", [1])
 
 
 @BOTH
-def test_an_idempotent_block_runs_until_it_succeeds_and_attempts_are_numbered(how: str) -> None:
+def test_idempotent_block_repeats_with_numbered_attempts(how: str) -> None:
     assert go(how, [stopped(), stopped(), "done"], idempotent=True) == ("done", [1, 2, 3])
 
 
 @BOTH
-def test_without_idempotent_it_runs_once_and_its_own_exception_is_raised(how: str) -> None:
+def test_without_idempotent_block_runs_once(how: str) -> None:
     error = stopped()
     with pytest.raises(Exception, match="invocation_stopped") as caught:
         go(how, [error, "done"])
@@ -107,7 +107,7 @@ def test_without_idempotent_it_runs_once_and_its_own_exception_is_raised(how: st
 
 
 @BOTH
-def test_when_attempts_run_out_the_last_exception_is_raised(how: str) -> None:
+def test_when_attempts_run_out_last_exception_is_raised(how: str) -> None:
     errors = [stopped() for _ in range(4)]
     with pytest.raises(Exception, match="invocation_stopped") as caught:
         go(how, errors, idempotent=True)
@@ -122,7 +122,7 @@ def test_when_attempts_run_out_the_last_exception_is_raised(how: str) -> None:
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
 @BOTH
-def test_a_denial_is_final(how: str, code: str) -> None:
+def test_denial_is_final(how: str, code: str) -> None:
     error = iii.InvocationError(code, "no")
     with pytest.raises(Exception, match=code):
         go(how, [error, "done"], idempotent=True)
@@ -130,7 +130,7 @@ def test_a_denial_is_final(how: str, code: str) -> None:
 
 
 @BOTH
-def test_try_again_runs_the_block_again_and_ends_as_its_cause(how: str) -> None:
+def test_try_again_runs_block_again_and_ends_as_its_cause(how: str) -> None:
     assert go(how, [tenacity.TryAgain(), 1]) == (1, [1, 2])
     cause, again = ValueError("why"), tenacity.TryAgain()
     again.__cause__ = cause
@@ -139,7 +139,7 @@ def test_try_again_runs_the_block_again_and_ends_as_its_cause(how: str) -> None:
     assert caught.value is cause
 
 
-def test_break_and_return_inside_the_block_end_the_loop() -> None:
+def test_break_and_return_inside_block_end_loop() -> None:
     def returns() -> str:
         for attempt in retrying(idempotent=True, policy=QUICK):
             with attempt:
@@ -158,7 +158,7 @@ def test_break_and_return_inside_the_block_end_the_loop() -> None:
         pytest.fail("a break is a break")
 
 
-async def test_break_and_return_inside_the_async_block_end_the_loop() -> None:
+async def test_break_and_return_inside_async_block_end_loop() -> None:
     async def returns() -> str:
         async for attempt in retrying(idempotent=True, policy=QUICK):
             with attempt:
@@ -184,11 +184,17 @@ def test_cancellation_and_its_like_pass_untouched(kind: type[BaseException], bef
     assert not hasattr(error, "__notes__")
 
 
+def level(budget: Budget) -> float:
+    """Permits left in the one bucket of a budget."""
+    (bucket,) = budget._states.values()
+    return bucket.level
+
+
 @pytest.mark.parametrize("kind", PASSING)
-def test_in_a_sleep_they_pass_and_the_permit_is_given_back(
+def test_in_sleep_they_pass_and_permit_is_given_back(
     kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
 
     def interrupt(_: float) -> None:
         raise kind
@@ -196,12 +202,12 @@ def test_in_a_sleep_they_pass_and_the_permit_is_given_back(
     monkeypatch.setattr("iii_resilience.core.system_clock.sleep", interrupt)
     with pytest.raises(kind):
         loop([stopped(), "done"], idempotent=True, policy=QUICK.replace(budget=budget))
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("where", ["block", "sleep"])
 async def test_one_cancel_is_enough(where: str) -> None:
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     backoff = Backoff(base=9, throttled_base=9, jitter="none")
     reached = asyncio.Event()
 
@@ -220,13 +226,13 @@ async def test_one_cancel_is_enough(where: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert budget.window_for().available(time.monotonic()) == 1.0
+    assert level(budget) == 1.0
 
 
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
 @BOTH
-def test_what_ends_iterators_neither_ends_the_loop_nor_is_lost(
+def test_what_ends_iterators_neither_ends_loop_nor_is_lost(
     how: str, kind: type[Exception], before: int
 ) -> None:
     if how == "async for" and kind is StopIteration:
@@ -249,7 +255,7 @@ def test_delays_are_slept_between_blocks(how: str, clock: FakeClock) -> None:
 
 
 @BOTH
-def test_pushback_is_a_floor_and_beyond_the_cap_the_end(how: str, clock: FakeClock) -> None:
+def test_pushback_is_floor_and_beyond_cap_end(how: str, clock: FakeClock) -> None:
     go(how, [RpcError("RATE_LIMITED", "x", retry_after=4.0), 1], idempotent=True)
     assert clock.slept == [4.0]
     error = RpcError("RATE_LIMITED", "x", retry_after=40.0)
@@ -259,20 +265,18 @@ def test_pushback_is_a_floor_and_beyond_the_cap_the_end(how: str, clock: FakeClo
 
 
 @BOTH
-def test_no_block_starts_past_the_deadline_although_the_sleep_took_too_long(
-    how: str, clock: FakeClock
-) -> None:
+def test_no_block_starts_past_deadline_after_long_sleep(how: str, clock: FakeClock) -> None:
     clock.late = 100.0
-    budget = Budget(ratio=0, min_per_second=1, window=1)
+    budget = Budget(ratio=0, burst=1, min_per_second=0)
     error = stopped()
     with pytest.raises(Exception, match="invocation_stopped"):
         go(how, [error, "late"], idempotent=True, policy=RetryPolicy(budget=budget))
     assert reason(error) is Reason.DEADLINE
-    assert budget.window_for().available(clock.now) == 1.0
+    assert level(budget) == 1.0
 
 
 @BOTH
-def test_a_users_wait_and_stop_work_as_in_the_decorator(how: str, clock: FakeClock) -> None:
+def test_users_wait_and_stop_work_as_in_decorator(how: str, clock: FakeClock) -> None:
     options: dict[str, Any] = {
         "wait": tenacity.wait_fixed(3) + tenacity.wait_fixed(1),
         "stop": tenacity.stop_after_attempt(9) | tenacity.stop_after_delay(8),
@@ -282,7 +286,7 @@ def test_a_users_wait_and_stop_work_as_in_the_decorator(how: str, clock: FakeClo
     assert clock.slept == [4.0, 4.0]
 
 
-def test_each_iteration_over_one_loop_is_a_new_call() -> None:
+def test_each_iteration_over_one_loop_is_new_call() -> None:
     made = retrying(idempotent=True, policy=QUICK)
     for _ in range(3):
         numbers = []
@@ -294,7 +298,7 @@ def test_each_iteration_over_one_loop_is_a_new_call() -> None:
         assert numbers == [1, 2, 3]
 
 
-def test_loops_and_decorators_in_one_another_do_not_multiply() -> None:
+def test_nested_loops_and_decorators_do_not_multiply() -> None:
     calls = 0
 
     @iii_retry(idempotent=True, policy=QUICK)
@@ -316,7 +320,7 @@ def test_loops_and_decorators_in_one_another_do_not_multiply() -> None:
     assert reason(caught.value) is Reason.ALREADY_RETRIED
 
 
-def test_a_named_policy_comes_from_the_book_in_force() -> None:
+def test_named_policy_comes_from_book_in_force() -> None:
     made = retrying(idempotent=True, policy="mine")
     with pytest.raises(ValueError, match="no policy is named 'mine'"):
         next(iter(made))
@@ -353,7 +357,7 @@ def test_wrong_options_are_refused_at_once(
         retrying(**options)
 
 
-def test_an_attempt_timeout_is_answered_with_what_cuts_a_block() -> None:
+def test_attempt_timeout_is_answered_with_what_cuts_block() -> None:
     with pytest.raises(ValueError) as caught:
         retrying(attempt_timeout=1)
     assert str(caught.value) == (
@@ -364,7 +368,7 @@ def test_an_attempt_timeout_is_answered_with_what_cuts_a_block() -> None:
 
 @pytest.mark.parametrize("idempotent", [True, False])
 @BOTH
-def test_the_traceback_has_one_frame_of_the_library(how: str, idempotent: bool) -> None:
+def test_traceback_has_one_frame_of_library(how: str, idempotent: bool) -> None:
     with pytest.raises(Exception, match="invocation_stopped") as caught:
         go(how, [stopped() for _ in range(4)], idempotent=idempotent)
     files = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
@@ -379,7 +383,7 @@ class TrackedError(ConnectionError):
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_nothing_keeps_an_exception_that_was_handled(succeeds: bool) -> None:
+def test_nothing_keeps_exception_that_was_handled(succeeds: bool) -> None:
     born: list[weakref.ref[TrackedError]] = []
     attempt = None
     with contextlib.suppress(TrackedError):
@@ -398,7 +402,7 @@ def test_nothing_keeps_an_exception_that_was_handled(succeeds: bool) -> None:
     assert len(born) >= 2
 
 
-def test_a_loop_that_is_left_open_does_no_harm() -> None:
+def test_loop_that_is_left_open_does_no_harm() -> None:
     attempts = iter(retrying(idempotent=True, policy=QUICK))
     with next(attempts):
         raise stopped()
@@ -407,7 +411,7 @@ def test_a_loop_that_is_left_open_does_no_harm() -> None:
     attempts.close()  # type: ignore[attr-defined]
 
 
-async def test_a_block_that_swallows_the_callers_cancellation_and_fails_is_not_repeated() -> None:
+async def test_block_swallowing_cancellation_is_not_repeated() -> None:
     calls, reached = 0, asyncio.Event()
 
     async def work() -> None:
@@ -435,16 +439,30 @@ async def test_a_block_that_swallows_the_callers_cancellation_and_fails_is_not_r
 
 
 @BOTH
-def test_a_loop_s_retries_count_against_the_budget(how: str) -> None:
-    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+def test_loop_s_retries_count_against_budget(how: str) -> None:
+    budget = Budget(ratio=0.0, burst=1, min_per_second=0)
     policy = QUICK.replace(attempts=9, budget=budget)
     error = stopped()
     with pytest.raises(type(error)) as caught:
         go(how, [stopped(), error], idempotent=True, policy=policy)
     assert caught.value is error
     assert reason(error) is Reason.BUDGET_EXHAUSTED
-    window = budget.window_for()
-    assert (window._reserved, sum(window._retries), sum(window._calls)) == (0, 1, 1)
+    (bucket,) = budget._states.values()
+    assert (bucket.taken, bucket.wasted, bucket.level) == (1, 1, 0.0)
+
+
+@BOTH
+def test_loop_that_succeeds_refills_budget(how: str) -> None:
+    budget = Budget(ratio=0.5, burst=2, min_per_second=0)
+    policy = QUICK.replace(attempts=2, budget=budget)
+    with pytest.raises(Exception, match="invocation_stopped"):
+        go(how, [stopped(), stopped()], idempotent=True, policy=policy)
+    assert level(budget) == 0.0  # one retry, and the cost of the failure
+    for expected in (0.5, 1.0):
+        go(how, ["done"], idempotent=True, policy=policy)
+        assert level(budget) == expected
+    go(how, [stopped(), "done"], idempotent=True, policy=policy)
+    assert level(budget) == 1.5
 
 
 class TestBeforeTheBlock:

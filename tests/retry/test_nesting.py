@@ -42,7 +42,7 @@ def reason(error: BaseException) -> Reason:
     return report.reason
 
 
-def test_three_decorators_in_one_another_call_the_function_three_times() -> None:
+def test_three_nested_decorators_call_function_three_times() -> None:
     target = Target()
     innermost = retry(target.__call__)
 
@@ -60,7 +60,7 @@ def test_three_decorators_in_one_another_call_the_function_three_times() -> None
     assert reason(caught.value) is Reason.ALREADY_RETRIED
 
 
-def test_three_decorated_coroutines_in_one_another_call_the_function_three_times() -> None:
+def test_three_nested_coroutines_call_function_three_times() -> None:
     target = Target()
     innermost = retry(target.coroutine)
 
@@ -199,7 +199,7 @@ def test_nor_do_they_multiply_across_tasks_and_groups(
     assert reason(caught.value) is Reason.ALREADY_RETRIED
 
 
-def test_a_group_itself_is_never_repeated() -> None:
+def test_group_itself_is_never_repeated() -> None:
     target = Target()
     inner = retry(target.coroutine)
     calls = 0
@@ -219,7 +219,7 @@ def test_a_group_itself_is_never_repeated() -> None:
     assert target.calls <= 6
 
 
-def test_siblings_of_a_call_that_gave_up_are_retried_as_ever() -> None:
+def test_siblings_of_call_that_gave_up_are_retried_as_ever() -> None:
     gave_up, fine = Target(), []
 
     @retry
@@ -239,7 +239,7 @@ def test_siblings_of_a_call_that_gave_up_are_retried_as_ever() -> None:
     assert (gave_up.calls, len(fine)) == (3, 3)
 
 
-def test_a_failure_of_its_own_after_an_inner_call_gave_up_is_retried() -> None:
+def test_own_failure_after_inner_call_gave_up_is_retried() -> None:
     target, calls = Target(), []
     inner = retry(target.__call__)
 
@@ -256,7 +256,7 @@ def test_a_failure_of_its_own_after_an_inner_call_gave_up_is_retried() -> None:
     assert target.calls == 9
 
 
-def test_around_what_gave_up_because_it_was_not_idempotent_the_outer_one_decides() -> None:
+def test_outer_one_decides_about_inner_non_idempotent() -> None:
     target = Target()
     inner = iii_retry(policy=AT_ONCE)(target.__call__)
     with pytest.raises(ConnectionResetError) as caught:

@@ -28,9 +28,10 @@ from iii_resilience import (
     hint_for,
     report_for,
 )
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
-from iii_resilience.retry.retry_context import CallOutcome, RetryContext, RetryHooks, StopRetrying
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
+from iii_resilience.retry.user_traceback import user_traceback
 
 if TYPE_CHECKING:
     from conftest import FakeClock
@@ -47,10 +48,11 @@ def failing(
 ) -> RetriedCall:
     """A run whose first attempt has failed."""
     idempotent = more.pop("idempotent", True)
-    names = {field.name for field in attrs.fields(RetryHooks)}
-    hooks = RetryHooks(**{name: more.pop(name) for name in names & set(more)})
-    options: dict[str, Any] = {"policy": policy, "name": "n", "started": 1000.0, **more}
-    run = RetriedCall(RetryContext(**options), idempotent=idempotent, hooks=hooks)
+    names = {"deadline_at", "classified", "swallowed", "refine"}
+    own = {name: more.pop(name) for name in names & set(more)}
+    started = more.pop("started", 1000.0)
+    context = RetryContext(policy=policy, name="n", **more)
+    run = RetriedCall(context, started, idempotent=idempotent, **own)
     run.attempt_failed(stopped() if error is None else error, None)
     return run
 
@@ -83,53 +85,42 @@ BOTH = pytest.mark.parametrize("how", ["sync", "async"])
 
 
 @BOTH
-def test_the_first_failure_is_not_made_again(how: str) -> None:
+def test_first_failure_is_not_made_again(how: str) -> None:
     attempts = Attempts(stopped())
     assert go_on(failing(), attempts, how) == CallOutcome(value="done")
     assert attempts.calls == 2
 
 
 @BOTH
-def test_an_attempt_that_sends_itself_spends_the_permit_when_it_does(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    run = failing(window=window)
-    seen: list[tuple[float, float]] = []
-
-    class Sends(Attempts):
-        def __call__(self) -> str:
-            seen.append((window._reserved, sum(window._retries)))
-            run.attempt_sent()
-            seen.append((window._reserved, sum(window._retries)))
-            return super().__call__()
-
-    go_on(run, Sends(), how, sends=False)
-    assert seen == [(1, 0), (0, 1)]
-
-
-@BOTH
-def test_an_attempt_that_is_sent_by_being_called_has_spent_its_permit_before(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
-    seen: list[tuple[float, float]] = []
+@pytest.mark.parametrize("sends", [True, False])
+def test_permit_is_held_until_attempt_ends(how: str, sends: bool) -> None:
+    bucket = PermitBucket(0.0, 1.0, 0.0)
+    run = failing(bucket=bucket)
+    seen: list[float] = []
 
     class Looks(Attempts):
         def __call__(self) -> str:
-            seen.append((window._reserved, sum(window._retries)))
+            seen.append(bucket.level)
+            if not sends:
+                run.attempt_sent()
+            seen.append(bucket.level)
             return super().__call__()
 
-    go_on(failing(window=window), Looks(), how)
-    assert seen == [(0, 1)]
+    go_on(run, Looks(), how, sends=sends)
+    assert seen == [0.0, 0.0]
+    assert (bucket.level, bucket.refunded, bucket.wasted) == (1.0, 1, 0)
 
 
 @BOTH
-def test_an_attempt_that_was_not_sent_gives_its_permit_back_and_is_not_the_one_that_is_shown(
+def test_unsent_attempt_returns_permit_and_is_not_shown(
     how: str,
 ) -> None:
-    window = BudgetWindow(0.0, 5.0, 10.0)
+    bucket = PermitBucket(0.0, 5.0, 0.0)
     first = InvocationError("TIMEOUT", "too slow")
-    run = failing(error=first, window=window)
+    run = failing(error=first, bucket=bucket)
     unsent = Attempts(*[NotConnectedError("x") for _ in range(3)])
     assert go_on(run, unsent, how, sends=False).error is first
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert (bucket.taken, bucket.level) == (0, 5.0)
     report = report_for(first)
     assert report is not None
     assert [attempt.sent for attempt in report.attempts] == [True, False, False, False]
@@ -139,39 +130,37 @@ def test_an_attempt_that_was_not_sent_gives_its_permit_back_and_is_not_the_one_t
 
 
 @BOTH
-def test_an_attempt_that_failed_before_it_sent_itself_was_not_sent(how: str) -> None:
+def test_attempt_failed_before_sending_itself_was_not_sent(how: str) -> None:
     run = failing(QUICK.replace(attempts=2))
     go_on(run, Attempts(ConnectionResetError()), how, sends=False)
     assert [failed.attempt.sent for failed in run.log.failed] == [True, False]
 
 
-def test_a_permit_is_spent_once_and_given_back_once() -> None:
-    window = BudgetWindow(0.0, 5.0, 10.0)
-    run = failing(window=window)
+def test_permit_is_spent_once_and_given_back_once() -> None:
+    bucket = PermitBucket(0.0, 5.0, 0.0)
+    run = failing(bucket=bucket)
     run.attempt_sent()  # the first attempt needed none
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert bucket.taken == 0
     pauses = Sleeper(NotConnectedError("shut down"))
-    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=pauses)
+    run = failing(NONE_OF_THE_CLOCK, bucket=bucket, sleeper=pauses)
     with pytest.raises(NotConnectedError):
         run.retry(Attempts())
     run.attempt_failed(stopped(), None)
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert (bucket.taken, bucket.level) == (0, 5.0)
 
     def sends_twice() -> str:
         run.attempt_sent()
         run.attempt_sent()
         return "done"
 
-    run = failing(window=window)
+    run = failing(bucket=bucket)
     assert run.retry(sends_twice, sends=False).value == "done"
-    assert (window._reserved, sum(window._retries)) == (0, 1)
+    assert (bucket.taken, bucket.refunded, bucket.level) == (1, 1, 5.0)
 
 
 @BOTH
 @pytest.mark.parametrize("allowed", [True, False])
-def test_what_provably_did_not_run_is_retried_where_the_policy_says_so(
-    allowed: bool, how: str
-) -> None:
+def test_not_executed_is_retried_if_policy_allows(allowed: bool, how: str) -> None:
     policy = QUICK.replace(retry_unexecuted=allowed)
     run = failing(policy, NotConnectedError("x"), idempotent=False)
     assert go_on(run, Attempts(), how).value == ("done" if allowed else None)
@@ -188,7 +177,7 @@ def test_one_attempt_that_may_have_run_ends_that() -> None:
     assert run.reason is Reason.NOT_IDEMPOTENT
 
 
-def test_a_stop_sees_that_no_delay_is_about_to_be_slept() -> None:
+def test_stop_sees_that_no_delay_is_about_to_be_slept() -> None:
     seen: list[float] = []
 
     def stop(state: tenacity.RetryCallState) -> bool:
@@ -205,7 +194,7 @@ def test_delays_of_nothing_are_reported_as_nothing() -> None:
     assert [failed.attempt.delay for failed in run.log.failed] == [0.0, 0.0, 0.0]
 
 
-def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
+def test_where_nothing_was_sent_last_failure_is_shown() -> None:
     last = NotConnectedError("last")
     run = failing(QUICK.replace(attempts=2), NotConnectedError("first"))
     assert go_on(run, Attempts(last), "sync").error is last
@@ -213,7 +202,7 @@ def test_where_nothing_was_sent_the_last_failure_is_shown() -> None:
     assert run.log.execution is Execution.NOT_EXECUTED
 
 
-def test_a_failure_may_be_told_that_it_was_not_sent() -> None:
+def test_failure_may_be_told_that_it_was_not_sent() -> None:
     run = failing()
     run.attempt_failed(stopped(), None, sent=False)
     run.attempt_failed(stopped(), None, sent=True)
@@ -221,7 +210,7 @@ def test_a_failure_may_be_told_that_it_was_not_sent() -> None:
     assert [failed.attempt.number for failed in run.log.failed] == [1, 2, 3]
 
 
-def test_a_refusal_of_an_inner_call_was_sent_by_the_outer_one() -> None:
+def test_refusal_of_inner_call_was_sent_by_the_outer_one() -> None:
     refusal = CircuitOpenError("x")
     inner = failing(QUICK.replace(attempts=1), refusal)
     assert go_on(inner, Attempts(), "sync").error is refusal
@@ -230,7 +219,7 @@ def test_a_refusal_of_an_inner_call_was_sent_by_the_outer_one() -> None:
 
 @BOTH
 @pytest.mark.parametrize("stops", [1, 2, 3])
-def test_calls_that_end_in_stops_are_given_up_at_the_limit(stops: int, how: str) -> None:
+def test_calls_that_end_in_stops_are_given_up_at_limit(stops: int, how: str) -> None:
     policy = QUICK.replace(attempts=9, max_stops=stops)
     run = failing(policy, function_id="a::b")
     attempts = Attempts(*[stopped() for _ in range(9)])
@@ -243,7 +232,7 @@ def test_calls_that_end_in_stops_are_given_up_at_the_limit(stops: int, how: str)
     assert hint.action == "dead-letter"
 
 
-def test_only_stops_of_an_engine_s_function_are_counted() -> None:
+def test_only_stops_of_engine_s_function_are_counted() -> None:
     attempts = Attempts(*[stopped() for _ in range(9)])
     run = failing(QUICK.replace(attempts=6, max_stops=1))
     go_on(run, attempts, "sync")
@@ -259,9 +248,7 @@ def test_only_stops_of_an_engine_s_function_are_counted() -> None:
 
 
 @pytest.mark.parametrize(("function_id", "queue"), [("a::b", "later"), (None, None)])
-def test_a_hint_names_the_fallback_s_queue_only_where_there_is_an_engine(
-    function_id: str | None, queue: str | None
-) -> None:
+def test_hint_names_queue_only_with_an_engine(function_id: str | None, queue: str | None) -> None:
     policy = QUICK.replace(attempts=1, fallback=Enqueue("later"))
     error = go_on(failing(policy, function_id=function_id), Attempts(), "sync").error
     assert error is not None
@@ -270,7 +257,7 @@ def test_a_hint_names_the_fallback_s_queue_only_where_there_is_an_engine(
     assert (hint.action, hint.queue) == ("enqueue", queue)
 
 
-def test_failures_carry_the_function_that_was_called() -> None:
+def test_failures_carry_function_that_was_called() -> None:
     run = failing(error=InvocationError("TIMEOUT", "x"), function_id="a::b")
     assert run.failure.function_id == "a::b"
     again = tenacity.TryAgain()
@@ -297,23 +284,23 @@ def test_what_ends_at_once_needs_nothing_of_tenacity(
 def test_what_is_decided_before_tenacity_is_not_decided_again(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
+    bucket = PermitBucket(0.0, 1.0, 0.0)
     with caplog.at_level(logging.INFO, "iii_resilience"):
-        assert go_on(failing(window=window), Attempts(), how).value == "done"
+        assert go_on(failing(bucket=bucket), Attempts(), how).value == "done"
     assert len(caplog.records) == 1
-    assert (window._reserved, sum(window._retries)) == (0, 1)
+    assert (bucket.taken, bucket.refunded) == (1, 1)
 
 
 # TryAgain.
 
 
-def test_a_bare_try_again_is_a_transient_failure_that_may_have_run() -> None:
+def test_bare_try_again_is_transient_and_maybe_executed() -> None:
     failure = failing(error=tenacity.TryAgain()).failure
     assert attrs.asdict(failure, filter=lambda f, v: v != f.default) == {
         "code": "TryAgain",
         "category": "transient",
         "execution": "maybe_executed",
-        "remedy": "the function asked for a retry",
+        "remedy": "the function requested a retry",
         "system": "local",
         "origin": "local",
     }
@@ -333,7 +320,7 @@ def test_try_again_says_what_its_cause_says(attribute: str) -> None:
     assert failure.remedy == failure.inner.remedy
 
 
-def test_the_hint_of_a_try_again_is_that_of_its_cause() -> None:
+def test_hint_of_try_again_is_that_of_its_cause() -> None:
     again = tenacity.TryAgain()
     again.__cause__ = cause = InvocationError("FORBIDDEN", "no")
     error = go_on(failing(error=again), Attempts(), "sync").error
@@ -346,12 +333,12 @@ def test_the_hint_of_a_try_again_is_that_of_its_cause() -> None:
 # Deadlines.
 
 
-def test_a_deadline_counts_from_the_start() -> None:
+def test_deadline_counts_from_start() -> None:
     assert deadline_of(RetryPolicy(deadline=5.0), 1000.0) == 1005.0
     assert deadline_of(RetryPolicy(deadline=None), 1000.0) is None
 
 
-def test_at_the_deadline_it_is_too_late(clock: FakeClock) -> None:
+def test_at_deadline_it_is_too_late(clock: FakeClock) -> None:
     run = failing(deadline_at=clock.now + 5.0)
     assert run.too_late() is None
     clock.now += 5.0
@@ -362,9 +349,7 @@ def test_at_the_deadline_it_is_too_late(clock: FakeClock) -> None:
 
 
 @BOTH
-def test_a_sleep_that_took_too_long_ends_the_call_at_the_deadline(
-    how: str, clock: FakeClock
-) -> None:
+def test_sleep_that_took_too_long_ends_call_at_deadline(how: str, clock: FakeClock) -> None:
     clock.late = 10.0
     error = stopped()
     attempts = Attempts()
@@ -375,7 +360,7 @@ def test_a_sleep_that_took_too_long_ends_the_call_at_the_deadline(
 
 
 @BOTH
-def test_an_attempt_may_end_the_call_for_a_reason_of_its_own(how: str) -> None:
+def test_attempt_may_end_call_for_reason_of_its_own(how: str) -> None:
     error = stopped()
     run = failing(error=error)
     assert go_on(run, Attempts(StopRetrying(Reason.NOT_READY)), how).error is error
@@ -383,7 +368,7 @@ def test_an_attempt_may_end_the_call_for_a_reason_of_its_own(how: str) -> None:
     assert len(run.log.failed) == 1
 
 
-def test_the_end_says_its_reason() -> None:
+def test_end_says_its_reason() -> None:
     assert str(StopRetrying(Reason.NOT_READY)) == "not_ready"
 
 
@@ -423,29 +408,27 @@ def test_delays_are_slept_by_whoever_can_end_them_early(how: str) -> None:
 
 
 @BOTH
-def test_a_pause_that_raises_ends_the_call_and_gives_the_permit_back(how: str) -> None:
-    window = BudgetWindow(0.0, 1.0, 10.0)
+def test_pause_that_raises_ends_call_and_gives_permit_back(how: str) -> None:
+    bucket = PermitBucket(0.0, 1.0, 0.0)
     end = NotConnectedError("shut down")
-    run = failing(NONE_OF_THE_CLOCK, window=window, sleeper=Sleeper(end))
+    run = failing(NONE_OF_THE_CLOCK, bucket=bucket, sleeper=Sleeper(end))
     with pytest.raises(NotConnectedError) as caught:
         go_on(run, Attempts(), how)
     assert caught.value is end
-    assert (window._reserved, sum(window._retries)) == (0, 0)
+    assert bucket.taken == 0
 
 
 @pytest.mark.parametrize(
     ("wait", "slept"),
     [(-1.0, 0.0), (0, 0.0), (1, 1.0), (math.inf, threading.TIMEOUT_MAX), (math.nan, 0.0)],
 )
-def test_what_a_wait_returns_is_made_into_seconds_that_can_be_slept(
-    wait: float, slept: float
-) -> None:
+def test_result_of_a_wait_becomes_seconds_to_sleep(wait: float, slept: float) -> None:
     run = failing(QUICK.replace(wait=lambda _: wait, deadline=None), sleeper=Sleeper())
     go_on(run, Attempts(), "sync")
     assert run.log.delay == slept
 
 
-def test_a_blocked_event_loop_is_reported_before_a_delay(clock: FakeClock) -> None:
+def test_blocked_event_loop_is_reported_before_delay(clock: FakeClock) -> None:
     told: list[float] = []
 
     async def call(base: float) -> None:
@@ -459,7 +442,7 @@ def test_a_blocked_event_loop_is_reported_before_a_delay(clock: FakeClock) -> No
     assert clock.slept == [0.0, 2.0, 60.0]
 
 
-def test_a_process_without_asyncio_blocks_no_event_loop(
+def test_process_without_asyncio_blocks_no_event_loop(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     told: list[bool] = []
@@ -474,7 +457,7 @@ def test_a_process_without_asyncio_blocks_no_event_loop(
     assert clock.slept == [2.0]
 
 
-def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
+def test_decorrelated_delay_grows_from_one_that_was_slept(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     monkeypatch.setattr(random, "random", lambda: 1.0)
@@ -484,7 +467,7 @@ def test_a_decorrelated_delay_grows_from_the_one_that_was_slept(
 
 
 @BOTH
-def test_a_call_in_the_middle_of_another_ones_step_gets_its_own(how: str) -> None:
+def test_call_in_middle_of_another_ones_step_gets_its_own(how: str) -> None:
     inner: list[object] = []
 
     def wait(state: tenacity.RetryCallState) -> float:
@@ -504,7 +487,7 @@ def test_a_call_in_the_middle_of_another_ones_step_gets_its_own(how: str) -> Non
 
 
 @BOTH
-def test_the_report_has_every_delay_and_duration(how: str, clock: FakeClock) -> None:
+def test_report_has_every_delay_and_duration(how: str, clock: FakeClock) -> None:
     class Slow(Attempts):
         def __call__(self) -> str:
             clock.now += 3.0
@@ -532,7 +515,7 @@ def test_each_failure_is_decided_and_logged_once(
     assert told == [(1, "retried", "n"), (2, "retried", "n"), (3, "exhausted", "n")]
 
 
-def test_a_user_s_stop_is_asked_only_about_what_could_be_retried() -> None:
+def test_users_stop_sees_only_retryable_failures() -> None:
     asked: list[int] = []
 
     def stop(state: tenacity.RetryCallState) -> bool:
@@ -546,7 +529,7 @@ def test_a_user_s_stop_is_asked_only_about_what_could_be_retried() -> None:
     assert asked == [1, 2]
 
 
-def test_the_traceback_begins_where_the_user_s_code_does() -> None:
+def test_traceback_begins_where_user_s_code_does() -> None:
     def users() -> None:
         raise ValueError
 
@@ -558,13 +541,13 @@ def test_the_traceback_begins_where_the_user_s_code_does() -> None:
 
 
 @BOTH
-def test_errors_keep_the_tracebacks_of_the_user_s_code(how: str) -> None:
+def test_errors_keep_tracebacks_of_user_s_code(how: str) -> None:
     first = stopped()
     try:
         raise first
     except Exception as error:
         traceback = error.__traceback__
-    run = RetriedCall(RetryContext(policy=QUICK, name="n", started=0.0), idempotent=True)
+    run = RetriedCall(RetryContext(policy=QUICK, name="n"), 0.0, idempotent=True)
     run.attempt_failed(first, traceback)
     last = stopped()
     assert go_on(run, Attempts(stopped(), stopped(), last), how).error is last

@@ -34,14 +34,14 @@ class Client:
         return check_rpc(self._responses.pop(0))
 
 
-def test_a_rate_limited_call_is_repeated_no_sooner_than_asked() -> None:
+def test_rate_limited_call_is_repeated_no_sooner_than_asked() -> None:
     client = Client(error("RATE_LIMITED", "retry after 300ms"), OK)
     assert client.call() == {"id": 1}
     first, second = client.called_at
     assert second - first >= 0.3
 
 
-def test_a_missing_key_is_not_called_again_and_the_hint_names_the_nearest_keys() -> None:
+def test_missing_key_is_not_retried_and_hint_names_nearest() -> None:
     message = "Not found. Available: Orders.get, Orders.fail, Ghost.m"
     client = Client(error("FN_NOT_FOUND", message), OK)
     with pytest.raises(RpcError) as caught:
@@ -53,7 +53,7 @@ def test_a_missing_key_is_not_called_again_and_the_hint_names_the_nearest_keys()
     assert "Orders.get" in hint.remedy
 
 
-def test_an_unauthenticated_call_is_not_repeated() -> None:
+def test_unauthenticated_call_is_not_repeated() -> None:
     client = Client(error("UNAUTHENTICATED", "no"), OK)
     with pytest.raises(RpcError) as caught:
         client.call()

@@ -38,7 +38,7 @@ async def hangs() -> None:
     await asyncio.sleep(60)
 
 
-async def test_a_cancellation_is_not_retried() -> None:
+async def test_cancellation_is_not_retried() -> None:
     theirs = tenacity.retry(
         retry=tenacity.retry_if_not_exception_type(ValueError), stop=tenacity.stop_after_attempt(3)
     )(hangs)
@@ -48,7 +48,7 @@ async def test_a_cancellation_is_not_retried() -> None:
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_an_interrupt_is_not_retried(kind: type[BaseException]) -> None:
+def test_interrupt_is_not_retried(kind: type[BaseException]) -> None:
     calls = 0
 
     def function() -> None:
@@ -116,7 +116,7 @@ def test_what_a_call_ends_with_is_no_retry_error() -> None:
     assert caught.value is error
 
 
-def test_a_mistake_in_the_program_is_not_repeated() -> None:
+def test_mistake_in_program_is_not_repeated() -> None:
     calls = 0
 
     def function() -> None:

@@ -22,7 +22,6 @@ from iii_resilience import (
     retrying,
 )
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.report import Attempt
 from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
 
 FAST = RetryPolicy(attempts=3, backoff=Backoff(base=0.001, cap=0.001, throttled_base=0.001))
@@ -92,7 +91,7 @@ def test_block_is_repeated() -> None:
     assert len(calls) == 3
 
 
-async def test_block_in_a_coroutine_is_repeated() -> None:
+async def test_block_in_coroutine_is_repeated() -> None:
     calls, function = failing(BusyError(), 2)
     async for attempt in retrying(idempotent=True, policy=FAST, transient=BusyError):
         with attempt:
@@ -114,7 +113,7 @@ def test_cause_of_try_again_goes_by_the_rules() -> None:
     assert report.attempts[0].failure.inner.retryable
 
 
-def test_breaker_counts_it_in_a_sync_function() -> None:
+def test_breaker_counts_it_in_sync_function() -> None:
     calls, function = failing(BusyError(), 9)
     decorated = iii_retry(idempotent=True, policy=BREAKER, transient=BusyError)(function)
     for _ in range(2):
@@ -125,7 +124,7 @@ def test_breaker_counts_it_in_a_sync_function() -> None:
     assert len(calls) == 2
 
 
-async def test_breaker_counts_it_in_an_async_function() -> None:
+async def test_breaker_counts_it_in_async_function() -> None:
     calls, function = failing(BusyError(), 9)
 
     @iii_retry(idempotent=True, policy=BREAKER, transient=BusyError)
@@ -140,7 +139,7 @@ async def test_breaker_counts_it_in_an_async_function() -> None:
     assert len(calls) == 2
 
 
-def test_breaker_counts_it_in_a_block() -> None:
+def test_breaker_counts_it_in_block() -> None:
     calls, function = failing(BusyError(), 9)
     policy = BREAKER.replace(breaker=Breaker(min_calls=2, window=60.0, open=30.0))
 
@@ -181,22 +180,22 @@ def test_what_is_no_class_is_refused_when_decorating(
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError(), BusyError()])
-def test_attempt_log_takes_no_proof_from_a_library(error: Exception) -> None:
+def test_attempt_log_takes_no_proof_from_library(error: Exception) -> None:
     log = AttemptLog(0.0, None)
     failure: Failure = classify(error)
-    log.add(FailedAttempt(Attempt(1, failure, delay=0.0, duration=0.1), error, None))
+    log.failed.append(FailedAttempt(1, failure, 0.0, 0.1, True, error, None))
     assert log.execution is Execution.MAYBE_EXECUTED
 
 
-def test_attempt_log_keeps_a_proof_of_ours() -> None:
+def test_attempt_log_keeps_proof_of_ours() -> None:
     log = AttemptLog(0.0, None)
     error = CircuitOpenError("open", 1.0)
-    log.add(FailedAttempt(Attempt(1, classify(error), delay=0.0, duration=0.1), error, None))
+    log.failed.append(FailedAttempt(1, classify(error), 0.0, 0.1, True, error, None))
     assert log.execution is Execution.NOT_EXECUTED
 
 
 @pytest.mark.parametrize("policy", [RetryPolicy(), "payments"])
-def test_policy_in_the_functions_place_says_how_it_is_given(policy: Any) -> None:
+def test_policy_in_functions_place_says_how_it_is_given(policy: Any) -> None:
     with pytest.raises(TypeError, match=r"write @iii_retry\(policy=\.\.\.\)"):
         iii_retry(policy)
 

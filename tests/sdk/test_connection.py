@@ -28,7 +28,7 @@ class TestLink:
         with pytest.raises(TypeError, match=r"what iii\.register_worker\(\) returned"):
             Connection(client)
 
-    def test_it_is_connected_while_the_sdk_is(
+    def test_it_is_connected_while_sdk_is(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
         connection = Connection(connect())
@@ -41,7 +41,7 @@ class TestLink:
         engine.listen()
         assert drive(connection.wait_connected(5.0))
 
-    def test_a_socket_that_is_no_longer_open_is_no_connection(
+    def test_socket_that_is_no_longer_open_is_no_connection(
         self, connect: Callable[..., Any]
     ) -> None:
         """The zombie of SDKs before 0.24.4: its state says connected for ever."""
@@ -59,7 +59,7 @@ class TestLink:
         finally:
             client._ws = socket
 
-    async def test_coroutines_wait_for_the_connection_too(
+    async def test_coroutines_wait_for_connection_too(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
         connection = Connection(connect())
@@ -73,7 +73,7 @@ class TestLink:
         assert await drive_async(connection.wait_connected(5.0))
         thread.join()
 
-    def test_an_sdk_without_listeners_is_asked_again_and_again(
+    def test_sdk_without_listeners_is_asked_again_and_again(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
         client = connect()
@@ -97,7 +97,7 @@ class TestLink:
         thread.join()
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-    def test_a_forked_child_is_told_to_make_a_client_of_its_own(
+    def test_forked_child_is_told_to_make_client_of_its_own(
         self, connect: Callable[..., Any]
     ) -> None:
         worker = resilient(connect(), policies=RetryPolicy(ready_timeout=0.1))

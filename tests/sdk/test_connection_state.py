@@ -58,7 +58,7 @@ class TestHistory:
             now += lasts + 0.1
         return now
 
-    def test_three_short_connections_are_a_refusal(self, history: ConnectionHistory) -> None:
+    def test_three_short_connections_are_refusal(self, history: ConnectionHistory) -> None:
         now = self.refuse(history, REFUSALS - 1)
         assert not history.refused(now)
         assert history.refused(self.refuse(history, 1))
@@ -69,7 +69,7 @@ class TestHistory:
         assert not history.refused(self.refuse(history, 1, lasts=SHORT_LIVED))
         assert history.refusals == 0
 
-    def test_answer_ends_a_refusal(self, history: ConnectionHistory) -> None:
+    def test_answer_ends_refusal(self, history: ConnectionHistory) -> None:
         now = self.refuse(history, REFUSALS)
         history.changed(connected=True, now=now)
         assert history.refused(now)
@@ -78,15 +78,13 @@ class TestHistory:
         history.changed(connected=False, now=now + 0.1)
         assert history.refusals == 0
 
-    def test_answer_of_an_earlier_connection_does_not_count(
-        self, history: ConnectionHistory
-    ) -> None:
+    def test_answer_of_earlier_connection_does_not_count(self, history: ConnectionHistory) -> None:
         now = self.refuse(history, REFUSALS)
         history.answered = True
         history.changed(connected=True, now=now)
         assert history.refused(now)
 
-    def test_refusal_ends_while_a_connection_lasts(self, history: ConnectionHistory) -> None:
+    def test_refusal_ends_while_connection_lasts(self, history: ConnectionHistory) -> None:
         now = self.refuse(history, REFUSALS)
         history.changed(connected=True, now=now)
         assert history.refused(now + SHORT_LIVED / 2)
@@ -94,7 +92,7 @@ class TestHistory:
 
 
 class TestState:
-    def test_it_follows_the_connection(
+    def test_it_follows_connection(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
         client = connect()
@@ -123,7 +121,7 @@ class TestState:
             (1, False, ConnectionState.REFUSED_ONCE),
         ],
     )
-    def test_old_sdk_with_a_closed_socket_is_stale_then_dead(
+    def test_old_sdk_with_closed_socket_is_stale_then_dead(
         self,
         connect: Callable[..., Any],
         refusals: int,
@@ -143,7 +141,7 @@ class TestState:
         assert connection.state is last
         connection.close()
 
-    def test_newer_sdk_with_a_closed_socket_is_disconnected(
+    def test_newer_sdk_with_closed_socket_is_disconnected(
         self, connect: Callable[..., Any]
     ) -> None:
         connection = Connection(Seen(connect(), _ws=Closed), sdk_of((0, 24, 4)))

@@ -37,7 +37,7 @@ def test_item_is_read(item: dict[str, Any], status: FunctionStatus) -> None:
     assert read_functions_info(answer, None) == {"t::f": status}
 
 
-def test_item_of_a_namespace_is_read() -> None:
+def test_item_of_namespace_is_read() -> None:
     answer = {"functions": [{"function_id": "t::f", "namespace": "mine"}]}
     assert read_functions_info(answer, "mine")["t::f"].there
     assert not read_functions_info(answer, None)["t::f"].there
@@ -47,6 +47,6 @@ def test_item_of_a_namespace_is_read() -> None:
     "answer",
     [None, 5, [], {}, {"functions": None}, {"functions": [5]}, {"functions": [{"error": None}]}],
 )
-def test_unknown_answer_is_an_error(answer: Any) -> None:
+def test_unknown_answer_is_error(answer: Any) -> None:
     with pytest.raises(LookupError, match="in a form that is not known"):
         read_functions_info(answer, None)

@@ -127,9 +127,7 @@ SENT: list[Any] = [
 
 
 @pytest.mark.parametrize(("payload", "problem"), REFUSED)
-def test_what_would_be_dropped_or_changed_is_refused_with_its_place(
-    payload: Any, problem: str
-) -> None:
+def test_lossy_payload_is_rejected_with_place(payload: Any, problem: str) -> None:
     with pytest.raises(InvalidPayloadError) as caught:
         check_payload(payload)
     assert str(caught.value) == f"the payload cannot be sent: {problem}. Nothing was sent"
@@ -174,7 +172,7 @@ def test_only_keys_that_look_like_names_of_fields_are_shown(key: Any, shown: str
     assert str(caught.value) == f"the payload cannot be sent: {shown} is NaN. Nothing was sent"
 
 
-def test_no_value_is_in_the_message() -> None:
+def test_no_value_is_in_message() -> None:
     with pytest.raises(InvalidPayloadError) as caught:
         check_payload({"secret": "marker", "n": 2**70, "other": "marker\ud800"})
     assert "marker" not in str(caught.value)
@@ -231,7 +229,7 @@ flat = st.dictionaries(texts, st.none() | st.booleans() | numbers | texts, max_s
 @given(payloads | flat, st.just(0) | st.integers(0, DEEPEST + 2), st.booleans())
 @example([2**64 + 1, "1" * 30], 0, False)
 @example({"a": "\ud83d\ude00"}, 0, False)
-def test_exactly_what_json_and_the_engine_can_carry_passes(
+def test_exactly_what_json_and_engine_can_carry_passes(
     payload: Any, levels: int, mapping: bool
 ) -> None:
     whole = nested(levels, payload, mapping=mapping)

@@ -35,12 +35,14 @@ milliseconds = st.integers(0, 10**13).map(lambda value: value / 1000)
         already_retried=st.booleans(),
         function_id=st.none() | texts,
         code=st.none() | texts,
+        attempt_left=st.none() | milliseconds,
+        attempt_deadline_unix=st.none() | milliseconds,
     )
 )
-def test_what_is_carried_arrives_within_a_millisecond(carried: CallContext) -> None:
+def test_what_is_carried_arrives_within_millisecond(carried: CallContext) -> None:
     arrived = from_metadata({METADATA_FIELD: json.loads(json.dumps(carried.to_wire())), "x": 1})
     assert arrived is not None
-    for name in ("left", "deadline_unix"):
+    for name in ("left", "deadline_unix", "attempt_left", "attempt_deadline_unix"):
         sent, got = getattr(carried, name), getattr(arrived, name)
         assert (sent is None) == (got is None)
         assert sent is None or abs(sent - got) <= 0.0011
@@ -55,10 +57,11 @@ anything = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(st.sampled_from(sorted(CallContext(1.0, 2.0).to_wire())), anything) | anything
-)
-def test_whatever_stands_there_is_read_without_an_error(wire: Any) -> None:
+EVERY_FIELD = CallContext(1.0, 2.0, 3, "k", True, "a::b", "TIMEOUT", 4.0, 5.0)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(EVERY_FIELD.to_wire())), anything) | anything)
+def test_whatever_stands_there_is_read_without_error(wire: Any) -> None:
     carried = from_metadata({METADATA_FIELD: wire})
     if isinstance(wire, dict):
         assert carried is not None
@@ -74,9 +77,10 @@ def test_whatever_stands_there_is_read_without_an_error(wire: Any) -> None:
         {"left_ms": -1, "deadline_unix_ms": float("inf"), "attempt": True, "idempotency_key": 5},
         {"left_ms": float("nan"), "deadline_unix_ms": 1 << 60, "idempotency_key": "k" * 513},
         {"already_retried": 1, "function_id": [], "code": {}},
+        {"attempt_left_ms": "5", "attempt_deadline_unix_ms": -1},
     ],
 )
-def test_a_field_of_the_wrong_type_is_as_good_as_absent(wire: dict[str, Any]) -> None:
+def test_field_of_wrong_type_is_as_good_as_absent(wire: dict[str, Any]) -> None:
     assert CallContext.from_wire(wire) == CallContext()
 
 
@@ -85,13 +89,24 @@ def test_metadata_without_our_field_carries_nothing(metadata: Any) -> None:
     assert from_metadata(metadata) is None
 
 
-def test_a_sender_says_when_it_sent() -> None:
+def test_sender_says_when_it_sent() -> None:
     assert CallContext(left=2.0, deadline_unix=100.0).sent_unix == 98.0
     assert CallContext(left=2.0).sent_unix is None
     assert CallContext(deadline_unix=2.0).sent_unix is None
+    assert CallContext(attempt_left=2.0, attempt_deadline_unix=50.0).sent_unix == 48.0
 
 
-def test_the_reserved_field_is_taken_out_of_a_copy() -> None:
+def test_work_that_waits_in_queue_has_no_times() -> None:
+    lasting = EVERY_FIELD.without_times().to_wire()
+    assert {name for name in EVERY_FIELD.to_wire() if name not in lasting} == {
+        "left_ms",
+        "deadline_unix_ms",
+        "attempt_left_ms",
+        "attempt_deadline_unix_ms",
+    }
+
+
+def test_reserved_field_is_taken_out_of_copy() -> None:
     payload = {"order": 1, PAYLOAD_FIELD: {"idempotency_key": "k"}}
     rest, carried = take_from_payload(payload)
     assert rest == {"order": 1}
@@ -100,13 +115,13 @@ def test_the_reserved_field_is_taken_out_of_a_copy() -> None:
 
 
 @pytest.mark.parametrize("payload", [None, 5, "x", [1], {}, {"order": 1}])
-def test_a_payload_without_the_field_stays_what_it_is(payload: Any) -> None:
+def test_payload_without_field_stays_what_it_is(payload: Any) -> None:
     rest, carried = take_from_payload(payload)
     assert rest is payload
     assert carried is None
 
 
-def test_a_key_is_not_in_the_repr() -> None:
+def test_key_is_not_in_repr() -> None:
     assert "secret" not in repr(InboundCall(1.0, CallContext(idempotency_key="secret")))
 
 

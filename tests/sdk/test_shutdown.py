@@ -15,7 +15,7 @@ from iii_resilience.sdk.shutdown import Shutdown
 __all__ = ["connect", "engine"]
 
 
-def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
+def test_client_failing_at_shutdown_leaves_no_socket_open(
     connect: Callable[..., Any],
 ) -> None:
     """Before 0.24.4: over an answer to a question that was given up a moment before."""
@@ -33,7 +33,7 @@ def test_a_client_that_stumbles_at_its_end_leaves_no_socket_open(
     assert transport.get_extra_info("socket").fileno() == -1
 
 
-def test_whatever_goes_wrong_before_the_sdk_is_asked_nobody_waits_for_the_end_in_vain(
+def test_failure_before_sdk_shutdown_leaves_no_waiter(
     connect: Callable[..., Any],
 ) -> None:
     client = connect()

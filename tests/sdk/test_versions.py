@@ -35,7 +35,7 @@ EDGES = {
 
 
 @pytest.mark.parametrize(("number", "facts"), EDGES.items())
-def test_a_version_does_what_the_matrix_says(
+def test_version_does_what_matrix_says(
     number: tuple[int, ...], facts: tuple[bool, bool, bool, bool, bool, int, int]
 ) -> None:
     sdk = sdk_of(number)
@@ -50,7 +50,7 @@ def test_a_version_does_what_the_matrix_says(
     )
 
 
-def test_of_an_unknown_version_nothing_is_assumed_that_could_do_damage() -> None:
+def test_unknown_version_gets_harmless_assumptions() -> None:
     sdk = sdk_of(UNKNOWN)
     assert not sdk.cancels_safely
     assert not sdk.survives_clean_close
@@ -59,7 +59,7 @@ def test_of_an_unknown_version_nothing_is_assumed_that_could_do_damage() -> None
     assert sdk.name == "iii-sdk (unknown version)"
 
 
-def test_the_installed_one_is_found() -> None:
+def test_installed_one_is_found() -> None:
     assert installed().version >= (0, 11, 3)
     assert installed().name.startswith("iii-sdk 0.")
 
@@ -83,13 +83,13 @@ def test_unknown_version_has_what_is_assumed(assumed: bool) -> None:
     assert Quirk("a", None, None, "b", assumed=assumed).applies(UNKNOWN) is assumed
 
 
-def test_each_quirk_is_one_row_with_a_span() -> None:
+def test_each_quirk_is_one_row_with_span() -> None:
     assert len({quirk.name for quirk in QUIRKS}) == len(QUIRKS)
     for quirk in QUIRKS:
         assert quirk.until is None or quirk.until > (quirk.since or (0,)), quirk.name
 
 
-def test_engine_notes_show_the_table() -> None:
+def test_engine_notes_show_table() -> None:
     notes = (ROOT / "docs" / "engine-notes.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## 6\. .*?(?=^## 7\. )", notes, re.MULTILINE | re.DOTALL)
     assert quirks_table() in section, (

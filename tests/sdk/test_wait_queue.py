@@ -7,7 +7,7 @@ from iii_resilience.sdk.wait_queue import WaitQueue
 
 
 class TestWaiters:
-    def test_the_first_goes_at_once_and_the_others_in_order_a_little_apart(self) -> None:
+    def test_first_goes_at_once_and_others_a_little_apart(self) -> None:
         waiters = WaitQueue()
         futures = [waiters.add() for _ in range(20)]
         waiters.release()
@@ -16,7 +16,7 @@ class TestWaiters:
         assert pauses == sorted(pauses)
         assert pauses[-1] > 0.0
 
-    def test_however_many_wait_the_last_one_goes_within_half_a_second(self) -> None:
+    def test_however_many_wait_last_one_goes_within_half_a_second(self) -> None:
         waiters = WaitQueue()
         futures = [waiters.add() for _ in range(5000)]
         waiters.release()

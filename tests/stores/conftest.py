@@ -1,4 +1,4 @@
-"""The three stores, each of its own, for one suite of tests."""
+"""The four stores, each of its own, for one suite of tests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
 from support.redis_fixtures import needs_redis, redis_server
 
-from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, Store
+from iii_resilience.stores import MemoryStore, PostgresStore, RedisStore, SqliteStore, Store
 
-__all__ = ["redis_server"]
+__all__ = ["postgres_of_session", "postgres_url", "redis_server"]
 
-KINDS = ["memory", "sqlite", pytest.param("redis", marks=needs_redis)]
+KINDS = [
+    "memory",
+    "sqlite",
+    pytest.param("redis", marks=needs_redis),
+    pytest.param("postgres", marks=needs_postgres),
+]
 
 
 @pytest.fixture(params=KINDS)
@@ -22,6 +28,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         made = MemoryStore()
     elif request.param == "sqlite":
         made = SqliteStore(tmp_path / "store.db")
+    elif request.param == "postgres":
+        made = PostgresStore(request.getfixturevalue("postgres_url"))
     else:
         made = RedisStore(request.getfixturevalue("redis_server").url)
     yield made

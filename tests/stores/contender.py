@@ -12,18 +12,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from iii_resilience.stores import RedisStore, SqliteStore, State, Store, StoreUnavailableError
+from iii_resilience.stores import (
+    PostgresStore,
+    RedisStore,
+    SqliteStore,
+    State,
+    Store,
+    StoreUnavailableError,
+)
 
 LONG = 600.0  # no machine is as slow as this
 SHORT = 0.2
 
 
 def main(kind: str, address: str, log: str, number: int, keys: int) -> None:
-    store: Store = (
-        SqliteStore(address, busy_timeout=60.0)
-        if kind == "sqlite"
-        else RedisStore(address, timeout=2.0)
-    )
+    store: Store
+    if kind == "sqlite":
+        store = SqliteStore(address, busy_timeout=60.0)
+    elif kind == "redis":
+        store = RedisStore(address, timeout=2.0)
+    else:
+        store = PostgresStore(address, timeout=30.0)
     dice = random.Random(number)
     with Path(log).open("w", encoding="utf-8") as out:
 

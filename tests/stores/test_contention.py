@@ -13,9 +13,10 @@ from typing import Any
 
 import attrs
 import pytest
+from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
 from support.redis_fixtures import RedisServer, needs_redis, redis_server
 
-__all__ = ["redis_server"]
+__all__ = ["postgres_server", "redis_server"]
 
 CONTENDER = Path(__file__).with_name("contender.py")
 
@@ -141,6 +142,22 @@ def test_processes_on_one_redis_that_goes_away_in_between(
         redis_server.stop()
         time.sleep(0.2)
         redis_server.start()
+    contest.finish()
+    events = contest.events()
+    check(events)
+    assert contest.done() == contest.all()
+    assert [event for event in events if event["event"] == "away"]
+
+
+@needs_postgres
+@pytest.mark.timeout(300)
+def test_processes_on_one_postgres_that_restarts_in_between(
+    contest: Contest, postgres_server: PostgresServer
+) -> None:
+    contest.start("postgres", postgres_server.url)
+    for share in (0.2, 0.5):
+        contest.wait_for(share)
+        postgres_server.restart()
     contest.finish()
     events = contest.events()
     check(events)

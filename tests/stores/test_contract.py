@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import attrs
 import pytest
 
 from iii_resilience.stores import Claim, Record, State, Store
@@ -41,7 +42,7 @@ def claimed(store: Store, slot: str = SLOT, **more: Any) -> Claim | None:
 # Keys.
 
 
-def test_a_key_is_claimed_once(store: Store) -> None:
+def test_key_is_claimed_once(store: Store) -> None:
     assert claim(store).state is State.CLAIMED
     second = claim(store)
     assert second.state is State.RUNNING
@@ -49,21 +50,21 @@ def test_a_key_is_claimed_once(store: Store) -> None:
     assert claim(store, digest("orders::save", "o-2")).state is State.CLAIMED
 
 
-def test_of_many_that_claim_at_once_one_gets_the_key(store: Store) -> None:
+def test_of_many_that_claim_at_once_one_gets_key(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         states = [one.state for one in pool.map(lambda _: claim(store), range(64))]
     assert states.count(State.CLAIMED) == 1
     assert states.count(State.RUNNING) == 63
 
 
-def test_a_result_is_kept_and_given_to_whoever_comes_later(store: Store) -> None:
+def test_result_is_kept_and_given_to_whoever_comes_later(store: Store) -> None:
     token = claim(store).token
     assert store.finish(SLOT, token, '{"n": 1}', keep=FOREVER)
     found = claim(store)
     assert (found.state, found.outcome) == (State.DONE, '{"n": 1}')
 
 
-def test_a_failure_is_kept_until_it_is_forgotten(store: Store) -> None:
+def test_failure_is_kept_until_it_is_forgotten(store: Store) -> None:
     assert not store.forget_failure(SLOT)
     token = claim(store).token
     assert not store.forget_failure(SLOT)
@@ -74,7 +75,7 @@ def test_a_failure_is_kept_until_it_is_forgotten(store: Store) -> None:
     assert claim(store).state is State.CLAIMED
 
 
-def test_a_result_is_never_forgotten_as_a_failure(store: Store) -> None:
+def test_result_is_never_forgotten_as_failure(store: Store) -> None:
     store.finish(SLOT, claim(store).token, "1", keep=FOREVER)
     assert not store.forget_failure(SLOT)
     assert claim(store).state is State.DONE
@@ -88,7 +89,7 @@ def test_what_is_kept_goes_when_its_time_is_over(store: Store) -> None:
     assert again.token > token
 
 
-def test_a_released_key_is_free_at_once(store: Store) -> None:
+def test_released_key_is_free_at_once(store: Store) -> None:
     token = claim(store).token
     assert store.release(SLOT, token)
     assert not store.release(SLOT, token)
@@ -97,7 +98,7 @@ def test_a_released_key_is_free_at_once(store: Store) -> None:
     assert again.token > token
 
 
-def test_a_lease_that_is_over_frees_the_key_and_not_before(store: Store) -> None:
+def test_lease_that_is_over_frees_key_and_not_before(store: Store) -> None:
     began = time.monotonic()
     first = claim(store, lease=0.4)
     again = eventually(lambda: claimed(store, lease=FOREVER))
@@ -106,14 +107,14 @@ def test_a_lease_that_is_over_frees_the_key_and_not_before(store: Store) -> None
     assert again.token > first.token
 
 
-def test_a_renewed_lease_lasts(store: Store) -> None:
+def test_renewed_lease_lasts(store: Store) -> None:
     token = claim(store, lease=1.0).token
     assert store.renew(SLOT, token, lease=FOREVER, keep=FOREVER)
     time.sleep(1.1)
     assert claim(store).state is State.RUNNING
 
 
-def test_who_has_lost_the_lease_changes_nothing_any_more(store: Store) -> None:
+def test_who_has_lost_lease_changes_nothing_any_more(store: Store) -> None:
     old = claim(store, lease=0.01).token
     new = eventually(lambda: claimed(store))
     assert new is not None
@@ -126,14 +127,14 @@ def test_who_has_lost_the_lease_changes_nothing_any_more(store: Store) -> None:
     assert claim(store).outcome == '"new"'
 
 
-def test_a_late_holder_may_finish_as_long_as_nobody_else_has_claimed(store: Store) -> None:
+def test_late_holder_may_finish_if_key_was_not_claimed(store: Store) -> None:
     token = claim(store, lease=0.01).token
     time.sleep(0.05)
     assert store.finish(SLOT, token, "1", keep=FOREVER)
     assert claim(store).state is State.DONE
 
 
-def test_an_operation_whose_answer_was_lost_may_be_repeated(store: Store) -> None:
+def test_operation_whose_answer_was_lost_may_be_repeated(store: Store) -> None:
     first = claim(store, nonce="n")
     assert claim(store, nonce="n") == first
     assert store.finish(SLOT, first.token, "1", keep=FOREVER)
@@ -143,7 +144,7 @@ def test_an_operation_whose_answer_was_lost_may_be_repeated(store: Store) -> Non
 
 
 @pytest.mark.parametrize("end", ["running", "over", "done", "failed"])
-def test_another_payload_never_gets_the_key(store: Store, end: str) -> None:
+def test_another_payload_never_gets_key(store: Store, end: str) -> None:
     token = claim(store, lease=0.01 if end == "over" else FOREVER).token
     if end in {"done", "failed"}:
         store.finish(SLOT, token, "1", failed=end == "failed", keep=FOREVER)
@@ -179,7 +180,7 @@ def test_deliveries_are_counted_whoever_counts(store: Store) -> None:
     assert sorted(counts) == list(range(1, 65))
 
 
-def test_a_failure_is_recorded_with_the_first_time_and_the_last(store: Store) -> None:
+def test_failure_is_recorded_with_first_time_and_last(store: Store) -> None:
     before = time.time()
     store.delivered("m", keep=FOREVER)
     store.note("m", {"n": 1}, parked=False, keep=FOREVER)
@@ -195,7 +196,7 @@ def test_a_failure_is_recorded_with_the_first_time_and_the_last(store: Store) ->
     assert before - 1 <= first.first_failed_at < second.last_failed_at <= time.time() + 1
 
 
-def test_a_handled_message_is_forgotten(store: Store) -> None:
+def test_handled_message_is_forgotten(store: Store) -> None:
     store.delivered("m", keep=FOREVER)
     store.note("m", {}, parked=True, keep=FOREVER)
     store.settle("m")
@@ -204,7 +205,7 @@ def test_a_handled_message_is_forgotten(store: Store) -> None:
     assert store.delivered("m", keep=FOREVER) == 1
 
 
-def test_only_a_parked_message_is_kept_without_an_end(store: Store) -> None:
+def test_only_parked_message_is_kept_without_end(store: Store) -> None:
     store.delivered("counted", keep=0.2)
     store.note("failed", {}, parked=False, keep=0.2)
     store.note("parked", {}, parked=True, keep=0.2)
@@ -217,7 +218,7 @@ def test_only_a_parked_message_is_kept_without_an_end(store: Store) -> None:
     assert store.delivered("counted", keep=FOREVER) == 1
 
 
-def test_a_parked_message_is_redriven_and_then_removed(store: Store) -> None:
+def test_parked_message_is_redriven_and_then_removed(store: Store) -> None:
     store.delivered("m", keep=FOREVER)
     assert store.prepare("m", 0) is None, "it is not parked"
     store.note("m", {}, parked=True, keep=FOREVER)
@@ -243,7 +244,7 @@ def test_what_was_parked_again_in_between_is_not_removed(store: Store) -> None:
     assert only(store).note == {"again": True}
 
 
-def test_a_message_that_never_was_parked_can_be_removed_too(store: Store) -> None:
+def test_message_that_never_was_parked_can_be_removed_too(store: Store) -> None:
     store.note("m", {}, parked=False, keep=FOREVER)
     assert store.remove("m", only(store).revision)
 
@@ -267,7 +268,32 @@ def test_what_is_kept_does_not_show(store: Store) -> None:
     assert "secret" not in repr(only(store)) + repr(claim(store)) + repr(store)
 
 
-def test_a_closed_store_opens_again(store: Store) -> None:
+def test_closed_store_opens_again(store: Store) -> None:
     token = claim(store).token
     store.close()
     assert store.finish(SLOT, token, "1", keep=FOREVER)
+
+
+def test_delivery_is_counted_back(store: Store) -> None:
+    counts: Any = store
+    counts.undelivered("m", keep=FOREVER)
+    assert list(store.records()) == []
+    store.delivered("m", keep=FOREVER)
+    counts.undelivered("m", keep=FOREVER)
+    assert list(store.records()) == [], "nothing else is known of it"
+    store.delivered("m", keep=FOREVER)
+    store.note("m", {"n": 1}, parked=False, keep=FOREVER)
+    counts.undelivered("m", keep=0.2)
+    assert (only(store).deliveries, only(store).note) == (0, {"n": 1})
+    assert eventually(lambda: not list(store.records()))
+
+
+def test_counting_back_keeps_parked_message(store: Store) -> None:
+    store.delivered("m", keep=FOREVER)
+    store.note("m", {}, parked=True, keep=FOREVER)
+    parked = only(store)
+    counts: Any = store
+    counts.undelivered("m", keep=0.1)
+    counts.undelivered("m", keep=0.1)
+    time.sleep(0.3)
+    assert only(store) == attrs.evolve(parked, deliveries=0)

@@ -58,7 +58,7 @@ def test_effect_and_key_are_one_commit(store: RedisStore, client: Any) -> None:
 
 
 @needs_redis
-def test_a_rollback_leaves_neither(store: RedisStore, client: Any) -> None:
+def test_rollback_leaves_neither(store: RedisStore, client: Any) -> None:
     token = claim(store)
     transaction = store.begin("k", token)
     transaction.handle.incr("effects")
@@ -68,7 +68,7 @@ def test_a_rollback_leaves_neither(store: RedisStore, client: Any) -> None:
 
 
 @needs_redis
-def test_who_has_lost_the_lease_writes_no_effect(store: RedisStore, client: Any) -> None:
+def test_who_has_lost_lease_writes_no_effect(store: RedisStore, client: Any) -> None:
     token = claim(store, lease=0.01)
     time.sleep(0.05)
     assert state(store) is State.CLAIMED  # by somebody else
@@ -80,7 +80,7 @@ def test_who_has_lost_the_lease_writes_no_effect(store: RedisStore, client: Any)
 
 
 @needs_redis
-def test_a_renewal_during_the_commit_does_not_spoil_it(
+def test_renewal_during_commit_does_not_spoil_it(
     store: RedisStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = claim(store)
@@ -103,7 +103,7 @@ def test_a_renewal_during_the_commit_does_not_spoil_it(
 
 
 @needs_redis
-def test_a_commit_whose_answer_was_lost_is_known_again(store: RedisStore, client: Any) -> None:
+def test_commit_whose_answer_was_lost_is_known_again(store: RedisStore, client: Any) -> None:
     token = claim(store)
     for _ in range(2):
         transaction = store.begin("k", token)
@@ -113,7 +113,7 @@ def test_a_commit_whose_answer_was_lost_is_known_again(store: RedisStore, client
 
 
 @needs_redis
-def test_a_handler_cannot_run_the_commands_itself(store: RedisStore) -> None:
+def test_handler_cannot_run_commands_itself(store: RedisStore) -> None:
     commands = store.begin("k", claim(store)).handle
     for method in ("execute", "watch"):
         with pytest.raises(RuntimeError, match="together with its key"):
@@ -121,7 +121,7 @@ def test_a_handler_cannot_run_the_commands_itself(store: RedisStore) -> None:
 
 
 @needs_redis
-def test_a_command_that_redis_refuses_is_said_so(store: RedisStore, client: Any) -> None:
+def test_command_that_redis_refuses_is_said_so(store: RedisStore, client: Any) -> None:
     client.set("text", "a")
     transaction = store.begin("k", claim(store))
     transaction.handle.incr("text")
@@ -134,7 +134,7 @@ def test_a_command_that_redis_refuses_is_said_so(store: RedisStore, client: Any)
 
 
 @needs_redis
-def test_a_value_that_cannot_be_sent_leaves_neither(store: RedisStore, client: Any) -> None:
+def test_value_that_cannot_be_sent_leaves_neither(store: RedisStore, client: Any) -> None:
     transaction = store.begin("k", claim(store))
     transaction.handle.incr("effects")
     transaction.handle.set("other", object())
@@ -145,7 +145,7 @@ def test_a_value_that_cannot_be_sent_leaves_neither(store: RedisStore, client: A
 
 
 @needs_redis
-def test_a_server_that_is_away_answers_nothing_and_then_goes_on(
+def test_unreachable_server_fails_calls_until_it_is_back(
     store: RedisStore, redis_server: RedisServer
 ) -> None:
     token = claim(store)
@@ -167,11 +167,11 @@ def test_a_server_that_is_away_answers_nothing_and_then_goes_on(
     assert state(store) is State.DONE
 
 
-def test_the_url_may_hold_a_password_and_does_not_show() -> None:
+def test_url_may_hold_password_and_does_not_show() -> None:
     assert "secret" not in repr(RedisStore("redis://user:secret@127.0.0.1:1/0"))
 
 
-def test_without_the_extra_it_says_what_to_install() -> None:
+def test_without_extra_it_says_what_to_install() -> None:
     code = (
         "import sys\n"
         "sys.modules['redis'] = None\n"

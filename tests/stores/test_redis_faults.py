@@ -75,7 +75,7 @@ def test_nothing_runs_when_redis_is_full(store: RedisStore, client: Any) -> None
     assert len(ran) == 1
 
 
-def test_delivery_of_a_parked_message_is_refused_too(store: RedisStore, client: Any) -> None:
+def test_delivery_of_parked_message_is_refused_too(store: RedisStore, client: Any) -> None:
     store.delivered("m", keep=KEEP)
     store.note("m", {}, parked=True, keep=KEEP)
     fill(client)
@@ -117,7 +117,7 @@ def test_what_began_before_can_end_when_redis_is_full(store: RedisStore, client:
 
 
 @pytest.mark.parametrize("command", ["set", "rpop", "get"])
-def test_transaction_on_a_full_redis_writes_neither(
+def test_transaction_on_full_redis_writes_neither(
     store: RedisStore, client: Any, command: str
 ) -> None:
     """Whether Redis allows the command itself when full, or not."""
@@ -233,7 +233,7 @@ def test_operation_that_was_done_says_so(unsure: RedisStore, late: LateAnswers, 
     assert revisions == {"prepare": [2], "note": [2], "remove": [], "settle": []}.get(name, [1])
 
 
-def test_second_copy_of_a_request_does_nothing(store: RedisStore, client: Any) -> None:
+def test_second_copy_of_request_does_nothing(store: RedisStore, client: Any) -> None:
     """A server that was stalled runs both copies, the second after what came next."""
     sent: list[tuple[list[str], tuple[Any, ...]]] = []
     script = store._scripts["note"]
@@ -279,7 +279,7 @@ def test_end_that_was_refused_is_no_success(store: RedisStore, client: Any) -> N
     assert transaction.commit("1", keep=KEEP)
 
 
-def test_handler_hears_of_an_end_that_was_refused(store: RedisStore, client: Any) -> None:
+def test_handler_hears_of_end_that_was_refused(store: RedisStore, client: Any) -> None:
     @idempotent(store, key="id", function_id="f")
     def handler(data: Any, transaction: Any) -> str:
         transaction.get("x")
@@ -304,7 +304,7 @@ def test_what_can_never_succeed_is_not_unavailable(
 
 
 @pytest.mark.parametrize("decorate", ["idempotent", "consumer"])
-def test_refusal_ends_as_a_permanent_failure(store: RedisStore, client: Any, decorate: str) -> None:
+def test_refusal_ends_as_permanent_failure(store: RedisStore, client: Any, decorate: str) -> None:
     ran: list[Any] = []
     handler: Any
     if decorate == "idempotent":
@@ -321,9 +321,7 @@ def test_refusal_ends_as_a_permanent_failure(store: RedisStore, client: Any, dec
     assert ran == []
 
 
-def test_unknown_command_in_a_transaction_is_the_handlers_error(
-    store: RedisStore, client: Any
-) -> None:
+def test_unknown_command_in_transaction_is_handlers_error(store: RedisStore, client: Any) -> None:
     transaction = store.begin("k", claim(store).token)
     transaction.handle.execute_command("NOSUCH", "x")
     transaction.handle.incr("effects")

@@ -60,7 +60,7 @@ def test_effect_and_key_are_one_commit(store: SqliteStore, path: Path) -> None:
     assert state(store) is State.DONE
 
 
-def test_a_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
+def test_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
     token = claim(store)
     assert effects(path) == []
     transaction = store.begin("k", token)
@@ -71,7 +71,7 @@ def test_a_rollback_leaves_neither(store: SqliteStore, path: Path) -> None:
     assert state(store) is State.RUNNING
 
 
-def test_who_has_lost_the_lease_writes_no_effect(store: SqliteStore, path: Path) -> None:
+def test_who_has_lost_lease_writes_no_effect(store: SqliteStore, path: Path) -> None:
     token = claim(store, lease=0.01)
     assert effects(path) == []
     time.sleep(0.05)
@@ -82,7 +82,7 @@ def test_who_has_lost_the_lease_writes_no_effect(store: SqliteStore, path: Path)
     assert effects(path) == []
 
 
-def test_a_process_that_dies_in_its_transaction_leaves_neither(
+def test_process_that_dies_in_its_transaction_leaves_neither(
     store: SqliteStore, path: Path
 ) -> None:
     token = claim(store)
@@ -115,7 +115,7 @@ def end_of_with(connection: sqlite3.Connection) -> None:
     ],
     ids=["commit", "rollback", "COMMIT", "script", "with"],
 )
-def test_a_handler_cannot_end_the_transaction_itself(
+def test_handler_cannot_end_transaction_itself(
     store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], Any]
 ) -> None:
     token = claim(store)
@@ -130,7 +130,7 @@ def test_a_handler_cannot_end_the_transaction_itself(
     assert effects(path) == []
 
 
-def test_a_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, path: Path) -> None:
+def test_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, path: Path) -> None:
     token = claim(store)
     assert effects(path) == []
     transaction = store.begin("k", token)
@@ -144,7 +144,7 @@ def test_a_handlers_savepoints_and_row_factory_are_its_own(store: SqliteStore, p
     assert [record.deliveries for record in store.records()] == [1]
 
 
-def test_an_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
+def test_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
     patient, hasty = SqliteStore(path, busy_timeout=30.0), SqliteStore(path, busy_timeout=0.05)
     transaction = patient.begin("k", claim(patient))
     with pytest.raises(StoreUnavailableError, match="locked"):
@@ -156,9 +156,7 @@ def test_an_operation_waits_for_who_writes_and_then_refuses(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["folder", "rubbish", "below a file"])
-def test_a_file_that_cannot_be_used_is_said_so_and_answers_nothing(
-    tmp_path: Path, how: str
-) -> None:
+def test_unusable_file_is_reported_and_answers_nothing(tmp_path: Path, how: str) -> None:
     place = tmp_path / "it"
     if how == "folder":
         place.mkdir()
@@ -174,7 +172,7 @@ def test_a_file_that_cannot_be_used_is_said_so_and_answers_nothing(
         list(store.records())
 
 
-def test_a_store_is_usable_after_a_fork(store: SqliteStore) -> None:
+def test_store_is_usable_after_fork(store: SqliteStore) -> None:
     token = claim(store)
     child = os.fork()
     if child == 0:
@@ -188,7 +186,7 @@ def test_a_store_is_usable_after_a_fork(store: SqliteStore) -> None:
     store.close()
 
 
-def test_rows_whose_time_is_over_leave_the_file(store: SqliteStore, path: Path) -> None:
+def test_rows_whose_time_is_over_leave_file(store: SqliteStore, path: Path) -> None:
     for number in range(20):
         store.delivered(f"m-{number}", keep=0.01)
     time.sleep(0.05)
@@ -198,7 +196,7 @@ def test_rows_whose_time_is_over_leave_the_file(store: SqliteStore, path: Path) 
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
 
 
-def test_first_use_waits_for_who_makes_the_file(path: Path) -> None:
+def test_first_use_waits_for_who_makes_file(path: Path) -> None:
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("CREATE TABLE t (n)")
@@ -213,7 +211,7 @@ def test_first_use_waits_for_who_makes_the_file(path: Path) -> None:
         other.close()
 
 
-def test_what_must_outlast_the_machine_is_written_through(store: SqliteStore) -> None:
+def test_what_must_outlast_machine_is_written_through(store: SqliteStore) -> None:
     token = claim(store)
     (connection,) = store._connections._idle
     statements: list[str] = []

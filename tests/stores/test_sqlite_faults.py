@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.sqlite_files import opened
 
-from iii_resilience.handling import PermanentError, TransientError, idempotent
+from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
 from iii_resilience.stores import (
     SqliteStore,
     State,
@@ -106,8 +106,70 @@ def test_transaction_that_sqlite_ended_commits_neither(
     assert effects(path) == [1]
 
 
+def exactly_full(connection: sqlite3.Connection) -> None:
+    try:
+        full(connection)
+    except sqlite3.DatabaseError as error:  # the statement in its `finally` is refused
+        raise (error.__context__ or error) from None
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(exactly_full, "STORE_UNAVAILABLE"), (full, "TRANSACTION_ROLLED_BACK")],
+    ids=["the error itself", "that of the next statement"],
+)
+def test_full_disk_that_handler_raises_is_transient(
+    store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], None], code: str
+) -> None:
+    """It is the store's failure: stored as the handler's, it would be the answer for a day."""
+    broken = True
+
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> str:
+        transaction.execute("INSERT INTO effects VALUES (1, NULL)")
+        if broken:
+            end(transaction)
+        return "booked"
+
+    @consumer(parking=store, key="id", function_id="f")
+    def consumed(data: Any) -> str:
+        return str(book(data))
+
+    handler: Any = consumed
+    with pytest.raises(TransientError) as caught:
+        handler({"id": 1})
+    assert caught.value.code == code
+    assert effects(path) == []
+    assert [one.parked_at for one in store.records()] == [None]
+    broken = False
+    assert handler({"id": 1}) == "booked"
+    assert effects(path) == [1]
+
+
+def test_commit_that_handler_does_not_catch_is_named(store: SqliteStore) -> None:
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> None:
+        transaction.execute("COMMIT")
+
+    handler: Any = book
+    for _ in range(2):
+        with pytest.raises(PermanentError) as caught:
+            handler({"id": 1})
+        assert caught.value.code == "TRANSACTION_ENDED_BY_HANDLER"
+
+
+def test_handlers_own_sqlite_error_stays_its_own(store: SqliteStore) -> None:
+    @idempotent(store, key="id", function_id="f")
+    def book(data: Any, transaction: sqlite3.Connection) -> None:
+        transaction.execute("INSERT INTO missing VALUES (1)")
+
+    handler: Any = book
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        handler({"id": 1})
+
+
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_rows_written_after_such_an_end_do_not_stay(
+def test_rows_written_after_such_end_do_not_stay(
     store: SqliteStore, path: Path, end: Callable[[sqlite3.Connection], None]
 ) -> None:
     insert = "INSERT INTO effects VALUES (?, NULL)"
@@ -174,7 +236,7 @@ def test_other_transaction_in_its_place_is_noticed(
     assert claim(store, "other").state is State.RUNNING
 
 
-def test_handlers_settings_do_not_reach_the_next_operation(store: SqliteStore) -> None:
+def test_handlers_settings_do_not_reach_next_operation(store: SqliteStore) -> None:
     token = claim(store).token
     transaction = store.begin("k", token)
     transaction.handle.row_factory = sqlite3.Row
@@ -215,13 +277,13 @@ def test_file_is_made_for_its_owner_only(tmp_path: Path) -> None:
     assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
 
 
-def test_file_that_the_user_made_keeps_its_mode(path: Path) -> None:
+def test_file_that_user_made_keeps_its_mode(path: Path) -> None:
     path.chmod(0o664)
     claim(SqliteStore(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o664
 
 
-def test_relative_path_is_that_of_the_moment_it_was_given(
+def test_relative_path_is_that_of_moment_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a").mkdir()
@@ -250,9 +312,7 @@ def in_child(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_close_as_first_use_in_a_child_leaves_the_parents_connections(
-    store: SqliteStore, path: Path
-) -> None:
+def test_first_close_in_child_leaves_parents_connections(store: SqliteStore, path: Path) -> None:
     token = claim(store).token
     (mine,) = store._connections._idle
     held, go_on = threading.Event(), threading.Event()
@@ -306,7 +366,7 @@ def _inherited() -> list[sqlite3.Connection]:
     return iii_resilience.stores.sqlite_connections._of_the_parent
 
 
-def test_transaction_is_the_parents_after_a_fork(store: SqliteStore, path: Path) -> None:
+def test_transaction_is_parents_after_fork(store: SqliteStore, path: Path) -> None:
     token = claim(store).token
     transaction = store.begin("k", token)
     transaction.handle.execute("INSERT INTO effects VALUES (1, NULL)")
@@ -353,7 +413,7 @@ def test_replaced_file_is_noticed_and_reported(
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)
 
 
-def test_transaction_in_a_replaced_file_is_not_committed(store: SqliteStore, path: Path) -> None:
+def test_transaction_in_replaced_file_is_not_committed(store: SqliteStore, path: Path) -> None:
     transaction = store.begin("k", claim(store).token)
     transaction.handle.execute("INSERT INTO effects VALUES (1, NULL)")
     replace(path)

@@ -14,7 +14,7 @@ __all__ = ["redis_server"]
 AHEAD = 9_000_000_000_000_000  # of a clock in the year 2255
 
 
-def test_python_rules_go_on_from_the_row() -> None:
+def test_python_rules_go_on_from_row() -> None:
     first = claim("f", "n", 1.0, 10.0)(None, 1000.0)
     assert first.answer.token == 1_000_000_000
     assert first.row is not None
@@ -24,7 +24,7 @@ def test_python_rules_go_on_from_the_row() -> None:
 
 
 @needs_redis
-def test_redis_script_goes_on_from_the_row(redis_server: object) -> None:
+def test_redis_script_goes_on_from_row(redis_server: object) -> None:
     store = RedisStore(redis_server.url)  # type: ignore[attr-defined]
     first = store.claim("k", fingerprint="f", nonce="n", lease=0.05, keep=60.0)
     (key,) = store._client.keys("*")

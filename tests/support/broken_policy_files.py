@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from iii_resilience import Budget
+
 OF_A_POLICY = "(allowed: extends, attempts, backoff, deadline_ms, attempt_timeout_ms, budget, breaker, bulkhead, fallback, retry_unexecuted, ready_timeout_ms, max_stops, max_payload_bytes"
 OF_A_QUEUE = "(allowed: max_retries, concurrency, timeout_ms, backoff_ms, poll_interval_ms, type, message_group_field, redeliver_on_engine_restart"
 OF_A_FILE = "(allowed: version, policies, rules, default, queues, codes, exceptions"
@@ -76,12 +78,12 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "an unknown section",
         "version: 1\npolices: {}",
-        [f"2:1: polices: is no key of a policy file {OF_A_FILE}; did you mean 'policies'?)"],
+        [f"2:1: polices: is not a key of a policy file {OF_A_FILE}; did you mean 'policies'?)"],
     ),
     (
         "a section in capitals",
         "version: 1\nRules: []",
-        [f"2:1: Rules: is no key of a policy file {OF_A_FILE}; did you mean 'rules'?)"],
+        [f"2:1: Rules: is not a key of a policy file {OF_A_FILE}; did you mean 'rules'?)"],
     ),
     ("keys that are numbers", "version: 1\n2: {}", ["2:1: keys must be text, got 2"]),
     ("a key that is a list", "version: 1\n? [a]\n: 1", ["2:3: keys must be text, got a list"]),
@@ -122,7 +124,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a merge key",
         "version: 1\npolicies:\n  a: {<<: {attempts: 2}}",
-        [f"3:7: policies.a.<<: is no key of a policy {OF_A_POLICY})"],
+        [f"3:7: policies.a.<<: is not a key of a policy {OF_A_POLICY})"],
     ),
     ("a tag", "version: !!int 1", [f"1:10: version: {NOT_USED}"]),
     (
@@ -145,16 +147,16 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "version: " + "9" * 5_000,
         ["1:10: version: is a number of 5000 digits (at most 100)"],
     ),
-    ("bytes that are no text", b"\xff", ["is no text in UTF-8 or UTF-16: invalid start byte"]),
+    ("bytes that are no text", b"\xff", ["is not a text in UTF-8 or UTF-16: invalid start byte"]),
     (
         "bytes that are no UTF-8",
         b"version: \xc3(",
-        ["is no text in UTF-8 or UTF-16: invalid continuation byte"],
+        ["is not a text in UTF-8 or UTF-16: invalid continuation byte"],
     ),
     (
         "a zero byte",
         b"version: 1\x00",
-        ["is no text in UTF-8 or UTF-16: special characters are not allowed"],
+        ["is not a text in UTF-8 or UTF-16: special characters are not allowed"],
     ),
     (
         "policies in a list",
@@ -215,21 +217,21 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "a misspelt field",
         policy("atempts: 3"),
         [
-            f"3:7: policies.a.atempts: is no key of a policy {OF_A_POLICY}; did you mean 'attempts'?)"
+            f"3:7: policies.a.atempts: is not a key of a policy {OF_A_POLICY}; did you mean 'attempts'?)"
         ],
     ),
     (
         "a field in seconds",
         policy("deadline: 5"),
         [
-            f"3:7: policies.a.deadline: is no key of a policy {OF_A_POLICY}; did you mean 'deadline_ms'?)"
+            f"3:7: policies.a.deadline: is not a key of a policy {OF_A_POLICY}; did you mean 'deadline_ms'?)"
         ],
     ),
     (
         "a field in another style",
         policy("deadlineMs: 5000"),
         [
-            f"3:7: policies.a.deadlineMs: is no key of a policy {OF_A_POLICY}; did you mean 'deadline_ms'?)"
+            f"3:7: policies.a.deadlineMs: is not a key of a policy {OF_A_POLICY}; did you mean 'deadline_ms'?)"
         ],
     ),
     (
@@ -361,7 +363,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "backoff in seconds",
         policy("backoff: {base: 1}"),
         [
-            "3:17: policies.a.backoff.base: is no key of a backoff (allowed: base_ms, factor, cap_ms, throttled_base_ms, jitter; did you mean 'base_ms'?)"
+            "3:17: policies.a.backoff.base: is not a key of a backoff (allowed: base_ms, factor, cap_ms, throttled_base_ms, jitter; did you mean 'base_ms'?)"
         ],
     ),
     (
@@ -372,25 +374,37 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a negative ratio",
         policy("budget: {ratio: -0.1}"),
-        ["3:16: policies.a.budget.ratio: must be a finite number at least 0, got -0.1"],
+        [
+            "3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got -0.1"
+        ],
     ),
     (
         "an endless ratio",
         policy("budget: {ratio: .inf}"),
-        ["3:16: policies.a.budget.ratio: must be a finite number at least 0, got inf"],
+        [
+            "3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got inf"
+        ],
     ),
     (
-        "a budget without a window",
-        policy("budget: {window_ms: 0}"),
-        [
-            "3:16: policies.a.budget.window_ms: must be a whole number of milliseconds above 0, got 0"
-        ],
+        "a budget with a window",
+        policy("budget: {window_ms: 10000, min_per_second: 10}"),
+        [f"3:16: policies.a.budget.window_ms: is refused: {Budget.REMOVED['window']}"],
+    ),
+    (
+        "a budget's ratio in per cent",
+        policy("budget: {ratio: 20}"),
+        ["3:16: policies.a.budget.ratio: must be a finite number at least 0 and at most 1, got 20"],
+    ),
+    (
+        "a budget without a permit",
+        policy("budget: {burst: 0}"),
+        ["3:16: policies.a.budget.burst: must be a finite number at least 1, got 0"],
     ),
     (
         "a budget's private field",
         policy("budget: {_states: {}}"),
         [
-            "3:16: policies.a.budget._states: is no key of a budget (allowed: ratio, min_per_second, window_ms)"
+            "3:16: policies.a.budget._states: is not a key of a budget (allowed: ratio, burst, min_per_second)"
         ],
     ),
     (
@@ -409,7 +423,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "a breaker in seconds",
         policy("breaker: {open: 10}"),
         [
-            "3:17: policies.a.breaker.open: is no key of a breaker (allowed: failure_rate, window_ms, min_calls, open_ms, probes, slow_call_ms; did you mean 'open_ms'?)"
+            "3:17: policies.a.breaker.open: is not a key of a breaker (allowed: failure_rate, window_ms, min_calls, open_ms, probes, slow_call_ms; did you mean 'open_ms'?)"
         ],
     ),
     (
@@ -439,7 +453,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         policy("fallback: {queue: later}"),
         [
             "3:7: policies.a.fallback: needs enqueue or reroute",
-            "3:18: policies.a.fallback.queue: is no key of a fallback (allowed: enqueue, reroute; did you mean 'enqueue'?)",
+            "3:18: policies.a.fallback.queue: is not a key of a fallback (allowed: enqueue, reroute; did you mean 'enqueue'?)",
         ],
     ),
     (
@@ -548,7 +562,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
     (
         "a rule with a policy's field",
         rule("function: f, attempts: 3"),
-        ["3:19: rules.0.attempts: is no key of a rule (allowed: function, policy, idempotent)"],
+        ["3:19: rules.0.attempts: is not a key of a rule (allowed: function, policy, idempotent)"],
     ),
     (
         "a rule that retries a denial",
@@ -594,13 +608,13 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "a misspelt field of a queue",
         queue("max_retires: 3"),
         [
-            f"3:7: queues.q.max_retires: is no key of a queue {OF_A_QUEUE}; did you mean 'max_retries'?)"
+            f"3:7: queues.q.max_retires: is not a key of a queue {OF_A_QUEUE}; did you mean 'max_retries'?)"
         ],
     ),
     (
         "a queue's name in its fields",
         queue("name: q"),
-        [f"3:7: queues.q.name: is no key of a queue {OF_A_QUEUE})"],
+        [f"3:7: queues.q.name: is not a key of a queue {OF_A_QUEUE})"],
     ),
     (
         "a queue for nobody",
@@ -693,7 +707,7 @@ BROKEN: list[tuple[str, str | bytes, list[str]]] = [
         "a misspelt field of a code",
         code("MINE: {category: transient, retryable: true}"),
         [
-            "3:31: codes.MINE.retryable: is no key of a code (allowed: category, execution, origin, remedy, meaning, source, system, throttled, queue)"
+            "3:31: codes.MINE.retryable: is not a key of a code (allowed: category, execution, origin, remedy, meaning, source, system, throttled, queue)"
         ],
     ),
     (

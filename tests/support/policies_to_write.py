@@ -36,7 +36,7 @@ def backoffs(draw: st.DrawFn) -> Backoff:
     return Backoff(base / 1000, draw(numbers(1)), cap / 1000, throttled / 1000, jitter)
 
 
-BUDGETS = st.builds(Budget, numbers(0), numbers(0), seconds())
+BUDGETS = st.builds(Budget, numbers(0, 1), burst=numbers(1), min_per_second=numbers(0))
 BREAKERS = st.builds(
     Breaker,
     numbers(0, 1, exclude_min=True),

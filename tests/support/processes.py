@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +58,10 @@ class Process:
         line = self._process.stdout.readline()
         assert line, "the process has ended"
         return line.strip()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it at once (SIGKILL), if it has not ended."""
@@ -134,6 +139,14 @@ class Worker:
     def kill(self) -> None:
         """End it at once: it has no chance to say goodbye."""
         self._process.kill()
+
+    def stop(self) -> None:
+        """Let it stand still (SIGSTOP), until `go_on`."""
+        self._process.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on (SIGCONT)."""
+        self._process.signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Let it go."""

@@ -30,6 +30,13 @@ workers:
       logs_enabled: false
       trace_storage: {{enabled: false}}
 """
+_GUARDED = """\
+  - name: iii-worker-manager
+    config:
+      host: 127.0.0.1
+      port: {port}
+      rbac: {{auth_function_id: "{function_id}"}}
+"""
 _QUIET = {"OTEL_ENABLED": "false", "III_TELEMETRY_ENABLED": "false", "RUST_LOG": "warn"}
 
 
@@ -38,13 +45,14 @@ class RealEngine:
 
     Args:
         folder: Where both keep what survives a restart.
+        guarded_by: The auth function of a second listener, or None for no such listener.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, guarded_by: str | None = None) -> None:
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = _free_port()
+        self._guarded_port = _free_port()
+        self._guarded_by = guarded_by
         self._config = folder / "config.yaml"
         self._queue_folder = folder / "queue-worker"
         self._queue_folder.mkdir()
@@ -55,23 +63,32 @@ class RealEngine:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
 
+    @property
+    def guarded_url(self) -> str:
+        """The listener with the auth function."""
+        return f"ws://127.0.0.1:{self._guarded_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._engine is not None
+        return self._engine.pid
+
     def start(self) -> None:
         # The engine writes its own form of it: each start begins with ours.
-        self._config.write_text(_CONFIG.format(port=self.port, folder=self._folder), "utf-8")
+        config = _CONFIG.format(port=self.port, folder=self._folder)
+        if self._guarded_by is not None:
+            config += _GUARDED.format(port=self._guarded_port, function_id=self._guarded_by)
+        self._config.write_text(config, "utf-8")
         command = shlex.split(os.environ["III_ENGINE"])
         self._engine = self._run(
             [*command, "--no-update-check", "--config", str(self._config)], self._folder
         )
         until = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
+        for port in (self.port, *([] if self._guarded_by is None else [self._guarded_port])):
+            while not _listens(port):
                 assert self._engine.poll() is None, "the engine ended at once"
                 assert time.monotonic() < until, "the engine does not listen"
                 time.sleep(0.05)
-            else:
-                return
 
     def start_queue_worker(self) -> None:
         command = shlex.split(os.environ["III_QUEUE_WORKER"])
@@ -101,3 +118,18 @@ class RealEngine:
                 stdout=log,
                 stderr=log,
             )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

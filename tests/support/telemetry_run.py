@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +23,7 @@ from iii_resilience import (
     ConfigError,
     Enqueue,
     InvalidPayloadError,
+    Limit,
     Reroute,
     iii_retry,
     load_policies,
@@ -44,7 +47,7 @@ def told(
 ) -> Iterator[list[logging.LogRecord]]:
     """A run in which everything happens that is told of; its records."""
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
-    worker = resilient(target, keep_registered=True)
+    worker = resilient(target, keep_registered=True, limit=Limit(concurrency=100))
     caller = resilient(connect("caller"), policies=QUICK)
     parking = MemoryStore()
 
@@ -55,11 +58,15 @@ def told(
     def fails(data: Any) -> None:
         raise ValueError
 
+    async def fill(data: Any) -> None:
+        await asyncio.sleep(0.2)
+
     worker.register_function("t::fails", fails)
     worker.register_function("t::parks", parks)
     worker.register_function("t::f", lambda data: "done")
+    worker.register_function("t::full", fill, limit=Limit(concurrency=1, wait=0.0))
     worker.register_function("t::other", lambda data: "done")
-    engine.wait_registered("t::fails", "t::parks", "t::f", "t::other")
+    engine.wait_registered("t::fails", "t::parks", "t::f", "t::full", "t::other")
     bulkhead = Bulkhead(limit=2)  # seen as long as it is used
     everything(caller, engine, bulkhead)
     refused_reload()
@@ -101,6 +108,8 @@ def everything(caller: Resilient, engine: LoopbackEngine, bulkhead: Bulkhead) ->
     call("t::f", policy=QUICK.replace(bulkhead=bulkhead))
     call("t::fails")
     call("t::parks")
+    with ThreadPoolExecutor() as pool:  # one of them is refused, and retried
+        list(pool.map(call, ["t::full", "t::full"]))
     with pytest.raises(InvalidPayloadError):
         caller.trigger({"function_id": "t::f", "payload": float("nan")})
     for fallback, fails in [(Reroute("t::other"), 0), (Reroute("t::other"), 1), (Enqueue("q"), 0)]:
@@ -126,12 +135,28 @@ def everything(caller: Resilient, engine: LoopbackEngine, bulkhead: Bulkhead) ->
     with pytest.raises(KeyboardInterrupt):
         decorated()
 
+    def exhausted() -> None:
+        raise ConnectionError
+
+    of_function, shared = (Budget(ratio=0, burst=1, min_per_second=0) for _ in range(2))
+    EMPTIED.extend([of_function, shared])
+    for decorate in (
+        iii_retry(idempotent=True, policy=QUICK.replace(budget=of_function)),
+        iii_retry(idempotent=True, policy=QUICK, budget=shared),
+    ):
+        with pytest.raises(ConnectionError):
+            decorate(exhausted)()
+
     @iii_retry(idempotent=True, policy=QUICK, wait=_raise)
     def undecided() -> None:
         raise ConnectionError
 
     with pytest.raises(ZeroDivisionError):
         undecided()
+
+
+EMPTIED: list[Budget] = []
+"""Budgets that are empty when the metrics are read."""
 
 
 def _raise(_: Any) -> float:

@@ -39,7 +39,7 @@ def current() -> int:
     return trace.get_current_span().get_span_context().span_id
 
 
-def test_an_attempt_that_is_sent_again_after_it_was_held_is_one(seen: Seen) -> None:
+def test_attempt_sent_again_after_it_was_held_is_one(seen: Seen) -> None:
     call = begun()
     call.sends(time.monotonic(), 0.0)
     within = current()
@@ -52,7 +52,7 @@ def test_an_attempt_that_is_sent_again_after_it_was_held_is_one(seen: Seen) -> N
     assert seen.metrics()["iii.client.call.retries"].total() == 1
 
 
-def test_an_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
+def test_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
     call = begun()
     call.sends(time.monotonic(), 0.0)
     call.not_made()
@@ -64,9 +64,9 @@ def test_an_attempt_that_is_not_made_after_all_is_not_told(seen: Seen) -> None:
     assert "iii.client.call.retries" not in seen.metrics()
 
 
-def test_nor_is_one_that_a_run_gives_up_when_it_is_about_to_be_made(seen: Seen) -> None:
-    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f", started=time.monotonic())
-    run = RetriedCall(context, idempotent=True)
+def test_attempt_given_up_before_start_has_no_span(seen: Seen) -> None:
+    context = RetryContext(policy=RetryPolicy(budget=None), name="t::f")
+    run = RetriedCall(context, time.monotonic(), idempotent=True)
     run.attempt_failed(ConnectionError(), None)
     assert run.decided(None).retry
     run.attempt_started(sent=True)
@@ -80,7 +80,7 @@ def test_nor_is_one_that_a_run_gives_up_when_it_is_about_to_be_made(seen: Seen) 
     assert attributes(told)["iii.retry.decision"] == "not_ready"
 
 
-def test_a_call_can_be_left_and_entered_while_an_attempt_is_under_way(seen: Seen) -> None:
+def test_call_can_be_left_and_entered_during_attempt(seen: Seen) -> None:
     call = begun()
     call.enter()  # nothing is under way
     assert current() == 0
@@ -103,7 +103,7 @@ def test_it_ends_once(seen: Seen) -> None:
     assert seen.metrics()["iii.client.call.duration"].count() == 1
 
 
-def test_a_call_whose_end_may_not_be_told_has_decisions_only(seen: Seen) -> None:
+def test_call_whose_end_may_not_be_told_has_decisions_only(seen: Seen) -> None:
     call = begun(whole=False)
     call.sends(time.monotonic(), 0.0)
     call.not_made()
@@ -114,7 +114,7 @@ def test_a_call_whose_end_may_not_be_told_has_decisions_only(seen: Seen) -> None
 
 
 @pytest.mark.parametrize("spans", [True, False])
-def test_a_fallback_that_takes_the_call_over_ends_it_well(spans: bool, seen: Seen) -> None:
+def test_fallback_that_takes_call_over_ends_it_well(spans: bool, seen: Seen) -> None:
     call = begun()
     if not spans:
         call._spans = None
@@ -140,7 +140,7 @@ def test_a_fallback_that_takes_the_call_over_ends_it_well(spans: bool, seen: See
         (None, None, False),  # nobody took it over
     ],
 )
-def test_a_fallback_that_does_not_leaves_the_end_to_whoever_knows(
+def test_fallback_that_does_not_leaves_end_to_whoever_knows(
     error: BaseException | None, kind: str | None, ends: bool, seen: Seen
 ) -> None:
     call = begun()
@@ -156,7 +156,7 @@ def test_a_fallback_that_does_not_leaves_the_end_to_whoever_knows(
     assert attributes(told)["error.type"] == ("KeyboardInterrupt" if ends else "TIMEOUT")
 
 
-def test_the_time_of_attempts_and_fallback_is_no_delay(seen: Seen) -> None:
+def test_time_of_attempts_and_fallback_is_no_delay(seen: Seen) -> None:
     call = begun()
     call.sends(time.monotonic(), 0.0)
     time.sleep(0.03)
@@ -169,7 +169,7 @@ def test_the_time_of_attempts_and_fallback_is_no_delay(seen: Seen) -> None:
     assert 0 < waited < found["iii.client.call.duration"].total() - 0.06
 
 
-def test_what_is_refused_is_a_call_of_one_attempt_that_was_not_sent(seen: Seen) -> None:
+def test_rejected_call_is_one_attempt_that_was_not_sent(seen: Seen) -> None:
     refused("t::f", FAILURE, ValueError())
     ((told, (attempt,)),) = seen.calls().values()
     assert attributes(attempt)["iii.attempt.sent"] is False
@@ -200,7 +200,7 @@ def test_without_providers_all_of_it_does_nothing() -> None:
     assert meters._ids == set()
 
 
-def test_a_handlers_failure_is_counted(seen: Seen) -> None:
+def test_handlers_failure_is_counted(seen: Seen) -> None:
     meters.handler_failed("t::f", FAILURE)
     (point,) = seen.metrics()["iii.handler.failures"].points
     assert point.attributes == {

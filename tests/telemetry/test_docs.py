@@ -63,7 +63,7 @@ def held(row: Row, each: list[frozenset[str]]) -> None:
     assert frozenset.union(*each) == row.always | row.sometimes, row.name
 
 
-def test_the_table_names_every_metric_span_and_record_as_they_are(
+def test_table_lists_every_metric_span_and_record(
     told: list[logging.LogRecord], seen: Seen
 ) -> None:
     rows = table()
@@ -74,6 +74,7 @@ def test_the_table_names_every_metric_span_and_record_as_they_are(
     kinds = {
         "a decision": "iii_reason",
         "a handler's failure": "iii_exception",
+        "calls that a full worker refused": "iii_refused",
         "a circuit": "iii_was",
     }
     assert set(rows) == set(metrics) | set(spans) | set(kinds)
@@ -90,6 +91,8 @@ def test_the_table_names_every_metric_span_and_record_as_they_are(
         fields = frozenset(set(vars(record)) - plain)
         if "iii_parked" in fields or "iii_exception" in fields:
             records["a handler's failure"].append((record, fields))
+        elif "iii_refused" in fields:
+            records["calls that a full worker refused"].append((record, fields))
         elif "iii_reason" in fields:
             records["a decision"].append((record, fields))
         elif {"iii_was", "iii_state"} <= fields and "iii_kind" not in fields:
@@ -100,7 +103,7 @@ def test_the_table_names_every_metric_span_and_record_as_they_are(
         assert levels == {word for word in quoted(rows[name].unit) if word.isupper()}
 
 
-def test_reasons_and_codes_are_what_the_attributes_hold(
+def test_reasons_and_codes_are_what_attributes_hold(
     told: list[logging.LogRecord], seen: Seen
 ) -> None:
     reasons = {
@@ -110,8 +113,8 @@ def test_reasons_and_codes_are_what_the_attributes_hold(
     assert len(reasons) >= 4
 
 
-def test_the_limit_is_the_one_that_is_documented() -> None:
-    assert f"the first {LIMIT_DEFAULT} are told apart" in PAGE
+def test_limit_is_one_that_is_documented() -> None:
+    assert f"Metrics distinguish the first {LIMIT_DEFAULT} ids" in PAGE
     assert f"`{LIMIT}=" in PAGE
 
 
@@ -169,7 +172,7 @@ PANELS = dashboard()["panels"]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
-def test_a_panel_is_one_and_asks_for_what_there_is(panel: dict[str, Any]) -> None:
+def test_panel_is_one_and_asks_for_what_there_is(panel: dict[str, Any]) -> None:
     assert panel["type"] in {"timeseries", "stat"}
     assert panel["title"]
     assert panel["description"]
@@ -197,7 +200,7 @@ def test_no_two_panels_lie_on_one_another() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
 
 
-def test_the_dashboards_variables_are_those_it_uses() -> None:
+def test_dashboards_variables_are_those_it_uses() -> None:
     whole = dashboard()
     variables = {variable["name"]: variable for variable in whole["templating"]["list"]}
     assert set(variables) == {"datasource", "function"}
@@ -206,14 +209,14 @@ def test_the_dashboards_variables_are_those_it_uses() -> None:
     assert used == {"datasource", "function", "__rate_interval"}
 
 
-def test_every_metric_is_on_the_dashboard() -> None:
+def test_every_metric_is_on_dashboard() -> None:
     text = json.dumps(PANELS)
     metrics = [row for row in table().values() if row.signal in SUFFIXES]
     assert [row.name for row in metrics if in_prometheus(row.name) not in text] == []
 
 
 @pytest.mark.parametrize("rule", rules(), ids=[rule["alert"] for rule in rules()])
-def test_an_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any]) -> None:
     asked(rule["expr"])
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert set(rule["annotations"]) == {"summary", "description"}
@@ -222,9 +225,9 @@ def test_an_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
 
 
-def test_the_alerts_are_the_four_that_are_documented() -> None:
+def test_alerts_are_four_that_are_documented() -> None:
     assert [rule["alert"] for rule in rules()] == [
-        "IiiRetryBudgetEmpty",
+        "IiiRetriesDoNotHelp",
         "IiiCircuitOpen",
         "IiiRetryRatioHigh",
         "IiiDeadLetters",
@@ -241,3 +244,9 @@ def test_what_does_not_exist_is_noticed() -> None:
     ]:
         with pytest.raises((AssertionError, TypeError, KeyError)):
             asked(wrong)
+
+
+def test_each_alert_has_a_runbook() -> None:
+    text = (DOCS / "operations" / "runbook.md").read_text(encoding="utf-8")
+    sections = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## Iii")]
+    assert sections == [rule["alert"] for rule in rules()]

@@ -26,6 +26,7 @@ from iii_resilience import (
     Reason,
     RetryPolicy,
     RpcError,
+    __version__,
     check_rpc,
     hint_for,
     iii_retry,
@@ -70,12 +71,12 @@ def test_there_is_one_record_for_each_decision(log: pytest.LogCaptureFixture) ->
     assert {r.name for r in log.records} == {"iii_resilience"}
 
 
-def test_a_success_says_nothing(log: pytest.LogCaptureFixture) -> None:
+def test_success_says_nothing(log: pytest.LogCaptureFixture) -> None:
     iii_retry(idempotent=True)(lambda: 1)()
     assert log.records == []
 
 
-def test_a_program_without_logging_hears_nothing() -> None:
+def test_program_without_logging_hears_nothing() -> None:
     code = """
         from iii_resilience import iii_retry
         @iii_retry
@@ -146,7 +147,7 @@ def test_neither_messages_nor_arguments_appear_anywhere(
     assert [text for text in seen if MARKER in text] == []
 
 
-def test_the_message_can_be_read_as_an_attribute() -> None:
+def test_message_can_be_read_as_attribute() -> None:
     @iii_retry
     def function() -> None:
         remote("invocation_failed")
@@ -168,7 +169,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_decision_is_counted_in_a_meter_provider_that_is_set_after_the_import() -> None:
+def test_decisions_are_counted_by_provider_set_after_import() -> None:
     # In a process of its own: a meter provider can be set once.
     code = """
         import json
@@ -195,14 +196,14 @@ def test_every_decision_is_counted_in_a_meter_provider_that_is_set_after_the_imp
         (resource,) = reader.get_metrics_data().resource_metrics
         (scope,) = resource.scope_metrics
         (metric,) = [m for m in scope.metrics if m.name == "iii.retry.decisions"]
-        print(json.dumps([scope.scope.name, metric.name, metric.unit]))
+        print(json.dumps([scope.scope.name, scope.scope.version, metric.name, metric.unit]))
         points = [[dict(p.attributes), p.value] for p in metric.data.data_points]
         print(json.dumps(points))
     """
     ran = run(code)
     assert ran.stderr == ""
     head, points = map(json.loads, ran.stdout.splitlines())
-    assert head == ["iii_resilience", "iii.retry.decisions", "{decision}"]
+    assert head == ["iii_resilience", __version__, "iii.retry.decisions", "{decision}"]
     assert MARKER not in ran.stdout
     counted = {
         (
@@ -252,7 +253,7 @@ def test_every_record_has_every_field(log: pytest.LogCaptureFixture) -> None:
     assert ids == [(None, None, None)] * 2
 
 
-def test_the_ids_are_those_of_the_attempt(log: pytest.LogCaptureFixture, seen: Seen) -> None:
+def test_ids_are_those_of_attempt(log: pytest.LogCaptureFixture, seen: Seen) -> None:
     with pytest.raises(ConnectionError):
         iii_retry(idempotent=True, policy=QUICK)(fail)()
     ((call, attempts),) = seen.calls().values()
@@ -262,7 +263,7 @@ def test_the_ids_are_those_of_the_attempt(log: pytest.LogCaptureFixture, seen: S
     ]
 
 
-def test_without_spans_they_are_those_of_the_span_around(
+def test_without_spans_they_are_those_of_span_around(
     log: pytest.LogCaptureFixture, clean_globals: None
 ) -> None:
     around = trace.NonRecordingSpan(trace.SpanContext(7, 9, is_remote=True))
@@ -294,7 +295,7 @@ class HostileError(ConnectionError):
         (HostileError(), None),
     ],
 )
-def test_the_invocation_id_is_the_one_of_the_sdks_exception(
+def test_invocation_id_is_one_of_sdks_exception(
     error: Any, told: str | None, log: pytest.LogCaptureFixture
 ) -> None:
     @iii_retry
@@ -307,7 +308,7 @@ def test_the_invocation_id_is_the_one_of_the_sdks_exception(
     assert record.iii_invocation_id == told
 
 
-def test_an_exception_is_told_by_its_type_and_place() -> None:
+def test_exception_is_told_by_its_type_and_place() -> None:
     assert where(ValueError(MARKER)) == "ValueError"
     with pytest.raises(ConnectionError) as caught:
         fail()
@@ -317,7 +318,7 @@ def test_an_exception_is_told_by_its_type_and_place() -> None:
 
 
 @pytest.mark.parametrize("level", [logging.CRITICAL, logging.DEBUG])
-def test_a_record_is_only_made_where_somebody_listens(
+def test_record_is_only_made_where_somebody_listens(
     level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(level, logger="iii_resilience")
@@ -336,28 +337,28 @@ def unheard() -> Iterator[logging.Logger]:
         yield logger
 
 
-def test_a_record_that_reaches_nobody_is_not_made() -> None:
+def test_record_that_reaches_nobody_is_not_made() -> None:
     with unheard() as logger, monitored(logger) as made:
         assert not heard(logging.WARNING)
         give_up()
     assert made == []
 
 
-def test_it_is_made_for_a_handler_of_the_logger() -> None:
+def test_it_is_made_for_handler_of_logger() -> None:
     with unheard() as logger, monitored(logger) as made:
         logger.handlers.append(logging.Handler(logging.CRITICAL))
         give_up()
     assert len(made) == 1
 
 
-def test_it_is_made_for_a_handler_above_the_logger() -> None:
+def test_it_is_made_for_handler_above_logger() -> None:
     with unheard() as logger, monitored(logger) as made:
         logger.propagate = True  # pytest itself listens up there
         give_up()
     assert len(made) == 1
 
 
-def test_it_is_made_for_a_filter_of_the_logger() -> None:
+def test_it_is_made_for_filter_of_logger() -> None:
     seen: list[logging.LogRecord] = []
 
     class Keeps(logging.Filter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import metrics, trace
@@ -22,7 +22,11 @@ from iii_resilience import (
 )
 from iii_resilience.core.guards.scopes import everything
 from iii_resilience.telemetry import meters
+from iii_resilience.telemetry.guard_states import named
 from iii_resilience.telemetry.metrics import LIMIT, LIMIT_DEFAULT, Meters
+
+if TYPE_CHECKING:
+    from conftest import FakeClock
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=3)
 DURATION = "iii.client.call.duration"
@@ -77,7 +81,7 @@ class TestLimit:
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "", "1.5"])
-def test_a_limit_that_is_none_is_warned_of_and_is_the_default(
+def test_limit_that_is_none_is_warned_of_and_is_default(
     text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seen: Seen
 ) -> None:
     monkeypatch.setenv(LIMIT, text)
@@ -92,7 +96,7 @@ def test_a_limit_that_is_none_is_warned_of_and_is_the_default(
     assert functions(seen) == {"a": 2}
 
 
-def test_a_limit_of_none_tells_no_function(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
+def test_limit_of_none_tells_no_function(monkeypatch: pytest.MonkeyPatch, seen: Seen) -> None:
     monkeypatch.setenv(LIMIT, "0")
     meters.forget()
     meters.succeeded("a", 0.0)
@@ -109,7 +113,7 @@ class TestBuckets:
             assert bounds[0] == 0.005
             assert bounds[-1] == 60
 
-    def test_an_api_without_advice_does_without(
+    def test_api_without_advice_does_without(
         self, clean_globals: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = []
@@ -127,29 +131,27 @@ class TestBuckets:
 
 
 class TestWhereNobodyMeasures:
-    def test_a_success_is_one_look(self, clean_globals: None) -> None:
+    def test_success_is_one_look(self, clean_globals: None) -> None:
         meters.succeeded("a", 0.0)
         assert meters.probe._real_instrument is None
         meters.succeeded("a", 0.0)
         assert meters._of_success == {}
         assert meters._ids == set()
 
-    def test_a_provider_that_is_set_later_is_noticed(self, clean_globals: None) -> None:
+    def test_provider_that_is_set_later_is_noticed(self, clean_globals: None) -> None:
         meters.succeeded("a", 0.0)
         meters.ended("a", 1.0, {}, retries=1)
         seen = provide()
         meters.succeeded("a", 0.0)
         assert functions(seen) == {"a": 1}
 
-    def test_instruments_without_the_mark_of_the_api_are_always_told(
-        self, clean_globals: None
-    ) -> None:
+    def test_instruments_without_mark_of_api_are_always_told(self, clean_globals: None) -> None:
         metrics.set_meter_provider(NoOpMeterProvider())
         meters.succeeded("a", 0.0)
         assert meters.probe._real_instrument is not None
         assert "a" in meters._of_success
 
-    def test_a_provider_that_cannot_be_made_costs_the_metrics_and_no_call(
+    def test_broken_provider_costs_metrics_and_no_call(
         self,
         clean_globals: None,
         monkeypatch: pytest.MonkeyPatch,
@@ -187,8 +189,8 @@ class TestBudgets:
             for p in seen.metrics()["iii.retry.budget.available"].points
         }
 
-    def test_a_decorators_budget_is_told_by_its_policys_name(self, seen: Seen) -> None:
-        policy = QUICK.replace(budget=Budget(ratio=0, min_per_second=0.5, window=10), attempts=3)
+    def test_decorators_budget_is_told_by_its_policys_name(self, seen: Seen) -> None:
+        policy = QUICK.replace(budget=Budget(ratio=0, burst=5, min_per_second=0), attempts=3)
         use_policies(PolicyBook({"gauged": policy, "default": QUICK}))
 
         @iii_retry(idempotent=True, policy="gauged")
@@ -197,41 +199,80 @@ class TestBudgets:
 
         with pytest.raises(ConnectionError):
             function()
-        assert self.budgets(seen)["gauged", None] == 3
-        with pytest.raises(ConnectionError):
-            function()
-        with pytest.raises(ConnectionError):
-            function()
-        assert self.budgets(seen)["gauged", None] == 0
+        name = f"{function.__module__}.{function.__qualname__}"
+        assert self.budgets(seen)["gauged", name] == 3
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                function()
+        assert self.budgets(seen)["gauged", name] == 0
 
-    def test_of_several_under_one_name_the_emptiest_is_told(self, seen: Seen) -> None:
-        policies = [
-            QUICK.replace(budget=Budget(ratio=0, min_per_second=permits, window=1))
-            for permits in (0.3, 0.2, 0.4)
-        ]
-        for policy in policies:
-            for attempt in retrying(idempotent=True, policy=policy):
+    def test_emptiest_of_several_under_one_name(self, seen: Seen) -> None:
+        for burst in (3, 2, 4):
+            budget = Budget(ratio=0, burst=burst)
+            for attempt in retrying(idempotent=True, policy=QUICK.replace(budget=budget)):
                 with attempt:
                     pass
         meters.succeeded("a", 0.0)
-        assert self.budgets(seen)["inline", None] <= 0.2
+        name = f"{__name__}.TestBudgets.test_emptiest_of_several_under_one_name"
+        assert self.budgets(seen)["inline", name] == 2
 
-    def test_one_for_each_function_is_told_with_its_id(self, seen: Seen) -> None:
-        budget = Budget(ratio=0, min_per_second=7, window=1)
-        budget.window_for("scoped\0a::b")
-        budget.window_for(None)
+    def test_shared_bucket_has_no_function(self, seen: Seen) -> None:
+        budget = Budget(ratio=0, burst=7)
+        named(budget.bucket_for("a::b"), "inline")
+        named(budget.bucket_for("a::b"), "scoped")
+        named(budget.bucket_for("a::b"), "later")
+        budget.bucket_for(None)
         meters.succeeded("a", 0.0)
         found = self.budgets(seen)
         assert found["scoped", "a::b"] == 7
-        assert ("(shared)", None) in found
+        assert ("inline", None) in found
+
+    def test_time_since_bucket_is_empty(self, seen: Seen, clock: FakeClock) -> None:
+        budget = Budget(burst=1, min_per_second=0)
+        bucket = budget.bucket_for("t::empty")
+        budget.bucket_for("t::full")
+        assert bucket.reserve(clock.now)
+        clock.now += 30
+        meters.succeeded("a", 0.0)
+        empty = {
+            p.attributes["iii.function.id"]: p.value
+            for p in seen.metrics()["iii.retry.budget.empty"].points
+            if "iii.function.id" in p.attributes
+        }
+        assert empty == {"t::empty": 30.0}
+
+    def test_permits_end_refunded_or_wasted(self, seen: Seen) -> None:
+        budget = Budget(ratio=0, burst=5, min_per_second=0)
+        policy = QUICK.replace(budget=budget, attempts=3)
+
+        @iii_retry(idempotent=True, policy=policy)
+        def function(failures: list[Exception]) -> None:
+            if failures:
+                raise failures.pop()
+
+        function([ConnectionError()])
+        function([ConnectionError(), ConnectionError()])
+        with pytest.raises(ConnectionError):
+            function([ConnectionError() for _ in range(3)])
+        with pytest.raises(ValueError):  # not retryable, after a retry
+            function([ValueError(), ConnectionError()])
+        with pytest.raises(ConnectionError):  # two permits are left, and both are taken
+            function([ConnectionError() for _ in range(3)])
+        with pytest.raises(ConnectionError):
+            function([ConnectionError()])
+        permits = {
+            p.attributes["iii.retry.budget.outcome"]: p.value
+            for p in seen.metrics()["iii.retry.budget.permits"].points
+        }
+        assert permits == {"refunded": 3, "wasted": 5}
 
     def test_other_guards_are_no_budgets(self, seen: Seen) -> None:
         budget = Budget()
-        budget.window_for("scoped\0c")
+        budget.bucket_for("c")
         found = [kept for kept in everything() if kept is budget._states]
-        found[0]["scoped\0d"] = object()  # as a breaker keeps circuits
+        found[0]["d"] = object()  # as a breaker keeps circuits
         meters.succeeded("a", 0.0)
         told = {function_id for _, function_id in self.budgets(seen)}
         assert "c" in told
         assert "d" not in told
-        del found[0]["scoped\0d"]
+        del found[0]["d"]

@@ -216,7 +216,7 @@ def check(call: Call, told: Told) -> str:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_everything_that_is_told_of_a_call_adds_up(
+def test_everything_that_is_told_of_call_adds_up(
     seed: int,
     engine: LoopbackEngine,
     target: Any,

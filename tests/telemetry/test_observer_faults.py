@@ -435,7 +435,7 @@ class TestWhatIsSaid:
         assert flaky(2)() == "done"
         assert capfd.readouterr().err == ""
 
-    def test_places_that_are_kept_have_an_end(self, observer_faults: ObserverFaults) -> None:
+    def test_places_that_are_kept_have_end(self, observer_faults: ObserverFaults) -> None:
         observer = IsolatedObserver("a span")
         for number in range(300):
             name = f"Odd{number}Error"
@@ -444,7 +444,7 @@ class TestWhatIsSaid:
         assert len(observer_faults.seen()) <= 100
 
 
-def test_every_record_of_the_library_is_isolated() -> None:
+def test_every_record_of_library_is_isolated() -> None:
     """Only one file gets the logger itself; tests and the demo's own program are not watched."""
     direct = {
         path.name
@@ -455,7 +455,7 @@ def test_every_record_of_the_library_is_isolated() -> None:
 
 
 class TestFields:
-    def test_fields_of_a_program_are_left_alone(
+    def test_fields_of_program_are_left_alone(
         self,
         monkeypatch: pytest.MonkeyPatch,
         observed: None,
@@ -469,7 +469,7 @@ class TestFields:
         assert vars(record)["iii_code"] == "ConnectionError"
         assert vars(record)["iii_attempt"] == 1
 
-    def test_record_names_the_line_that_made_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_record_names_line_that_made_it(self, caplog: pytest.LogCaptureFixture) -> None:
         logger.warning("w", extra={"code": "c"})
         logger.log(logging.ERROR, "e")
         try:
@@ -478,7 +478,7 @@ class TestFields:
             logger.exception("x")
         assert {record.filename for record in caplog.records} == {"test_observer_faults.py"}
         assert {record.funcName for record in caplog.records} == {
-            "test_record_names_the_line_that_made_it"
+            "test_record_names_line_that_made_it"
         }
         assert vars(caplog.records[0])["iii_code"] == "c"
         assert caplog.records[2].exc_info is not None

@@ -223,7 +223,7 @@ def fail(lookout: Lookout, way: Way, caller: Resilient, function_id: str, **more
 @pytest.mark.parametrize(
     "name", ["fails", "structured", "unsendable", "leaves", "reported", "once", "missing"]
 )
-def test_a_handler_that_fails_with_the_payload_in_its_words(
+def test_handler_that_fails_with_payload_in_its_words(
     name: str, way: Way, caller: Resilient, served: Resilient, lookout: Lookout
 ) -> None:
     policy = QUICK.replace(ready_timeout=0.1)
@@ -246,7 +246,7 @@ def test_a_handler_that_fails_with_the_payload_in_its_words(
     ],
     ids=lambda fault: getattr(fault, "code", type(fault).__name__),
 )
-def test_an_attempt_that_fails_in_the_engine(
+def test_attempt_that_fails_in_engine(
     fault: Any,
     way: Way,
     caller: Resilient,
@@ -266,7 +266,7 @@ def test_an_attempt_that_fails_in_the_engine(
 @ways
 @pytest.mark.parametrize("takes", [True, False])
 @pytest.mark.parametrize("fallback", [Enqueue("q"), Reroute("t::other"), Reroute("t::fails")])
-def test_a_call_that_is_handed_over(
+def test_call_that_is_handed_over(
     fallback: Enqueue | Reroute,
     takes: bool,
     way: Way,
@@ -314,7 +314,7 @@ def test_void_and_enqueue(
     ],
     ids="-".join,
 )
-def test_a_request_that_is_refused(
+def test_request_that_is_refused(
     request_: dict[str, Any], way: Way, caller: Resilient, lookout: Lookout
 ) -> None:
     with pytest.raises(ValueError, match=r".") as caught:
@@ -329,7 +329,7 @@ def test_a_request_that_is_refused(
 
 
 @pytest.mark.parametrize("key", [MARKER * 100, "", 5, [MARKER]])
-def test_an_idempotency_key_that_is_none(key: Any, caller: Resilient, lookout: Lookout) -> None:
+def test_idempotency_key_that_is_none(key: Any, caller: Resilient, lookout: Lookout) -> None:
     with pytest.raises(ValueError, match="idempotency_key") as caught:
         plainly(caller, {"function_id": "t::f", "payload": SECRET}, idempotency_key=key)
     lookout.error(caught.value)
@@ -350,7 +350,7 @@ def broken(kind: str, *secrets: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["rpc", "again", "group", "sdk", "OwnError"])
-def test_a_users_own_code(kind: str, lookout: Lookout) -> None:
+def test_users_own_code(kind: str, lookout: Lookout) -> None:
     @iii_retry(idempotent=True, policy=QUICK)
     def function(payload: Any, *, token: str) -> None:
         lookout.objects()
@@ -437,7 +437,7 @@ class TestQueue:
         return result.stdout
 
     @pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
-    def test_no_command_prints_what_is_in_a_message(
+    def test_no_command_prints_what_is_in_message(
         self, as_json: list[str], parking: Path, engine: LoopbackEngine, lookout: Lookout
     ) -> None:
         where = ["--engine", engine.url, "--parking", str(parking)]
@@ -451,7 +451,7 @@ class TestQueue:
         engine.wait_queue_idle("q")
         self.invoke(lookout, "dlq", "discard", "q", *where)
 
-    def test_the_only_way_to_print_it_is_to_ask_for_it(
+    def test_only_way_to_print_it_is_to_ask_for_it(
         self, parking: Path, engine: LoopbackEngine
     ) -> None:
         where = ["--engine", engine.url, "--parking", str(parking)]
@@ -459,7 +459,7 @@ class TestQueue:
         asked = CliRunner().invoke(app, ["dlq", "show", "q", letter, "--payload", *where])
         assert MARKER in asked.output
 
-    def test_the_doctor_prints_no_token(self, engine: LoopbackEngine, lookout: Lookout) -> None:
+    def test_doctor_prints_no_token(self, engine: LoopbackEngine, lookout: Lookout) -> None:
         self.invoke(lookout, "doctor", "--engine", engine.url, "--function", "t::dies")
 
 
@@ -468,7 +468,7 @@ def ids(where: list[str]) -> list[str]:
     return [one["id"] for one in json.loads(listed.stdout)]
 
 
-def test_what_a_code_means_is_printed_without_the_token(
+def test_what_a_code_means_is_printed_without_token(
     lookout: Lookout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("III_TOKEN", MARKER)
@@ -500,11 +500,11 @@ class TestInTheBackground:
     def ours(self, lookout: Lookout) -> list[str]:
         return [r.getMessage() for r in lookout.log.records if r.name == "iii_resilience"]
 
-    def test_the_keeper(self, lookout: Lookout) -> None:
+    def test_keeper(self, lookout: Lookout) -> None:
         Keeper._safely(lambda now: secretly())
         (told,) = self.ours(lookout)
-        assert told.startswith("the keeper met LookupError at test_secrets.py:")
-        assert told.endswith("in secretly; it goes on")
+        assert told.startswith("the keeper caught LookupError at test_secrets.py:")
+        assert told.endswith("in secretly; it continues")
 
     def test_draining(self, lookout: Lookout) -> None:
         signal.signal(signal.SIGUSR1, lambda *_: None)
@@ -514,31 +514,31 @@ class TestInTheBackground:
             while not self.ours(lookout):
                 time.sleep(0.01)
             (told,) = self.ours(lookout)
-            assert told.startswith("draining met LookupError at test_secrets.py:")
+            assert told.startswith("draining caught LookupError at test_secrets.py:")
             for thread in threading.enumerate():
                 if thread.name == "iii-resilience drain":
                     thread.join()
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
-    def test_the_renewal_of_leases(self, lookout: Lookout) -> None:
+    def test_renewal_of_leases(self, lookout: Lookout) -> None:
         with LeaseRenewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):
             while not self.ours(lookout):
                 time.sleep(0.01)
         told = self.ours(lookout)[0]
         assert told.startswith("a lease could not be renewed: LookupError at test_secrets.py:")
 
-    def test_following_an_entry_of_the_engine(self, lookout: Lookout) -> None:
+    def test_following_entry_of_engine(self, lookout: Lookout) -> None:
         connection: Any = SimpleNamespace(client=Deaf())
         _subscribe(connection, "policies", Watch(lambda: None, 1.0, "test"))
         (told,) = self.ours(lookout)
         assert told == "no events of policies (FORBIDDEN): it is only looked at from time to time"
 
-    def test_an_exception_that_was_never_raised_has_no_place(self) -> None:
+    def test_exception_that_was_never_raised_has_no_place(self) -> None:
         assert where(LookupError(MARKER)) == "LookupError"
 
 
-def test_a_marker_that_is_told_is_found(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
+def test_marker_that_is_told_is_found(seen: Seen, caplog: pytest.LogCaptureFixture) -> None:
     made = Lookout(seen, caplog)
     logging.getLogger("iii_resilience").warning("%s", MARKER)
     made.everything()

@@ -18,7 +18,15 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 from support.telemetry_fixtures import Seen, attributes, id_of, is_error, parent_of, provide
 
-from iii_resilience import Backoff, Breaker, CircuitOpenError, RetryPolicy, iii_retry, retrying
+from iii_resilience import (
+    Backoff,
+    Breaker,
+    CircuitOpenError,
+    RetryPolicy,
+    __version__,
+    iii_retry,
+    retrying,
+)
 
 QUICK = RetryPolicy(backoff=Backoff(base=0, throttled_base=0), budget=None, attempts=3)
 NAME = "test_spans"
@@ -101,7 +109,7 @@ def ended(way: Way, script: Script, policy: RetryPolicy = QUICK) -> BaseExceptio
 
 
 @every_way
-def test_a_success_has_no_span_and_touches_one_histogram(way: Way, seen: Seen) -> None:
+def test_success_has_no_span_and_touches_one_histogram(way: Way, seen: Seen) -> None:
     assert ended(way, Script()) is None
     assert seen.spans() == []
     metrics = seen.metrics()
@@ -113,7 +121,7 @@ def test_a_success_has_no_span_and_touches_one_histogram(way: Way, seen: Seen) -
 
 
 @every_way
-def test_a_call_that_succeeds_in_the_end_has_a_span_that_did_not_fail(way: Way, seen: Seen) -> None:
+def test_call_with_late_success_has_span_without_error(way: Way, seen: Seen) -> None:
     script = Script(ConnectionError(), TimeoutError())
     before = time.time_ns()
     with seen.tracer.start_as_current_span("around") as around:
@@ -161,7 +169,7 @@ def test_a_call_that_succeeds_in_the_end_has_a_span_that_did_not_fail(way: Way, 
 
 
 @every_way
-def test_a_call_that_is_given_up_has_a_span_that_failed(way: Way, seen: Seen) -> None:
+def test_call_that_is_given_up_has_span_that_failed(way: Way, seen: Seen) -> None:
     errors = [ConnectionError("m"), PermissionError("m")]
     assert ended(way, Script(*errors)) is errors[1]
     ((call, attempts),) = seen.calls().values()
@@ -174,7 +182,7 @@ def test_a_call_that_is_given_up_has_a_span_that_failed(way: Way, seen: Seen) ->
 
 
 @every_way
-def test_the_delay_is_between_the_attempts(way: Way, seen: Seen) -> None:
+def test_delay_is_between_attempts(way: Way, seen: Seen) -> None:
     policy = QUICK.replace(wait=tenacity.wait_fixed(0.05))
     assert ended(way, Script(ConnectionError()), policy) is None
     ((_, (first, second)),) = seen.calls().values()
@@ -186,7 +194,7 @@ def test_the_delay_is_between_the_attempts(way: Way, seen: Seen) -> None:
 
 
 @every_way
-def test_nothing_is_left_current_after_a_call(way: Way, seen: Seen) -> None:
+def test_nothing_is_left_current_after_call(way: Way, seen: Seen) -> None:
     ended(way, Script(ConnectionError()))
     ended(way, Script(ConnectionError(), ConnectionError(), ConnectionError()))
     ended(way, Script(ConnectionError(), KeyboardInterrupt()))
@@ -196,7 +204,7 @@ def test_nothing_is_left_current_after_a_call(way: Way, seen: Seen) -> None:
 
 @every_way
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_what_passes_through_ends_the_call_and_its_attempt(
+def test_what_passes_through_ends_call_and_its_attempt(
     way: Way, kind: type[BaseException], seen: Seen
 ) -> None:
     passing = kind()
@@ -212,9 +220,7 @@ def test_what_passes_through_ends_the_call_and_its_attempt(
 
 
 @every_way
-def test_what_passes_through_a_first_attempt_is_measured_and_has_no_span(
-    way: Way, seen: Seen
-) -> None:
+def test_what_passes_through_first_attempt_has_no_span(way: Way, seen: Seen) -> None:
     passing = KeyboardInterrupt()
     assert ended(way, Script(passing)) is passing
     assert seen.spans() == []
@@ -222,7 +228,7 @@ def test_what_passes_through_a_first_attempt_is_measured_and_has_no_span(
     assert duration.count() == duration.count(error__type="KeyboardInterrupt") == 1
 
 
-async def test_a_cancellation_in_the_delay_ends_the_call(seen: Seen) -> None:
+async def test_cancellation_in_delay_ends_call(seen: Seen) -> None:
     @iii_retry(idempotent=True, policy=QUICK.replace(wait=lambda _: 30.0))
     async def function() -> None:
         raise ConnectionError
@@ -239,7 +245,7 @@ async def test_a_cancellation_in_the_delay_ends_the_call(seen: Seen) -> None:
     assert "iii.client.call.retries" not in seen.metrics()
 
 
-async def test_a_loop_that_is_left_after_a_failure_has_ended(seen: Seen) -> None:
+async def test_loop_that_is_left_after_failure_has_ended(seen: Seen) -> None:
     for attempt in retrying(idempotent=True, policy=QUICK):
         with attempt:
             raise ConnectionError
@@ -260,7 +266,7 @@ async def test_a_loop_that_is_left_after_a_failure_has_ended(seen: Seen) -> None
     assert {attributes(call)["error.type"] for call, _ in calls.values()} == {"GeneratorExit"}
 
 
-def test_what_a_users_own_wait_raises_ends_the_call(seen: Seen) -> None:
+def test_what_a_users_own_wait_raises_ends_call(seen: Seen) -> None:
     def wait(_: Any) -> float:
         raise ValueError
 
@@ -293,7 +299,7 @@ def test_unknown_errors_are_told_as_other(seen: Seen) -> None:
     assert {p.attributes["error.type"] for m in told for p in m.points} == {"_OTHER"}
 
 
-def test_an_attempt_that_the_breaker_refuses_is_not_sent(seen: Seen) -> None:
+def test_attempt_that_breaker_refuses_is_not_sent(seen: Seen) -> None:
     breaker = Breaker(min_calls=2, window=60.0)
     policy = QUICK.replace(breaker=breaker)
     script = Script(*(ConnectionError() for _ in range(9)))
@@ -315,7 +321,7 @@ def test_an_attempt_that_the_breaker_refuses_is_not_sent(seen: Seen) -> None:
     assert seen.metrics()["iii.client.call.retries"].total() == len(script.within) - 1
 
 
-def test_the_retries_of_nested_calls_hang_under_one_another(seen: Seen) -> None:
+def test_retries_of_nested_calls_hang_under_one_another(seen: Seen) -> None:
     script = Script(ConnectionError(), ConnectionError())
 
     @iii_retry(idempotent=True, policy=QUICK.replace(attempts=2, budget=None))
@@ -344,16 +350,14 @@ class TestWithoutSpans:
     FAR = SpanContext(7, 9, is_remote=True, trace_flags=TraceFlags(1))
 
     @every_way
-    def test_no_provider_leaves_the_callers_span_current(
-        self, way: Way, clean_globals: None
-    ) -> None:
+    def test_no_provider_leaves_callers_span_current(self, way: Way, clean_globals: None) -> None:
         script = Script(ConnectionError(), ConnectionError())
         with trace.use_span(NonRecordingSpan(self.FAR)):
             assert ended(way, script) is None
         assert script.within == [9, 9, 9]
         assert ended(way, Script(ConnectionError())) is None
 
-    def test_a_provider_that_hands_on_the_span_around_makes_none(self, clean_globals: None) -> None:
+    def test_provider_that_hands_on_span_around_makes_none(self, clean_globals: None) -> None:
         class HandsOn(trace.Tracer):
             def start_span(self, *_: Any, **__: Any) -> trace.Span:
                 return trace.get_current_span()
@@ -371,9 +375,7 @@ class TestWithoutSpans:
             assert ended(decorated, script) is None
         assert script.within == [9, 9, 9]
 
-    def test_what_is_not_sampled_is_not_recorded_and_says_so_to_what_it_calls(
-        self, clean_globals: None
-    ) -> None:
+    def test_unsampled_call_is_not_recorded_and_says_so(self, clean_globals: None) -> None:
         trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
         flags: list[TraceFlags] = []
 
@@ -399,3 +401,14 @@ class TestWithoutSpans:
         function(Script(ConnectionError()))
         assert len(seen.calls()) == 1
         assert seen.metrics()["iii.client.call.duration"].count() == 2
+
+
+def test_scope_of_spans_has_version(seen: Seen) -> None:
+    @iii_retry(idempotent=True, policy=QUICK)
+    def load() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        load()
+    scopes = {span.instrumentation_scope for span in seen.spans()}
+    assert {scope.version for scope in scopes if scope is not None} == {__version__}

@@ -71,7 +71,7 @@ def hexed(*span_ids: int) -> list[str]:
     return [trace.format_span_id(span_id) for span_id in span_ids]
 
 
-def test_the_traceparent_is_the_attempts_from_the_second_on(
+def test_traceparent_is_attempts_from_second_on(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.inject(function, STOPPED, times=2)
@@ -90,7 +90,7 @@ def test_the_traceparent_is_the_attempts_from_the_second_on(
     assert not is_error(call)
 
 
-def test_what_the_worker_does_hangs_under_the_attempt(
+def test_what_worker_does_hangs_under_attempt(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.inject(function, STOPPED)
@@ -110,7 +110,7 @@ def test_what_the_worker_does_hangs_under_the_attempt(
     assert parent_of(executed) == id_of(attempts[1])
 
 
-def test_a_success_sends_the_callers_own_span_and_makes_none(
+def test_success_sends_callers_own_span_and_makes_none(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     with seen.tracer.start_as_current_span("around") as around:
@@ -124,7 +124,7 @@ def test_a_success_sends_the_callers_own_span_and_makes_none(
     assert (point.count, point.attributes) == (1, {"iii.function.id": function})
 
 
-def test_an_enqueue_that_is_repeated_carries_its_attempt(
+def test_enqueue_that_is_repeated_carries_its_attempt(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.define_queue("q")
@@ -136,7 +136,7 @@ def test_an_enqueue_that_is_repeated_carries_its_attempt(
     assert on_the_wire(engine, function)[1][1:] == tuple(hexed(id_of(attempts[1])))
 
 
-def test_a_void_call_that_could_not_be_sent_at_first_carries_its_attempt(
+def test_void_call_held_back_carries_its_attempt(
     trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen, caller: Resilient
 ) -> None:
     listens_again = threading.Thread(target=engine.listen)
@@ -182,7 +182,7 @@ def test_what_was_never_sent_says_so(
     assert "iii.client.call.retries" not in seen.metrics()
 
 
-def test_a_request_that_is_refused_is_a_call_with_one_attempt(trigger: Trigger, seen: Seen) -> None:
+def test_request_that_is_refused_is_call_with_one_attempt(trigger: Trigger, seen: Seen) -> None:
     with pytest.raises(ValueError, match="NaN"):
         trigger({"function_id": "t::f", "payload": float("nan")})
     ((call, (attempt,)),) = seen.calls().values()
@@ -192,7 +192,7 @@ def test_a_request_that_is_refused_is_a_call_with_one_attempt(trigger: Trigger, 
 
 
 class TestFallback:
-    def test_another_function_is_called_under_a_span_of_its_own(
+    def test_another_function_is_called_under_span_of_its_own(
         self, trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, STOPPED, times=2)
@@ -221,7 +221,7 @@ class TestFallback:
             "handed_off": 1,
         }
 
-    def test_a_queue_takes_it_under_a_span_of_its_own(
+    def test_queue_takes_it_under_span_of_its_own(
         self, trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.define_queue("q")
@@ -238,7 +238,7 @@ class TestFallback:
         assert attributes(fallback)["iii.fallback.kind"] == "enqueue"
         assert not is_error(call)
 
-    def test_one_that_fails_too_leaves_the_calls_own_failure(
+    def test_one_that_fails_too_leaves_calls_own_failure(
         self, trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, STOPPED, times=2)
@@ -256,7 +256,7 @@ class TestFallback:
         duration = seen.metrics()["iii.client.call.duration"]
         assert duration.count(error__type="invocation_stopped") == duration.count() == 1
 
-    def test_one_that_is_not_carried_out_ends_the_call(
+    def test_one_that_is_not_carried_out_ends_call(
         self, trigger: Trigger, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, AnswerError("FORBIDDEN", "no"))
@@ -269,7 +269,7 @@ class TestFallback:
         assert attributes(attempt)["iii.attempt.sent"] is True
         assert seen.metrics()["iii.client.call.duration"].count(error__type="FORBIDDEN") == 1
 
-    async def test_a_cancellation_of_the_fallback_ends_everything(
+    async def test_cancellation_of_fallback_ends_everything(
         self, caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, STOPPED)
@@ -289,7 +289,7 @@ class TestFallback:
 
 
 class TestCancelled:
-    async def test_under_the_second_attempt(
+    async def test_under_second_attempt(
         self, caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, STOPPED)
@@ -310,7 +310,7 @@ class TestCancelled:
         assert attributes(attempts[1])["iii.attempt.sent"] is True
         assert seen.metrics()["iii.client.call.retries"].total() == 1
 
-    async def test_under_the_first_attempt(
+    async def test_under_first_attempt(
         self, caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
     ) -> None:
         engine.inject(function, Delay(20.0))
@@ -323,7 +323,7 @@ class TestCancelled:
         assert seen.metrics()["iii.client.call.duration"].count(error__type="CancelledError") == 1
 
 
-def test_the_end_of_the_client_under_a_delay_ends_the_call(
+def test_end_of_client_under_delay_ends_call(
     caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.inject(function, STOPPED)
@@ -343,7 +343,7 @@ def test_the_end_of_the_client_under_a_delay_ends_the_call(
     assert attributes(call)["error.type"] == "NOT_CONNECTED"
 
 
-def test_an_open_circuit_is_told_as_such(
+def test_open_circuit_is_told_as_such(
     caller: Resilient, function: str, engine: LoopbackEngine, seen: Seen
 ) -> None:
     engine.inject(function, STOPPED, times=None)

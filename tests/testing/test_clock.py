@@ -141,7 +141,7 @@ class TestFakeClock:
 
 
 class TestWithFreezegun:
-    def test_a_deadline_ends_retries(self) -> None:
+    def test_deadline_ends_retries(self) -> None:
         @iii_retry(idempotent=True, policy=SLOW)
         def function() -> None:
             raise ConnectionResetError
@@ -155,7 +155,7 @@ class TestWithFreezegun:
         assert clock.slept == [10.0] * 5
         assert reason(caught.value) is Reason.DEADLINE
 
-    async def test_a_deadline_ends_retries_of_coroutines(self) -> None:
+    async def test_deadline_ends_retries_of_coroutines(self) -> None:
         @iii_retry(idempotent=True, policy=SLOW)
         async def function() -> None:
             raise ConnectionResetError
@@ -168,7 +168,7 @@ class TestWithFreezegun:
             await function()
         assert clock.slept == [10.0] * 5
 
-    def test_a_slow_attempt_uses_the_deadline_up(self) -> None:
+    def test_slow_attempt_uses_deadline_up(self) -> None:
         with freeze_time("2026-01-01") as frozen, fake_clock(frozen) as clock:
             calls = 0
 
@@ -183,8 +183,8 @@ class TestWithFreezegun:
                 function()
         assert (calls, clock.slept) == (2, [10.0])
 
-    def test_a_budget_refills_as_its_window_slides(self) -> None:
-        budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
+    def test_budget_refills_with_time(self) -> None:
+        budget = Budget(ratio=0.0, burst=1, min_per_second=0.1)
         policy = RetryPolicy(attempts=2, budget=budget, backoff=Backoff(base=0.0))
 
         @iii_retry(idempotent=True, policy=policy)
@@ -201,7 +201,7 @@ class TestWithFreezegun:
             frozen.tick(12)
             assert [ends(), ends()] == [Reason.EXHAUSTED, Reason.BUDGET_EXHAUSTED]
 
-    def test_a_breaker_forgets_what_left_its_window(self) -> None:
+    def test_breaker_forgets_what_left_its_window(self) -> None:
         policy = RetryPolicy(attempts=1, breaker=Breaker(min_calls=2, window=30.0, open=10.0))
 
         @iii_retry(policy=policy)
@@ -288,7 +288,7 @@ def test_off(retries_off):
 """
 
 
-def test_the_plugin_has_them_as_fixtures(tmp_path: Path) -> None:
+def test_plugin_has_them_as_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(PLUGIN, encoding="utf-8")
     arguments: list[Any] = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", tmp_path]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from iii_resilience import __version__
-from iii_resilience.cli import dlq_commands, policy_commands
+from iii_resilience.cli import dlq_commands, policy_commands, simulate_command
 from iii_resilience.cli.demo.callers import DemoError, WithLibrary, WithTenacity
 from iii_resilience.cli.demo.scenarios import Result, run_demo
 from iii_resilience.cli.doctor import Finding, examine
 from iii_resilience.cli.error_explanation import Explanation, RetryOutlook, explain
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.store_checks import examine_store
+from iii_resilience.cli.terminal import AsJson, console, fail, flag, safe
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.codes.lookup import ALL
 from iii_resilience.core.codes.model import Category, Code
@@ -40,13 +41,14 @@ app = typer.Typer(
 app.command()(policy_commands.check)
 app.command()(policy_commands.show)
 app.command()(policy_commands.init)
+app.command()(simulate_command.simulate)
 app.add_typer(dlq_commands.app, name="dlq")
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[bool, flag("Print the version and exit.", "--version")] = False,
 ) -> None:
     if version:
         Console().print(__version__)
@@ -64,7 +66,7 @@ def demo(
     ] = None,
     *,
     comparison: Annotated[
-        bool, typer.Option(help="Run the same faults with a plain tenacity decorator too.")
+        bool, flag("Run the same faults with a plain tenacity decorator too.")
     ] = True,
 ) -> None:
     """Call real workers through an engine while things break, and check what became of it."""
@@ -77,8 +79,8 @@ def demo(
     except KeyboardInterrupt:
         out.print("interrupted")
         sys.stdout.flush()
-        # The SDK's thread is no daemon: had the interrupt come while a client was being made,
-        # nobody could end it, and this process would never end either.
+        # The SDK's thread is not a daemon. If the interrupt came while a client was being created,
+        # the client cannot be shut down, and this process would never exit.
         os._exit(130)
     out.print(_outcomes(ours))
     out.print(_verdicts(ours, theirs))
@@ -94,7 +96,7 @@ def demo(
         out.print("[bold red]The verdict fails.[/bold red]")
         raise typer.Exit(1)
     out.print(
-        f"[bold green]The verdict holds[/bold green]: {len(ours.told)} calls, "
+        f"[bold green]The verdict holds[/bold green]: {len(ours.reports)} calls, "
         f"{sum(ours.ledger.runs.values())} executions, nothing lost, nothing doubled, no ghosts."
     )
 
@@ -106,7 +108,7 @@ def codes(
         str | None, typer.Option(help="Only codes of this system: iii, rpc or local.")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what is known of every error code."""
     systems = sorted({row.system for row in ALL})
@@ -151,7 +153,7 @@ def explain_(
         str | None, typer.Option(help="The function that was called: proves what did not run.")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what an error means and what the default policy would do about it."""
     text = error if error not in {None, "-"} else _standard_input()
@@ -193,13 +195,21 @@ def doctor_(
     policies: Annotated[
         str | None, typer.Option(help="A policy file whose limits are shown beside the SDK's.")
     ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store to look at, too: postgresql://user@host/name.")
+    ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    lease: Annotated[
+        float, typer.Option(min=0.001, help="The lease of the store's handlers, in seconds.")
+    ] = 30.0,
+    as_json: AsJson = False,
 ) -> None:
     """Look at an engine, a function and this machine's SDK, and say what to do about it."""
     try:
         book = None if policies is None else load_policies(policies)
         findings = examine(engine, function, worker=worker, namespace=namespace, book=book)
+        if store is not None:
+            findings.extend(examine_store(store, lease=lease))
     except (OSError, ValueError) as error:
         fail(str(error))
     except ModuleNotFoundError as error:
@@ -269,7 +279,7 @@ def _run(out: Console, kind: type[WithLibrary | WithTenacity], engine: str | Non
 def _outcomes(result: Result) -> Table:
     """Code, category, attempts, decision, outcome, count: one line for each that occurred."""
     table = Table(
-        title=f"What the callers were told, with {result.name}",
+        title=f"What the callers got, with {result.name}",
         title_justify="left",
         box=SIMPLE_HEAD,
     )
@@ -278,14 +288,14 @@ def _outcomes(result: Result) -> Table:
     table.add_column("count", justify="right")
     lines = Counter(
         (
-            told.kind,
-            "" if told.outcome in {"ok", "enqueued"} else told.outcome,
-            told.category,
-            str(len(told.attempts)),
-            told.decision or ("retried" if len(told.attempts) > 1 else ""),
-            told.outcome if told.succeeded else "failed",
+            report.kind,
+            "" if report.outcome in {"ok", "enqueued"} else report.outcome,
+            report.category,
+            str(len(report.attempts)),
+            report.decision or ("retried" if len(report.attempts) > 1 else ""),
+            report.outcome if report.succeeded else "failed",
         )
-        for told in result.told
+        for report in result.reports
     )
     for line, count in sorted(lines.items()):
         table.add_row(*line, str(count))
@@ -300,8 +310,8 @@ def _verdicts(ours: Result, theirs: Result | None) -> Table:
     for result in results:
         table.add_column(result.name, justify="right")
     rows: dict[str, Callable[[Result], object]] = {
-        "calls": lambda r: len(r.told),
-        "handed to the SDK": lambda r: sum(len(t.attempts) for t in r.told),
+        "calls": lambda r: len(r.reports),
+        "handed to the SDK": lambda r: sum(len(t.attempts) for t in r.reports),
         "executions": lambda r: sum(r.ledger.runs.values()),
         "effects lost": lambda r: len(r.verdict.lost),
         "effects doubled": lambda r: len(r.verdict.doubled),

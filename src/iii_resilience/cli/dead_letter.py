@@ -7,7 +7,8 @@ store. Knows nothing of how messages are fetched, shown or sent again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -28,21 +29,21 @@ _MILLISECONDS = 1e11  # as seconds it would be the year 5138
 
 @attrs.frozen(kw_only=True)
 class DeadLetter:
-    """One message that nobody delivers any longer.
+    """A message that is not delivered any more.
 
     Attributes:
         id: Names it: the dead letter's id, or the parked message's.
         source: ``queue``; ``topic``; ``bare``: a record that names neither function nor cause (a
             queue's of the engine's own, up to 0.20, or a topic's of the standalone queue worker);
             or ``parked``.
-        function_id: The function it is for, or None where nobody has kept it.
+        function_id: The function it is for, or None if that was not recorded.
         category: The failure's category; None where it is unknown.
         code: The failure's code; None where it is unknown.
         remedy: What the code's table advises.
         message: What the failure said.
         deliveries: How often it was delivered, or None.
         since: When it was enqueued (a queue's record), or failed first, in seconds since 1970.
-        data: The payload.
+        data: The payload (see the property).
         recorded: What a consumer recorded of it, or None.
     """
 
@@ -55,8 +56,15 @@ class DeadLetter:
     message: str = attrs.field(default="", repr=False)
     deliveries: int | None = None
     since: float | None = None
-    data: Any = attrs.field(default=None, repr=False)
+    _data: Any = attrs.field(default=None, repr=False)
     recorded: ParkedMessage | None = None
+
+    @property
+    def data(self) -> Any:
+        """The payload. A parked message's is decoded here: most commands never look at it."""
+        if self.parked and self.recorded is not None:
+            return json.loads(self.recorded.payload)
+        return self._data
 
     @property
     def parked(self) -> bool:
@@ -83,14 +91,27 @@ class Recordings:
 
     def __init__(self, messages: Iterable[ParkedMessage]) -> None:
         self.messages = tuple(messages)
-        self._by_key: dict[tuple[str | None, str], ParkedMessage] = {}
-        self._by_payload: dict[tuple[str | None, str], ParkedMessage] = {}
+
+    @cached_property
+    def _by_key(self) -> dict[tuple[str | None, str], ParkedMessage]:
+        """The latest with each key, with its function and without."""
+        return self._latest(lambda one: one.key)
+
+    @cached_property
+    def _by_payload(self) -> dict[tuple[str | None, str], ParkedMessage]:
+        """The latest with each payload, with its function and without."""
+        return self._latest(lambda one: one.fingerprint)
+
+    def _latest(
+        self, known_by: Callable[[ParkedMessage], str | None]
+    ) -> dict[tuple[str | None, str], ParkedMessage]:
+        found: dict[tuple[str | None, str], ParkedMessage] = {}
         for one in sorted(self.messages, key=lambda one: one.last_failed_at or 0.0):
-            # Also without its function: the oldest shape of dead letters does not name it.
-            for function_id in (one.function_id, None):
-                if one.key is not None:
-                    self._by_key[function_id, one.key] = one
-                self._by_payload[function_id, one.fingerprint] = one
+            text = known_by(one)
+            if text is not None:
+                # Also without its function: the oldest shape of dead letters does not name it.
+                found[one.function_id, text] = found[None, text] = one
+        return found
 
     def find(self, function_id: str | None, data: Any) -> ParkedMessage | None:
         """What was recorded of a message, or None.
@@ -154,7 +175,6 @@ def from_parked(message: ParkedMessage) -> DeadLetter:
         message=told.message,
         deliveries=message.deliveries,
         since=message.first_failed_at,
-        data=json.loads(message.payload),
         recorded=message,
     )
 

@@ -41,7 +41,7 @@ class RedriveResult:
 
     Attributes:
         letter: The message.
-        fate: ``done``; ``failed``: it is where it was; ``gone``: somebody else was faster.
+        fate: ``done``; ``failed``: it is where it was; ``gone``: another process was faster.
         why: For ``failed``: why, in a few words.
     """
 
@@ -124,8 +124,8 @@ class DeadLetterQueue:
             except Exception as error:
                 # An enqueue that failed may have been stored all the same: the message stays.
                 failure = classify(error)
-                told = failure.code == "enqueue_error" and failure.remedy
-                why = f"{failure.code}: {told}" if told else failure.code
+                remedy = failure.code == "enqueue_error" and failure.remedy
+                why = f"{failure.code}: {remedy}" if remedy else failure.code
                 yield RedriveResult(letter, RedriveOutcome.FAILED, why)
             else:
                 yield RedriveResult(letter, RedriveOutcome.DONE if done else RedriveOutcome.GONE)

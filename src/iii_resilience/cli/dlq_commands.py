@@ -31,11 +31,12 @@ from iii_resilience.cli.dead_letter_queue import (
     RedriveResult,
     triage,
 )
-from iii_resilience.cli.terminal import fail, safe
+from iii_resilience.cli.terminal import AsJson, fail, flag, safe
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
 from iii_resilience.stores import (
+    PostgresStore,
     RedisStore,
     SqliteStore,
     Store,
@@ -58,7 +59,9 @@ EngineUrl = Annotated[
 ]
 Parking = Annotated[
     str | None,
-    typer.Option(help="Where consumers park messages: a SQLite file, or a redis:// URL."),
+    typer.Option(
+        help="Where consumers park messages: a SQLite file, a redis:// or postgresql:// URL."
+    ),
 ]
 Categories = Annotated[
     list[str] | None,
@@ -69,17 +72,17 @@ Ids = Annotated[
 ]
 UnknownQueue = Annotated[
     bool,
-    typer.Option(
+    flag(
+        "Also what is parked by consumers that do not name their queue: it may be another's.",
         "--unknown-queue",
-        help="Also what is parked by consumers that do not name their queue: it may be another's.",
     ),
 ]
 Offline = Annotated[
     bool,
-    typer.Option("--offline", help="Read the --parking file alone, without an engine."),
+    flag("Read the --parking file alone, without an engine.", "--offline"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _ENGINE = "ws://127.0.0.1:49134"
+_GROUPS_SHOWN = 200  # groups of a triage that fit a table to be read; --json has no such limit
 
 
 @app.command("list")
@@ -122,10 +125,10 @@ def show(
     *,
     offline: Offline = False,
     payload: Annotated[
-        bool, typer.Option("--payload", help="Print the payload and the error's message, too.")
+        bool, flag("Print the payload and the error's message, too.", "--payload")
     ] = False,
 ) -> None:
-    """Show one message; its payload only when asked for."""
+    """Show one message; its payload only with --payload."""
     with _opened(engine, queue, parking, offline=offline) as dead:
         found = _chosen(dead.letters(), None, [message])
     if len(found) != 1:
@@ -169,7 +172,7 @@ def triage_(
     table = Table(box=SIMPLE_HEAD)
     for heading in ("category", "code", "function", "count", "oldest", "what to do"):
         table.add_column(heading, overflow="fold")
-    for group in groups:
+    for group in groups[:_GROUPS_SHOWN]:
         table.add_row(
             group.category or _UNKNOWN,
             _cell(group.code),
@@ -179,6 +182,12 @@ def triage_(
             group.advice,
         )
     _console().print(table)
+    rest = groups[_GROUPS_SHOWN:]
+    if rest:
+        count = sum(group.count for group in rest)
+        _console().print(
+            f"and {len(rest)} more groups of {count} message(s): --json lists them all"
+        )
 
 
 @app.command()
@@ -191,9 +200,7 @@ def redrive(
     rate: Annotated[str, typer.Option(help="At most so many: 10/s, 100/m, 50/h.")] = "10/s",
     *,
     unknown_queue: UnknownQueue = False,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Do it; without this it is only said.")
-    ] = False,
+    execute: Annotated[bool, flag("Do it; without this it is only said.", "--execute")] = False,
 ) -> None:
     """Send messages again. A dry run, unless --execute is given."""
     pause = _pause(rate)
@@ -218,9 +225,9 @@ def discard(
     ids: Ids = None,
     *,
     unknown_queue: UnknownQueue = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, flag("Do not ask.", "--yes")] = False,
 ) -> None:
-    """Throw messages away, for good. Asks first, unless --yes is given."""
+    """Discard messages, for good. Needs a confirmation, unless --yes is given."""
     with _opened(engine, queue, parking) as dead:
         everything = dead.letters()
         letters = _to_act_on(everything, category, ids, unknown_queue=unknown_queue)
@@ -300,10 +307,9 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
     """The parking to read, without an engine and without writing."""
     if parking is None:
         fail("--offline reads the --parking file: name it")
-    if re.match(r"(rediss?|unix)://", parking):
-        store = _redis(parking)
-        stack.callback(store.close)
-        return store
+    if (server := _server(parking)) is not None:
+        stack.callback(server.close)
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     reader = SqliteReader(parking)
@@ -318,7 +324,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
 
 
 def _check_reachable(engine: str) -> None:
-    """Find out at once whether anybody listens, instead of after the SDK's 30 s."""
+    """Find out at once whether the engine listens, instead of after the SDK's 30 s."""
     try:
         address = urlsplit(engine)
         port = address.port or (443 if address.scheme == "wss" else 80)
@@ -332,8 +338,8 @@ def _check_reachable(engine: str) -> None:
 def _store(parking: str | None) -> Store | None:
     if parking is None:
         return None
-    if re.match(r"(rediss?|unix)://", parking):
-        return _redis(parking)
+    if (server := _server(parking)) is not None:
+        return server
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {parking!r}")
     return SqliteStore(parking)
@@ -354,11 +360,16 @@ def _chosen(
     ]
 
 
-def _redis(url: str) -> RedisStore:
+def _server(url: str) -> Store | None:
+    """The store that a URL names; None where it is the path of a file."""
     try:
-        return RedisStore(url)
+        if re.match(r"(rediss?|unix)://", url):
+            return RedisStore(url)
+        if re.match(r"postgres(ql)?://", url):
+            return PostgresStore(url, create=False)
     except (ImportError, ValueError) as error:
         fail(str(error))
+    return None
 
 
 def _to_act_on(
@@ -384,7 +395,7 @@ def _to_act_on(
 def _pause(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/([smh])", rate)
     if found is None or float(found[1]) == 0:
-        fail(f"--rate {rate!r} is no rate: write 10/s, 100/m or 50/h")
+        fail(f"--rate {rate!r} is not a rate: write 10/s, 100/m or 50/h")
     return _SECONDS[found[2]] / float(found[1])
 
 

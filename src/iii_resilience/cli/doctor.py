@@ -13,6 +13,7 @@ import attrs
 
 from iii_resilience.cli.engine_probe import (
     EngineProbe,
+    Frozen,
     NoListener,
     Refused,
     Unanswered,
@@ -31,7 +32,7 @@ class Finding:
 
     Attributes:
         subject: What was looked at.
-        told: How it is.
+        told: The result of the check.
         advice: What to do about it; None where nothing need be done.
         bad: Whether it stops something from working.
     """
@@ -80,9 +81,17 @@ def _engine(
         yield Finding(
             "engine",
             f"{url} answers with {finding}",
-            f"Correct the address: {url} is no listener for workers. It may be the port of the "
+            f"Correct the address: {url} is not a listener for workers. It may be the port of the "
             "HTTP routes (3111 where it is not configured otherwise); workers connect to the port "
             "of the iii-worker-manager.",
+            bad=True,
+        )
+    except Frozen as finding:
+        yield Finding(
+            "engine",
+            f"takes connections at {url} and does not answer them: {finding}",
+            f"Look at the process that listens at {url}: it is frozen (stopped, suspended, or out "
+            "of memory), or it is not an engine. Let it go on, or start the engine again.",
             bad=True,
         )
     except Unreachable as finding:
@@ -128,7 +137,7 @@ def _questions(
         else Finding("queue", "provided: fallback=Enqueue works, and waits for its function")
     )
     if function_id is not None:
-        yield _function(function_id, owners.get(function_id, missing), worker)
+        yield _function(function_id, owners.get(function_id, missing), worker, namespace)
 
 
 def _not_answered(code: str) -> Finding:
@@ -158,11 +167,14 @@ def _not_answered(code: str) -> Finding:
     )
 
 
-def _function(function_id: str, status: FunctionStatus, worker: str | None) -> Finding:
+def _function(
+    function_id: str, status: FunctionStatus, worker: str | None, namespace: str | None
+) -> Finding:
     if not status.there:
+        where = "" if namespace is None else f" in namespace {namespace}"
         return Finding(
             "function",
-            f"{function_id} is not registered",
+            f"{function_id} is not registered{where}",
             f"Start a worker that registers {function_id}, and keep it registered: "
             "resilient(worker, keep_registered=True).",
             bad=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 import uuid
 from types import TracebackType
@@ -28,7 +29,11 @@ class Unreachable(Exception):  # noqa: N818 - it is a finding, not an error
 
 
 class NoListener(Unreachable):
-    """Something answers at the address, and it is no listener for workers."""
+    """Something answers at the address, but it is not a listener for workers."""
+
+
+class Frozen(Unreachable):
+    """Something takes connections at the address, and answers nothing on them."""
 
 
 class Refused(Exception):  # noqa: N818 - ditto
@@ -48,7 +53,7 @@ class Unanswered(Exception):  # noqa: N818 - ditto
 
 
 class EngineProbe:
-    """A connection that asks and leaves; use it in a ``with`` statement.
+    """A connection for a few requests; use it in a ``with`` statement.
 
     Args:
         url: The engine's address.
@@ -66,18 +71,32 @@ class EngineProbe:
             InvalidURI,
         )
         from websockets.sync.client import connect  # noqa: PLC0415 - ditto
+        from websockets.uri import parse_uri  # noqa: PLC0415 - ditto
 
         token = os.environ.get("III_TOKEN")  # as SDK 0.24.6 and later do
         headers = {"Authorization": f"Bearer {token}"} if token else None
         self._timeout = timeout
         try:
-            self._socket = connect(
-                url, additional_headers=headers, open_timeout=timeout, close_timeout=1, proxy=None
-            )
+            address = parse_uri(url)
+            # First alone: a process that is stopped has its connections taken by the system.
+            opened = socket.create_connection((address.host, address.port), timeout)
         except InvalidURI:
-            raise Unreachable("this is no address of an engine (ws://host:port)") from None
+            raise Unreachable("this is not the address of an engine (ws://host:port)") from None
         except TimeoutError:
-            raise Unreachable(f"no answer within {timeout:g} s") from None
+            raise Unreachable(f"no connection within {timeout:g} s") from None
+        except OSError as error:
+            raise Unreachable(error.strerror or type(error).__name__) from None
+        try:
+            self._socket = connect(
+                url,
+                sock=opened,
+                additional_headers=headers,
+                open_timeout=timeout,
+                close_timeout=1,
+                proxy=None,
+            )
+        except TimeoutError:
+            raise Frozen(f"no answer within {timeout:g} s") from None
         except InvalidStatus as error:
             status = error.response.status_code
             if status in _ACCESS:
@@ -107,7 +126,7 @@ class EngineProbe:
     def functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus]:
-        """Who owns which function.
+        """The owners of the functions.
 
         Args:
             function_ids: The ids.

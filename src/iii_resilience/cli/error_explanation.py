@@ -64,8 +64,8 @@ def explain(text: str, function_id: str | None = None) -> Explanation:
         function_id: The function that was called, where it is known.
 
     Raises:
-        ValueError: There is nothing to explain: no text, JSON that is no error, or a response
-            that is none.
+        ValueError: There is nothing to explain: no text, JSON without an error, or a successful
+            response.
     """
     error = error_in(text)
     failure = error if isinstance(error, Failure) else classify(error, function_id=function_id)

@@ -76,9 +76,9 @@ class _NoError(ValueError):
 
 def _in_data(data: Any, depth: int) -> object:
     if not isinstance(data, Mapping):
-        raise _NoError("this JSON is no error: it is not an object")
+        raise _NoError("this JSON is not an error: it is not an object")
     if data.get("status") == "ok":
-        raise _NoError("this response is no error: its status is ok")
+        raise _NoError("this response is not an error: its status is ok")
     if "status" in data or "code" in data or isinstance(data.get("error"), Mapping):
         return data  # an error body, a response, or a frame of iii's wire protocol
     for name in _TEXTS:
@@ -87,7 +87,7 @@ def _in_data(data: Any, depth: int) -> object:
             found = _in_lines(plain(value), depth + 1)
             if found is not None:
                 return found
-    raise _NoError("this JSON is no error: it has neither code, nor error, nor status")
+    raise _NoError("this JSON is not an error: it has neither code, nor error, nor status")
 
 
 def _in_lines(text: str, depth: int = 0) -> object | None:

@@ -17,18 +17,19 @@ from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, flag, safe
 from iii_resilience.cli.terminal_text import plain
-from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.explain import Provenance
 from iii_resilience.config.files.file_source import Files
 from iii_resilience.config.files.nodes import Problem, shown
 from iii_resilience.config.files.schema import text as schema_text
+from iii_resilience.config.lint import lint
 from iii_resilience.config.load import load_policies
 from iii_resilience.core.errors import ConfigError
 
 _SCHEMA = "policies.schema.json"
+_STRICT = "Take warnings for errors: end with 1 if there are any."
 
 
 def check(
@@ -40,28 +41,34 @@ def check(
         ),
     ],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, flag(_STRICT, "--strict")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check policy files and print everything that is wrong with them.
 
     Ends with 1 if something is wrong, and with 0 if there are only warnings.
     """
     result = Files.of(files).read().validate()
+    problems, warnings = [*result.problems], [*result.warnings]
+    if result.policy_set is not None:
+        warnings += lint(result.policy_set)
+    if strict:
+        problems, warnings = [*problems, *warnings], []
     if as_json:
         report = {
-            "valid": result.policy_set is not None,
-            "problems": [_problem(problem) for problem in result.problems],
-            "warnings": [_problem(warning) for warning in result.warnings],
+            "valid": not problems,
+            "problems": [_problem(problem) for problem in problems],
+            "warnings": [_problem(warning) for warning in warnings],
         }
         typer.echo(json.dumps(report, indent=2))
     else:
-        for problem in result.problems:
+        for problem in problems:
             typer.echo(plain(str(problem)))
-        for warning in result.warnings:
+        for warning in warnings:
             typer.echo(plain(f"warning: {warning}"))
-    if result.policy_set is None:
+    if problems or result.policy_set is None:
         if not as_json:
-            typer.echo(f"{len(result.problems)} problem(s)", err=True)
+            typer.echo(f"{len(problems)} problem(s)", err=True)
         raise typer.Exit(1)
     if not as_json:
         policy_set = result.policy_set
@@ -69,7 +76,7 @@ def check(
             f"good: {len(policy_set.policies)} policies, {len(policy_set.rules)} rules, "
             f"{len(policy_set.queues)} queues, {len(policy_set.codes)} codes, "
             f"{len(policy_set.exceptions)} exceptions, "
-            f"{len(result.warnings)} warning(s)",
+            f"{len(warnings)} warning(s)",
             err=True,
         )
 
@@ -84,7 +91,8 @@ def show(
         ),
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, flag(_STRICT, "--strict")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the policy a function has, where each value comes from, and its delays."""
     try:
@@ -93,10 +101,17 @@ def show(
         fail(f"the policies cannot be used:\n{error}", 1)
     provenance = book.explain(function_id)
     times = timetable(book.for_function(function_id).policy)
+    warnings = [*book.warnings, *map(str, lint(book.policy_set, provenance.policy))]
     if as_json:
-        typer.echo(json.dumps({**attrs.asdict(provenance), **_milliseconds(times)}, indent=2))
-        return
-    _print(book, provenance, times)
+        report = {**attrs.asdict(provenance), **_milliseconds(times), "warnings": warnings}
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print(provenance, times)
+        for warning in warnings:
+            said = f"warning: {warning}"
+            console().print(safe(warning if strict else said), soft_wrap=True, highlight=False)
+    if strict and warnings:
+        raise typer.Exit(1)
 
 
 def init(
@@ -160,7 +175,7 @@ def _milliseconds(times: RetrySchedule) -> dict[str, Any]:
     }
 
 
-def _print(book: PolicyBook, provenance: Provenance, times: RetrySchedule) -> None:
+def _print(provenance: Provenance, times: RetrySchedule) -> None:
     out = console()
     rule = (
         f"no rule covers it ({provenance.rule_origin})"
@@ -183,8 +198,6 @@ def _print(book: PolicyBook, provenance: Provenance, times: RetrySchedule) -> No
     out.print(_delays(times))
     for line in _totals(times):
         out.print(line)
-    for warning in book.warnings:
-        out.print(f"warning: {safe(warning)}", soft_wrap=True)
 
 
 _REPEATED = {
@@ -196,7 +209,7 @@ _REPEATED = {
 
 def _delays(times: RetrySchedule) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("attempt", "delay before it", "if asked to slow down"):
+    for heading in ("attempt", "delay before it", "if throttled"):
         table.add_column(heading, justify="right")
     for step in times.steps:
         if step.attempt == 1:
@@ -213,7 +226,7 @@ def _delays(times: RetrySchedule) -> Table:
 
 
 def _totals(times: RetrySchedule) -> list[str]:
-    slowed = f"{times.throttled_delays:g} s if asked to slow down each time"
+    slowed = f"{times.throttled_delays:g} s if throttled each time"
     return [
         f"Delays together: at most {times.delays:g} s ({slowed}).",
         f"Worst case: a call through the engine ends within {times.ends_within:g} s.",

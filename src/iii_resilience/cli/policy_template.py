@@ -23,7 +23,7 @@ policies:
     attempts: 4                # in all, the first one included; 1 never retries
     deadline_ms: 60000         # no retry starts later than this
     backoff: {{base_ms: 200, factor: 2, cap_ms: 20000, throttled_base_ms: 1000, jitter: full}}
-    budget: {{ratio: 0.2, min_per_second: 10, window_ms: 10000}}  # retries beside the calls
+    budget: {{ratio: 0.1, burst: 10, min_per_second: 0.005}}  # permits for retries
 
   # For calls that a person waits for.
   interactive:

@@ -26,7 +26,7 @@ class Step:
         attempt: Its number, from 1.
         least: Shortest delay before it.
         most: Longest delay before it.
-        throttled_most: Longest delay where the failure before it asked to slow down.
+        throttled_most: Longest delay if the failure before it was throttled.
     """
 
     attempt: int
@@ -43,7 +43,7 @@ class RetrySchedule:
         steps: The first attempts.
         attempts: How many there are at most.
         delays: The longest all delays can take together; the deadline bounds it.
-        throttled_delays: The same where every failure asks to slow down.
+        throttled_delays: The same if every failure is throttled.
         ends_within: The longest a call through the engine can take: every attempt waits for its
             function, and for its answer until its timeout.
     """

@@ -5,13 +5,26 @@ Knows nothing of any command.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from iii_resilience.cli.terminal_text import plain, without_credentials
+
+
+def flag(words: str, *names: str) -> Any:
+    """An option that takes no value; the help shows no type beside it.
+
+    Args:
+        words: The help.
+        names: Its names; none for that of the parameter and its opposite.
+    """
+    return typer.Option(*names, help=words, metavar="")
+
+
+AsJson = Annotated[bool, flag("Print JSON.", "--json")]
 
 
 def safe(value: object) -> str:

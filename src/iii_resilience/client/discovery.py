@@ -34,10 +34,10 @@ class Discovery:
     """Whether a function is there; true if it is.
 
     Attributes:
-        function_id: The function that was asked about.
+        function_id: The function that was looked up.
         there: Whether a call would reach it (or be answered ``FORBIDDEN``).
         owner: Name of the worker that registered it, or None where it is not known.
-        near: Where it is missing and this was asked for: registered ids that are spelt alike,
+        near: If it is missing and ``near`` was set: registered ids with a similar spelling,
             best first.
     """
 
@@ -63,7 +63,7 @@ def discover(
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
         function_id: The function.
-        timeout: Seconds to wait at most; 0 asks once.
+        timeout: Seconds to wait at most; 0 checks once.
         namespace: Where it is looked for; None is the namespace that this worker's calls go to.
         near: Whether to look for ids that are spelt alike where it stays missing.
 
@@ -72,7 +72,7 @@ def discover(
 
     Raises:
         NotConnectedError: There was no connection to the engine in that time.
-        RuntimeError: This is the SDK's own thread: ask from another one.
+        RuntimeError: This is the SDK's own thread: call it from another one.
         Exception: The engine refused the question (``FORBIDDEN``), or does not know it.
     """
     if namespace is None:
@@ -98,7 +98,7 @@ def _look(worker: SdkClient, function_id: str, namespace: str | None, timeout: f
         raise
     except Exception as error:
         if classify(error, function_id=FUNCTIONS_INFO).category is Category.TRANSIENT:
-            return Discovery(function_id, there=False)  # it is asked again while there is time
+            return Discovery(function_id, there=False)  # the check is repeated while there is time
         raise
     try:
         status = read_functions_info(answer, namespace).get(function_id, missing)

@@ -6,14 +6,15 @@ original exception stays, with one more clause in its note.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import Any
 
 import attrs
 
-from iii_resilience.client.readiness import Key
+from iii_resilience.client.readiness import PROVIDER, Key
 from iii_resilience.client.request import Request, add_context, check, for_queue
-from iii_resilience.client.trigger_call import PROVIDER, TriggerCall
+from iii_resilience.client.trigger_call import ANSWER_WITHIN, TriggerCall
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.decide import Decision, Reason
@@ -37,7 +38,8 @@ class Handover:
         run: Its run.
         fallback: Where it goes.
         key: What has to be registered for it, or None where only the connection matters.
-        patience: Seconds to wait for that.
+        patience: Seconds to wait for the connection.
+        ready_patience: Seconds of these to wait for the key.
         seconds: The timeout of the call itself.
     """
 
@@ -46,12 +48,17 @@ class Handover:
     fallback: Enqueue | Reroute
     key: Key | None
     patience: float
+    ready_patience: float
     seconds: float
 
     @property
-    def fallback_answers(self) -> bool:
-        """Whether it is sent even where the wait was in vain: the engine then says so itself."""
-        return isinstance(self.fallback, Reroute)
+    def engine_answers(self) -> bool:
+        """Whether it is sent even where the wait was in vain: the engine then says so itself.
+
+        An engine without a provider may have a queue of its own, which uses the retries of a
+        message up while its function is missing.
+        """
+        return isinstance(self.fallback, Reroute) or self.call.plan.ready.provider_seen
 
     def telemetry(self) -> Fallback:
         """While it is on its way: what it does hangs under a span of its own."""
@@ -71,16 +78,42 @@ class Handover:
         error: Exception | None = None
         try:
             with self.telemetry():
-                there = yield from self.call.plan.ready.wait(self.key, self.patience)
-                if there or self.fallback_answers:
-                    extra = {"request": self.fields(), "seconds": self.seconds}
-                    taken, result = self.arrived((yield CallHandler(extra)))
-                    if taken:
-                        return True, result
+                answer = yield from self._send(time.monotonic() + self.patience)
+                taken, result = self.arrived(answer)
+                if taken:
+                    return True, result
         except Exception as failed:
             error = failed
         self.failed(shown, error)
         return False, None
+
+    def _send(self, until: float) -> Generator[Any, Any, Any]:
+        """Wait, and send; once more where a provider that comes back has just gone.
+
+        Args:
+            until: Monotonic time at which the waits end, in seconds.
+
+        Returns:
+            The answer; None where it was not sent.
+        """
+        ready = self.call.plan.ready
+        for last in (False, True):
+            yield from ready.wait(None, max(0.0, until - time.monotonic()))
+            if self.key is not None:
+                patience = min(self.ready_patience, max(0.0, until - time.monotonic()))
+                if not ((yield from ready.wait(self.key, patience)) or self.engine_answers):
+                    return None
+            try:
+                return (yield CallHandler({"request": self.fields(), "seconds": self.seconds}))
+            except Exception as error:
+                if not isinstance(self.fallback, Enqueue):
+                    raise
+                failure = classify(error)
+                ready.not_enqueued(failure)
+                # Nothing has taken it: to send it again cannot make two messages of one.
+                if last or not ready.provider_is_away(failure):
+                    raise
+        return None
 
     def fields(self) -> dict[str, Any]:
         """The request to send.
@@ -97,14 +130,16 @@ class Handover:
             if self.fallback.namespace is not None:
                 fields["namespace"] = self.fallback.namespace
             if sdk.sends_metadata:
+                seconds = fields["timeout_ms"] / 1000
+                carried = attrs.evolve(
+                    carried, attempt_left=seconds, attempt_deadline_unix=time.time() + seconds
+                )
                 add_context(fields, carried.to_wire())
             return fields
         carried = attrs.evolve(
-            carried,
-            left=None,  # queued work has time: what its caller had left is not its concern
-            deadline_unix=None,
+            carried.without_times(),  # queued work has time, whatever its caller had left
             function_id=request.function_id,
-            code=self.run.log.failed[0].attempt.failure.code,
+            code=self.run.log.failed[0].failure.code,
         )
         fields["payload"] = for_queue(fields["payload"], carried)
         fields["action"] = {"type": "enqueue", "queue": self.fallback.queue}
@@ -123,6 +158,8 @@ class Handover:
             if not isinstance(receipt, str):
                 return False, None  # nothing is reported as queued without a receipt
             result = Enqueued(receipt, self.fallback.queue, failure)
+            ready = self.call.plan.ready
+            ready.enqueued(ready.generation)
         self.run.telemetry.decided(failure, Decision(Reason.HANDED_OFF))
         return True, result
 
@@ -170,6 +207,7 @@ def handover(call: TriggerCall) -> Handover | None:
             fallback,
             (namespace, fallback.function_id),
             min(call.plan.policy.ready_timeout, call.patience()),
+            call.plan.policy.ready_timeout,
             call.timeout_left(),
         )
     missing = failure.code == "function_not_found"
@@ -181,6 +219,9 @@ def handover(call: TriggerCall) -> Handover | None:
         return None
     # The standalone queue worker waits for a missing function; the built-in queue of older
     # engines uses its retries up.
-    key = PROVIDER if missing else None
+    key = PROVIDER if missing or call.plan.ready.provider_seen else None
     patience = call.patience()
-    return Handover(call, run, fallback, key, patience, max(_HAND_OVER_AT_LEAST, patience))
+    ready_patience = max(call.plan.policy.ready_timeout, ANSWER_WITHIN)
+    return Handover(
+        call, run, fallback, key, patience, ready_patience, max(_HAND_OVER_AT_LEAST, patience)
+    )

@@ -5,14 +5,17 @@ Knows nothing of attempts or results.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 from iii_resilience.client.readiness import Key, Readiness
 from iii_resilience.client.request import ENGINE_OWN
 from iii_resilience.config.policy_set import SelectedPolicy
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.retry.admission import AttemptGuard, guard_for
+from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.sdk.connection import Connection
+from iii_resilience.telemetry import named
 
 _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (docs/engine-notes.md, 6)
 
@@ -29,7 +32,7 @@ class CallPlan:
     Attributes:
         guarded: Whether there is a `guard`.
         key: What has to be registered for a call, or None where only the connection matters.
-        window: The budget's count, or None where the policy has no budget.
+        bucket: The budget's permits, or None where the policy has no budget.
         carries: Whether anything can travel beside the payload.
         timeout_ms: The timeout of an attempt whose request names none.
         timeout_from: Where that is from.
@@ -50,11 +53,11 @@ class CallPlan:
         own = function_id.startswith(ENGINE_OWN)
         self.key: Key | None = None if own else (connection.client.namespace, function_id)
         self.carries = connection.sdk.sends_metadata and not own
-        self._scope = f"{selected.name}\0{function_id}"
         self.guarded = policy.breaker is not None or policy.bulkhead is not None
-        self.window: BudgetWindow | None = None
+        self.bucket: PermitBucket | None = None
         if policy.budget is not None:
-            self.window = policy.budget.window_for(self._scope)
+            self.bucket = policy.budget.bucket_for(function_id)
+            named(self.bucket, selected.name)
         self.timeout_ms: float = _SDK_TIMEOUT_MS
         self.timeout_from = "the SDK's default"
         default = connection.client.default_timeout_ms
@@ -68,4 +71,15 @@ class CallPlan:
     @property
     def guard(self) -> AttemptGuard:
         """The breaker and bulkhead of the function; only where it is `guarded`."""
-        return cast("AttemptGuard", guard_for(self.policy, self.function_id, self._scope))
+        return cast("AttemptGuard", guard_for(self.policy, self.function_id))
+
+    @cached_property
+    def context(self) -> RetryContext:
+        """What the function's calls have in common, should they fail."""
+        return RetryContext(
+            policy=self.policy,
+            name=self.function_id,
+            function_id=self.function_id,
+            bucket=self.bucket,
+            sleeper=self.connection.sleeps,
+        )

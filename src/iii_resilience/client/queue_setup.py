@@ -39,11 +39,11 @@ def ensure_queue(
     A queue that is defined otherwise stays as it is, with one warning in the log: to define it
     again would deliver its messages in flight twice. Two processes that look in the same moment
     may both define it, which harms nothing where both want the same; else give the task to one of
-    them, or to the deployment. A queue worker that is busy with its configuration is asked again.
+    them, or to the deployment. If the queue worker is busy, the call is repeated.
 
-    An engine that is just reading its configuration's files takes back what is defined meanwhile,
-    for half a second or for good, and whoever defines one queue after the other meets that. So a
-    definition is looked at until it has stood for a while, and made again where it is gone.
+    An engine that is just reading its configuration's files discards what is defined meanwhile,
+    for half a second or for good. Defining several queues in a row runs into that. So a
+    definition is polled until it has been there for a while, and repeated if it has gone.
 
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
@@ -60,10 +60,10 @@ def ensure_queue(
         TypeError: A `Queue` and settings beside it, an unknown setting, or no name.
         ValueError: A setting that is out of its range.
         NotConnectedError: There was no connection to the engine in that time.
-        RuntimeError: This is the SDK's own thread: ask from another one. Or the definition was
+        RuntimeError: This is the SDK's own thread: call it from another one. Or the definition was
             taken back again and again.
         Exception: The SDK's own exception: ``function_not_found`` where no standalone queue
-            worker is installed, ``FORBIDDEN`` where this worker may not ask.
+            worker is installed, ``FORBIDDEN`` if this worker may not call it.
     """
     wanted = _wanted(queue, settings)
     until = time.monotonic() + answer_within
@@ -79,7 +79,7 @@ def ensure_queue(
         except Exception as error:
             if not _says(classify(error), _BUSY) or time.monotonic() + _AGAIN >= until:
                 raise
-            # Looked at anew, for it may be this queue that somebody else defines.
+            # Read again: another process may be defining this queue.
             time.sleep(_AGAIN)
             continue
         if _lasts(worker, wanted.name, settle, answer_within):

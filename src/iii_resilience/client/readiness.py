@@ -16,8 +16,10 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from iii_resilience.core.classifiers.text_patterns import NO_PROVIDER
 from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.connection_state import ConnectionState
 from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
@@ -25,14 +27,17 @@ from iii_resilience.sdk.wait_queue import WaitQueue
 
 Key = tuple[str | None, str]  # namespace (None: the default one), function id
 
-# After these, nobody knows whether the function is still there (or its worker).
+PROVIDER: Key = (None, "engine::queue::enqueue")
+"""What takes enqueued messages (docs/engine-notes.md, 9): a worker's function, as any other."""
+
+# After these it is unknown whether the function (or its worker) is still there.
 DOUBTFUL = frozenset(
     {"invocation_stopped", "channel_send_failed", "invocation_error", "function_not_found"}
 )
 
 _ASK_AGAIN_FIRST = 0.005
 _ASK_AGAIN_MOST = 0.05
-_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them asks again
+_KNOWN_MOST = 10_000  # ids remembered; a program that calls more of them checks again
 
 
 class Readiness:
@@ -47,6 +52,8 @@ class Readiness:
             check, does not support it, or does not answer it.
         generation: Counts the moments at which knowledge was lost: what was learned from a call
             that started before such a moment is not believed after it.
+        provider_seen: Whether the engine has listed the queue's provider to this client: what was
+            there comes back, what was never installed does not.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -57,6 +64,8 @@ class Readiness:
         self.unchecked = False
         self._lock = threading.Lock()
         self.generation = 0
+        self.provider_seen = False
+        self._looks_for_provider = False
         connection.on_change(self._connection_changed)
 
     def wait(self, key: Key | None, seconds: float) -> Generator[Wait | Sleep, Any, bool]:
@@ -103,8 +112,38 @@ class Readiness:
         if key not in self.known:
             self._remember(key, None, generation)
 
+    def enqueued(self, generation: int) -> None:
+        """A message was taken: something took it, which engines before 0.21 are themselves."""
+        if self.provider_seen:
+            self.mark_known(PROVIDER, generation)
+        elif not self._looks_for_provider:
+            self._looks_for_provider = True
+            self._connection.start(self._look_for_provider())
+
+    def not_enqueued(self, failure: Failure) -> None:
+        """A message was not taken: whether its provider is still there may be in doubt."""
+        cause = failure.inner or failure
+        if cause.code in DOUBTFUL or _names_no_provider(failure):
+            self.invalidate(PROVIDER)
+
+    def provider_is_away(self, failure: Failure) -> bool:
+        """Whether a failure says that nothing takes messages, where something did before."""
+        return self.provider_seen and _names_no_provider(failure)
+
+    async def _look_for_provider(self) -> None:
+        """Once, beside the calls: so that the provider is waited for if it ever goes."""
+        generation = self.generation
+        with suppress(Exception):  # it is only not known then
+            answers = await functions_info(
+                self._connection.client.call_async, [PROVIDER[1]], PROVIDER[0]
+            )
+            presence = answers[PROVIDER[1]]
+            if presence.there and not presence.forbidden:
+                self._remember(PROVIDER, presence.owner, generation)
+
     def invalidate(self, key: Key) -> None:
         """A call ended in a way that says its worker may be gone: with it all of its functions."""
+        self._connection.in_flight.pace()
         with self._lock:
             self.generation += 1
             owner = self.known.pop(key, None)
@@ -127,6 +166,7 @@ class Readiness:
                     self.known.clear()
                 self.known[key] = owner
                 self._missing_until.pop(key, None)
+                self.provider_seen = self.provider_seen or key == PROVIDER
 
     # One question at a time for an id, however many wait.
 
@@ -142,7 +182,7 @@ class Readiness:
         return waiters, future
 
     async def _ask(self, key: Key, waiters: _PendingLookup) -> None:
-        """Ask, and ask again, until the function is there or nobody waits for it any longer."""
+        """Repeat the availability check until the function is there or no caller waits for it."""
         namespace, function_id = key
         pause = _ASK_AGAIN_FIRST
         while self._asking.get(key) is waiters:
@@ -167,6 +207,7 @@ class Readiness:
                 if not waiters and self._asking.get(key) is waiters:
                     del self._asking[key]
                     return
+            self._connection.in_flight.pace()  # those who wait will leave together
             await asyncio.sleep(pause)
             pause = min(_ASK_AGAIN_MOST, 1.5 * pause)
         self._let_go(key, waiters, there=False)
@@ -182,7 +223,7 @@ class Readiness:
         with self._lock:
             self.generation += 1
             self.known.clear()
-            self.unchecked = False
+            self.unchecked = self._looks_for_provider = False
             self._missing_until.clear()
             asking, self._asking = self._asking, {}
         for waiters in asking.values():
@@ -197,6 +238,10 @@ class _PendingLookup(WaitQueue):
     """
 
     there = False
+
+
+def _names_no_provider(failure: Failure) -> bool:
+    return failure.code == "enqueue_error" and failure.message.startswith(NO_PROVIDER)
 
 
 def _left(until: float) -> float:

@@ -22,7 +22,9 @@ _LONGEST_KEY = 512  # what the other side reads (`sdk.propagation`)
 _FRAME_MOST = 16_384
 # Of one byte of compact JSON older SDKs make at most six (`sdk.payload_check`).
 _GROWS_MOST = 6
-_LONGEST = (9_999_999.0, 9_999_999_999.0, 99)  # seconds left, deadline, attempt
+# As `outgoing` takes it: seconds left, deadline, attempt; the attempt's seconds left and deadline.
+_LONGEST = (9_999_999.0, 9_999_999_999.0, 99)
+_LONGEST_ATTEMPT = (9_999_999.0, 9_999_999_999.0)
 _INVOCATION_ID = "00000000-0000-4000-8000-000000000000"  # as long as the one that is made later
 
 # The engine's own functions take what the engine documents, and nothing of ours beside it.
@@ -37,7 +39,7 @@ class Request:
         fields: What is handed to the SDK; a copy, the user's own is never changed.
         function_id: The function.
         action: ``enqueue``, ``void``, or None for a call that waits for its result.
-        timeout_ms: What the user asked for, or None.
+        timeout_ms: The timeout in the user's request, or None.
         bytes: Size of the payload as compact JSON, or None where it was not checked.
     """
 
@@ -135,7 +137,7 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
             message[name] = fields[name]
     own = request.function_id.startswith(ENGINE_OWN)
     if sdk.sends_metadata and request.action != "enqueue" and not own:
-        add_context(message, outgoing(*_LONGEST, key))
+        add_context(message, outgoing(*_LONGEST, key, *_LONGEST_ATTEMPT))
     if request.action != "void":
         message["invocation_id"] = _INVOCATION_ID
     if request.action == "void":
@@ -180,7 +182,7 @@ def keyed(request: Request, key: str) -> Request:
     """A request for a queue with its idempotency key in the payload, for there is no metadata.
 
     Raises:
-        InvalidPayloadError: The payload is no object.
+        InvalidPayloadError: The payload is not an object.
     """
     payload = for_queue(request.fields["payload"], CallContext(idempotency_key=key))
     if payload is None:
@@ -195,7 +197,7 @@ def check_key(key: Any) -> None:
     """Check an idempotency key.
 
     Raises:
-        InvalidPayloadError: It is no text, empty, or too long. The message does not show it.
+        InvalidPayloadError: The key is not a text, empty, or too long. The message hides it.
     """
     if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
         what = f"of {len(key)} characters" if isinstance(key, str) else type(key).__name__

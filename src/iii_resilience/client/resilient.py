@@ -11,7 +11,9 @@ from typing import Any, Self
 
 from iii_resilience.client.trigger import Caller
 from iii_resilience.config.book import PolicyBook
+from iii_resilience.core.guards.concurrency_limit import Limit
 from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
@@ -20,6 +22,7 @@ from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
+from iii_resilience.sdk.observer_log import ObserverLog
 from iii_resilience.sdk.shutdown import Shutdown
 
 
@@ -31,6 +34,7 @@ def resilient(
     max_result_bytes: int | None = None,
     clock_tolerance: float = 1.0,
     send_stack_traces: bool = False,
+    limit: Limit | None = None,
 ) -> Resilient:
     """Make an SDK client's calls safe to retry, and the functions it serves safe to call.
 
@@ -38,23 +42,25 @@ def resilient(
         worker: What ``iii.register_worker()`` returned.
         policies: A `PolicyBook` (from `load_policies`), one `RetryPolicy` for every function, or
             None for the process-wide default book.
-        keep_registered: Whether functions that this worker serves are registered again when nobody
-            owns them any longer: two workers with the same functions are then active and standby.
-            It costs one small question a second.
+        keep_registered: Whether functions that this worker serves are registered again when they
+            have lost their owner: two workers with the same functions are then active and standby.
+            It costs one small request a second.
         max_result_bytes: How large the message with a handler's result may be, in bytes of JSON;
             None for what the SDK can send. Set it to ``1 << 20`` while callers on SDK 0.24.4 or
             older exist: a larger one ends their connection.
-        clock_tolerance: A handler is not started when its caller's deadline has passed by more
-            than this, in seconds.
+        clock_tolerance: A handler is not started when its caller's deadline, or the time of the
+            caller's attempt, has passed by more than this, in seconds.
         send_stack_traces: Whether the stack trace of a failed handler is sent to its caller, as
             the bare SDK does; without it the trace stays in this worker's log.
+        limit: How many handlers this worker runs at once, or None for any number. All its
+            functions share it, but those that are registered with a limit of their own.
 
     Returns:
         An object to use in place of the client; what it does not change it passes through.
 
     Raises:
-        TypeError: The worker is no client of the SDK, or an argument is of a wrong type.
-        ValueError: A limit or tolerance that is none.
+        TypeError: The worker is not a client of the SDK, or an argument is of a wrong type.
+        ValueError: A limit or tolerance is out of range.
     """
     if isinstance(worker, Resilient):
         raise TypeError("this worker is already resilient: wrap the SDK's client once")
@@ -64,13 +70,13 @@ def resilient(
         raise TypeError(f"policies must be a PolicyBook or a RetryPolicy, got {policies!r}")
     if policies is not None:
         policies.register()
-    how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces)
+    how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces, limit)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")
     return Resilient(worker, policies, how, keep_registered=keep_registered)
 
 
-_PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers"})
+_PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers", "_observers"})
 
 
 class Resilient:
@@ -90,6 +96,7 @@ class Resilient:
     ) -> None:
         self._connection = Connection(worker)
         self._ending = Shutdown(self._connection)
+        self._observers = ObserverLog()
         self._caller = Caller(self._connection, policies)
         self._handlers = Handlers(self._connection, how, keep_registered=keep_registered)
 
@@ -149,7 +156,12 @@ class Resilient:
     call_async = trigger_async
 
     def register_function(
-        self, function_id: str, handler_or_invocation: Any, **options: Any
+        self,
+        function_id: str,
+        handler_or_invocation: Any,
+        *,
+        limit: Limit | None = SAME_AS_WORKER,
+        **options: Any,
     ) -> Any:
         """Serve a function, as the SDK's ``register_function`` does, with a hardened handler.
 
@@ -162,13 +174,19 @@ class Resilient:
             function_id: The function's id.
             handler_or_invocation: The handler, plain or asynchronous, or the SDK's description
                 of an HTTP-invoked function, which is passed on as it is.
+            limit: How many handlers of this function run at once: a limit of its own, in place of
+                that of the worker; None for any number. Without it the worker's applies.
             **options: What else this SDK takes (``description``, ``metadata``, ``request_format``,
                 ``response_format``; ``observe`` and ``local_dispatch`` from 0.25 on).
 
         Returns:
             A reference with the function's ``id`` and ``unregister()``.
+
+        Raises:
+            TypeError: The limit is no `Limit`, or the function's handler runs elsewhere; and what
+                the SDK raises.
         """
-        return self._handlers.register_function(function_id, handler_or_invocation, options)
+        return self._handlers.register_function(function_id, handler_or_invocation, limit, options)
 
     def register_trigger(self, trigger: Any) -> Any:
         """Bind a trigger to a function, as the SDK's ``register_trigger`` does.
@@ -185,8 +203,8 @@ class Resilient:
     def registrations(self) -> tuple[Registration, ...]:
         """How each function and trigger that was registered through this object stands.
 
-        With ``keep_registered`` it is what the keeper last saw, about a second ago at most;
-        without it the engine is asked now (not on the SDK's own thread, where nobody can wait).
+        With ``keep_registered`` it is what the keeper last saw, about a second ago at most.
+        Without it the engine is queried now (not on the SDK's own thread, which must not block).
         """
         return self._handlers.registrations()
 
@@ -275,7 +293,8 @@ class Resilient:
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS:  # copying looks for them before they are made
             raise AttributeError(name)
-        return self._connection.client.attribute(name)
+        attribute = self._connection.client.attribute(name)
+        return self._observers.reported(attribute) if name == "observe" else attribute
 
     def __repr__(self) -> str:
         return f"resilient({self._connection.client!r})"

@@ -23,13 +23,13 @@ from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
-from iii_resilience.core.hints import hint
-from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.core.policy import RetryPolicy, with_first_guards
 from iii_resilience.core.report import amend, attach_single
 from iii_resilience.retry.retry_context import CallOutcome
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.telemetry import meters, refused
+from iii_resilience.telemetry import INLINE, meters, refused
 
+_INLINE_MOST = 1_000  # plans of policies that were given to calls
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
 
@@ -46,6 +46,7 @@ class Caller:
         self._book = book
         # One attribute, so that another thread never sees a policy set with another one's plans.
         self._plans: tuple[PolicySet | None, dict[str, CallPlan]] = (None, {})
+        self._inline: dict[tuple[str, RetryPolicy], CallPlan] = {}
         self.ready = Readiness(connection)
 
     def trigger(
@@ -77,6 +78,9 @@ class Caller:
             meters.passed(call.plan.function_id, call.started, error)
             raise
         else:
+            bucket = call.plan.bucket
+            if bucket is not None and bucket.level < bucket.burst and call.may_repeat:
+                bucket.succeeded()
             meters.succeeded(call.plan.function_id, call.started)
             return result
         outcome = run.retry(attempt, sends=False)
@@ -116,6 +120,9 @@ class Caller:
             meters.passed(call.plan.function_id, call.started, error)
             raise
         else:
+            bucket = call.plan.bucket
+            if bucket is not None and bucket.level < bucket.burst and call.may_repeat:
+                bucket.succeeded()
             meters.succeeded(call.plan.function_id, call.started)
             return result
         outcome = await run.retry_async(attempt, sends=False)
@@ -172,8 +179,7 @@ class Caller:
         self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None
     ) -> CallPlan:
         if isinstance(policy, RetryPolicy):
-            selected = SelectedPolicy("inline", policy)
-            return CallPlan(self._connection, self.ready, selected, function_id)
+            return self._inline_plan(policy, function_id)
         selected = book.for_function(function_id)
         if policy is not None:
             named = SelectedPolicy(policy, book.policy(policy), selected.idempotent)
@@ -187,6 +193,23 @@ class Caller:
         plan = CallPlan(self._connection, self.ready, selected, function_id)
         plans[function_id] = plan
         return plan
+
+    def _inline_plan(self, policy: RetryPolicy, function_id: str) -> CallPlan:
+        """The plan of a policy that was given to the call, perhaps made anew for it."""
+        plans, key = self._inline, (function_id, policy)
+        try:
+            plan = plans.get(key)
+        except TypeError:  # a `wait` or `stop` of the user's that cannot be hashed
+            return self._new_inline(policy, function_id)
+        if plan is None:
+            if len(plans) >= _INLINE_MOST:
+                plans.clear()
+            plan = plans[key] = self._new_inline(policy, function_id)
+        return plan
+
+    def _new_inline(self, policy: RetryPolicy, function_id: str) -> CallPlan:
+        selected = SelectedPolicy(INLINE, with_first_guards(policy, function_id))
+        return CallPlan(self._connection, self.ready, selected, function_id)
 
 
 def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
@@ -209,8 +232,7 @@ def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
 def _refused(error: InvalidPayloadError | PayloadTooLargeError, function_id: str | None) -> None:
     """Report a request that was refused here as any other failure that is given up."""
     failure = classify(error, function_id=function_id)
-    advice = hint(failure, Reason.NOT_RETRYABLE)
-    attach_single(error, failure, Reason.NOT_RETRYABLE, advice)
+    attach_single(error, failure, Reason.NOT_RETRYABLE)
     refused(function_id or "(none)", failure, error)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.client.plan import CallPlan
-from iii_resilience.client.readiness import DOUBTFUL, Key
+from iii_resilience.client.readiness import DOUBTFUL, PROVIDER, Key
 from iii_resilience.client.request import Request, add_context, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
@@ -23,13 +23,13 @@ from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.core.errors import DeadlinePassedError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.retry.retried_call import RetriedCall
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks, StopRetrying
+from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
-from iii_resilience.sdk.pending_calls import SendRefused
 from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
+from iii_resilience.sdk.send_check import SendRefused
 
-PROVIDER: Key = (None, "engine::queue::enqueue")
+_PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
 _DEADLINE = "the policy's deadline"
 _INHERITED = "what the caller of this handler has left"
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
@@ -104,37 +104,37 @@ class TriggerCall:
         self._key = plan.key
         if request.action is not None or "namespace" in request.fields:
             self._key = self._other_key()
-        if plan.window is not None and options.idempotent:
-            plan.window.called(started)
 
     def _other_key(self) -> Key | None:
-        if self.plan.key is None or self.request.action == "enqueue":
+        if self.request.action == "enqueue":
+            return PROVIDER if self.plan.ready.provider_seen else None
+        if self.plan.key is None:
             return None
         return self.plan.connection.namespace_of(self.request.fields), self.request.function_id
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 if not drive(plan.ready.wait(key, max(0.0, until - time.monotonic()))):
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = plan.connection.in_flight.send(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -144,28 +144,28 @@ class TriggerCall:
 
     async def attempt_async(self) -> Any:
         """As `attempt`, for coroutines."""
-        plan, quick = self.plan, self.run is None and self._is_quick()
-        until = 0.0
+        plan, until = self.plan, 0.0
+        first = self._first_fields() if self.run is None else None
         while True:
-            if quick:
+            if first is not None:
                 key, generation, local = self._key, plan.ready.generation, False
             else:
                 key, generation, local = self._prepare()
             self._waited_for = None if local else key
-            if not (quick or local):
+            if first is None and not local:
                 until = until or time.monotonic() + self._patience()
                 seconds = max(0.0, until - time.monotonic())
                 if not await drive_async(plan.ready.wait(key, seconds)):
                     self._stayed_missing()
                 if time.monotonic() >= until:
                     self._waited_for = None  # there is no more time to wait in: it goes now
-            fields, seconds = self._first_fields() if quick else self._next_fields()
+            fields, seconds = self._next_fields() if first is None else first
             try:
                 result = await plan.connection.in_flight.send_async(
                     fields, seconds=seconds, local=local, send_check=self
                 )
             except SendRefused:
-                self._sent = quick = False
+                self._sent, first = False, None
             except Exception as error:
                 self._learn_failure(error)
                 raise
@@ -184,29 +184,32 @@ class TriggerCall:
     def classify(self, error: Exception) -> Failure:
         """What an answer says, and what that says about the function being there."""
         failure = classify(error, function_id=self.request.function_id)
-        if self._key is not None and failure.code in DOUBTFUL:
+        if self.request.action == "enqueue":
+            self.plan.ready.not_enqueued(failure)
+        elif self._key is not None and failure.code in DOUBTFUL:
             self.plan.ready.invalidate(self._key)
         return failure
 
     def failed(self, error: Exception, traceback: TracebackType | None) -> RetriedCall:
         """The first attempt has failed: from now on there is a retried call."""
         plan = self.plan
-        context = RetryContext(
-            policy=plan.policy,
-            name=self.request.function_id,
-            started=self.started,
-            deadline_at=self.deadline_at,
-            function_id=self.request.function_id,
-            window=plan.window if self.options.idempotent else None,
-        )
-        hooks = RetryHooks(
-            sleeper=plan.connection.sleeps, refine=self._refine, classified=self.classified
-        )
         # A Void call's answer says nothing about having run: only unsent ones are repeated.
         idempotent = self.options.idempotent and not (self.request.action == "void" and self._sent)
-        self.run = run = RetriedCall(context, idempotent=idempotent, hooks=hooks)
+        self.run = run = RetriedCall(
+            plan.context,
+            self.started,
+            idempotent=idempotent,
+            deadline_at=self.deadline_at,
+            classified=self.classified,
+            refine=self._refine,
+        )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a failure of the call can be followed by a retry."""
+        return self.options.idempotent or self.plan.policy.retry_unexecuted
 
     def left(self) -> float | None:
         """Seconds until the deadline, or None for none."""
@@ -246,25 +249,26 @@ class TriggerCall:
 
     # The parts of an attempt.
 
-    def _is_quick(self) -> bool:
-        """Whether this is a first attempt like most: to a known function, with nothing to wait for.
+    def _first_fields(self) -> tuple[dict[str, Any], float] | None:
+        """As `_next_fields`, for a first attempt like most; else None.
 
-        The rest of such an attempt costs little beside the call itself.
+        It goes to a known function, with nothing to wait for, and no time has passed yet. The rest
+        of such an attempt costs little beside the call itself.
         """
-        if self.request.bytes is not None and not self._inherits:
-            key, ready = self._key, self.plan.ready
-            known = key is None or ready.unchecked or key in ready.known
-            return known and self.plan.connection.seems_up()
-        return False
-
-    def _first_fields(self) -> tuple[dict[str, Any], float]:
-        """As `_next_fields`, for an attempt that `_is_quick`: no time has passed yet."""
-        request, plan = self.request, self.plan
+        request, plan, options = self.request, self.plan, self.options
+        key, ready = self._key, plan.ready
+        if (
+            request.bytes is None
+            or self._inherits
+            or not (key is None or ready.unchecked or key in ready.known)
+            or not plan.connection.seems_up()
+        ):
+            return None
         if (
             request.timeout_ms is not None
             or request.action is not None
             or "metadata" in request.fields
-            or self.options.idempotency_key is not None
+            or options.idempotency_key is not None
         ):
             return self._next_fields()
         self._sent = True
@@ -275,8 +279,10 @@ class TriggerCall:
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
         if plan.carries:
-            unix = None if left is None else time.time() + left
-            fields["metadata"] = {METADATA_FIELD: outgoing(left, unix, 1, None)}
+            unix, seconds = time.time(), milliseconds / 1000
+            deadline = None if left is None else unix + left
+            wire = outgoing(left, deadline, 1, None, seconds, unix + seconds)
+            fields["metadata"] = {METADATA_FIELD: wire}
         return fields, milliseconds / 1000
 
     def _prepare(self) -> tuple[Key | None, int, bool]:
@@ -295,15 +301,16 @@ class TriggerCall:
             most = self.plan.policy.max_payload_bytes
             check(self.request, connection.sdk, most, self.options.idempotency_key)
         key = self._key
-        if self.run is not None and self.request.action == "enqueue":
-            key = PROVIDER
+        if self.request.action == "enqueue":
+            # Other calls may have learned of the provider since; a retry is not sent into a hole.
+            key = PROVIDER if self.run is not None else self._other_key()
         return key, self.plan.ready.generation, local
 
     def _patience(self) -> float:
         """Seconds the waits before this attempt may take together."""
         patience = self.plan.policy.ready_timeout
         if self.run is not None:
-            # Whether the function is still there is asked before a retry even by who never waits.
+            # Before a retry the readiness is checked, even with a `ready_timeout` of 0.
             patience = max(patience, ANSWER_WITHIN)
         if self.deadline_at is not None:
             left = self.deadline_at - time.monotonic()
@@ -328,7 +335,7 @@ class TriggerCall:
         self._sent = True
         request, now = self.request, time.monotonic()
         timeout, source = self._full_timeout()
-        left = unix = None
+        left = deadline = gives_up = None
         if self.deadline_at is not None:
             left = self.deadline_at - now
             if 1000 * left < timeout:
@@ -336,12 +343,17 @@ class TriggerCall:
                 source = _INHERITED if self._inherits else _DEADLINE
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
-        fields = {**request.fields, "timeout_ms": milliseconds}
+        fields, seconds = {**request.fields, "timeout_ms": milliseconds}, milliseconds / 1000
         if self.plan.carries and request.action != "enqueue":
+            unix, attempt_left = time.time(), None
             if left is not None:
-                unix = time.time() + left
-            add_context(fields, outgoing(left, unix, number, self.options.idempotency_key))
-        return fields, milliseconds / 1000
+                deadline = unix + left
+            if request.action is None:  # nothing waits for the answer to a Void call
+                attempt_left, gives_up = seconds, unix + seconds
+            key = self.options.idempotency_key
+            wire = outgoing(left, deadline, number, key, attempt_left, gives_up)
+            add_context(fields, wire)
+        return fields, seconds
 
     def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""
@@ -355,6 +367,9 @@ class TriggerCall:
             key, ready = self._key, self.plan.ready
             if key is not None and key not in ready.known:
                 ready.mark_known(key, generation)
+        elif self.request.action == "enqueue":
+            self.plan.connection.history.answered = True
+            self.plan.ready.enqueued(generation)
 
     def _learn_failure(self, error: Exception) -> None:
         connection = self.plan.connection
@@ -370,6 +385,8 @@ class TriggerCall:
 
     def _refine(self, failure: Failure) -> Failure:
         """What this call knows about a failure that the error alone does not say."""
+        if self.plan.ready.provider_is_away(failure):
+            return failure.replace(category=Category.TRANSIENT, remedy=_PROVIDER_AWAY)
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure
         most = self.request.bytes

@@ -139,8 +139,8 @@ class PolicyBook:
         """Follow the book's files from now on, in a daemon thread.
 
         A file that does not validate is refused with one error record, and the policies before it
-        stay in force until it does. Calls in flight keep their policy, budgets what they have
-        spent, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
+        stay in force until it does. Calls in flight keep their policy, budgets their
+        permits, bulkheads the calls in them; open circuits stay open, and closed ones count anew.
 
         Args:
             every: Seconds between two looks at the files.
@@ -149,7 +149,7 @@ class PolicyBook:
             The watch, to be closed; it is a context manager too.
 
         Raises:
-            ValueError: The book has no files, or `every` is no number above 0.
+            ValueError: The book has no files, or `every` is not a number above 0.
         """
         from iii_resilience.config.watch import SourceCheck, Watch  # noqa: PLC0415 - see the imports
 
@@ -163,7 +163,7 @@ class PolicyBook:
             every: As for `watch`.
 
         Raises:
-            ValueError: The book has no files, or `every` is no number above 0.
+            ValueError: The book has no files, or `every` is not a number above 0.
         """
         from iii_resilience.config.watch import SourceCheck, watch_async  # noqa: PLC0415 - as above
 
@@ -205,7 +205,7 @@ class PolicyBook:
 
 
 def _new_lock_after_fork() -> None:
-    """In the child of a fork nobody holds a lock."""
+    """Replace the lock in the child of a fork: its holder does not exist there."""
     global _turning  # noqa: PLW0603 - the lock is the module's
     _turning = threading.Lock()
 

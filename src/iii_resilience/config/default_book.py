@@ -63,7 +63,7 @@ def _first_book() -> PolicyBook:
         if Default.book is not None:
             return Default.book
         files = os.environ.get(ENVIRONMENT, "")
-        if not files or Default.loading:  # a log handler that is told of the files retries too
+        if not files or Default.loading:  # a log handler that reports the files may retry too
             book = PolicyBook()
         else:
             Default.loading = True
@@ -80,7 +80,7 @@ def _first_book() -> PolicyBook:
 
 
 def _forked() -> None:
-    """In the child of a fork nobody holds a lock."""
+    """Replace the lock in the child of a fork: its holder does not exist there."""
     Default.lock = threading.RLock()
     Default.loading = False
 

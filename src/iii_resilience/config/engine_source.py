@@ -47,8 +47,8 @@ def policies_from_engine(
 
     An entry that does not exist is made from the files, with the JSON Schema of policy files, so
     that the engine itself refuses what is malformed. From then on the entry counts, and the files
-    stand in only where the engine cannot be asked: it has no configuration worker, or forbids it,
-    or does not answer. That is one warning, and the engine is asked again.
+    stand in only where the engine cannot be queried: it has no configuration worker, or forbids it,
+    or does not answer. That is one warning, and the query is repeated.
 
     The book follows its entry until the worker is shut down or the book is gone. What does not
     validate is one error record, and the policies before it stay in force.
@@ -66,8 +66,8 @@ def policies_from_engine(
     Raises:
         ConfigError: The files do not validate.
         RuntimeError: It was called on the SDK's own thread, where it would wait for itself.
-        TypeError: The worker is no client of the SDK.
-        ValueError: An id or a time that is none.
+        TypeError: The worker is not a client of the SDK.
+        ValueError: The id is empty, or a time is not a positive number.
     """
     if not _ID.fullmatch(entry):
         raise ValueError(
@@ -129,7 +129,7 @@ class _EngineEntry:
             return self._files.read().policy_set()
 
     def read(self) -> Contents:
-        """What the entry holds now; what it held last where it cannot be asked, or the files."""
+        """What the entry holds now; if it cannot be read, what it held last, or the files."""
         try:
             self._last = self._ask()
             self._warned = False
@@ -179,7 +179,7 @@ class _EngineEntry:
             "payload": {"id": self._entry, **payload},
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
-        # Straight to the SDK: the next look is the retry, and it must not count as anybody's call.
+        # Straight to the SDK: the next poll is the retry, and it must not count as a user's call.
         return self._connection.in_flight.send(request, seconds=_ANSWERS_WITHIN)
 
     def _cannot_be_asked(self, error: Exception) -> None:

@@ -89,22 +89,36 @@ def explain(policy_set: PolicySet, function_id: str) -> Provenance:
         said = origins.rules[place].short
     elif origins is not None and origins.default is not None:
         said = origins.default.short
-    node = None if origins is None else origins.policies.get(selected.name)
-    otherwise = _IN_CODE if origins is None else BUILT_IN
-    policy = selected.policy
-    values = list(_values(unstructure(policy), node, "", otherwise))
-    for name in CODE_ONLY:
-        given = getattr(policy, name)
-        if given is not None:
-            values.append(Value(name, type(given).__name__, _IN_CODE))
     return Provenance(
         function_id,
         selected.name,
         None if rule is None else rule.function,
         said,
         selected.idempotent,
-        tuple(values),
+        values_of(policy_set, selected.name),
     )
+
+
+def values_of(policy_set: PolicySet, name: str) -> tuple[Value, ...]:
+    """Every value of a policy, and where each comes from.
+
+    Args:
+        policy_set: What the book says.
+        name: The policy's name.
+
+    Raises:
+        ValueError: No policy has that name.
+    """
+    origins = policy_set.origins if isinstance(policy_set.origins, Origins) else None
+    node = None if origins is None else origins.policies.get(name)
+    otherwise = _IN_CODE if origins is None else BUILT_IN
+    policy = policy_set.policy(name)
+    values = list(_values(unstructure(policy), node, "", otherwise))
+    for field in CODE_ONLY:
+        given = getattr(policy, field)
+        if given is not None:
+            values.append(Value(field, type(given).__name__, _IN_CODE))
+    return tuple(values)
 
 
 def _values(data: Any, node: Node | None, path: str, otherwise: str) -> Iterator[Value]:

@@ -14,7 +14,7 @@ import attrs
 from iii_resilience.config.rules import Rule, RuleIndex
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRule, read_exceptions
 from iii_resilience.core.codes.lookup import Code, read_codes
-from iii_resilience.core.policy import RetryPolicy
+from iii_resilience.core.policy import GUARDS, RetryPolicy
 
 if TYPE_CHECKING:  # a book that is made in code and never watched needs none of them
     from iii_resilience.config.queue_definition import Queue
@@ -111,7 +111,7 @@ class PolicySet:
         try:
             return self.policies[name]
         except KeyError:
-            from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes needs it
+            from difflib import get_close_matches  # noqa: PLC0415 - only a mistyped name needs it
 
             near = get_close_matches(name, self.policies, n=1)
             also = f"; did you mean {near[0]!r}?" if near else ""
@@ -150,7 +150,7 @@ class PolicySet:
             if policy == old:
                 self.policies[name] = old  # the same in every way: decorators need no new one
                 continue
-            for kind in ("budget", "breaker", "bulkhead"):
+            for kind in GUARDS:
                 guard, guard_before = getattr(policy, kind), getattr(old, kind)
                 if guard is not None and guard_before is not None:
                     guard.continues(guard_before, now)

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from iii_resilience.config.changes import changes
 from iii_resilience.config.policy_set import Book, Snapshot, Source
 from iii_resilience.core.errors import ConfigError
 from iii_resilience.core.event_count import refused_reloads
@@ -21,7 +22,7 @@ from iii_resilience.core.validators import number
 if TYPE_CHECKING:
     import asyncio
 else:
-    asyncio = lazy_module("asyncio")  # only who watches in a task needs it
+    asyncio = lazy_module("asyncio")  # only a watch in a task needs it
 
 
 Check = Callable[[], float | None]
@@ -108,12 +109,12 @@ class SourceCheck:
     What does not validate is logged once as an error, and the book stays as it is.
 
     Args:
-        book: The book; when nobody else has it any more, there is nothing left to look at.
+        book: The book. The watch ends when the book is no longer referenced elsewhere.
         source: Where its policies come from.
-        every: Seconds between two looks while nothing changes.
+        every: Seconds between two polls while nothing changes.
 
     Raises:
-        ValueError: `every` is no number above 0.
+        ValueError: `every` is not a number above 0.
     """
 
     def __init__(self, book: Book, source: Source, every: float) -> None:
@@ -156,5 +157,6 @@ class SourceCheck:
             )
             return
         self._refused = None
+        changed = changes(book.policy_set, policy_set)
         book.replace(policy_set)
-        logger.info("%s: the changed policies are in force", self._source.name)
+        logger.info("%s: the changed policies are in force (%s)", self._source.name, changed)

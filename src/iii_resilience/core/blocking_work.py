@@ -69,7 +69,9 @@ class BlockingWork:
             def take_back() -> None:
                 undo(self._answers[0])
 
-            await _finished(in_thread(take_back))
+            undone, _ = await _finished(in_thread(take_back))
+            if not undone.cancelled():
+                undone.exception()  # looked at: the undo has said itself what went wrong
         return cancelled
 
     def _run(self) -> None:

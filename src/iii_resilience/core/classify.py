@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from iii_resilience.core.classifiers import rpc_response
+from iii_resilience.core.classifiers.class_verdicts import looked_up
 from iii_resilience.core.classifiers.exceptions import AT_ONCE, from_exception
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.classifiers.text_patterns import rust_debug
@@ -69,7 +70,8 @@ def classify(
                     function_id = own
                 stamped["function_id"] = function_id
                 return failure
-            return from_exception(error, function_id, 0, rules)
+            known = looked_up(error, fields, function_id, rules)
+            return from_exception(error, function_id, 0, rules) if known is None else known
         if isinstance(error, str):
             pair = rust_debug(error) if error.startswith("ErrorBody {") else None
             return from_code(*(pair or (error,)), function_id=function_id)
@@ -90,6 +92,6 @@ def _unreadable(error: object, function_id: str | None) -> Failure:
         Execution.MAYBE_EXECUTED,
         function_id=function_id if isinstance(function_id, str) else None,
         known=False,
-        remedy="this is no error that can be read: look at what raised it",
+        remedy="this error cannot be read: look at what raised it",
         origin="local",
     )

@@ -63,7 +63,11 @@ class Decision:
         return self.delay is not None
 
 
-@attrs.frozen
+NOT_RETRYABLE = Decision(Reason.NOT_RETRYABLE)
+"""What is decided about every failure that is not transient, unless a retry was asked for."""
+
+
+@attrs.frozen(slots=False)  # as `Failure`: made once an attempt
 class CallSoFar:
     """What a decision needs to know of the call.
 
@@ -74,7 +78,7 @@ class CallSoFar:
         unexecuted: Whether each failure so far proves that the function did not run.
         stops: Attempts so far that ended in ``invocation_stopped``.
         previous_delay: Seconds waited before the failed attempt, or None.
-        asked: Whether the user's own code asked for the retry (``tenacity.TryAgain``).
+        asked: Whether the user's own code requested the retry (``tenacity.TryAgain``).
         already_retried: Whether an inner retry has already given this failure up.
         swallowed: Whether the attempt caught a cancellation that was meant to end it, and failed.
     """
@@ -118,11 +122,11 @@ def decide(
     may_help = failure.category is Category.TRANSIENT and not call.swallowed
     never = failure.code in NEVER_RETRIED if failure.inner is None else never_retried(failure)
     if never or not (call.asked or may_help):
-        return Decision(Reason.NOT_RETRYABLE)
+        return NOT_RETRYABLE
     if call.already_retried and not call.asked:
         return Decision(Reason.ALREADY_RETRIED)
     if failure.system == "local" and failure.code in _GUARDED:
-        # Our own guards refused: to ask again at once is what they are there to prevent.
+        # Our own guards rejected the attempt: an immediate retry is what they are there to prevent.
         return Decision(_GUARDED[failure.code])
     may_repeat = call.idempotent or (policy.retry_unexecuted and call.unexecuted)
     if not (call.asked or may_repeat):

@@ -33,8 +33,8 @@ class Blocking:
         work: The operation.
         undo: Takes the result back if the coroutine was cancelled meanwhile.
         blocking: Whether it may wait.
-        cleanup: Whether it belongs to an end that must be whole. A cancellation that comes during
-            it is raised at the next effect that is no cleanup, or after the last one.
+        cleanup: Whether it belongs to a shutdown that must complete. A cancellation during it
+            is raised at the next effect without ``cleanup``, or after the last one.
     """
 
     work: Callable[[], Any]
@@ -83,6 +83,9 @@ class CallHandler:
 
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
+
+ATTEMPT = CallHandler()
+"""The effect of calling it with what it already has."""
 
 Steps = Generator[Blocking | Sleep | Wait | CallHandler, Any, Any]
 

@@ -118,7 +118,7 @@ class RpcError(Exception):
         layer: ``validation``, ``expected`` or ``unexpected``, or None.
         label: The response's label, or None.
         fn_key: The key that was called, or None.
-        retry_after: Seconds the server asked to wait, or None.
+        retry_after: The wait that the server requested, in seconds, or None.
         stack: The server's stack trace, or None.
     """
 

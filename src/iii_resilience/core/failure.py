@@ -23,14 +23,14 @@ class Failure:
         code: The error code, exactly as it was sent (``_OTHER`` where there was none).
         category: One of the five categories; only ``transient`` may ever be retried.
         execution: Whether the *called* function may have run.
-        throttled: Whether the other side asked to slow down.
-        retry_after: Seconds the other side asked to wait, or None.
+        throttled: Whether the other side requested slower calls.
+        retry_after: The wait that the other side requested, in seconds, or None.
         message: The remote message. Not in the repr: it may hold payloads.
         function_id: The function that was called, or None where it is not known.
         known: Whether a table has a row for the code.
         remedy: What to do about it, in one clause.
         system: ``iii``, ``rpc`` or ``local`` (raised by this library, nothing sent).
-        origin: Who said it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker``, ``local``;
+        origin: The source: ``engine``, ``sdk``, ``handler``, ``http``, ``worker``, ``local``;
             ``library`` for an exception of a known library, or of a registered class, which
             speaks of a call inside the function's own code. Its code is the qualified name of the
             class, or ``HTTP 503``.

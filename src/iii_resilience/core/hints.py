@@ -30,8 +30,8 @@ class Hint:
         reason: Why the call was given up.
         remedy: What the code's table advises, in one clause.
         queue: The queue the policy names, for ``enqueue``; else None.
-        seconds: How long to wait, for ``wait``: what the other side asked for; where it named no
-            time, the pause that the default backoff begins with for whoever is told to slow down.
+        seconds: How long to wait, for ``wait``: the time the other side asked for; without one,
+            the default backoff's first delay for throttled calls.
             None for every other action.
     """
 
@@ -42,7 +42,7 @@ class Hint:
     seconds: float | None = None
 
 
-# Where nobody has named a time: a guess, but one that stands in the library only once.
+# For a failure without a time: a guess, but one that stands in the library only once.
 _A_WHILE = Backoff().slow_base
 
 _consuming: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -58,6 +58,11 @@ def consuming() -> ContextScope[bool]:
     return ContextScope(_consuming, True)
 
 
+def in_consumer() -> bool:
+    """Whether the code running now is inside a `consuming` block."""
+    return _consuming.get()
+
+
 _BY_CATEGORY = {
     Category.AUTH: "fix-access",
     Category.NOT_FOUND: "discover",
@@ -66,19 +71,22 @@ _BY_CATEGORY = {
 }
 
 
-def hint(failure: Failure, reason: Reason, *, queue: str | None = None) -> Hint:
+def hint(
+    failure: Failure, reason: Reason, *, queue: str | None = None, consumer: bool | None = None
+) -> Hint:
     """The hint for a failure that was given up.
 
     Args:
         failure: The failure the caller sees.
         reason: Why it was given up.
         queue: The queue of the policy's fallback, if it names one.
+        consumer: Whether it was given up inside a `consuming` block; None for this moment.
 
     Returns:
         Exactly one action: the category decides for everything that is not transient; for
         transient failures, what the other side asked for comes before what the caller could do.
     """
-    action = _action(failure, reason)
+    action = _action(failure, reason, consumer=in_consumer() if consumer is None else consumer)
     return Hint(
         action,
         reason,
@@ -111,10 +119,10 @@ def _seconds(failure: Failure) -> float:
     return _A_WHILE if failure.retry_after is None else failure.retry_after
 
 
-def _action(failure: Failure, reason: Reason) -> str:
+def _action(failure: Failure, reason: Reason, *, consumer: bool) -> str:
     if reason is Reason.STOPPED:
         return "dead-letter"
-    if failure.category is Category.PERMANENT and _consuming.get():
+    if failure.category is Category.PERMANENT and consumer:
         return "dead-letter"
     if failure.category is not Category.TRANSIENT:
         return _BY_CATEGORY[failure.category]

@@ -47,7 +47,7 @@ def lazy_exports(
 
 
 class _Later:
-    """Stands for a module until one of its names is asked for."""
+    """Stands for a module until one of its names is used."""
 
     __slots__ = ("_module", "_name")
 
@@ -59,12 +59,12 @@ class _Later:
         module = self._module
         if module is None:
             module = self._module = import_module(self._name)  # waits for a thread that is at it
-        # The module is kept, its names are not: whoever replaces one there is heeded.
+        # The module is cached, its names are not: a replaced name takes effect.
         return getattr(module, name)
 
 
 def lazy_module(name: str) -> Any:
-    """A module of the standard library, loaded when one of its names is first asked for.
+    """A module of the standard library, loaded when one of its names is first used.
 
     A name costs some 200 ns more than on the module itself: not for what every call does.
 

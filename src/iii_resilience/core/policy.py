@@ -5,7 +5,7 @@ Knows nothing of failures or of how a policy is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -16,7 +16,11 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Breaker
 from iii_resilience.core.guards.budget import Budget
 from iii_resilience.core.guards.bulkhead import Bulkhead
+from iii_resilience.core.guards.scopes import first_equal
 from iii_resilience.core.validators import Part, Text, checked_names, number, seconds, spelling
+
+GUARDS = ("budget", "breaker", "bulkhead")
+"""The parts of a policy that keep a state."""
 
 Wait = Callable[[tenacity.RetryCallState], float]
 Stop = Callable[[tenacity.RetryCallState], bool]
@@ -88,7 +92,7 @@ class RetryPolicy:
         deadline: Seconds from the call's start past which no retry starts and no delay is slept;
             None for none. It never cuts a running attempt.
         attempt_timeout: Seconds one attempt of an async function may take; None for no limit.
-        budget: How many retries may be sent beside the calls; None for no limit.
+        budget: How many retries may be sent; None for no limit.
         breaker: When calls are no longer sent for a while; None for never.
         bulkhead: How many calls may run at once; None for no limit.
         wait: A tenacity ``wait_*`` that replaces the backoff (a server's pushback stays a floor).
@@ -120,7 +124,7 @@ class RetryPolicy:
         default=None, validator=number(above=0, optional=True, unit="seconds")
     )
     budget: Budget | None = attrs.field(
-        factory=Budget, validator=Part((Budget,), "Budget(ratio=0.2)", optional=True)
+        factory=Budget, validator=Part((Budget,), "Budget(ratio=0.1)", optional=True)
     )
     breaker: Breaker | None = attrs.field(
         default=None, validator=Part((Breaker,), "Breaker(failure_rate=0.5)", optional=True)
@@ -187,6 +191,24 @@ class RetryPolicy:
         from iii_resilience.retry.tenacity_adapter import to_tenacity  # noqa: PLC0415
 
         return to_tenacity(self, idempotent=idempotent)
+
+
+def with_first_guards(
+    policy: RetryPolicy, function: str, kinds: Iterable[str] = GUARDS
+) -> RetryPolicy:
+    """A policy that was given in code, with the guards that keep the states of its calls.
+
+    Args:
+        policy: The policy.
+        function: The function's id or qualified name.
+        kinds: The guards that were given in code; others have their own object in a book.
+    """
+    changes = {}
+    for kind in kinds:
+        guard = getattr(policy, kind)
+        if guard is not None and (first := first_equal(guard, function)) is not guard:
+            changes[kind] = first
+    return policy.replace(**changes) if changes else policy
 
 
 FIELDS = frozenset(field.name for field in attrs.fields(RetryPolicy))

@@ -250,19 +250,32 @@ def spelling(names: Iterable[str], given: str) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def checked_names(kind: type[T]) -> type[T]:
-    """A class decorator above ``attrs.frozen``: an unknown argument is named, with what was meant.
+def removed_names(kind: type) -> dict[str, str]:
+    """The arguments that a class once had, and what to do about each.
 
     Args:
         kind: An attrs class.
     """
+    removed: dict[str, str] = getattr(kind, "REMOVED", {})
+    return removed
+
+
+def checked_names(kind: type[T]) -> type[T]:
+    """A class decorator above ``attrs.frozen``: an unknown argument is named, with what was meant.
+
+    Args:
+        kind: An attrs class. Its ``REMOVED`` says what to do about arguments that it once had.
+    """
     init: Any = vars(kind)["__init__"]
     fields: Iterable[attrs.Attribute[Any]] = attrs.fields(cast("Any", kind))
     names = [field.alias or field.name for field in fields if field.init]
+    removed = removed_names(kind)
 
     @functools.wraps(init)
     def checked(self: T, *args: Any, **kwargs: Any) -> None:
         for given in kwargs:
+            if given in removed:
+                raise TypeError(f"{kind.__name__}.{given}: {removed[given]}")
             if given not in names:
                 raise TypeError(
                     f"{kind.__name__} has no field {given}{spelling(names, given)} "

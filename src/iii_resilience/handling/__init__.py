@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from iii_resilience.handling.handler_errors import PayloadError as PayloadError
     from iii_resilience.handling.handler_errors import PermanentError as PermanentError
     from iii_resilience.handling.handler_errors import TransientError as TransientError
+    from iii_resilience.handling.hardening.capacity import LimitUse as LimitUse
     from iii_resilience.handling.hardening.running_handlers import InFlight as InFlight
     from iii_resilience.handling.health import Health as Health
     from iii_resilience.handling.registration.drain import Drained as Drained
@@ -33,6 +34,7 @@ else:
             "handler_errors": (
                 "AuthError HandlerError NotFoundError PayloadError PermanentError TransientError"
             ),
+            "hardening.capacity": "LimitUse",
             "hardening.running_handlers": "InFlight",
             "health": "Health",
             "registration.drain": "Drained",

@@ -25,8 +25,8 @@ class HandlerError(Exception):
         retry_after: Seconds the caller should wait before it tries again, or None.
 
     Raises:
-        TypeError: A code that is no text.
-        ValueError: A code that is empty or too long, or a ``retry_after`` that is no time.
+        TypeError: The code is not a text.
+        ValueError: The code is empty or too long, or ``retry_after`` is not a time.
     """
 
     category: ClassVar[Category]

@@ -11,7 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
+from iii_resilience.core.errors import NotConnectedError
+from iii_resilience.core.guards.concurrency_limit import Limit
+from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
+from iii_resilience.handling.hardening.observe_hooks import harden_hooks
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, Drainer
@@ -37,7 +43,7 @@ class Handlers:
     Args:
         connection: The client's connection.
         how: How handlers are hardened.
-        keep_registered: Whether functions that nobody owns are registered again.
+        keep_registered: Whether functions without an owner are registered again.
     """
 
     def __init__(self, connection: Connection, how: Hardening, *, keep_registered: bool) -> None:
@@ -60,14 +66,23 @@ class Handlers:
 
     # Registering.
 
-    def register_function(self, function_id: Any, handler: Any, options: dict[str, Any]) -> Any:
+    def register_function(
+        self, function_id: Any, handler: Any, limit: Limit | None, options: dict[str, Any]
+    ) -> Any:
         """See `iii_resilience.client.resilient.Resilient.register_function`."""
         self._connection.check_usable()
         if not isinstance(function_id, str):  # the SDK says what is wrong with it
             return self._connection.client.register_function(function_id, handler, **options)
+        if not (callable(handler) or limit in (None, SAME_AS_WORKER)):
+            raise TypeError(
+                f"{function_id}: limit applies to handlers that run in this worker, and this "
+                "function has none"
+            )
         self._start()
         if callable(handler):
-            handler = self._hardener.harden(function_id, handler)
+            handler = self._hardener.harden(function_id, handler, limit)
+        if options.get("observe") is not None:
+            options = {**options, "observe": harden_hooks(function_id, options["observe"])}
         return self._served.add_function(function_id, handler, options)
 
     def register_trigger(self, trigger: Any) -> Reference:
@@ -131,14 +146,22 @@ class Handlers:
         if ids:
             self._ask(ids)
         entries = (*self._served.functions(), *self._served.triggers())
-        return tuple(entry.described() for entry in entries)
+        described = tuple(entry.described() for entry in entries)
+        if not self._connection.closed:
+            return described
+        # Who owns it now is not known here, and what was known is no longer true.
+        unknown, code = RegistrationState.UNKNOWN, NotConnectedError.code
+        return tuple(
+            attrs.evolve(one, state=unknown, owner=None, code=code, remedy=None)
+            for one in described
+        )
 
     def health(self, zombie_after: float) -> Health:
         """See `iii_resilience.client.resilient.Resilient.health`."""
         registrations = self.registrations()
         if not (registrations or self._keeping):
             self._ask([FUNCTIONS_INFO])
-        running = self._running.now()
+        running = [call for call in self._running.now() if not call.waiting]
         asked_at = self._kept.asked_at
         silent = None if asked_at is None else time.monotonic() - asked_at
         return Health(
@@ -147,6 +170,11 @@ class Handlers:
             registrations=registrations,
             in_flight=len(running),
             oldest=running[0] if running else None,
+            limits=tuple(
+                limit
+                for limit in self._hardener.limits()
+                if limit.function_id is None or self._served.function(limit.function_id)
+            ),
             silent_for=silent,
             zombie=self._zombie(silent, zombie_after),
         )
@@ -158,7 +186,7 @@ class Handlers:
         if not connection.loop.is_running():
             return "the SDK's loop has ended under a connection that is open"
         if not connection.client.receives:
-            return "nobody reads from the connection any longer"
+            return "the connection is not being read any more"
         if silent is not None and silent > after:
             return f"the engine has not answered for {silent:.0f} s"
         return None
@@ -168,7 +196,7 @@ class Handlers:
         return self._keeps and self._started and not self._leaving
 
     def _ask(self, ids: list[str]) -> None:
-        """Ask now, so that what is told is true now."""
+        """Query the engine now, so that the state returned is current."""
         connection, kept = self._connection, self._kept
         if (
             connection.closed
@@ -204,6 +232,7 @@ class Handlers:
         """Nothing is registered again from now on."""
         self._leaving = self._served.leaving = True
         keeper().remove(self._kept)
+        self._hardener.log_rest()
 
     def leave(self) -> None:
         """Before a shutdown: a standby that is known takes over what is owned here."""

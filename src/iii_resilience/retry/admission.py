@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -61,75 +61,18 @@ class AttemptGuard:
         circuit: Its circuit, or None where the policy has no breaker.
         slots: Its slots, or None where the policy has no bulkhead.
         rules: What its decorator or loop says of exception classes; None where it says nothing.
+        circuit_alone: Its circuit, where nothing else stands before an attempt; else None.
     """
 
     name: str
     circuit: Circuit | None
     slots: Slots | None
     rules: ExceptionRules | None = None
+    circuit_alone: Circuit | None = attrs.field(init=False)
 
-    def first_attempt(
-        self,
-        function: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        started: float,
-        deadline: float | None,
-        classified: list[Failure],
-    ) -> T:
-        """Make a call's first attempt: as `attempt`, with as little as possible around it.
-
-        Args:
-            function: What is called.
-            args: Its arguments.
-            kwargs: Its keyword arguments.
-            started: When the call has just started: monotonic time in seconds.
-            deadline: Seconds that the call may take, or None.
-            classified: As for `attempt`.
-        """
-        circuit = self.circuit
-        if circuit is None or self.slots is not None:
-            attempt = partial(function, *args, **kwargs)
-            deadline_at = None if deadline is None else started + deadline
-            return self.attempt(attempt, deadline_at, classified)
-        ticket = circuit.admit(started)
-        if isinstance(ticket, Rejection):
-            raise self._open(ticket)
-        try:
-            value = function(*args, **kwargs)
-        except BaseException as error:
-            Admission(self, ticket, None, started).failed(error, classified)
-            raise
-        now = clock.monotonic()
-        circuit.succeeded(ticket, now, now - started)
-        return value
-
-    async def first_attempt_async(
-        self,
-        function: Callable[..., Awaitable[T]],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        started: float,
-        deadline: float | None,
-        classified: list[Failure],
-    ) -> T:
-        """As `first_attempt`, for coroutines."""
-        circuit = self.circuit
-        if circuit is None or self.slots is not None:
-            attempt = partial(function, *args, **kwargs)
-            deadline_at = None if deadline is None else started + deadline
-            return await self.attempt_async(attempt, deadline_at, classified)
-        ticket = circuit.admit(started)
-        if isinstance(ticket, Rejection):
-            raise self._open(ticket)
-        try:
-            value = await function(*args, **kwargs)
-        except BaseException as error:
-            Admission(self, ticket, None, started).failed(error, classified)
-            raise
-        now = clock.monotonic()
-        circuit.succeeded(ticket, now, now - started)
-        return value
+    @circuit_alone.default
+    def _circuit_alone(self) -> Circuit | None:
+        return self.circuit if self.slots is None else None
 
     def attempt(
         self, attempt: Callable[[], T], deadline_at: float | None, classified: list[Failure]
@@ -146,13 +89,27 @@ class AttemptGuard:
             CircuitOpenError: The circuit is open; nothing was sent.
             BulkheadFullError: No place came free in time; nothing was sent.
         """
-        admission = self.admit(deadline_at)
+        circuit = self.circuit_alone
+        if circuit is None:
+            admission = self.admit(deadline_at)
+            try:
+                value = attempt()
+            except BaseException as error:
+                admission.failed(error, classified)
+                raise
+            admission.release(None)
+            return value
+        started = clock.monotonic()
+        ticket = circuit.admit(started)
+        if isinstance(ticket, Rejection):
+            raise self.open_error(ticket)
         try:
             value = attempt()
         except BaseException as error:
-            admission.failed(error, classified)
+            self.failed(ticket, started, error, classified)
             raise
-        admission.release(None)
+        ended = clock.monotonic()
+        circuit.succeeded(ticket, ended, ended - started)
         return value
 
     async def attempt_async(
@@ -170,6 +127,19 @@ class AttemptGuard:
             raise
         admission.release(None)
         return value
+
+    def failed(
+        self, ticket: Ticket, started: float, error: BaseException, classified: list[Failure]
+    ) -> None:
+        """An attempt that the circuit alone has admitted has raised.
+
+        Args:
+            ticket: What the circuit gave it.
+            started: When it started: monotonic time in seconds.
+            error: What it raised.
+            classified: As for `attempt`.
+        """
+        Admission(self, ticket, None, started).failed(error, classified)
 
     def admit(self, deadline_at: float | None) -> Admission:
         """Pass the circuit and take a place; `Admission.release` must follow."""
@@ -197,10 +167,15 @@ class AttemptGuard:
             return None
         answer = self.circuit.admit(clock.monotonic())
         if isinstance(answer, Rejection):
-            raise self._open(answer)
+            raise self.open_error(answer)
         return answer
 
-    def _open(self, answer: Rejection) -> CircuitOpenError:
+    def open_error(self, answer: Rejection) -> CircuitOpenError:
+        """The error of an attempt that the circuit rejects.
+
+        Args:
+            answer: What the circuit answered.
+        """
         return CircuitOpenError(
             f"the circuit of {self.name} is {answer.state.value} ({answer.because}); nothing was "
             "sent",
@@ -261,7 +236,7 @@ class Admission:
 def failure_of(
     error: BaseException, classified: list[Failure], rules: ExceptionRules | None = None
 ) -> Failure | BaseException:
-    """The failure of an attempt, classified once; what is no failure comes back as it is.
+    """The failure of an attempt, classified once; an exception without a failure is returned as is.
 
     Args:
         error: What the attempt raised.

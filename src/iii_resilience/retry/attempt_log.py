@@ -1,4 +1,4 @@
-"""The failed attempts of one call, and the permit of the retry under way.
+"""The failed attempts of one call, and the permits of its retries.
 
 Knows nothing of decisions or of how an attempt is made.
 """
@@ -9,65 +9,142 @@ from types import TracebackType
 
 import attrs
 
-from iii_resilience.core import system_clock as clock
-from iii_resilience.core.codes.model import Execution, strongest
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.report import Attempt, execution_of
+from iii_resilience.core.codes.model import Execution
+from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.report import Attempt, execution_over
 
 
 @attrs.define
 class FailedAttempt:
-    """One failed attempt and the exception it raised, with the traceback of the user's code."""
+    """One failed attempt and the exception it raised, with the traceback of the user's code.
 
-    attempt: Attempt
+    See `core.report.Attempt` for what the first five are.
+    """
+
+    number: int
+    failure: Failure
+    delay: float
+    duration: float
+    sent: bool
     error: Exception = attrs.field(repr=False)
     traceback: TracebackType | None
 
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt as reports show it."""
+        return Attempt(self.number, self.failure, self.delay, self.duration, self.sent)
 
-@attrs.define
+
 class AttemptLog:
-    """The attempts of one call, and the permit of the retry under way.
+    """The attempts of one call, and the permits of its retries.
+
+    Args:
+        begun: Monotonic time of the call's start, in seconds.
+        bucket: Where the permits come from; None where retries need none.
 
     Attributes:
         started: Monotonic time of the last attempt's start, in seconds.
-        window: The budget's count, or None where the policy has no budget.
         failed: The failed attempts, in order.
-        execution: The strongest over them: whether the function may have run.
         stops: How many of them ended in ``invocation_stopped``.
         delay: Seconds waited before the attempt under way.
         sent: Whether it left this process.
-        permit: Whether it holds a permit of the budget that is not spent yet.
+        permit: Whether it holds a permit of the budget.
+        spent: Permits of retries that were sent and failed.
     """
 
-    started: float
-    window: BudgetWindow | None
-    failed: list[FailedAttempt] = attrs.field(factory=list)
-    execution: Execution = Execution.NOT_EXECUTED
-    stops: int = 0
-    delay: float = 0.0
-    sent: bool = True
-    permit: bool = False
+    # Most calls fail once: what they do not change is not written for them.
+    stops = 0
+    delay = 0.0
+    sent = True
+    permit = False
+    spent = 0
 
-    def add(self, failed: FailedAttempt) -> None:
-        """One more attempt has failed."""
-        self.execution = strongest(self.execution, execution_of(failed.attempt))
-        self.failed.append(failed)
+    def __init__(self, begun: float, bucket: PermitBucket | None) -> None:
+        self.begun = begun
+        self.started = begun
+        self.bucket = bucket
+        self.failed: list[FailedAttempt] = []
 
-    def spend_permit(self) -> None:
-        """The retry is sent: its permit is spent."""
-        if self.permit and self.window is not None:
+    @property
+    def execution(self) -> Execution:
+        """The strongest over the attempts: whether the function may have run."""
+        return execution_over(failed.failure for failed in self.failed)
+
+    def reserve_permit(self, now: float) -> bool:
+        """Whether the next attempt may be sent; its permit is reserved before its delay.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        bucket = self.bucket
+        if bucket is None:
+            return True
+        self.permit = bucket.reserve(now)
+        self.sent = False  # the attempt that holds it
+        return self.permit or (len(self.failed) == 1 and bucket.was_in_flight(self.started))
+
+    def settle_permit(self, *, sent: bool) -> None:
+        """The attempt that holds a permit has failed, or will not be made.
+
+        Args:
+            sent: Whether it was sent. If not, its permit is given back.
+        """
+        if self.permit and self.bucket is not None:
             self.permit = False
-            self.window.spend(clock.monotonic())
+            if sent:
+                self.spent += 1
+            else:
+                self.bucket.release()
 
-    def return_permit(self) -> None:
-        """The retry was not sent: its permit is given back."""
-        if self.permit and self.window is not None:
-            self.permit = False
-            self.window.release()
+    def succeeded(self) -> int:
+        """The call has succeeded: the permits of its retries are given back.
+
+        Returns:
+            How many.
+        """
+        permits = self._take_spent(sent=True)
+        if self.bucket is not None:
+            self.bucket.succeeded(permits)
+        return permits
+
+    def gave_up(self, now: float, *, retryable: bool) -> int:
+        """The call has failed: the permits of its retries are lost.
+
+        Args:
+            now: Monotonic time in seconds.
+            retryable: Whether another call might have succeeded.
+
+        Returns:
+            How many.
+        """
+        permits = self._take_spent(sent=False)
+        if self.bucket is not None:
+            if retryable and any(failed.sent for failed in self.failed):
+                self.bucket.gave_up(now, permits)
+            elif permits:
+                self.bucket.abandoned(permits)
+        return permits
+
+    def interrupted(self) -> int:
+        """The call was cancelled: what was sent is lost, and what was not is given back.
+
+        Returns:
+            The permits that are lost.
+        """
+        permits = self._take_spent(sent=self.sent)
+        if permits and self.bucket is not None:
+            self.bucket.abandoned(permits)
+        return permits
+
+    def _take_spent(self, *, sent: bool) -> int:
+        self.settle_permit(sent=sent)
+        permits, self.spent = self.spent, 0
+        return permits
 
     def shown(self) -> FailedAttempt:
         """The attempt whose exception the caller sees: the last one that was sent, or the last."""
         for failed in reversed(self.failed):
-            if failed.attempt.sent:
+            if failed.sent:
                 return failed
         return self.failed[-1]

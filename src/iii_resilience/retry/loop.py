@@ -14,15 +14,16 @@ from typing import Self, cast
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.retry.admission import Admission, guard_for
 from iii_resilience.retry.cancellation import (
     Cancellations,
     cancellations_asked_for,
     refuse_other_libraries,
 )
-from iii_resilience.retry.policy_source import PolicySource, begin
+from iii_resilience.retry.policy_source import PolicySource
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
-from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"
@@ -42,6 +43,7 @@ class RetryAttempt:
         started: float,
         classified: list[Failure],
         run: RetriedCall | None = None,
+        bucket: PermitBucket | None = None,
     ) -> None:
         self.number = number
         self.error: Exception | None = None
@@ -49,6 +51,7 @@ class RetryAttempt:
         self._started = started
         self._classified = classified
         self._run = run
+        self._bucket = bucket
 
     def __enter__(self) -> Self:
         return self
@@ -74,12 +77,15 @@ class RetryAttempt:
             if run is not None:
                 run.telemetry.leave()
             return True
-        # Told here and not in the loop: whoever leaves the block with `return` leaves that too.
+        # Reported here and not in the loop: a `return` in the block skips the rest of the loop.
         if error is None:
             if run is None:
+                bucket = self._bucket
+                if bucket is not None and bucket.level < bucket.burst:
+                    bucket.succeeded()
                 meters.succeeded(_LOOP, self._started)
             else:
-                run.telemetry.succeeded()
+                run.succeeded()
         elif run is None:
             meters.passed(_LOOP, self._started, error)
         else:
@@ -113,19 +119,26 @@ class RetryAttempt:
 
 
 class RetryLoop:
-    """What `retrying` returns: iterate over it with ``for`` or ``async for``."""
+    """What `retrying` returns: iterate over it with ``for`` or ``async for``.
 
-    def __init__(self, source: PolicySource) -> None:
+    Args:
+        source: Where its policy is from.
+        scope: The function that contains it: the states of guards are kept for it.
+    """
+
+    def __init__(self, source: PolicySource, scope: str) -> None:
         self._source = source
+        self._scope = scope
 
     def __iter__(self) -> Iterator[RetryAttempt]:
         """Attempts until the block succeeds or its failure is given up."""
-        context = self._start()
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        policy, bucket, started = self._start()
+        deadline_at = deadline_of(policy, started)
+        guard = guard_for(policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, started, classified, bucket=bucket)
         if guard is not None:
-            attempt.admit(functools.partial(guard.admit, context.deadline_at))
+            attempt.admit(functools.partial(guard.admit, deadline_at))
         if attempt.error is None:
             try:
                 yield attempt
@@ -133,14 +146,20 @@ class RetryLoop:
                 attempt.abandon()
         if attempt.error is None:
             return
-        run = begin(self._source, context, classified=classified)
+        run = RetriedCall(
+            self._source.context(_LOOP, policy, bucket),
+            started,
+            idempotent=self._source.idempotent,
+            deadline_at=deadline_at,
+            classified=classified,
+        )
         _record(run, attempt)
         while (delay := run.next_delay()) is not None:
             run.sleep(delay)
-            attempt = RetryAttempt(len(run.log.failed) + 1, context.started, classified, run)
+            attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
             attempt.error = run.too_late()
             if attempt.error is None and guard is not None:
-                attempt.admit(functools.partial(guard.admit, context.deadline_at))
+                attempt.admit(functools.partial(guard.admit, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
                 try:
@@ -163,13 +182,14 @@ class RetryLoop:
     async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
         refuse_other_libraries(_LOOP)
-        context = self._start()
+        policy, bucket, started = self._start()
+        deadline_at = deadline_of(policy, started)
         cancellations = Cancellations(cancellations_asked_for())
-        guard = guard_for(context.policy, _LOOP, rules=self._source.rules)
+        guard = guard_for(policy, _LOOP, self._scope, self._source.rules)
         classified: list[Failure] = []
-        attempt = RetryAttempt(1, context.started, classified)
+        attempt = RetryAttempt(1, started, classified, bucket=bucket)
         if guard is not None:
-            await attempt.admit_async(functools.partial(guard.admit_async, context.deadline_at))
+            await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
         if attempt.error is None:
             try:
                 yield attempt
@@ -177,14 +197,21 @@ class RetryLoop:
                 attempt.abandon()
         if attempt.error is None:
             return
-        run = begin(self._source, context, classified=classified, swallowed=cancellations.swallowed)
+        run = RetriedCall(
+            self._source.context(_LOOP, policy, bucket),
+            started,
+            idempotent=self._source.idempotent,
+            deadline_at=deadline_at,
+            classified=classified,
+            swallowed=cancellations.swallowed,
+        )
         _record(run, attempt)
         while (delay := run.next_delay()) is not None:
             await run.sleep_async(delay)
-            attempt = RetryAttempt(len(run.log.failed) + 1, context.started, classified, run)
+            attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
             attempt.error = run.too_late()
             if attempt.error is None and guard is not None:
-                await attempt.admit_async(functools.partial(guard.admit_async, context.deadline_at))
+                await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
             if attempt.error is None:
                 run.attempt_started(sent=True)
                 try:
@@ -204,18 +231,10 @@ class RetryLoop:
         finally:
             del error
 
-    def _start(self) -> RetryContext:
-        policy, window = self._source.resolve()
+    def _start(self) -> tuple[RetryPolicy, PermitBucket | None, float]:
+        policy, bucket = self._source.resolve(self._scope)
         started = clock.monotonic()
-        if window is not None:
-            window.called(started)
-        return RetryContext(
-            policy=policy,
-            name=_LOOP,
-            started=started,
-            deadline_at=deadline_of(policy, started),
-            window=window,
-        )
+        return policy, bucket, started
 
 
 def _record(run: RetriedCall, attempt: RetryAttempt) -> None:

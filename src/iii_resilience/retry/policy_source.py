@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 import attrs
@@ -17,16 +17,22 @@ from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
-from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.breaker import Breaker
-from iii_resilience.core.guards.budget import Budget, BudgetWindow
+from iii_resilience.core.guards.breaker import Breaker, Circuit
+from iii_resilience.core.guards.budget import Budget, PermitBucket
 from iii_resilience.core.guards.bulkhead import Bulkhead
-from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, RetryPolicy, Stop, Wait
+from iii_resilience.core.policy import (
+    FIELDS,
+    GUARDS,
+    TRIGGER_FIELDS,
+    RetryPolicy,
+    Stop,
+    Wait,
+    with_first_guards,
+)
 from iii_resilience.core.validators import spelling
 from iii_resilience.retry.admission import AttemptGuard, guard_for
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks
-from iii_resilience.telemetry import named
+from iii_resilience.retry.retry_context import RetryContext
+from iii_resilience.telemetry import INLINE, named
 
 
 class Overrides(TypedDict, total=False):
@@ -54,31 +60,20 @@ class ResolvedPolicy:
     Attributes:
         policy_set: The content of the default book in which it was found.
         policy: The policy.
-        window: Its budget's count, or None where there is nothing to count.
+        bucket: Its budget's permits, or None where nothing is retried or there is no budget.
         guard: Its breaker and bulkhead, or None.
         plain: Whether an attempt is just a call of the function.
+        circuit_alone: Its circuit, where nothing else stands before an attempt; else None.
+        context: What its calls have in common, should they fail.
     """
 
     policy_set: PolicySet
     policy: RetryPolicy
-    window: BudgetWindow | None
+    bucket: PermitBucket | None
     guard: AttemptGuard | None
     plain: bool
-
-    def context(self, name: str, started: float) -> RetryContext:
-        """What does not change during one call of the function.
-
-        Args:
-            name: The function's name.
-            started: Monotonic time of the call's start, in seconds.
-        """
-        return RetryContext(
-            policy=self.policy,
-            name=name,
-            started=started,
-            deadline_at=deadline_of(self.policy, started),
-            window=self.window,
-        )
+    circuit_alone: Circuit | None
+    context: RetryContext
 
 
 class PolicySource:
@@ -120,29 +115,39 @@ class PolicySource:
         self._no_attempt_timeout: str | None = None
         self._warned = False
         # One attribute, so that another thread never sees one book's policy with another book.
-        self._resolved: tuple[PolicySet, RetryPolicy, BudgetWindow | None] | None = None
+        self._resolved: tuple[PolicySet, str, RetryPolicy, PermitBucket | None] | None = None
         if not isinstance(policy, str):
             # Bad numbers are found where they stand, not at the first call.
             (policy or RetryPolicy()).replace(**overrides)
 
-    def resolve(self) -> tuple[RetryPolicy, BudgetWindow | None]:
-        """The policy in force now and its budget's count."""
+    def resolve(self, name: str) -> tuple[RetryPolicy, PermitBucket | None]:
+        """The policy in force now and its budget's permits.
+
+        Args:
+            name: The function. The states of guards are kept for each function.
+        """
         book = default_book().policy_set
         resolved = self._resolved
-        if resolved is None or resolved[0] is not book:
-            policy, called = self._policy, "inline"
+        if resolved is None or resolved[0] is not book or resolved[1] != name:
+            policy, called = self._policy, INLINE
+            in_code: tuple[str, ...] = GUARDS
             if not isinstance(policy, RetryPolicy):
                 called = book.default if policy is None else policy
                 policy = book.policy(called)
+                in_code = tuple(kind for kind in GUARDS if kind in self._overrides)
             # Around a user's own code a failure proves nothing about what ran before it.
             policy = policy.replace(**self._overrides, retry_unexecuted=False)
+            policy = with_first_guards(policy, name, in_code)
             if isinstance(self._policy, str):  # the default policy's is not meant for this call
                 self._check_attempt_timeout(policy.attempt_timeout)
-            window = policy.budget.window_for() if policy.budget is not None else None
-            if window is not None:
-                named(window, called)
-            resolved = self._resolved = (book, policy, window if self.idempotent else None)
-        return resolved[1:]
+            bucket = None
+            if policy.budget is not None and self.idempotent:
+                # One that is given beside the policy is one bucket for all that are given it.
+                shared = "budget" in self._overrides
+                bucket = policy.budget.bucket_for(None if shared else name)
+                named(bucket, INLINE if shared else called)
+            resolved = self._resolved = (book, name, policy, bucket)
+        return resolved[2:]
 
     def resolved(self, name: str) -> ResolvedPolicy:
         """As `resolve`, and what else a decorated function looks up once per policy set.
@@ -152,10 +157,30 @@ class PolicySource:
         """
         # Read first: should the book turn meanwhile, the next call looks again.
         policy_set = default_book().policy_set
-        policy, window = self.resolve()
+        policy, bucket = self.resolve(name)
         guard = guard_for(policy, name, rules=self.rules)
         plain = guard is None and policy.attempt_timeout is None
-        return ResolvedPolicy(policy_set, policy, window, guard, plain)
+        context = self.context(name, policy, bucket)
+        circuit = None
+        if guard is not None and policy.attempt_timeout is None:
+            circuit = guard.circuit_alone
+        return ResolvedPolicy(policy_set, policy, bucket, guard, plain, circuit, context)
+
+    def context(self, name: str, policy: RetryPolicy, bucket: PermitBucket | None) -> RetryContext:
+        """What calls have in common, should they fail.
+
+        Args:
+            name: The function, or the loop.
+            policy: The policy in force.
+            bucket: Its budget's count, or None where there is nothing to count.
+        """
+        return RetryContext(
+            policy=policy,
+            name=name,
+            bucket=bucket,
+            on_blocking=functools.partial(self.warn_blocking, name),
+            rules=self.rules,
+        )
 
     def warn_blocking(self, name: str) -> None:
         """A delay is about to stop a running event loop: say so, once."""
@@ -186,7 +211,7 @@ class PolicySource:
             )
 
     def refuse_attempt_timeout(self, why: str) -> None:
-        """Attempts cannot be cut here: whoever asked for it by name is told so."""
+        """Attempts cannot be cut here: reject the option if it was given by name."""
         self._no_attempt_timeout = why
         given = self._policy.attempt_timeout if isinstance(self._policy, RetryPolicy) else None
         self._check_attempt_timeout(self._overrides.get("attempt_timeout", given))
@@ -194,28 +219,3 @@ class PolicySource:
     def _check_attempt_timeout(self, given: float | None) -> None:
         if given is not None and self._no_attempt_timeout is not None:
             raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
-
-
-def begin(
-    source: PolicySource,
-    context: RetryContext,
-    *,
-    classified: list[Failure] | None = None,
-    swallowed: Callable[[Exception], bool] | None = None,
-) -> RetriedCall:
-    """The retried call of a call whose first attempt has failed.
-
-    Args:
-        source: Where its policy is from.
-        context: What does not change during it.
-        classified: Where its attempts leave their failures; None where they leave none.
-        swallowed: Whether an attempt that failed with this swallowed a cancellation; None where
-            there are none.
-    """
-    hooks = RetryHooks(
-        on_blocking=functools.partial(source.warn_blocking, context.name),
-        classified=classified,
-        swallowed=swallowed,
-        rules=source.rules,
-    )
-    return RetriedCall(context, idempotent=source.idempotent, hooks=hooks)

@@ -6,11 +6,12 @@ comes here, so a success costs nothing. Knows nothing of decorators, loops or th
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import tenacity
@@ -18,31 +19,21 @@ import tenacity
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
-from iii_resilience.core.decide import CallSoFar, Decision, Reason, decide
-from iii_resilience.core.effects import CallHandler, Sleep, drive, drive_async
+from iii_resilience.core.decide import NOT_RETRYABLE, CallSoFar, Decision, Reason, decide
+from iii_resilience.core.effects import ATTEMPT, CallHandler, Sleep, drive, drive_async
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError, NotConnectedError
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.hints import hint
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import Enqueue, RetryPolicy
-from iii_resilience.core.report import (
-    Attempt,
-    RetryReport,
-    already_retried,
-    attach,
-    execution_over,
-    report_for,
-)
+from iii_resilience.core.report import GivenUp, already_retried, attach, report_for
 from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
-from iii_resilience.retry.retry_context import (
-    NO_HOOKS,
-    CallOutcome,
-    RetryContext,
-    RetryHooks,
-    StopRetrying,
-)
+from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
 from iii_resilience.retry.tenacity_driver import TenacityDriver
+from iii_resilience.retry.try_again import of_try_again
+from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry.call_events import FailedCall, begin
+from iii_resilience.telemetry.logs import heard
+from iii_resilience.telemetry.metrics import REFUNDED, WASTED
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,32 +47,52 @@ class RetriedCall:
     """One call's attempts and decisions.
 
     Args:
-        context: What does not change during the call.
+        context: What all calls of the function have in common.
+        started: Monotonic time of the call's start, in seconds.
         idempotent: Whether the user declared the call idempotent.
-        hooks: What its caller adds to it.
+        deadline_at: Monotonic time of its deadline in seconds, or None.
+        classified: Where an attempt, or a guard around it, leaves the failure it has classified;
+            None where none does.
+        swallowed: Whether the attempt that has just failed with this exception swallowed a
+            cancellation; None where there are none.
+        refine: Adds what the caller knows about a failure and the error alone does not say.
 
     Attributes:
         reason: Why it was given up, or None.
         log: Its attempts.
     """
 
+    # Most calls fail once: what they do not change is not written for them.
+    reason: Reason | None = None
+    _stopped: Reason | None = None  # the reason of an attempt that raised StopRetrying
+    _decision: Decision | None = None  # about the attempt that failed last
+    _driver: TenacityDriver | None = None
+
     def __init__(
-        self, context: RetryContext, *, idempotent: bool, hooks: RetryHooks = NO_HOOKS
+        self,
+        context: RetryContext,
+        started: float,
+        *,
+        idempotent: bool,
+        deadline_at: float | None = None,
+        classified: list[Failure] | None = None,
+        swallowed: Callable[[Exception], bool] | None = None,
+        refine: Callable[[Failure], Failure] | None = None,
     ) -> None:
         self.context = context
-        self.hooks = hooks
         self.idempotent = idempotent
-        self.log = AttemptLog(context.started, context.window)
-        self.reason: Reason | None = None
+        self.deadline_at = deadline_at
+        may_repeat = idempotent or context.policy.retry_unexecuted
+        self.log = AttemptLog(started, context.bucket if may_repeat else None)
+        self._classified = classified
+        self._swallowed = swallowed
+        self._refine = refine
         self._telemetry = begin(
             context.name,
-            context.started,
+            started,
             remote=context.function_id is not None,
-            whole=hooks.reports_end,
+            whole=context.reports_end,
         )
-        self._stopped: Reason | None = None  # the reason of an attempt that raised StopRetrying
-        self._decision: Decision | None = None  # about the attempt that failed last
-        self._driver: TenacityDriver | None = None
 
     @property
     def telemetry(self) -> FailedCall:
@@ -91,8 +102,8 @@ class RetriedCall:
             failed = self.log.failed
             telemetry = self._telemetry = FailedCall(
                 self.context.name,
-                self.context.started,
-                whole=self.hooks.reports_end,
+                self.log.begun,
+                whole=self.context.reports_end,
                 attempts=len(failed),
                 error=failed[-1].error if failed else None,
             )
@@ -112,76 +123,85 @@ class RetriedCall:
             self.attempt_sent()
 
     def attempt_sent(self) -> None:
-        """The attempt leaves this process: its permit is spent, and its span starts."""
+        """The attempt leaves this process: its span starts."""
         log = self.log
         log.sent = True
-        if log.permit:
-            log.spend_permit()
         if log.failed and self._telemetry is not None:
             self._telemetry.sends(log.started, log.delay)
 
     def too_late(self) -> StopRetrying | None:
         """What ends the call instead of a retry, if its delay took longer than it should."""
-        deadline_at = self.context.deadline_at
+        deadline_at = self.deadline_at
         if deadline_at is not None and clock.monotonic() >= deadline_at:
             return StopRetrying(Reason.DEADLINE)
         return None
 
-    def attempt_failed(
+    def attempt_failed(  # noqa: C901 - one short step after the other, without a frame for each
         self,
         error: Exception,
         traceback: TracebackType | None,
         *,
         sent: bool | None = None,
     ) -> None:
-        """Record a failed attempt.
+        """GivenUp a failed attempt.
 
         Args:
             error: What it raised.
             traceback: The traceback from the user's first frame on.
             sent: Whether the attempt left this process, where `attempt_sent` was not called.
         """
-        log = self.log
-        if log.permit:
-            log.return_permit()
+        log, context = self.log, self.context
         self._decision = None
-        classified = self.hooks.classified
-        known = classified.pop() if classified else None
+        failure = self._classified.pop() if self._classified else None
         if isinstance(error, StopRetrying):
             self._stopped = error.reason
+            log.settle_permit(sent=False)
             if self._telemetry is not None:
                 self._telemetry.not_made()
             return
-        if known is None or isinstance(error, tenacity.TryAgain):
-            known = self._classify(error)
-        failure = known
-        if self.hooks.refine is not None:
-            failure = self.hooks.refine(failure)
-        if failure.code == "invocation_stopped" and self.context.function_id is not None:
-            log.stops += 1
-        attempt = Attempt(
-            number=len(log.failed) + 1,
-            failure=failure,
-            delay=log.delay,
-            duration=clock.monotonic() - log.started,
-            sent=(log.sent if sent is None else sent)
-            # Rejected before it was made. If an inner call gave up on it, it carries a report.
-            and not (isinstance(error, _REJECTIONS) and report_for(error) is None),
+        if isinstance(error, tenacity.TryAgain):
+            failure = of_try_again(error, context.function_id, context.rules)
+        elif failure is None:
+            failure = classify(error, function_id=context.function_id, rules=context.rules)
+        if context.function_id is not None:
+            if self._refine is not None:
+                failure = self._refine(failure)
+            log.stops += failure.code == "invocation_stopped"
+        if sent is None:
+            sent = log.sent
+        if sent and isinstance(error, _REJECTIONS) and report_for(error) is None:
+            sent = False  # rejected before it was made; if an inner call gave up, it has a report
+        failed = FailedAttempt(
+            len(log.failed) + 1,
+            failure,
+            log.delay,
+            clock.monotonic() - log.started,
+            sent,
+            error,
+            traceback,
         )
-        log.add(FailedAttempt(attempt, error, traceback))
+        log.settle_permit(sent=sent)
+        log.failed.append(failed)
         if self._telemetry is not None:
-            self._telemetry.failed(attempt, log.started, error)
+            self._telemetry.failed(failed.attempt, log.started, error)
         if self._driver is not None:
             self._driver.attempt_failed(error)
 
     def interrupted(self, error: BaseException) -> None:
-        """Something that is no outcome to decide about passes through the call, and ends it.
+        """An exception that needs no decision passes through the call, and ends it.
 
         Args:
             error: A cancellation or its like, or what ended a wait.
         """
-        self.log.return_permit()
+        self.telemetry.permits(WASTED, self.log.interrupted())
         self.telemetry.passed(error)
+
+    def succeeded(self) -> None:
+        """The attempt under way has succeeded, and with it the call."""
+        permits = self.log.succeeded()
+        if self._telemetry is not None:
+            self._telemetry.permits(REFUNDED, permits)
+            self._telemetry.succeeded()
 
     # The rest of a call after its first failure.
 
@@ -193,7 +213,11 @@ class RetriedCall:
             sends: Whether calling ``attempt`` sends it (False: it calls `attempt_sent` itself).
         """
         try:
-            return cast("CallOutcome[T]", drive(self.retries(sends=sends), attempt, self._block))
+            delay = self.next_delay()
+            if delay is None:
+                return CallOutcome(error=self.finish())
+            steps = self.retries(delay, sends=sends)
+            return cast("CallOutcome[T]", drive(steps, attempt, self._block))
         finally:
             del self, attempt  # the traceback of the outcome's error holds this frame
 
@@ -202,17 +226,27 @@ class RetriedCall:
     ) -> CallOutcome[T]:
         """As `retry`, for coroutines."""
         try:
-            steps = self.retries(sends=sends)
+            delay = self.next_delay()
+            if delay is None:
+                return CallOutcome(error=self.finish())
+            steps = self.retries(delay, sends=sends)
             outcome = drive_async(steps, attempt, sleep=clock.sleep_async)
             return cast("CallOutcome[T]", await outcome)
         finally:
             del self, attempt  # as in `retry`
 
-    def retries(self, *, sends: bool) -> Generator[Sleep | CallHandler, Any, CallOutcome[Any]]:
-        """The delays and attempts that follow a failure, as effects."""
-        sleeper = self.hooks.sleeper
+    def retries(
+        self, delay: float | None, *, sends: bool
+    ) -> Generator[Sleep | CallHandler, Any, CallOutcome[Any]]:
+        """The delays and attempts that follow a failure, as effects.
+
+        Args:
+            delay: Seconds until the next attempt.
+            sends: As for `retry`.
+        """
+        sleeper = self.context.sleeper
         try:
-            while (delay := self.next_delay()) is not None:
+            while delay is not None:
                 wake = None
                 try:
                     if sleeper is not None:
@@ -225,20 +259,20 @@ class RetriedCall:
                     if sleeper is not None and wake is not None:
                         sleeper.leave(wake)
                 try:
-                    deadline_at = self.context.deadline_at
+                    deadline_at = self.deadline_at
                     if deadline_at is not None and clock.monotonic() >= deadline_at:
                         raise StopRetrying(Reason.DEADLINE)
                     self.attempt_started(sent=sends)
-                    value = yield CallHandler()
+                    value = yield ATTEMPT
                 except Exception as error:
                     self.attempt_failed(error, user_traceback(error))
                 except BaseException as error:
                     self.interrupted(error)
                     return CallOutcome(error=error.with_traceback(user_traceback(error)))
                 else:
-                    if self._telemetry is not None:
-                        self._telemetry.succeeded()
+                    self.succeeded()
                     return CallOutcome(value=value)
+                delay = self.next_delay()
             return CallOutcome(error=self.finish())
         finally:
             # The frames of what an attempt raised lead here: none of these may hold the exception.
@@ -254,7 +288,7 @@ class RetriedCall:
         if policy.wait is None and policy.stop is None:
             return self._decide().delay
         if self._driver is None:
-            self._driver = TenacityDriver(self, self.context.name, self.context.started)
+            self._driver = TenacityDriver(self, self.context.name, self.log.begun)
             self._driver.attempt_failed(self.log.failed[-1].error)
         return self._driver.next_delay()
 
@@ -277,27 +311,28 @@ class RetriedCall:
     def finish(self) -> Exception:
         """The exception the caller sees, with its report, hint and note."""
         context, log = self.context, self.log
-        attempts = tuple(failed.attempt for failed in log.failed)
-        reason = self.reason or Reason.NOT_RETRYABLE
-        now = clock.monotonic()
-        report = RetryReport(attempts, reason, execution_over(attempts), now - context.started)
-        shown = log.shown()
-        fallback = context.policy.fallback
-        queue = None
-        if isinstance(fallback, Enqueue) and context.function_id is not None:
-            queue = fallback.queue
-        error, traceback, failure = shown.error, shown.traceback, shown.attempt.failure
+        shown, now = log.shown(), clock.monotonic()
+        error, traceback, failure = shown.error, shown.traceback, shown.failure
         if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
-            # The user's code asked for a retry because of this one: it is what happened.
+            # The user's code requested a retry because of this one: it is what happened.
             error = error.__cause__
             traceback = error.__traceback__
             failure = failure.inner or failure
-        attach(error, report, hint(failure, reason, queue=queue), now=now)
-        for failed in log.failed:
+        fallback, queue = context.policy.fallback, None
+        if isinstance(fallback, Enqueue) and context.function_id is not None:
+            queue = fallback.queue
+        attempts = tuple([(one.failure, one.delay, one.duration, one.sent) for one in log.failed])
+        reason = self.reason or Reason.NOT_RETRYABLE
+        attach(error, GivenUp(attempts, reason, now, now - log.begun, failure, queue))
+        for one in log.failed:
             # Each as it was raised; with the library's frames it would hold this object.
-            failed.error.with_traceback(failed.traceback)
-        if fallback is None or context.function_id is None:
-            self.telemetry.gave_up(failure)
+            one.error.with_traceback(one.traceback)
+        retryable = reason is not Reason.NOT_RETRYABLE
+        permits = log.gave_up(now, retryable=retryable)
+        if permits and self._telemetry is not None:
+            self._telemetry.permits(WASTED, permits)
+        if self._telemetry is not None and (fallback is None or context.function_id is None):
+            self._telemetry.gave_up(failure)
         return error.with_traceback(traceback)
 
     def not_handed_over(self) -> None:
@@ -307,10 +342,10 @@ class RetriedCall:
     @property
     def failure(self) -> Failure:
         """The failure that the caller's exception stands for."""
-        return self.log.shown().attempt.failure
+        return self.log.shown().failure
 
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
-        """The decision about the attempt that just failed, made when it is first asked for.
+        """The decision about the attempt that just failed, made when it is first needed.
 
         Args:
             state: Tenacity's state of the call, which a ``wait`` or ``stop`` of the policy sees;
@@ -331,7 +366,7 @@ class RetriedCall:
         """What the policy's own ``wait`` and ``stop`` say about the attempt that just failed."""
         last, policy = self.log.failed[-1], self.context.policy
         asked = isinstance(last.error, tenacity.TryAgain)
-        if self._stopped is not None or not (asked or last.attempt.failure.retryable):
+        if self._stopped is not None or not (asked or last.failure.retryable):
             return None, False
         delay = None if policy.wait is None else _finite_delay(policy.wait(state))
         state.upcoming_sleep = delay or 0.0  # stop_before_delay reads it
@@ -340,69 +375,58 @@ class RetriedCall:
     def _decide(self, user_delay: float | None = None, user_stop: bool = False) -> Decision:
         log, context = self.log, self.context
         last = log.failed[-1]
-        failure = last.attempt.failure
+        failure, error = last.failure, last.error
+        asked = isinstance(error, tenacity.TryAgain)
         if self._stopped is not None:
             decision = Decision(self._stopped)
+        elif failure.category is not Category.TRANSIENT and not asked:
+            decision = NOT_RETRYABLE  # as `decide` says of it, whatever the call
         else:
-            swallowed = self.hooks.swallowed
             now = clock.monotonic()
             decision = decide(
                 failure,
                 context.policy,
-                CallSoFar(
-                    attempts=len(log.failed),
-                    idempotent=self.idempotent,
-                    deadline_at=context.deadline_at,
-                    unexecuted=log.execution is Execution.NOT_EXECUTED,
-                    stops=log.stops,
-                    previous_delay=last.attempt.delay or None,
-                    asked=isinstance(last.error, tenacity.TryAgain),
-                    already_retried=failure.already_retried
-                    or already_retried(last.error, since=log.started),
-                    swallowed=swallowed is not None and swallowed(last.error),
-                ),
+                self._so_far(last, asked=asked),
                 now=now,
                 random=random.random,
                 user_delay=user_delay,
                 user_stop=user_stop,
             )
-            if decision.delay is not None and log.window is not None:
-                log.permit = log.window.reserve(now)
-                if not log.permit:
-                    decision = Decision(Reason.BUDGET_EXHAUSTED)
+            if decision.delay is not None and not log.reserve_permit(now):
+                decision = Decision(Reason.BUDGET_EXHAUSTED)
         self._decision = decision
         if decision.delay is None:
             self.reason = decision.reason
+            if self._telemetry is not None or heard(logging.WARNING):
+                self.telemetry.decided(failure, decision)
         else:
             log.delay = decision.delay
-        if self._telemetry is not None or decision.delay is None:
-            self.telemetry.decided(failure, decision)
+            if self._telemetry is not None:
+                self._telemetry.decided(failure, decision)
         return decision
 
-    def _classify(self, error: Exception) -> Failure:
-        function_id, rules = self.context.function_id, self.hooks.rules
-        if isinstance(error, tenacity.TryAgain):
-            cause = error.__cause__ or error.__context__
-            inner = None
-            if cause is not None:
-                inner = classify(cause, function_id=function_id, rules=rules)
-            return Failure(
-                code="TryAgain",
-                category=Category.TRANSIENT,
-                execution=inner.execution if inner is not None else Execution.MAYBE_EXECUTED,
-                throttled=inner is not None and inner.throttled,
-                retry_after=inner.retry_after if inner is not None else None,
-                remedy=inner.remedy if inner is not None else "the function asked for a retry",
-                system="local",
-                origin="local",
-                inner=inner,
-            )
-        return classify(error, function_id=function_id, rules=rules)
+    def _so_far(self, last: FailedAttempt, *, asked: bool) -> CallSoFar:
+        """The call, as far as a decision about its last attempt needs it."""
+        log, failure, error = self.log, last.failure, last.error
+        return CallSoFar(
+            attempts=last.number,
+            idempotent=self.idempotent,
+            deadline_at=self.deadline_at,
+            # Asked only where it counts: it takes the proofs of all attempts.
+            unexecuted=not self.idempotent
+            and self.context.policy.retry_unexecuted
+            and log.execution is Execution.NOT_EXECUTED,
+            stops=log.stops,
+            previous_delay=last.delay or None,
+            asked=asked,
+            already_retried=failure.already_retried or already_retried(error, since=log.started),
+            swallowed=self._swallowed is not None and self._swallowed(error),
+        )
 
     def _block(self, seconds: float) -> None:
         """Sleep on this thread; say so once if that stops a running event loop."""
-        if seconds > 0 and self.hooks.on_blocking is not None and _in_event_loop():
-            self.hooks.on_blocking()
+        if seconds > 0 and self.context.on_blocking is not None and _in_event_loop():
+            self.context.on_blocking()
         clock.sleep(seconds)
 
 
@@ -417,26 +441,11 @@ def _in_event_loop() -> bool:
 
 
 _REJECTIONS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
-_RETRIES = f"{__package__}."
-_EFFECTS = drive.__module__
 
 
 def deadline_of(policy: RetryPolicy, started: float) -> float | None:
     """Monotonic time of the deadline of a call that started then, in seconds, or None."""
     return None if policy.deadline is None else started + policy.deadline
-
-
-def user_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback from the user's first frame on, without the library's above it."""
-    traceback = error.__traceback__
-    while traceback is not None and _is_retries(traceback.tb_frame):
-        traceback = traceback.tb_next
-    return traceback
-
-
-def _is_retries(frame: FrameType) -> bool:
-    module = frame.f_globals.get("__name__")
-    return module == _EFFECTS or str(module).startswith(_RETRIES)
 
 
 def _finite_delay(value: Any) -> float:

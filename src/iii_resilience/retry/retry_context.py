@@ -1,4 +1,4 @@
-"""What does not change during a retried call, what its caller adds to it, and how it ends.
+"""What calls of a function have in common, what each adds to it, and how a call ends.
 
 Knows nothing of attempts or decisions.
 """
@@ -13,8 +13,7 @@ import attrs
 
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.decide import Reason
-from iii_resilience.core.failure import Failure
-from iii_resilience.core.guards.budget import BudgetWindow
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import RetryPolicy
 
 T = TypeVar("T")
@@ -53,48 +52,24 @@ class Sleeper(Protocol):
 
 @attrs.frozen(kw_only=True)
 class RetryContext:
-    """What does not change during a call.
+    """What all calls of a function under one policy have in common.
 
     Attributes:
-        policy: The policy the call started with.
+        policy: The policy.
         name: The function id or the decorated function's name, for log and metrics.
-        started: Monotonic time of the call's start, in seconds.
-        deadline_at: Monotonic time of the deadline in seconds, or None.
         function_id: The engine function that is called, or None in a decorator.
-        window: The budget's count, or None where the policy has no budget.
-    """
-
-    policy: RetryPolicy
-    name: str
-    started: float
-    deadline_at: float | None = None
-    function_id: str | None = None
-    window: BudgetWindow | None = None
-
-
-@attrs.frozen(kw_only=True)
-class RetryHooks:
-    """What the caller of a retried call adds to it.
-
-    Attributes:
+        bucket: The budget's permits; None without a budget, or where nothing may be retried.
         on_blocking: Called when a delay is about to block a running event loop.
         sleeper: What can end a delay early; None where nothing does.
-        refine: Adds what the caller knows about a failure and the error alone does not say.
-        swallowed: Whether the attempt that has just failed with this exception swallowed a
-            cancellation.
-        classified: Where an attempt, or a guard around it, leaves the failure it has classified;
-            None where none does.
         reports_end: Whether every call's end is reported, so that its telemetry can be complete.
         rules: What the decorator or loop says of exception classes; None where it says nothing.
     """
 
+    policy: RetryPolicy
+    name: str
+    function_id: str | None = None
+    bucket: PermitBucket | None = None
     on_blocking: Callable[[], object] | None = None
     sleeper: Sleeper | None = None
-    refine: Callable[[Failure], Failure] | None = None
-    swallowed: Callable[[Exception], bool] | None = None
-    classified: list[Failure] | None = None
     reports_end: bool = True
     rules: ExceptionRules | None = None
-
-
-NO_HOOKS = RetryHooks()

@@ -13,12 +13,18 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.callables import qualified_name
 from iii_resilience.core.decide import Decision
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.guards.scopes import first_equal
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.retried_call import RetriedCall, deadline_of, user_traceback
-from iii_resilience.retry.retry_context import RetryContext, RetryHooks
+from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import RetryContext
+from iii_resilience.retry.user_traceback import user_traceback
+from iii_resilience.telemetry.metrics import REFUNDED
 
 _RUN = "_iii_resilience_run"
+_EARNED = "_iii_resilience_earned"
 
 
 def to_tenacity(policy: RetryPolicy, *, idempotent: bool = False) -> dict[str, Any]:
@@ -40,8 +46,13 @@ class _Calls:
         # Around a user's own code a failure proves nothing about what ran before it.
         self.policy = policy.replace(retry_unexecuted=False)
         self._idempotent = idempotent
-        budget = policy.budget
-        self._window = budget.window_for() if budget is not None and idempotent else None
+
+    def _bucket(self, function: Any) -> PermitBucket | None:
+        budget = self.policy.budget
+        if budget is None or not self._idempotent:
+            return None
+        name = "tenacity" if function is None else qualified_name(function)  # None in a loop
+        return first_equal(budget, name).bucket_for(name)
 
     def run(self, state: tenacity.RetryCallState) -> RetriedCall:
         """The run of the call that this state belongs to."""
@@ -50,16 +61,17 @@ class _Calls:
             context = RetryContext(
                 policy=self.policy,
                 name=getattr(state.fn, "__qualname__", "tenacity"),
-                started=state.start_time,
-                deadline_at=deadline_of(self.policy, state.start_time),
-                window=self._window,
+                bucket=self._bucket(state.fn),
+                # A `retry` of the user's may end a call without a decision.
+                reports_end=False,
             )
-            # A `retry` of the user's may end a call without a decision.
-            hooks = RetryHooks(reports_end=False)
-            run = RetriedCall(context, idempotent=self._idempotent, hooks=hooks)
+            run = RetriedCall(
+                context,
+                state.start_time,
+                idempotent=self._idempotent,
+                deadline_at=deadline_of(self.policy, state.start_time),
+            )
             setattr(state, _RUN, run)
-            if self._window is not None:
-                self._window.called(state.start_time)
         return run
 
     def before(self, state: tenacity.RetryCallState) -> None:
@@ -69,15 +81,19 @@ class _Calls:
     def decided(self, state: tenacity.RetryCallState) -> Decision | None:
         """The decision about the attempt that just failed; None where there is none to make."""
         error = state.outcome.exception() if state.outcome is not None else None
+        run = self.run(state)
+        if error is None and not getattr(state, _EARNED, False):  # a `retry` of the user's goes on
+            setattr(state, _EARNED, True)
+            if permits := run.log.succeeded():
+                run.telemetry.permits(REFUNDED, permits)
         if not isinstance(error, Exception):
             return None
-        run = self.run(state)
         if len(run.log.failed) < state.attempt_number:
             run.attempt_failed(error, user_traceback(error))
         decision = run.decided(state)
         if decision.retry:
             # Whether it is sent is tenacity's business from here: the permit is not held for it.
-            run.log.spend_permit()
+            run.log.settle_permit(sent=True)
         else:
             run.finish()
         return decision
@@ -116,7 +132,7 @@ class _Stop(stop_base):
         if outcome is not None and isinstance(outcome.exception(), tenacity.TryAgain):
             return True
         # Overridden: the limits still hold.
-        deadline_at = self._calls.run(retry_state).context.deadline_at
+        deadline_at = self._calls.run(retry_state).deadline_at
         if retry_state.attempt_number >= self._calls.policy.attempts:
             return True
         ends_at = clock.monotonic() + retry_state.upcoming_sleep

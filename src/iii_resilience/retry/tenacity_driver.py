@@ -20,7 +20,7 @@ class DrivenCall(Protocol):
 
     @abstractmethod
     def decided(self, state: tenacity.RetryCallState | None) -> Decision:
-        """The decision about the attempt that just failed, made when it is first asked for."""
+        """The decision about the attempt that just failed, made when it is first needed."""
 
 
 class TenacityDriver(tenacity.RetryCallState):

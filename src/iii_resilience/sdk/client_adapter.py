@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from iii_resilience.sdk import trigger_registration
 from iii_resilience.sdk.event_loops import call_soon
-from iii_resilience.sdk.pending_calls import SendCheck, unsent
+from iii_resilience.sdk.send_check import SendCheck, unsent
 
 POLL = 0.02
 """Seconds between two looks at what an SDK does not report."""
@@ -45,7 +45,7 @@ class ClientAdapter:
         namespace: Where calls go that name none, or None for the engine's default one.
 
     Raises:
-        TypeError: The object is no client of the SDK.
+        TypeError: The object is not a client of the SDK.
     """
 
     def __init__(self, client: SdkClient) -> None:
@@ -87,7 +87,7 @@ class ClientAdapter:
     def connected(self) -> bool:
         """Whether a call handed to the SDK now would be sent now.
 
-        The state alone is no proof: the SDK learns a moment late that its socket is closing, and
+        The state alone proves nothing: the SDK learns a moment late that its socket is closing, and
         before 0.24.4 a clean close leaves it "connected" for good (docs/engine-notes.md, 6).
         """
         client = self._client

@@ -36,7 +36,7 @@ def connection_of(worker: SdkClient) -> Connection:
         worker: What ``iii.register_worker()`` or `resilient` returned.
 
     Raises:
-        TypeError: The object is no client of the SDK.
+        TypeError: The object is not a client of the SDK.
     """
     own = getattr(worker, "_connection", None)
     return own if isinstance(own, Connection) else Connection(worker)
@@ -56,7 +56,7 @@ class Connection:
         in_flight: The calls that have not ended.
 
     Raises:
-        TypeError: The object is no client of the SDK.
+        TypeError: The object is not a client of the SDK.
     """
 
     def __init__(self, client: SdkClient, sdk: Sdk | None = None) -> None:
@@ -235,7 +235,7 @@ class Connection:
     async def ask_functions_info(
         self, function_ids: list[str], namespace: str | None
     ) -> dict[str, FunctionStatus]:
-        """Ask the engine which functions are registered. Runs on the SDK's loop.
+        """Query the engine for the registered functions. Runs on the SDK's loop.
 
         Args:
             function_ids: Up to `engine_api.IDS_AT_ONCE` ids.

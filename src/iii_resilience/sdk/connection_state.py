@@ -107,7 +107,7 @@ class ConnectionMonitor:
         client: The client.
         survives_clean_close: Whether its SDK reconnects after a clean close.
         changed: Is called on the SDK's thread with whether it is connected now.
-        look_again: Is called there when those who wait for a connection should look again.
+        look_again: Called there when the calls that wait for a connection should check again.
 
     Attributes:
         history: How its connections have come and gone.

@@ -36,7 +36,7 @@ def call_engine(
     Args:
         worker: What ``iii.register_worker()`` or `resilient` returned.
         function_id: The function.
-        payload: What it is asked.
+        payload: Its argument.
         timeout: Seconds for the connection and the answer together.
         namespace: Where the function is looked for; None leaves it to the SDK.
         action: What is done instead of calling it (``{"type": "enqueue", …}``), or None.
@@ -49,8 +49,8 @@ def call_engine(
     client = ClientAdapter(worker)
     if client.on_loop_thread:
         raise RuntimeError(
-            f"{function_id} was asked on the SDK's own thread (an async handler, or a connection "
-            "listener), where the answer would never come; nothing was sent. Ask from a thread"
+            f"{function_id} was called on the SDK's own thread (an async handler, or a connection "
+            "listener), where the answer would never come; nothing was sent. Call it from a thread"
         )
     until = time.monotonic() + timeout
     while client.state != "connected":
@@ -72,6 +72,10 @@ def call_engine(
     return client.call(request)
 
 
+def _trigger(item: Mapping[str, Any]) -> tuple[str, str]:
+    return str(item.get("id")), str(item.get("trigger_type"))
+
+
 @attrs.frozen
 class FunctionStatus:
     """The engine's answer to the question for one function.
@@ -79,7 +83,7 @@ class FunctionStatus:
     Attributes:
         there: Whether a call would reach it (or be answered FORBIDDEN).
         owner: Name of the worker that owns it, or None where that is not known.
-        forbidden: Whether this worker may not call it: the engine does not say who owns it.
+        forbidden: Whether this worker may not call it: the engine does not name the owner.
         triggers: The ids of its active triggers, and their types; None where the engine does not
             say.
     """
@@ -95,7 +99,7 @@ class FunctionStatus:
 
         Args:
             item: The item.
-            namespace: The namespace that was asked about, or None for the default one.
+            namespace: The namespace that was queried, or None for the default one.
 
         Raises:
             TypeError, AttributeError: The item is not in a form that is known.
@@ -109,11 +113,7 @@ class FunctionStatus:
             there=True,
             owner=owner if isinstance(owner, str) else None,
             forbidden=error is not None,
-            triggers=None
-            if triggers is None
-            else tuple(
-                (str(trigger.get("id")), str(trigger.get("trigger_type"))) for trigger in triggers
-            ),
+            triggers=None if triggers is None else tuple(map(_trigger, triggers)),
         )
 
 
@@ -138,7 +138,7 @@ def read_functions_info(answer: Any, namespace: str | None) -> dict[str, Functio
 
     Args:
         answer: What the engine answered.
-        namespace: The namespace that was asked about, or None for the default one.
+        namespace: The namespace that was queried, or None for the default one.
 
     Raises:
         LookupError: The answer is not in a form that is known.
@@ -157,7 +157,7 @@ async def functions_info(
     function_ids: list[str],
     namespace: str | None,
 ) -> dict[str, FunctionStatus]:
-    """Ask the engine which functions are registered. Runs on the SDK's loop.
+    """Query the engine for the registered functions. Runs on the SDK's loop.
 
     Args:
         call: The SDK's own coroutine function for a call.

@@ -16,7 +16,7 @@ from typing import Any
 def call_soon(
     loop: asyncio.AbstractEventLoop, what: Callable[..., object], *arguments: Any
 ) -> None:
-    """Run something on an event loop, unless that loop has ended: then nobody listens."""
+    """Run something on an event loop, unless that loop has ended."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(what, *arguments)
 

@@ -162,7 +162,7 @@ def _suspicious(value: Any, raw: bytes, skeleton: bytes) -> bool:
     brackets = skeleton.translate(_ONE_KIND, _NOT_BRACKETS)
     if brackets.count(b"[") <= DEEPEST:
         return False
-    if b"\\" in raw:  # where a string ends cannot be told from the skeleton
+    if b"\\" in raw:  # the skeleton does not show where a string ends
         return _deep(value)
     return _deep_text(brackets)
 

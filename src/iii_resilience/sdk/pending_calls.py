@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
+from iii_resilience.sdk.send_check import SendCheck, unsent
 
 T = TypeVar("T")
 
@@ -36,7 +38,6 @@ _STUCK = (
     "the call did not end within its timeout of {:.3g} s: the SDK could not send it (a blocked "
     "socket), or its event loop stands still; the function may have run"
 )
-_UNSENT = "the connection was lost before the call; nothing was sent"
 _ENDED = "this client was shut down; nothing was sent"
 _STANDS_STILL = (
     "the SDK's event loop did not take the call within its timeout of {:.3g} s: it is blocked "
@@ -44,34 +45,15 @@ _STANDS_STILL = (
 )
 # The SDK's own TIMEOUT says more than this file could: it gets the first word.
 _SLACK = 0.25
-# A thread learns nothing of an SDK's loop that ends without a word: it looks now and then. A
-# coroutine is told by its own loop when the time is over.
+# A thread does not notice that the SDK's loop has ended: it polls. For a coroutine, its own
+# loop reports that the time is over.
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
-
-class SendCheck(Protocol):
-    """What a call knows better than its connection; its methods run on the SDK's loop only."""
-
-    classified: list[Failure]
-    """Holds the call's failure by the time its error is raised, where the SDK raised it."""
-
-    @abstractmethod
-    def may_send(self) -> bool:
-        """Whether it may be sent now."""
-
-    @abstractmethod
-    def classify(self, error: Exception) -> Failure:
-        """What the SDK has raised; the caller gets it a moment later."""
-
-
-class SendRefused(Exception):  # noqa: N818 - control flow between a call and its send check, no error
-    """Raised for a call that was not sent, because something has changed since it was let go."""
-
-
-def unsent(send_check: SendCheck | None) -> SendRefused | NotConnectedError:
-    """The error for a call that may no longer be sent. Calls with a send check are retried."""
-    return NotConnectedError(_UNSENT) if send_check is None else SendRefused()
+AT_ONCE = 4
+"""Calls that leave in one iteration of the SDK's loop: few enough to be lost together."""
+PACED = 30.0
+"""Seconds after the loss of a worker or connection in which calls leave one at a time."""
 
 
 class InFlightCalls:
@@ -84,7 +66,7 @@ class InFlightCalls:
         look: Raises `SendRefused` or NotConnectedError where a call must not be sent now; called
             on that loop, in the step that sends it.
         call: The SDK's own ``trigger_async``.
-        usable: Raises if the client has ended, and, unless told that the call is ``local``, if it
+        usable: Raises if the client has ended, and, unless the call is ``local``, if it
             has no connection any longer.
         may_cancel: Whether the SDK survives the cancellation of a call.
     """
@@ -110,7 +92,8 @@ class InFlightCalls:
         self._waiting: deque[
             tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
         ] = deque()
-        self._iteration_taken = False
+        self._woken = False  # whether the loop is about to look at those that wait
+        self._paced_until = 0.0
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -122,7 +105,16 @@ class InFlightCalls:
 
     def connection_lost(self) -> None:
         """The connection is gone: every call that needs it ends now."""
+        self.pace()
         self._end(self._remote, LOST)
+
+    def pace(self) -> None:
+        """A worker or the connection has gone: for a while calls leave one at a time.
+
+        A restart brings callers into step. When all of them leave in one iteration of the loop, all
+        of them meet the next end of that worker before the first answer is read.
+        """
+        self._paced_until = time.monotonic() + PACED
 
     def end(self) -> None:
         """The client is gone: every call ends now."""
@@ -173,11 +165,7 @@ class InFlightCalls:
         left = seconds + _SLACK
         pending[pending_call] = None
         try:
-            try:
-                loop = self._own_loop or self.loop
-                loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-            except RuntimeError:  # the loop was closed after the check
-                raise NotConnectedError(_ENDED) from None
+            self._submit(pending_call, pending, request)
             while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
@@ -213,15 +201,9 @@ class InFlightCalls:
         bound = here.call_later(seconds + _SLACK, self._out_of_time, pending_call, pending, seconds)
         pending[pending_call] = None
         try:
-            if here is self.loop:
-                self._submit(pending_call, pending, request)
-            else:
-                # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and
-                # then fails to wait for it (docs/engine-notes.md, 6).
-                try:
-                    self.loop.call_soon_threadsafe(self._submit, pending_call, pending, request)
-                except RuntimeError:  # as in `send`
-                    raise NotConnectedError(_ENDED) from None
+            # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
+            # fails to wait for it (docs/engine-notes.md, 6).
+            self._submit(pending_call, pending, request)
             return await answer
         except Exception:
             if send_check is not None and pending_call.failure is not None:
@@ -240,40 +222,61 @@ class InFlightCalls:
             NotConnectedError: That loop has ended.
         """
         try:
-            return asyncio.run_coroutine_threadsafe(work, self.loop)
+            return asyncio.run_coroutine_threadsafe(work, self._own_loop or self.loop)
         except RuntimeError:  # the loop was closed after the check
             work.close()
             raise NotConnectedError(_ENDED) from None
 
+    def _submit(
+        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+    ) -> None:
+        """Have a call sent on the SDK's loop, in the context of its caller.
+
+        Raises:
+            NotConnectedError: That loop has ended.
+        """
+        call = (pending_call, pending, request, contextvars.copy_context())
+        self._waiting.append(call)
+        # Waking the loop of another thread costs more than the rest of this: once for all calls
+        # that come before it has woken.
+        if self._woken:
+            return
+        self._woken = True
+        loop = self._own_loop or self.loop
+        try:
+            if asyncio._get_running_loop() is loop:  # noqa: SLF001 - asyncio exports it
+                self._send_waiting()
+            else:
+                loop.call_soon_threadsafe(self._send_waiting)
+        except RuntimeError:  # the loop was closed after the check
+            self._woken = False
+            self._waiting.clear()
+            raise NotConnectedError(_ENDED) from None
+
     # On the SDK's loop.
 
-    def _submit(
-        self,
-        pending_call: _InFlightCall,
-        pending: _Pending,
-        request: dict[str, Any],
-        context: contextvars.Context | None = None,
-    ) -> None:
-        # Calls are sent one per event loop iteration. If the first reports that its worker is
-        # gone, the rest are held back.
-        if context is None and self._iteration_taken:
-            self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
-            return
-        loop = asyncio.get_running_loop()
-        if pending_call in pending:
-            sending = self._send_now(pending_call, pending, request)
-            task = pending_call.task = loop.create_task(sending, context=context)
-            if not self._may_cancel:
-                self._left.add(task)
-                task.add_done_callback(self._left.discard)
-        self._iteration_taken = True
-        loop.call_soon(self._next_iteration)
+    def _send_waiting(self) -> None:
+        """Let as many calls leave as may in one iteration of the loop.
 
-    def _next_iteration(self) -> None:
-        if self._waiting:
-            self._submit(*self._waiting.popleft())
-        else:
-            self._iteration_taken = False
+        If one of them reports that its worker is gone, the rest are held back.
+        """
+        waiting = self._waiting
+        if not waiting:
+            self._woken = False
+            if not waiting:  # what has come since wakes the loop itself, or is sent now
+                return
+            self._woken = True
+        loop = asyncio.get_running_loop()
+        most = 1 if self._paced_until > time.monotonic() else AT_ONCE
+        for _ in range(min(len(waiting), most)):
+            pending_call, pending, request, context = waiting.popleft()
+            if pending_call in pending:
+                sending = self._send_now(pending_call, pending, request)
+                task = pending_call.task = loop.create_task(sending, context=context)
+                if not self._may_cancel:
+                    self._left.add(task)
+                    task.add_done_callback(self._left.discard)
+        loop.call_soon(self._send_waiting)
 
     async def _send_now(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
@@ -306,13 +309,15 @@ class InFlightCalls:
                 pending_call.settle(answer, None)
 
     def _drop(self, pending_call: _InFlightCall) -> None:
-        """Nobody waits for it any longer: end the SDK's part of it too.
+        """The caller no longer waits: end the SDK's part of the call too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
         the client for good (docs/engine-notes.md, 6).
         """
         if pending_call.task is not None and self._may_cancel:
             pending_call.task.cancel()
+        if self._waiting:  # its thread was interrupted, perhaps just before it woke this loop
+            self._send_waiting()
 
     # Before its answer.
 

@@ -1,4 +1,4 @@
-"""The context that travels with a call between workers: deadline, attempt, key, and a marker.
+"""The context that travels with a call between workers: times, attempt, key, and a marker.
 
 A call carries it in ``metadata["iii.resilience"]`` (SDK 0.21.3 and later; older ones drop it). A
 queue carries no metadata, so there it is in one reserved field of the payload object. Input is not
@@ -39,6 +39,10 @@ class CallContext:
             handed to another function or to a queue): to repeat it again would multiply them.
         function_id: In a hand-over only: the function that was called first.
         code: In a hand-over only: the code of the first failure.
+        attempt_left: Seconds until the caller gives this attempt up, from when it sent it; None
+            where nothing waits for an answer.
+        attempt_deadline_unix: The same moment by the caller's clock, in seconds since 1970, or
+            None.
     """
 
     left: float | None = None
@@ -48,17 +52,34 @@ class CallContext:
     already_retried: bool = False
     function_id: str | None = None
     code: str | None = None
+    attempt_left: float | None = None
+    attempt_deadline_unix: float | None = None
 
     @property
     def sent_unix(self) -> float | None:
         """When the call was sent, by the caller's clock, in seconds since 1970; or None."""
-        if self.left is None or self.deadline_unix is None:
-            return None
-        return self.deadline_unix - self.left
+        if self.left is not None and self.deadline_unix is not None:
+            return self.deadline_unix - self.left
+        if self.attempt_left is not None and self.attempt_deadline_unix is not None:
+            return self.attempt_deadline_unix - self.attempt_left
+        return None
+
+    def without_times(self) -> CallContext:
+        """The same without the caller's times: for work that no caller waits for, in a queue."""
+        return attrs.evolve(
+            self, left=None, deadline_unix=None, attempt_left=None, attempt_deadline_unix=None
+        )
 
     def to_wire(self) -> dict[str, Any]:
         """As it travels: whole milliseconds, and only what is there."""
-        wire = outgoing(self.left, self.deadline_unix, self.attempt, self.idempotency_key)
+        wire = outgoing(
+            self.left,
+            self.deadline_unix,
+            self.attempt,
+            self.idempotency_key,
+            self.attempt_left,
+            self.attempt_deadline_unix,
+        )
         if self.already_retried:
             wire["already_retried"] = True
         if self.function_id is not None:
@@ -69,7 +90,7 @@ class CallContext:
 
     @classmethod
     def from_wire(cls, wire: object) -> CallContext | None:
-        """What was carried, or None where the value is no mapping.
+        """What was carried, or None if the value is not a mapping.
 
         Args:
             wire: What stands in the metadata or payload field; anything at all.
@@ -86,11 +107,18 @@ class CallContext:
             already_retried=wire.get("already_retried") is True,
             function_id=_text(wire.get("function_id")),
             code=_text(wire.get("code")),
+            attempt_left=_milliseconds(wire.get("attempt_left_ms")),
+            attempt_deadline_unix=_milliseconds(wire.get("attempt_deadline_unix_ms")),
         )
 
 
 def outgoing(
-    left: float | None, deadline_unix: float | None, attempt: int, idempotency_key: str | None
+    left: float | None,
+    deadline_unix: float | None,
+    attempt: int,
+    idempotency_key: str | None,
+    attempt_left: float | None = None,
+    attempt_deadline_unix: float | None = None,
 ) -> dict[str, Any]:
     """As an attempt carries it; see `CallContext`."""
     wire: dict[str, Any] = {"attempt": attempt}
@@ -98,6 +126,10 @@ def outgoing(
         wire["left_ms"] = max(0, int(left * 1000))
     if deadline_unix is not None:
         wire["deadline_unix_ms"] = int(deadline_unix * 1000)
+    if attempt_left is not None:
+        wire["attempt_left_ms"] = int(attempt_left * 1000)
+    if attempt_deadline_unix is not None:
+        wire["attempt_deadline_unix_ms"] = int(attempt_deadline_unix * 1000)
     if idempotency_key is not None:
         wire["idempotency_key"] = idempotency_key
     return wire
@@ -136,7 +168,7 @@ class InboundCall:
     Attributes:
         deadline_at: Monotonic time of its deadline in this process, in seconds, or None.
         carried: What it carried.
-        function_id: The function it called, or None where whoever handles it did not say.
+        function_id: The function it called, or None if the handler's wrapper does not know it.
     """
 
     deadline_at: float | None = None

@@ -16,7 +16,7 @@ _ENDS_WITHIN = 10.0  # the SDK itself waits 5 s for its thread
 
 
 class Shutdown:
-    """How a client is shut down; whoever asks first does it, the others wait until it is done.
+    """How a client is shut down: the first request does it, the others wait until it is done.
 
     Args:
         connection: The client's connection.
@@ -45,7 +45,7 @@ class Shutdown:
             self._shut_down()
 
     async def shut_down_on_loop(self) -> None:
-        """As `shut_down`, on the SDK's own thread, where nobody can wait for another one."""
+        """As `shut_down`, on the SDK's own thread, which must not block."""
         if self._is_first():
             try:
                 self._connection.close()

@@ -1,4 +1,4 @@
-"""Stores for idempotency keys and parked messages: memory, a SQLite file, or Redis.
+"""Stores for idempotency keys and parked messages: memory, a SQLite file, Redis, or PostgreSQL.
 
 Importing it loads no database client.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from iii_resilience.stores.memory import MemoryStore as MemoryStore
+    from iii_resilience.stores.postgres import PostgresStore as PostgresStore
     from iii_resilience.stores.protocol import Claim as Claim
     from iii_resilience.stores.protocol import Record as Record
     from iii_resilience.stores.protocol import State as State
@@ -25,6 +26,7 @@ else:
         __name__,
         {
             "memory": "MemoryStore",
+            "postgres": "PostgresStore",
             "protocol": (
                 "Claim Record State Store StoreRefusedError StoreUnavailableError "
                 "TransactionEndedError"

@@ -69,6 +69,10 @@ class LocalStore(ABC):
         """See `Messages.delivered`."""
         return self._change(MESSAGE, message, transitions.delivered(keep))
 
+    def undelivered(self, message: str, *, keep: float) -> None:
+        """See `CountsBack.undelivered`."""
+        self._change(MESSAGE, message, transitions.undelivered(keep))
+
     def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
         """See `Messages.note`."""
         # A parked message is acknowledged next: from then on it stands nowhere else.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -33,11 +34,14 @@ class TransactionEndedError(Exception):
         message: What happened.
         by_handler: Whether the handler ended it. Otherwise the database did, and another try may
             succeed.
+        conflict: Whether the database did because of another transaction at the same time (a
+            deadlock, a serialization failure).
     """
 
-    def __init__(self, message: str, *, by_handler: bool) -> None:
+    def __init__(self, message: str, *, by_handler: bool, conflict: bool = False) -> None:
         super().__init__(message)
         self.by_handler = by_handler
+        self.conflict = conflict
 
 
 class State(StrEnum):
@@ -55,10 +59,10 @@ class Claim:
     """The answer to a claim.
 
     Attributes:
-        state: ``claimed``: run it; ``running``: somebody else runs it; ``done`` and ``failed``:
+        state: ``claimed``: run it; ``running``: another worker runs it; ``done`` and ``failed``:
             it has run; ``other``: the key belongs to another payload.
         token: Whose lease it is; a later claim of the key has a greater one.
-        left: Seconds until the lease of who runs it is over, for ``running``.
+        left: Seconds until the running call's lease is over, for ``running``.
         outcome: What was stored, for ``done`` and ``failed``.
     """
 
@@ -95,7 +99,7 @@ class Transaction(Protocol):
     """Effects that are committed together with a key, or not at all.
 
     Attributes:
-        exclusive: Whether nobody else can claim a key while it is open. It then needs no
+        exclusive: Whether the key cannot be claimed elsewhere while it is open. It then needs no
             renewal, and what could not be committed is gone.
     """
 
@@ -113,7 +117,7 @@ class Transaction(Protocol):
             keep: Seconds the outcome is kept.
 
         Returns:
-            False where the lease was lost to somebody else: then nothing was written.
+            False if another worker has taken over the lease: then nothing was written.
 
         Raises:
             TransactionEndedError: The transaction is not the one that was begun.
@@ -122,6 +126,22 @@ class Transaction(Protocol):
 
     def rollback(self) -> None:
         """Forget the effects. Harmless after the end."""
+
+
+class ReadsErrors(Protocol):
+    """A transaction that knows its store's own errors among a handler's; optional."""
+
+    def meaning_of(self, error: Exception) -> Exception | None:
+        """What an error that the handler raised says of the store.
+
+        Args:
+            error: The error.
+
+        Returns:
+            StoreUnavailableError or TransactionEndedError where the store failed, or ended the
+            transaction; None where the error says nothing of it.
+        """
+        raise NotImplementedError
 
 
 @attrs.frozen
@@ -144,10 +164,38 @@ class RenewsMany(Protocol):
             renewals: The leases.
 
         Returns:
-            For each whether it was extended: False where somebody else has claimed the key since.
+            For each whether it was extended: False if another worker has claimed the key since.
 
         Raises:
             StoreUnavailableError: Whether any was extended is not known.
+        """
+        raise NotImplementedError
+
+
+class Watches(Protocol):
+    """A store that hears of a key's end; optional. Without it a waiting call looks now and then."""
+
+    def watch(self, slot: str) -> Future[float]:
+        """A future that is done when the key has ended or is free, or never.
+
+        Args:
+            slot: The key, with its scope. Where the future is cancelled, nothing waits any longer.
+        """
+        raise NotImplementedError
+
+
+class CountsBack(Protocol):
+    """A store that can take a count of a delivery back; optional."""
+
+    def undelivered(self, message: str, *, keep: float) -> None:
+        """Count a delivery back: nothing was run, and it says nothing of the message.
+
+        Args:
+            message: The message's id.
+            keep: Seconds its row is kept where it is not parked.
+
+        Raises:
+            StoreUnavailableError: Whether it was counted back is not known.
         """
         raise NotImplementedError
 
@@ -156,7 +204,7 @@ class Keys(Protocol):
     """Keys that run once."""
 
     def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
-        """Ask to run a key.
+        """Request to run a key.
 
         Args:
             slot: The key, with its scope (see `digest`).
@@ -168,7 +216,7 @@ class Keys(Protocol):
         raise NotImplementedError
 
     def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
-        """Extend a lease from now on; False where somebody else has claimed the key since."""
+        """Extend a lease from now on; False if another worker has claimed the key since."""
         raise NotImplementedError
 
     def finish(
@@ -207,7 +255,7 @@ class Messages(Protocol):
         Args:
             message: The message's id.
             note: Anything that JSON carries.
-            parked: Whether the message is parked: then it is kept until somebody removes it.
+            parked: Whether the message is parked: then it is kept until it is removed.
             keep: Seconds it is kept where it is not parked.
         """
 

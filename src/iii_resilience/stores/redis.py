@@ -149,6 +149,10 @@ class RedisStore:
         """See `Messages.delivered`."""
         return int(self._once("delivered", self._message(message), (message, _ms(keep))))
 
+    def undelivered(self, message: str, *, keep: float) -> None:
+        """See `CountsBack.undelivered`."""
+        self._once("undelivered", self._message(message), (message, _ms(keep)))
+
     def note(self, message: str, note: Mapping[str, Any], *, parked: bool, keep: float) -> None:
         """See `Messages.note`."""
         arguments = (message, json.dumps(dict(note)), int(parked), _ms(keep))
@@ -182,7 +186,7 @@ class RedisStore:
         """See `Messages.remove`."""
         return bool(self._once("remove", self._message(message), (message, revision)))
 
-    # How it is asked.
+    # How it is called.
 
     def _key(self, slot: str) -> list[str]:
         return [f"{self._prefix}:key:{slot}"]
@@ -246,7 +250,7 @@ class RedisStore:
                 try:
                     results = pipeline.execute(raise_on_error=False)
                 except self._redis.WatchError:
-                    continue  # a renewal came in between, or somebody has claimed the key
+                    continue  # the lease was renewed in between, or the key was claimed
                 except self._redis.ResponseError as error:
                     meaning = self._meaning(error)
                     if isinstance(meaning, StoreUnavailableError):

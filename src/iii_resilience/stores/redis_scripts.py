@@ -123,6 +123,30 @@ return answered(count)
 """
 )
 
+UNDELIVERED: Final = (
+    _NOW
+    + _ONCE
+    + """
+local id, keep = ARGV[1], tonumber(ARGV[2])
+local row = redis.call('HMGET', KEYS[1], 'deliveries', 'note', 'parked_at')
+local count = tonumber(row[1] or '0')
+if count < 1 then return 0 end
+if count == 1 and not row[2] then
+    redis.call('ZREM', KEYS[2], id)
+    redis.call('DEL', KEYS[1])
+    return answered(1)
+end
+if row[3] then
+    redis.call('PERSIST', KEYS[1])
+else
+    redis.call('PEXPIRE', KEYS[1], whole(keep))
+    redis.call('ZADD', KEYS[2], whole(now + keep), id)
+end
+redis.call('HSET', KEYS[1], 'deliveries', whole(count - 1))
+return answered(1)
+"""
+)
+
 NOTE: Final = (
     _NOW
     + _ONCE
@@ -182,6 +206,7 @@ SCRIPTS: Final = {
     "release": RELEASE,
     "forget_failure": FORGET_FAILURE,
     "delivered": DELIVERED,
+    "undelivered": UNDELIVERED,
     "note": NOTE,
     "settle": SETTLE,
     "prepare": PREPARE,

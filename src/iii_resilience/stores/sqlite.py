@@ -85,15 +85,15 @@ class SqliteStore(LocalStore):
     def begin(self, slot: str, token: int) -> SqliteTransaction:
         """Begin effects that are committed together with the key (see `Keys.begin`).
 
-        Until its end nobody else writes to the file: keep such handlers short.
+        Until it ends no other process can write to the file: keep such handlers short.
 
         Raises:
             StoreUnavailableError: The file cannot be written.
         """
 
         def finish(connection: sqlite3.Connection, outcome: str, keep: float) -> bool:
-            # Nobody else could claim the key while this connection held the lock; but before it
-            # did, somebody could.
+            # While this connection held the lock, the key could not be claimed. Before that, it
+            # could.
             rule = transitions.finish(token, outcome, keep, failed=False)
             return self._apply(connection, KEY, slot, rule)
 

@@ -32,7 +32,7 @@ class SqliteReader:
         doubt: Why what is read may not be all of it, in one sentence; None where it is.
 
     Raises:
-        StoreUnavailableError: The file is no such store, or cannot be read.
+        StoreUnavailableError: The file is not such a store, or cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:

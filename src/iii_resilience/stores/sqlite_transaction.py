@@ -12,9 +12,9 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from iii_resilience.stores.protocol import TransactionEndedError
+from iii_resilience.stores.protocol import StoreUnavailableError, TransactionEndedError
 from iii_resilience.stores.sqlite_connections import (
     FileConnection,
     SqliteConnections,
@@ -22,6 +22,28 @@ from iii_resilience.stores.sqlite_connections import (
 )
 
 _SAVEPOINT: Final = "iii_resilience"
+# Of the primary result codes those that another try may not meet (sqlite.org, "Result Codes").
+_CANNOT_WRITE: Final = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+}
+
+
+_BY_HANDLER: Final = "the handler said COMMIT or ROLLBACK in its transaction"
+_BY_SQLITE: Final = (
+    "SQLite rolled the handler's transaction back (a full disk, an I/O error, or OR ROLLBACK), "
+    "and the handler went on"
+)
+
+
+def _ended(what: str, *, by_handler: bool) -> TransactionEndedError:
+    return TransactionEndedError(
+        f"{what}; neither its effects nor its key are written", by_handler=by_handler
+    )
 
 
 def begin(connection: FileConnection) -> None:
@@ -89,6 +111,20 @@ class SqliteTransaction:
         finally:
             self.rollback()
 
+    def meaning_of(self, error: Exception) -> Exception | None:
+        """See `ReadsErrors.meaning_of`: a full disk, an I/O error, and what was refused here."""
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = code & 0xFF if isinstance(code, int) else None
+        if primary in _CANNOT_WRITE:
+            return StoreUnavailableError(f"the SQLite store failed: {error}")
+        if primary == sqlite3.SQLITE_AUTH:  # a statement after the transaction's end
+            with suppress(sqlite3.ProgrammingError):
+                if self._refused:
+                    return _ended(_BY_HANDLER, by_handler=True)
+                if not self._connection.in_transaction:
+                    return _ended(_BY_SQLITE, by_handler=False)
+        return None
+
     def rollback(self) -> None:
         """See `Transaction.rollback`."""
         if not self._open:
@@ -110,26 +146,18 @@ class SqliteTransaction:
     def _check_begun(self) -> None:
         """Raise unless the transaction is still the one that was begun."""
         if self._refused:
-            self._ended("the handler said COMMIT or ROLLBACK in its transaction", by_handler=True)
+            raise _ended(_BY_HANDLER, by_handler=True)
         try:
             self._connection.set_authorizer(None)
             self._connection.execute(f"RELEASE {_SAVEPOINT}")
         except sqlite3.ProgrammingError:
-            self._ended("the handler closed its transaction's connection", by_handler=True)
+            what = "the handler closed its transaction's connection"
+            raise _ended(what, by_handler=True) from None
         except sqlite3.OperationalError:
             if self._connection.in_transaction:
-                self._ended("the handler began a transaction of its own", by_handler=True)
-            self._ended(
-                "SQLite rolled the handler's transaction back (a full disk, an I/O error, or OR "
-                "ROLLBACK), and the handler went on",
-                by_handler=False,
-            )
-
-    @staticmethod
-    def _ended(what: str, *, by_handler: bool) -> NoReturn:
-        raise TransactionEndedError(
-            f"{what}; neither its effects nor its key are written", by_handler=by_handler
-        )
+                what = "the handler began a transaction of its own"
+                raise _ended(what, by_handler=True) from None
+            raise _ended(_BY_SQLITE, by_handler=False) from None
 
     def _authorize(self, action: int, _first: object, second: object, *_: Any) -> int:
         # Committed by the handler, the effect would stand without its key.

@@ -140,6 +140,20 @@ def delivered(keep: float) -> Rule[int]:
     return rule
 
 
+def undelivered(keep: float) -> Rule[None]:
+    """See `CountsBack.undelivered`."""
+
+    def rule(row: Row | None, now: float) -> Change[None]:
+        if row is None or row["deliveries"] < 1:  # it was settled or redriven meanwhile
+            return Change(row, None, written=False)
+        row = {**row, "deliveries": row["deliveries"] - 1}
+        if row == _NEW:
+            return Change(None, None)
+        return Change(row, None, None if row["parked_at"] is not None else now + keep)
+
+    return rule
+
+
 def note(content: Mapping[str, Any], keep: float, *, parked: bool) -> Rule[None]:
     """See `Messages.note`."""
 

@@ -11,9 +11,10 @@ from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.core.observers import logger
 from iii_resilience.telemetry import logs
 from iii_resilience.telemetry.call_events import FailedCall, refused
-from iii_resilience.telemetry.metrics import meters, named
+from iii_resilience.telemetry.guard_states import INLINE, named
+from iii_resilience.telemetry.metrics import meters
 
-__all__ = ["FailedCall", "circuit_changed", "logger", "meters", "named", "refused"]
+__all__ = ["INLINE", "FailedCall", "circuit_changed", "logger", "meters", "named", "refused"]
 
 
 def circuit_changed(name: str, before: CircuitState, after: CircuitState, _: float) -> None:

@@ -74,7 +74,7 @@ class FailedCall:
     def sends(self, started: float, delay: float) -> None:
         """The next attempt leaves this process now; what it does hangs under it.
 
-        Told more than once of one attempt, it is still one.
+        Several reports of one attempt count once.
 
         Args:
             started: Monotonic time of the attempt's start, in seconds.
@@ -102,7 +102,7 @@ class FailedCall:
         Args:
             attempt: The attempt.
             started: Monotonic time of its start, in seconds.
-            error: What it raised. Nothing but its invocation id is told.
+            error: What it raised. Only its invocation id is recorded.
         """
         self._error = error
         self._counts(attempt.duration, sent=attempt.sent)
@@ -139,6 +139,15 @@ class FailedCall:
 
     # Its end.
 
+    def permits(self, outcome: str, permits: int) -> None:
+        """The permits of the call's retries have been given back, or are lost.
+
+        Args:
+            outcome: `iii_resilience.telemetry.metrics.REFUNDED` or ``WASTED``.
+            permits: How many.
+        """
+        meters.permits(self._name, outcome, permits)
+
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
         if self._unheard:
@@ -160,7 +169,7 @@ class FailedCall:
         self._end(clock.monotonic(), labels(failure), _failure(failure))
 
     def passed(self, error: BaseException) -> None:
-        """Something passed through the call that is no failure of an attempt, and ended it.
+        """An exception passed through the call that is not a failure of an attempt, and ended it.
 
         Args:
             error: A cancellation or its like, or what ended a delay.
@@ -214,7 +223,7 @@ class FailedCall:
 
     @property
     def _unheard(self) -> bool:
-        """Whether nobody looks: then a call that ends has nothing to tell."""
+        """Whether there is no provider: then the end of a call need not be recorded."""
         return self._spans is None and not meters.heard
 
     def _counts(self, seconds: float, *, sent: bool) -> None:

@@ -40,6 +40,11 @@ class Instruments:
         self.decisions = meter.create_counter(
             "iii.retry.decisions", unit="{decision}", description="What was decided about failures"
         )
+        self.permits = meter.create_counter(
+            "iii.retry.budget.permits",
+            unit="{permit}",
+            description="Permits of retries that were sent, by the end of their call",
+        )
         self.transitions = meter.create_counter(
             "iii.circuit_breaker.transitions",
             unit="{transition}",

@@ -65,7 +65,7 @@ def invocation_id(error: BaseException | None) -> str | None:
 
 
 def heard(level: int) -> bool:
-    """Whether a record of this level would reach anybody; else there is no use in making it.
+    """Whether a record of this level would reach a handler; else there is no use in making it.
 
     Args:
         level: The level.

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from opentelemetry import metrics
@@ -21,59 +21,24 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.event_count import refused_reloads
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import CircuitState
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.bulkhead import Slots
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.observers import IsolatedObserver, logger
+from iii_resilience.telemetry import handler_limits
+from iii_resilience.telemetry.guard_states import buckets, bulkheads
 from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
-from iii_resilience.telemetry.spans import SCOPE
+from iii_resilience.telemetry.spans import SCOPE, scope_version
 
-SHARED = "(shared)"
-"""Stands for the policy's name where nobody has said it."""
-
-_names: weakref.WeakKeyDictionary[BudgetWindow, str] = weakref.WeakKeyDictionary()
-
-
-def named(window: BudgetWindow, policy: str) -> None:
-    """Say which policy a count belongs to that is kept for a whole policy.
-
-    Args:
-        window: The count.
-        policy: The policy's name. One that is shared keeps the first name it was given.
-    """
-    _names.setdefault(window, policy)
-
-
-def available(now: float) -> Iterator[tuple[str, str | None, float]]:
-    """Policy, function id (None for a whole policy) and permits left of every budget in use.
-
-    Args:
-        now: Monotonic time in seconds.
-    """
-    for kept in everything():
-        for scope, window in list(kept.items()):
-            if isinstance(window, BudgetWindow):
-                if scope is None:
-                    yield _names.get(window, SHARED), None, window.available(now)
-                else:
-                    policy, _, function_id = scope.partition("\0")
-                    yield policy, function_id or None, window.available(now)
-
-
-def bulkheads() -> Iterator[tuple[str, Slots]]:
-    """Function id and places of every bulkhead in use."""
-    for kept in everything():
-        for scope, slots in list(kept.items()):
-            if isinstance(slots, Slots) and scope is not None:
-                yield scope.rpartition("\0")[2], slots
-
+REFUNDED = "refunded"
+"""Permits of retries whose call has succeeded."""
+WASTED = "wasted"
+"""Permits of retries whose call has failed all the same."""
 
 OTHER = "_OTHER"
 """What stands for every value that would make the number of time series grow without end."""
 
 LIMIT = "III_RESILIENCE_METRICS_FUNCTIONS"
-"""The environment variable with the number of function ids that are told apart."""
+"""The environment variable: how many function ids metrics distinguish."""
 LIMIT_DEFAULT = 2000
 
 # What passes through a call without being a failure of it, by name; bounded like the codes.
@@ -92,7 +57,7 @@ def passing_type(error: BaseException) -> str:
 
 
 class _Unmade:
-    """Stands for an instrument before there are any: whoever looks goes and makes them."""
+    """Stands for an instrument before there are any: the first use creates them."""
 
     _real_instrument = True
 
@@ -132,7 +97,7 @@ class Meters:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody measures."""
+        """Whether there is a provider."""
         return self._heard is not None
 
     # What happens.
@@ -203,6 +168,18 @@ class Meters:
             more = {**labels(failure), "iii.retry.decision": reason}
             _count(made.decisions, self._attributes(name, more))
 
+    def permits(self, name: str, outcome: str, permits: int) -> None:
+        """A call has ended whose retries took permits of its budget.
+
+        Args:
+            name: As for `succeeded`.
+            outcome: `REFUNDED` or `WASTED`.
+            permits: How many.
+        """
+        if permits and (made := self._heard) is not None:
+            more = {"iii.retry.budget.outcome": outcome}
+            made.permits.add(permits, self._attributes(name, more))
+
     def circuit_changed(self, name: str, state: CircuitState) -> None:
         """A circuit breaker has changed its state.
 
@@ -256,10 +233,10 @@ class Meters:
             more = {"iii.registration.kind": kind, "iii.registration.state": state}
             _count(made.registrations, self._attributes(function_id, more))
 
-    # How it is told.
+    # How it is recorded.
 
     def function_id(self, name: str) -> str:
-        """A function id as metrics tell it: itself for the first so many, `OTHER` beyond.
+        """A function id as metrics show it: itself for the first so many, `OTHER` beyond.
 
         Args:
             name: The function id.
@@ -276,7 +253,7 @@ class Meters:
 
     @property
     def _heard(self) -> Instruments | None:
-        """The instruments, if anybody measures."""
+        """The instruments, if there is a provider."""
         made = self._made or self._make()
         return None if self.probe._real_instrument is None else made  # noqa: SLF001 - see `probe`
 
@@ -288,7 +265,7 @@ class Meters:
             made = Instruments(metrics.NoOpMeter(SCOPE))
             probe: Any = _Unmakable
             with _isolated:
-                meter = metrics.get_meter(SCOPE)
+                meter = metrics.get_meter(SCOPE, scope_version() or "")
                 made = Instruments(meter)
                 probe = made.duration if hasattr(made.duration, "_real_instrument") else _Unmade
                 self._observe(meter)
@@ -303,7 +280,13 @@ class Meters:
                 "iii.retry.budget.available",
                 "{permit}",
                 "Retries that the budget would allow now",
-                self._budgets,
+                self._available,
+            ),
+            (
+                "iii.retry.budget.empty",
+                "s",
+                "Time since the budget allowed a retry, where it allows none",
+                self._empty,
             ),
             ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
             ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
@@ -312,6 +295,9 @@ class Meters:
             meter.create_observable_gauge(
                 name, callbacks=[observe], unit=unit, description=description
             )
+        for what, description in handler_limits.OF_LIMITS.items():
+            found = [partial(self._handlers, what)]
+            meter.create_observable_gauge(f"iii.handler.{what}", found, "{call}", description)
         meter.create_observable_counter(
             "iii.policy.reloads.refused",
             callbacks=[self._refused],
@@ -329,11 +315,19 @@ class Meters:
     def _waiting(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         return self._by_function((name, slots.waiting) for name, slots in bulkheads())
 
-    def _by_function(self, found: Iterable[tuple[str, int]]) -> Iterable[metrics.Observation]:
-        sums: Counter[str] = Counter()
+    def _handlers(self, what: str, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._by_function(handler_limits.values(what))
+
+    def _by_function(
+        self, found: Iterable[tuple[str | None, int]]
+    ) -> Iterable[metrics.Observation]:
+        sums: Counter[str | None] = Counter()
         for name, value in found:
-            sums[self.function_id(name)] += value
-        return [metrics.Observation(sums[name], {"iii.function.id": name}) for name in sums]
+            sums[name and self.function_id(name)] += value
+        return [
+            metrics.Observation(total, {"iii.function.id": name} if name else {})
+            for name, total in sums.items()
+        ]
 
     def _dead(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         sums: Counter[tuple[str, str]] = Counter()
@@ -344,17 +338,29 @@ class Meters:
             for (name, category), count in sums.items()
         ]
 
-    def _budgets(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
-        fewest: dict[tuple[tuple[str, str], ...], float] = {}
-        for policy, function_id, permits in available(clock.monotonic()):
+    def _available(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return self._of_budgets(PermitBucket.available, min)
+
+    def _empty(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        observed = self._of_budgets(PermitBucket.empty_for, max)
+        return [each for each in observed if each.value]
+
+    def _of_budgets(
+        self,
+        observe: Callable[[PermitBucket, float], float],
+        worst: Callable[[float, float], float],
+    ) -> Iterable[metrics.Observation]:
+        found: dict[tuple[tuple[str, str], ...], float] = {}
+        now = clock.monotonic()
+        for policy, function_id, bucket in buckets():
             attributes = {"iii.policy.name": policy}
             if function_id is not None:
                 attributes["iii.function.id"] = self.function_id(function_id)
             # Of several budgets under one name (clients with books of their own, functions beyond
-            # the limit) the emptiest tells: it is the one to be warned of.
-            key = tuple(attributes.items())
-            fewest[key] = min(permits, fewest.get(key, permits))
-        return [metrics.Observation(permits, dict(key)) for key, permits in fewest.items()]
+            # the limit) the emptiest one counts: it is the one to warn of.
+            key, value = tuple(attributes.items()), observe(bucket, now)
+            found[key] = worst(value, found.get(key, value))
+        return [metrics.Observation(value, dict(key)) for key, value in found.items()]
 
 
 def _count(counter: metrics.Counter, attributes: dict[str, Any]) -> None:
@@ -376,7 +382,7 @@ def _limit() -> int:
     except ValueError:
         most = -1
     if most < 0:
-        # Nobody's call fails for the sake of its metrics.
+        # A call never fails because of its metrics.
         logger.warning(
             "%s must be a whole number of function ids from 0 on, got %r; the limit is %d",
             LIMIT,

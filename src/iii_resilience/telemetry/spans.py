@@ -8,6 +8,7 @@ decisions.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from contextvars import Token
@@ -19,6 +20,16 @@ from iii_resilience.core import system_clock as clock
 from iii_resilience.core.observers import IsolatedObserver
 
 SCOPE = "iii_resilience"
+"""The instrumentation scope of spans and metrics; also the name of the package."""
+
+
+def scope_version() -> str | None:
+    """The version of the instrumentation scope: the library's own.
+
+    Read from the package, which has been imported by then: no layer imports it.
+    """
+    return getattr(sys.modules.get(SCOPE), "__version__", None)
+
 
 Attributes = Mapping[str, str | int | float | bool]
 Ids = tuple[str | None, str | None]
@@ -27,7 +38,7 @@ _isolated = IsolatedObserver("a span")
 
 
 class _Tracer:
-    """The tracer, got at first use: it is asked for often, and the API takes its time."""
+    """The tracer, created at first use: it is needed often, and the API takes its time."""
 
     tracer: trace.Tracer | None = None
 
@@ -37,7 +48,7 @@ class _Tracer:
         if tracer is None:
             tracer = trace.NoOpTracer()
             with _isolated:
-                tracer = trace.get_tracer(SCOPE)
+                tracer = trace.get_tracer(SCOPE, scope_version())
             cls.tracer = tracer
         return tracer
 
@@ -61,7 +72,7 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
     """
     tracer = _Tracer.tracer or _Tracer.get()
     # The API's stand-in has what it passes on to; without a provider that is nothing. Another
-    # tracer, or another API, is asked for a span like any other.
+    # tracer, or another API, is called for a span like any other.
     if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
         return None
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
@@ -153,7 +164,7 @@ class Spans:
         _end(span, self._unix(ended), attributes, failed=failed)
 
     def drop(self) -> None:
-        """Forget what was started and never made: a span that never ends is not told."""
+        """Forget what was started and never made: a span that never ends is not recorded."""
         self._attempt = trace.INVALID_SPAN
 
     def end(self, ended: float, attributes: Attributes, *, failed: bool) -> None:

@@ -47,12 +47,14 @@ def registration_changed(
         trigger_type: The trigger's type, or None for a function.
         before: How it stood.
         after: How it stands.
-        owner: Who owns it, where that is known.
+        owner: Its owner, if known.
         code: Why it does not stand well, where that is known.
     """
     meters.registration_changed(function_id, kind, after)
     logger.log(
-        logging.INFO if after in _WELL or after == "unknown" else logging.WARNING,
+        logging.INFO
+        if after in _WELL or (after == "unknown" and code is None)
+        else logging.WARNING,
         "%s: %s %s, was %s%s%s",
         function_id,
         kind if trigger_type is None else f"{trigger_type} trigger",
@@ -85,7 +87,7 @@ def handler_failed(
     never what the exceptions say: a message may hold a payload.
 
     Args:
-        function_id: The function, or None where nobody said.
+        function_id: The function, or None if it is not known.
         failure: What the failure is, as its caller will see it.
         error: What the handler raised, or None where it was not started.
         seconds: How long it ran.
@@ -112,6 +114,55 @@ def handler_failed(
     )
 
 
+def hook_failed(function_id: str, hook: str, error: BaseException) -> None:
+    """Log a hook of a function's observers that failed: its observer is rejected.
+
+    Args:
+        function_id: The function.
+        hook: The hook's name.
+        error: What it raised.
+    """
+    types, place, stack = _described(error)
+    logger.warning(
+        "%s: the hook %s failed%s%s",
+        function_id,
+        hook,
+        place or f": {types}",
+        stack,
+        extra={"function_id": function_id, "hook": hook, "exception": types},
+    )
+
+
+def call_refused(function_id: str, failure: Failure) -> None:
+    """Count a call that was not started because its worker is full.
+
+    Args:
+        function_id: The function.
+        failure: What the failure is, as its caller will see it.
+    """
+    meters.handler_failed(function_id, _telling(failure))
+
+
+def calls_refused(function_id: str, failure: Failure, count: int, *, attempt: int) -> None:
+    """Log calls that were not started because their worker is full.
+
+    Args:
+        function_id: The function.
+        failure: What the failure of the last one is, as its caller will see it.
+        count: How many there were since the record before.
+        attempt: The attempt of the last one's caller, from 1.
+    """
+    telling = _telling(failure)
+    logger.warning(
+        "%s: the worker is full, %d call%s refused with %s",
+        function_id,
+        count,
+        " was" if count == 1 else "s were",
+        telling.code,
+        extra={**_fields(function_id, telling, attempt), "refused": count},
+    )
+
+
 class ParkedAnswer(dict[str, str]):
     """What acknowledges a parked message. It is a result, and no success of its handler."""
 
@@ -120,7 +171,7 @@ def handler_returned(function_id: str | None, result: object) -> None:
     """Count one success of a handler, unless its message was parked.
 
     Args:
-        function_id: The function, or None where nobody said.
+        function_id: The function, or None if it is not known.
         result: What it returned.
     """
     if not isinstance(result, ParkedAnswer):
@@ -152,7 +203,7 @@ def parked(function_id: str, code: str, category: Category, message: str, *, att
 
 def tell(error: BaseException) -> None:
     """Mark the failure that an exception stands for as logged and counted, now."""
-    with suppress(Exception):  # one that refuses is told of twice
+    with suppress(Exception):  # one that rejects attributes is reported twice
         setattr(error, _TOLD, time.monotonic())
 
 
@@ -179,11 +230,11 @@ def _fields(function_id: str | None, failure: Failure, attempt: int) -> dict[str
 
 
 def _current_invocation() -> str | None:
-    """The id of the call that is handled now, where the SDK tells (0.25); or None."""
+    """The id of the call that is handled now, if the SDK provides it (0.25); or None."""
     current: Any = getattr(sys.modules.get("iii"), "current_invocation", None)
     try:
         found = current().invocation_id
-    except Exception:  # outside of a call, or an SDK that does not tell
+    except Exception:  # outside of a call, or an SDK without it
         return None
     return found if isinstance(found, str) else None
 
@@ -225,7 +276,7 @@ def unheeded(function_id: str) -> None:
         function_id: The function.
     """
     logger.warning(
-        "%s: registered several times, and still nobody owns it; it is tried again ever less "
+        "%s: registered several times, and it still has no owner; it is tried again ever less "
         "often. May this worker register functions (rbac), and under this id?",
         function_id,
         extra={"function_id": function_id},

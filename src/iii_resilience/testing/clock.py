@@ -17,13 +17,14 @@ import attrs
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.decide import decide as really_decide
+from iii_resilience.core.guards.scopes import forget_all
 from iii_resilience.retry import retried_call
 
 T = TypeVar("T")
 
 
 class FrozenTime(Protocol):
-    """What ``freezegun.freeze_time`` gives: time that moves when it is told to."""
+    """What ``freezegun.freeze_time`` gives: time that moves when `tick` is called."""
 
     def tick(self, delta: float, /) -> object:
         """Move on by so many seconds."""
@@ -97,8 +98,19 @@ class Replacement(ContextDecorator, Generic[T]):
         self._stack.__exit__(kind, error, traceback)
 
 
+class _FreshGuards:
+    """At its start forgets budgets that were emptied before, and circuits that were opened."""
+
+    def __enter__(self) -> None:
+        forget_all()
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def fake_clock(frozen: FrozenTime | None = None) -> Replacement[FakeClock]:
     """Delays take no time, and deadlines, budgets and breakers see them pass all the same.
+
+    Budgets start full, circuits closed and bulkheads empty.
 
     Args:
         frozen: What ``freeze_time`` gave, where the test uses freezegun: it moves along. Without
@@ -118,6 +130,8 @@ def fake_clock(frozen: FrozenTime | None = None) -> Replacement[FakeClock]:
 def no_sleep() -> Replacement[FakeClock]:
     """Delays are decided and noted, and not slept; the clock stands where it is.
 
+    Budgets start full, circuits closed and bulkheads empty.
+
     Returns:
         A context manager whose block gets a clock: ``slept`` lists the delays.
     """
@@ -127,6 +141,7 @@ def no_sleep() -> Replacement[FakeClock]:
 
 def _sleeping_on(fake: FakeClock) -> tuple[AbstractContextManager[Any], ...]:
     return (
+        _FreshGuards(),
         patch.object(clock, "sleep", fake.sleep),
         patch.object(clock, "sleep_async", fake.sleep_async),
     )

@@ -106,7 +106,7 @@ class RestartEngine(Fault):
     """The engine restarts: every connection ends, the call is never answered.
 
     Attributes:
-        down_for: How long nobody listens, in seconds.
+        down_for: How long the port is closed, in seconds.
         after_execution: Whether the handler runs first and the restart comes in place of the
             answer. Otherwise the handler does not run.
     """
@@ -124,7 +124,7 @@ class _Planned:
 
 
 class FaultPlan:
-    """Which fault meets which call."""
+    """Which fault applies to which call."""
 
     def __init__(self) -> None:
         self._planned: dict[str, list[_Planned]] = {}
@@ -135,11 +135,11 @@ class FaultPlan:
         """Plans a fault.
 
         Args:
-            function_id: Whose calls it meets.
+            function_id: The function whose calls are affected.
             fault: What goes wrong.
-            call: The first call it meets, counted from now; 1 is the next.
-            times: How many calls in a row it meets; None is all of them.
-            deliveries: Whether deliveries of a queue count as calls and are met too.
+            call: The first affected call, counted from now; 1 is the next.
+            times: How many calls in a row are affected; None is all of them.
+            deliveries: Whether deliveries of a queue count as calls and are affected too.
 
         Raises:
             TypeError: The fault is none.
@@ -163,7 +163,7 @@ class FaultPlan:
             self._planned.pop(function_id, None)
 
     def next_for(self, function_id: str, *, delivery: bool) -> Fault | None:
-        """Counts one call of a function; the fault that meets it, or None.
+        """Counts one call of a function; the fault that applies to it, or None.
 
         Where several meet the same call, the one planned first does, and it alone is used up.
         """

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def loopback_engine() -> Iterator[LoopbackEngine]:
-    """An engine on 127.0.0.1 for this test: `iii_resilience.testing.LoopbackEngine`."""
+    """An engine on 127.0.0.1 for this test: `iii_resilience.testing.LoopbackEngine`.
+
+    Budgets start full, circuits closed and bulkheads empty.
+    """
+    from iii_resilience.core.guards.scopes import forget_all  # noqa: PLC0415 - see above
     from iii_resilience.testing.loopback.engine import LoopbackEngine  # noqa: PLC0415 - see above
 
+    forget_all()
     with LoopbackEngine() as engine:
         yield engine
 

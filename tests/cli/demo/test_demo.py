@@ -31,22 +31,20 @@ class TestVerdict:
     def test_it_holds_for_every_fault(self) -> None:
         result = run_demo(WithLibrary, None, print)
         assert result.verdict.good, result.verdict
-        assert len(result.told) >= 200
+        assert len(result.reports) >= 200
         assert result.left_out == ()
-        outcomes = Counter((told.kind, told.outcome) for told in result.told)
+        outcomes = Counter((told.kind, told.outcome) for told in result.reports)
         assert outcomes["forbidden", "FORBIDDEN"] == 6
         assert outcomes["missing", "function_not_found"] == 6
         assert outcomes["oversize", "payload_too_large"] == 1
         assert outcomes["ship", "enqueued"] == 12
 
-    def test_it_fails_when_the_connected_check_is_broken(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_it_fails_when_connected_check_is_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ClientAdapter, "connected", property(lambda self: True))
         verdict = verdict_of("restarted")
         assert verdict.lost or verdict.ghosts
 
-    def test_it_fails_when_the_registered_check_is_broken(
+    def test_it_fails_when_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         unchecked = property(lambda self: True, lambda self, value: None)
@@ -55,7 +53,7 @@ class TestVerdict:
         assert verdict_of("killed").lost
         assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
 
-    def test_it_fails_when_the_idempotency_rule_is_broken(
+    def test_it_fails_when_idempotency_rule_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(failure: Any, policy: Any, call: Any, **more: Any) -> Any:
@@ -85,41 +83,41 @@ def ledger(*executions: tuple[str, float], effects: tuple[str, ...] = ()) -> Led
 
 
 class TestJudge:
-    def test_a_confirmed_order_without_effect_is_lost(self) -> None:
+    def test_confirmed_order_without_effect_is_lost(self) -> None:
         assert judge(ledger(("save-1", 10.5)), [told("save-1")], []).lost == ("save-1",)
 
-    def test_an_idempotent_order_that_could_have_succeeded_and_did_not_is_lost(self) -> None:
+    def test_idempotent_order_that_should_have_succeeded_is_lost(self) -> None:
         assert judge(ledger(), [told("save-1", "TIMEOUT")], []).lost == ("save-1",)
 
-    def test_an_order_that_could_not_succeed_is_not_lost(self) -> None:
+    def test_order_that_could_not_succeed_is_not_lost(self) -> None:
         orders = [told("save-1", "FORBIDDEN", expected=False)]
         assert judge(ledger(), orders, []).good
 
-    def test_a_second_run_of_an_order_that_is_not_idempotent_is_doubled(self) -> None:
+    def test_a_second_run_of_non_idempotent_order_is_doubled(self) -> None:
         runs = ledger(("charge-1", 10.1), ("charge-1", 10.2), effects=("charge-1",))
         orders = [told("charge-1", idempotent=False, attempts=((10.0, 10.15), (10.15, 11.0)))]
         assert judge(runs, orders, []).doubled == ("charge-1",)
 
-    def test_a_run_after_the_caller_was_told_otherwise_is_a_ghost(self) -> None:
+    def test_run_after_caller_was_told_otherwise_is_ghost(self) -> None:
         runs = ledger(("save-1", 12.0), effects=("save-1",))
         assert judge(runs, [told("save-1", "TIMEOUT")], []).ghosts == ("save-1",)
 
-    def test_a_run_more_than_attempts_are_waited_for_is_a_ghost(self) -> None:
+    def test_run_more_than_attempts_are_waited_for_is_ghost(self) -> None:
         runs = ledger(("save-1", 10.6), ("save-1", 10.7), effects=("save-1",))
         orders = [told("save-1", attempts=((10.0, 10.3), (10.5, 11.0)))]
         assert judge(runs, orders, []).ghosts == ("save-1",)
 
-    def test_an_attempt_that_the_sdk_still_has_accounts_for_a_run_until_the_caller_was_told(
+    def test_attempt_still_in_sdk_accounts_for_a_late_run(
         self,
     ) -> None:
         runs = ledger(("save-1", 10.9), effects=("save-1",))
         assert judge(runs, [told("save-1", attempts=((10.0, math.inf),))], []).good
 
-    def test_a_queue_may_run_an_order_later(self) -> None:
+    def test_queue_may_run_order_later(self) -> None:
         runs = ledger(("ship-1", 60.0), effects=("ship-1",))
         assert judge(runs, [told("ship-1", "enqueued")], []).good
 
-    def test_a_second_attempt_on_what_is_forbidden_fails_the_verdict(self) -> None:
+    def test_a_second_attempt_on_what_is_forbidden_fails_verdict(self) -> None:
         twice = ((10.0, 10.1), (10.2, 10.3))
         orders = [told("forbidden-1", "FORBIDDEN", expected=False, attempts=twice)]
         verdict = judge(ledger(), orders, [])
@@ -134,14 +132,12 @@ class TestJudge:
             {"outcome": "TIMEOUT"},
         ],
     )
-    def test_a_forbidden_call_is_attempted_exactly_once_and_ends_so(
-        self, changes: dict[str, Any]
-    ) -> None:
+    def test_forbidden_call_is_attempted_once_and_ends_so(self, changes: dict[str, Any]) -> None:
         fine = told("forbidden-1", "FORBIDDEN", expected=False)
         assert judge(ledger(), [fine], []).never == 0
         assert judge(ledger(), [attrs.evolve(fine, **changes)], []).never == 1
 
-    def test_a_forbidden_function_that_ran_fails_the_verdict(self) -> None:
+    def test_forbidden_function_that_ran_fails_verdict(self) -> None:
         orders = [told("forbidden-1", "FORBIDDEN", expected=False)]
         assert judge(ledger(("forbidden-1", 10.5)), orders, []).never == 1
 
@@ -149,16 +145,16 @@ class TestJudge:
         orders = [told("charge-1", "NOT_CONNECTED", idempotent=False, certain=True)]
         assert judge(ledger(), orders, []).lost == ("charge-1",)
 
-    def test_a_call_without_payload_leaves_no_effect_and_is_not_lost(self) -> None:
+    def test_call_without_payload_has_no_effect_and_is_not_lost(self) -> None:
         assert judge(ledger(), [told("empty-1", certain=True)], []).good
         assert not judge(ledger(), [told("empty-1", "TIMEOUT", certain=True)], []).good
 
-    def test_more_attempts_than_the_policy_allows_fail_the_verdict(self) -> None:
+    def test_more_attempts_than_policy_allows_fail_verdict(self) -> None:
         runs = ledger(("save-1", 10.5), effects=("save-1",))
         orders = [told("save-1", attempts=((10.0, 10.1),) * 6)]
         assert judge(runs, orders, []).too_often == ("save-1",)
 
-    def test_only_a_first_attempt_in_the_moment_of_a_kill_may_be_refused(self) -> None:
+    def test_only_first_attempt_at_kill_may_be_refused(self) -> None:
         order = told("save-1", "function_not_found")
         assert judge(ledger(), [order], [10.95]).refused == ("save-1",)
         assert judge(ledger(), [order], [10.95]).good
@@ -166,9 +162,7 @@ class TestJudge:
         retried = attrs.evolve(order, attempts=((10.0, 10.1), (10.2, 11.0)))
         assert judge(ledger(), [retried], [10.95]).lost == ("save-1",)
 
-    def test_the_log_keeps_one_effect_for_a_keyed_order_and_all_for_others(
-        self, tmp_path: Any
-    ) -> None:
+    def test_log_keeps_one_effect_for_keyed_orders_only(self, tmp_path: Any) -> None:
         log = ExecutionLog(tmp_path / "log.db")
         log.prepare()
         assert [log.started("save-1"), log.started("save-1")] == [1, 2]
@@ -189,7 +183,7 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestCommand:
-    def test_an_engine_that_nothing_listens_at_is_one_clear_line(self) -> None:
+    def test_engine_that_nothing_listens_at_is_one_clear_line(self) -> None:
         result = run_command("demo", "--engine", "ws://127.0.0.1:1")
         assert result.returncode == 2
         assert result.stdout.count("\n") <= 1
@@ -200,11 +194,11 @@ class TestCommand:
     def test_what_is_no_address_is_one_clear_line(self) -> None:
         result = run_command("demo", "--engine", "localhost")
         assert result.returncode == 2
-        assert "is no WebSocket address" in result.stderr
+        assert "is not a WebSocket address" in result.stderr
 
     @pytest.mark.parametrize("missing", ["websockets", "iii"])
     @pytest.mark.parametrize("arguments", ["", "'--engine', 'ws://127.0.0.1:1'"])
-    def test_a_missing_extra_is_one_clear_line(self, missing: str, arguments: str) -> None:
+    def test_missing_extra_is_one_clear_line(self, missing: str, arguments: str) -> None:
         code = (
             f"import sys; sys.modules[{missing!r}] = None\n"
             f"sys.argv = ['iii-resilience', 'demo', {arguments}]\n"
@@ -218,5 +212,5 @@ class TestCommand:
         if missing == "websockets" or not arguments:
             assert "pip install 'iii-resilience[iii,cli,testing]'" in line
 
-    def test_the_version_is_printed(self) -> None:
+    def test_version_is_printed(self) -> None:
         assert run_command("--version").stdout.strip() == iii_resilience.__version__

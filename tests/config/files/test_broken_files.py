@@ -26,13 +26,13 @@ def problems(path: Path, text: str | bytes) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"), [case[1:] for case in BROKEN], ids=[name for name, _, _ in BROKEN]
 )
-def test_a_broken_file_is_refused_in_exactly_these_words(
+def test_broken_file_is_refused_in_exactly_these_words(
     tmp_path: Path, text: str | bytes, expected: list[str]
 ) -> None:
     assert problems(tmp_path / "p.yaml", text) == expected
 
 
-def test_the_table_is_long() -> None:
+def test_table_is_long() -> None:
     assert len(BROKEN) >= 120
     assert len({name for name, _, _ in BROKEN}) == len(BROKEN)
 
@@ -50,7 +50,7 @@ codes: {FORBIDDEN: transient}
 """
 
 
-def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_problems_are_reported_in_order_of_file(tmp_path: Path) -> None:
     found = [problem.split(": ")[:2] for problem in problems(tmp_path / "p.yaml", EVERYTHING)]
     assert found == [
         ["1:1", "version"],
@@ -69,13 +69,13 @@ def test_everything_that_is_wrong_is_said_at_once_in_the_order_of_the_file(tmp_p
     ]
 
 
-def test_a_name_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
+def test_name_cannot_make_problem_look_like_two(tmp_path: Path) -> None:
     text = 'version: 1\npolicies: {"a\\nb": {extends: "a\\nb"}}\ndefault: x'
     found = problems(tmp_path / "p.yaml", text)
     assert len(found) == 2
     assert not any("\n" in problem for problem in found)
 
 
-def test_a_key_cannot_make_a_problem_look_like_two(tmp_path: Path) -> None:
+def test_key_cannot_make_problem_look_like_two(tmp_path: Path) -> None:
     (found,) = problems(tmp_path / "p.yaml", 'version: 1\n"a\\nb": 1')
-    assert found.startswith(r"2:1: 'a\nb': is no key of a policy file")
+    assert found.startswith(r"2:1: 'a\nb': is not a key of a policy file")

@@ -8,7 +8,7 @@ from iii_resilience.config.files.file_source import Contents
 
 
 @pytest.mark.parametrize("between", [b"\0", b"\0\0", b"\0001\0"])
-def test_digest_tells_where_a_file_ends(between: bytes) -> None:
+def test_digest_tells_where_file_ends(between: bytes) -> None:
     one = Contents((("a", b"xb" + between + b"y"),))
     two = Contents((("a", b"x"), ("b", b"y")))
     assert one.digest != two.digest

@@ -73,7 +73,7 @@ def test_later_files_win_key_by_key(files: list[str]) -> None:
     assert book.warnings == ()
 
 
-def test_rules_of_later_files_come_before_those_of_earlier_ones(files: list[str]) -> None:
+def test_rules_of_later_files_come_first(files: list[str]) -> None:
     book = load_policies(files)
     assert book.for_function("payments::charge").name == "interactive"
     assert book.for_function("payments::charge").idempotent is False
@@ -90,13 +90,13 @@ def test_files_may_refer_to_what_other_files_say(tmp_path: Path) -> None:
     assert load_policies(iter([second, first])).for_function("g").policy.attempts == 7
 
 
-def test_a_mapping_can_be_laid_over_a_file(files: list[str]) -> None:
+def test_mapping_can_be_laid_over_file(files: list[str]) -> None:
     book = load_policies([files[0], {"version": 1, "policies": {"payments": {"attempts": 9}}}])
     assert book.policy_set.policy("payments").attempts == 9
     assert book.explain("payments::x")["attempts"].origin == "<mapping>"
 
 
-def test_problems_of_all_files_are_said_at_once_in_their_order(files: list[str]) -> None:
+def test_problems_of_all_files_are_reported_in_order(files: list[str]) -> None:
     Path("base.yaml").write_text("version: 1\npolicies: {a: {attempts: 0}}\n", "utf-8")
     Path("site.yaml").write_text("version: 1\npolicies: {a: {attempts: 5}, b: 1}\n", "utf-8")
     Path("more.yaml").write_text("version: [\n", "utf-8")
@@ -134,9 +134,9 @@ class TestExplain:
             "backoff.jitter": ("full", "built-in default"),
             "deadline_ms": (9000, "site.yaml:3"),
             "attempt_timeout_ms": (None, "built-in default"),
-            "budget.ratio": (0.2, "built-in default"),
-            "budget.min_per_second": (10.0, "built-in default"),
-            "budget.window_ms": (10000, "built-in default"),
+            "budget.ratio": (0.1, "built-in default"),
+            "budget.burst": (10.0, "built-in default"),
+            "budget.min_per_second": (0.005, "built-in default"),
             "breaker": (None, "built-in default"),
             "bulkhead": (None, "built-in default"),
             "fallback.enqueue": ("payments-retry", "base.yaml:7"),
@@ -146,11 +146,11 @@ class TestExplain:
             "max_payload_bytes": (None, "built-in default"),
         }
 
-    def test_the_rule_that_won_is_named_by_its_own_place(self, files: list[str]) -> None:
+    def test_rule_that_won_is_named_by_its_own_place(self, files: list[str]) -> None:
         assert load_policies(files).explain("payments::x").rule_origin == "site.yaml:8"
         assert load_policies(files[0]).explain("payments::x").rule_origin == "base.yaml:9"
 
-    def test_without_a_rule_it_says_what_made_the_default_one(self, files: list[str]) -> None:
+    def test_without_rule_it_says_what_made_default_one(self, files: list[str]) -> None:
         told = load_policies(files).explain("reports::x")
         assert (told.rule, told.rule_origin, told.idempotent) == (None, "site.yaml:9", None)
         told = load_policies({"version": 1}).explain("reports::x")
@@ -166,7 +166,7 @@ class TestExplain:
         assert "  deadline_ms: 9000 (site.yaml:3)" in lines
         assert "  breaker: null (built-in default)" in lines
 
-    def test_a_book_made_in_code_says_so(self) -> None:
+    def test_book_made_in_code_says_so(self) -> None:
         policy = RetryPolicy(deadline=0.0005, wait=tenacity.wait_fixed(1))
         told = PolicyBook({"a": policy}, [Rule("f", "a")]).explain("f")
         assert told.rule_origin == "set in code"

@@ -21,16 +21,16 @@ from iii_resilience.config.load import dump_policies
 VALIDATOR = Draft7Validator(schema.schema())
 
 
-def test_the_schema_is_one() -> None:
+def test_schema_is_one() -> None:
     Draft7Validator.check_schema(schema.schema())
 
 
-def test_the_file_is_up_to_date() -> None:
+def test_file_is_up_to_date() -> None:
     written = (ROOT / "policies" / "schema.json").read_text(encoding="utf-8")
     assert written == schema.text(), "policies/schema.json is stale: run 'make schema'"
 
 
-def test_run_as_a_module_it_prints_what_the_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_as_module_it_prints_what_file_holds(capsys: pytest.CaptureFixture[str]) -> None:
     schema.main()
     assert capsys.readouterr().out == schema.text()
 

@@ -33,10 +33,10 @@ def test_there_are_four() -> None:
     assert list(FILES) == ["background", "default", "interactive", "payments"]
 
 
-def test_the_shipped_default_is_the_built_in_policy() -> None:
+def test_shipped_default_is_built_in_policy() -> None:
     book = load_policies(FILES["default"])
     assert book == PolicyBook({"default": RetryPolicy()})
-    assert book.explain("f")["attempts"].origin.endswith("default.yaml:11")
+    assert book.explain("f")["attempts"].origin.endswith("default.yaml:13")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -50,18 +50,18 @@ def test_each_is_found_by_name_from_any_directory(
     assert book.warnings == ()
 
 
-def test_a_name_that_is_none_is_answered_with_those_there_are() -> None:
+def test_name_that_is_none_is_answered_with_those_there_are() -> None:
     message = (
-        r"^builtin:payment: is no ready-made policy file \(allowed: background, default, "
+        r"^builtin:payment: is not a ready-made policy file \(allowed: background, default, "
         r"interactive, payments; did you mean 'payments'\?\)$"
     )
     with pytest.raises(ConfigError, match=message):
         load_policies("builtin:payment")
-    with pytest.raises(ConfigError, match="is no ready-made policy file"):
+    with pytest.raises(ConfigError, match="is not a ready-made policy file"):
         load_policies("builtin:../pyproject")
 
 
-def test_they_can_stand_below_a_file_of_ones_own() -> None:
+def test_they_can_stand_below_file_of_ones_own() -> None:
     own = {"version": 1, "policies": {"payments": {"attempts": 2}}, "default": "interactive"}
     book = load_policies([*(f"builtin:{name}" for name in FILES), own])
     assert book.policy_set.policy("payments").attempts == 2
@@ -118,7 +118,7 @@ def test_each_ends_within_its_deadline(name: str, fake_clock: Clocks) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_wheel_carries_them(tmp_path: Path) -> None:
+def test_wheel_carries_them(tmp_path: Path) -> None:
     def run(*command: str, **more: str) -> str:
         ran = subprocess.run(
             command,

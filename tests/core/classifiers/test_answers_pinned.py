@@ -258,6 +258,16 @@ CASES: dict[str, Callable[[], Any]] = {
     "enqueue without the field": lambda: body(
         "enqueue_error", "FIFO queue 'q' requires field 'id' in data, got null"
     ),
+    "enqueue with a typed error of the provider": lambda: body(
+        "enqueue_error",
+        'invocation_failed: {"type": "transient", "code": "BUSY", "retry_after_ms": 500}',
+    ),
+    "enqueue to a provider that has gone": lambda: body(
+        "enqueue_error", "channel_send_failed: channel closed"
+    ),
+    "an observer rejected with a typed error": lambda: body(
+        "OBSERVE_REJECTED", '{"type": "payload", "code": "BAD_DAY", "message": "no such day"}'
+    ),
     "enqueue that failed": lambda: body("enqueue_error", "adapter gone"),
     "a channel reference": lambda: body(
         "invocation_failed", "2 validation errors for StreamChannelRef\nchannel_id"
@@ -632,7 +642,7 @@ ANSWERS: dict[str, Any] = json.loads(PINNED.read_text()) if PINNED.exists() else
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_that_is_said_of_an_error_changes_unnoticed(case: str) -> None:
+def test_nothing_that_is_said_of_error_changes_unnoticed(case: str) -> None:
     assert answers(CASES[case]) == ANSWERS[case]
 
 

@@ -61,7 +61,7 @@ NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTE
         ("anything", "", ME),
     ],
 )
-def test_only_a_message_that_names_what_was_called_proves_that_nothing_ran(
+def test_only_message_naming_target_proves_not_executed(
     message: str, called: str | None, said: Execution
 ) -> None:
     assert execution(message, called) is said
@@ -76,12 +76,12 @@ def test_only_a_message_that_names_what_was_called_proves_that_nothing_ran(
         ("namespace blue is not allowed", "blue", ME),
     ],
 )
-def test_a_namespace_is_believed_as_a_function_is(
+def test_namespace_is_believed_as_function_is(
     message: str, namespace: str | None, said: Execution
 ) -> None:
     assert execution(message, None, namespace) is said
 
 
-def test_only_the_beginning_of_a_message_is_looked_at() -> None:
+def test_only_beginning_of_message_is_looked_at() -> None:
     assert execution(" " * 8188 + "a::b", "a::b") is NE
     assert execution(" " * 8192 + "a::b", "a::b") is ME

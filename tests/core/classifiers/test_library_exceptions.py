@@ -34,7 +34,7 @@ from support.redis_fixtures import RedisServer, needs_redis
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import retry_after
 from iii_resilience.core.classifiers.library_exceptions import ROWS, from_library
-from iii_resilience.core.report import Attempt, execution_over
+from iii_resilience.core.report import execution_over
 
 T, A, N, P, X = (
     Category.TRANSIENT,
@@ -139,8 +139,7 @@ def test_refused_connection_never_ran(client: str) -> None:
     failure = raised(lambda: get(client, f"http://127.0.0.1:{closed_port()}/"))
     assert facts(failure) == (REFUSED[client], T, NE)
     assert not failure.proves_unexecuted
-    attempt = Attempt(1, failure, delay=0.0, duration=0.0)
-    assert execution_over([attempt]) is ME
+    assert execution_over([failure]) is ME
 
 
 @pytest.mark.parametrize("client", ["httpx", "requests", "urllib", "aiohttp"])
@@ -209,7 +208,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("client", ["httpx", "requests", "urllib", "aiohttp"])
-def test_status_of_an_answer(server: FlakyServer, client: str, status: int) -> None:
+def test_status_of_answer(server: FlakyServer, client: str, status: int) -> None:
     url = server.says(f"/{client}/{status}", (status, {"Retry-After": "7"}))
     failure = raised(lambda: get(client, url))
     category, throttled = STATUSES[status]
@@ -222,7 +221,7 @@ def test_status_of_an_answer(server: FlakyServer, client: str, status: int) -> N
     assert wire.inner.execution is failure.execution
 
 
-def test_retry_after_as_a_date_counts_from_the_answers_own() -> None:
+def test_retry_after_as_date_counts_from_answers_own() -> None:
     assert retry_after({"Retry-After": formatdate(1000, usegmt=True)}) == 0.0
     dated = {
         "Retry-After": formatdate(5_000, usegmt=True),
@@ -268,12 +267,12 @@ CLIENT_SIDE: dict[str, tuple[Callable[[], Any], str, Category]] = {
 
 
 @pytest.mark.parametrize("case", CLIENT_SIDE)
-def test_request_that_the_client_refuses(case: str) -> None:
+def test_request_that_client_refuses(case: str) -> None:
     call, code, category = CLIENT_SIDE[case]
     assert facts(raised(call)) == (code, category, NE)
 
 
-def test_exhausted_pool_of_a_client_is_throttled(server: FlakyServer) -> None:
+def test_exhausted_pool_of_client_is_throttled(server: FlakyServer) -> None:
     url = server.says("/pool", "slow")
 
     async def two() -> None:
@@ -508,7 +507,7 @@ def test_os_errors_of_real_calls(tmp_path: Path) -> None:
     )
 
 
-def test_os_error_without_a_number_stays_unknown() -> None:
+def test_os_error_without_number_stays_unknown() -> None:
     assert classify(OSError("words")).known is False
 
 
@@ -538,7 +537,7 @@ def chained(error: Exception, cause: Exception, *, explicit: bool) -> Exception:
 
 @pytest.mark.parametrize("explicit", [True, False])
 @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
-def test_class_never_outranks_a_refusal_behind_it(code: str, *, explicit: bool) -> None:
+def test_class_never_outranks_refusal_behind_it(code: str, *, explicit: bool) -> None:
     error = chained(httpx.ConnectError("x"), CodedError(code, "no"), explicit=explicit)
     for one in (error, chained(httpx.ReadTimeout("y"), error, explicit=explicit)):
         assert classify(one).category is not T

@@ -43,7 +43,7 @@ def test_our_own_form(category: Category, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found", "payload_too_large"])
-def test_a_known_code_decides_whatever_type_and_retryable_say(code: str) -> None:
+def test_known_code_decides_whatever_type_and_retryable_say(code: str) -> None:
     failure = failed({"type": "transient", "code": code, "retryable": True, "message": "m"})
     assert failure.category is not Category.TRANSIENT
 
@@ -51,12 +51,12 @@ def test_a_known_code_decides_whatever_type_and_retryable_say(code: str) -> None
 @pytest.mark.parametrize(
     "kind", ["Transient", "TRANSIENT", "validation", "", None, 5, ["transient"]]
 )
-def test_only_the_five_words_are_categories(kind: object) -> None:
+def test_only_five_words_are_categories(kind: object) -> None:
     failure = failed({"type": kind, "code": "LEDGER", "retryable": True})
     assert failure.category is Category.PERMANENT
 
 
-def test_a_type_without_a_code() -> None:
+def test_type_without_code() -> None:
     failure = failed({"type": "transient", "message": "m"})
     assert failure.category is Category.TRANSIENT
     assert failure.inner is not None
@@ -84,7 +84,7 @@ def test_delays_are_finite_and_not_negative(delay: object, seconds: float | None
 
 
 @pytest.mark.parametrize("mark", ["true", 1, None, "yes"])
-def test_the_mark_is_true_or_not_there(mark: object) -> None:
+def test_mark_is_true_or_not_there(mark: object) -> None:
     assert not failed({"type": "transient", "code": "L", "already_retried": mark}).already_retried
 
 
@@ -115,7 +115,7 @@ def test_causes_inside_causes_end() -> None:
     assert depth <= 6
 
 
-def test_json_longer_than_the_limit_is_not_looked_into() -> None:
+def test_json_longer_than_limit_is_not_looked_into() -> None:
     body = {"code": "TIMEOUT", "message": "x" * LIMIT}
     assert failed(body).category is Category.PERMANENT
     assert (
@@ -169,7 +169,7 @@ def test_other_codes_are_not_looked_into(code: str) -> None:
     assert told.inner is None
 
 
-def test_a_channel_that_a_handler_could_not_resolve_did_run() -> None:
+def test_channel_that_handler_could_not_resolve_did_run() -> None:
     message = "1 validation error for StreamChannelRef\ndirection"
     before: dict[str, Any] = {"code": "invocation_failed", "message": message}
     before["stacktrace"] = "File iii.py, in _handle_invoke_in_context … in _resolve_channels"
@@ -180,7 +180,7 @@ def test_a_channel_that_a_handler_could_not_resolve_did_run() -> None:
     assert classify(elsewhere).execution is Execution.EXECUTED
 
 
-def test_messages_never_reach_a_remedy() -> None:
+def test_messages_never_reach_remedy() -> None:
     for message in (
         "secret",
         '{"type":"transient","code":"L","message":"secret"}',
@@ -196,11 +196,13 @@ def test_messages_never_reach_a_remedy() -> None:
         # Another function was not started: the called one ran, and called it.
         ({"code": "DEADLINE_PASSED", "function_id": "t::other"}, Execution.EXECUTED),
         ({"code": "DEADLINE_PASSED"}, Execution.EXECUTED),
+        ({"code": "OVERLOADED", "function_id": "t::called"}, Execution.NOT_EXECUTED),
+        ({"code": "OVERLOADED", "function_id": "t::other"}, Execution.EXECUTED),
         ({"code": "OTHER", "note": "DEADLINE_PASSED", "function_id": "t::called"}, None),
         ('{"DEADLINE_PASSED" is no JSON', None),
     ],
 )
-def test_only_a_handler_that_refuses_the_called_function_proves_that_it_did_not_run(
+def test_only_rejection_of_target_proves_not_executed(
     body: dict[str, Any] | str, execution: Execution | None
 ) -> None:
     message = body if isinstance(body, str) else json.dumps({"type": "transient", **body})

@@ -22,7 +22,7 @@ def test_pushback_in_words_is_cut() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1e12, 1e300])
-def test_pushback_of_an_rpc_error_is_cut(seconds: float) -> None:
+def test_pushback_of_rpc_error_is_cut(seconds: float) -> None:
     from iii_resilience import RpcError
 
     error = RpcError("RATE_LIMITED", "m", retry_after=seconds)

@@ -115,7 +115,7 @@ def test_callable_says_category_execution_or_nothing() -> None:
         assert (failure.execution is Execution.EXECUTED) is executed
 
 
-def test_none_leaves_it_to_the_next_class_and_table() -> None:
+def test_none_leaves_it_to_next_class_and_table() -> None:
     register_exceptions({VeryBusyError: lambda _: None, BusyError: "transient"})
     assert classify(VeryBusyError("x")).category is T
     register_exceptions({httpx.ConnectError: lambda _: None})
@@ -140,14 +140,14 @@ def test_callable_that_says_nonsense_counts_as_none(said: Any) -> None:
     assert classify(BusyError("x")).category is X
 
 
-def test_not_executed_never_speaks_of_the_outer_call() -> None:
+def test_not_executed_never_speaks_of_outer_call() -> None:
     register_exceptions({BusyError: lambda _: ("transient", "not_executed")})
     failure = classify(BusyError("x"))
     assert failure.execution is Execution.NOT_EXECUTED
     assert not failure.proves_unexecuted
 
 
-def test_pushback_of_a_known_class_stays() -> None:
+def test_pushback_of_known_class_stays() -> None:
     register_exceptions({httpx.HTTPStatusError: "transient"})
     request = httpx.Request("GET", "http://x")
     response = httpx.Response(404, headers={"Retry-After": "7"})
@@ -155,7 +155,7 @@ def test_pushback_of_a_known_class_stays() -> None:
     assert (failure.code, failure.category, failure.retry_after) == ("HTTP 404", T, 7.0)
 
 
-def test_unknown_code_gives_way_to_a_class_and_a_known_one_does_not() -> None:
+def test_unknown_code_yields_to_class_but_known_one_wins() -> None:
     register_exceptions({CodedError: "transient"})
     assert classify(CodedError("E42")).category is T
     assert classify(CodedError("FORBIDDEN")).category is A
@@ -212,7 +212,7 @@ def test_bad_rows_are_refused_and_none_is_taken(rows: Any) -> None:
     assert classify(BusyError("x")).category is X
 
 
-def test_argument_of_a_decorator_takes_classes() -> None:
+def test_argument_of_decorator_takes_classes() -> None:
     rules = transient_exceptions((BusyError, KeyError))
     assert classify(VeryBusyError("x"), rules=rules).category is T
     assert classify(KeyError("x"), rules=rules).category is T
@@ -230,7 +230,7 @@ def test_argument_of_a_decorator_takes_classes() -> None:
 # Files
 
 
-def test_files_know_the_field(tmp_path: Path) -> None:
+def test_files_know_field(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(f"version: 1\nexceptions:\n  {NAME}: transient\n")
     book = load_policies(path)
@@ -254,7 +254,7 @@ def test_later_files_win() -> None:
     assert rules == {NAME: "permanent", "a.B": "auth"}
 
 
-def test_files_say_where_a_row_is_wrong(tmp_path: Path) -> None:
+def test_files_say_where_row_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "policies.yaml"
     path.write_text(
         "version: 1\nexceptions:\n  a.B: sometimes\n  FORBIDDEN: transient\n  a-b: auth\n  c: 3\n"
@@ -283,12 +283,12 @@ def test_callable_cannot_be_dumped() -> None:
 # What users read
 
 
-def test_unknown_exception_names_the_way() -> None:
+def test_unknown_exception_names_way() -> None:
     remedy = classify(BusyError("x")).remedy
     assert f'register_exceptions({{{__name__}.BusyError: "transient"}})' in remedy
 
 
-def test_errors_of_handlers_at_the_top() -> None:
+def test_errors_of_handlers_at_top() -> None:
     names = ["AuthError", "NotFoundError", "PayloadError", "PermanentError", "TransientError"]
     from iii_resilience import handling
 

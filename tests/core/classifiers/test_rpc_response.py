@@ -35,7 +35,7 @@ def test_eleven_were_recorded() -> None:
 
 @pytest.mark.parametrize("envelope", FAILED, ids=lambda envelope: envelope["label"])
 @pytest.mark.parametrize("form", ["response", "detail", "exception"])
-def test_a_recorded_failure(envelope: dict[str, Any], form: str) -> None:
+def test_recorded_failure(envelope: dict[str, Any], form: str) -> None:
     if form == "response":
         failure = classify(envelope)
     elif form == "detail":
@@ -58,7 +58,7 @@ def test_a_recorded_failure(envelope: dict[str, Any], form: str) -> None:
 
 
 @pytest.mark.parametrize("envelope", [e for e in ENVELOPES if e["status"] == "ok"])
-def test_a_result(envelope: dict[str, Any]) -> None:
+def test_result(envelope: dict[str, Any]) -> None:
     assert check_rpc(envelope) == {"id": 1}
 
 
@@ -73,7 +73,7 @@ def test_no_response(response: object) -> None:
         check_rpc(response)
 
 
-def test_the_exception_holds_everything() -> None:
+def test_exception_holds_everything() -> None:
     rate_limited = next(e for e in FAILED if e["label"] == "RATE_LIMITED")
     with pytest.raises(RpcError) as caught:
         check_rpc(rate_limited)
@@ -94,7 +94,7 @@ def test_the_exception_holds_everything() -> None:
         ({"status": "failed", "label": "A"}, "A"),
     ],
 )
-def test_the_code_is_the_errors_else_the_label(response: dict[str, Any], code: str) -> None:
+def test_code_is_errors_else_label(response: dict[str, Any], code: str) -> None:
     with pytest.raises(RpcError) as caught:
         check_rpc(response)
     assert caught.value.code == code
@@ -121,7 +121,7 @@ def test_nearest_keys_hold_nothing_but_keys() -> None:
 
 
 @pytest.mark.parametrize("layer", ["validation", "expected", "unexpected", None, "other"])
-def test_the_layer_decides_nothing_but_the_advice(layer: str | None) -> None:
+def test_layer_decides_nothing_but_advice(layer: str | None) -> None:
     response = {"status": "error", "label": "NEW", "error": {"code": "NEW", "layer": layer}}
     failure = classify(response)
     assert (failure.category, failure.execution) == (
@@ -159,6 +159,6 @@ def test_pushback(words: str, seconds: float | None) -> None:
         ("3", None),
     ],
 )
-def test_a_pushback_counts_only_as_a_number_of_seconds(given: object, kept: float | None) -> None:
+def test_pushback_counts_only_as_number_of_seconds(given: object, kept: float | None) -> None:
     error = RpcError("RATE_LIMITED", "slow down", retry_after=given)  # type: ignore[arg-type]
     assert classify(error).retry_after == kept

@@ -41,7 +41,7 @@ def test_rows() -> None:
     assert [one.code for one in user_codes()] == ["CARD_DECLINED", "LEDGER_BUSY"]
 
 
-def test_a_mapping_of_rows_categories_or_fields() -> None:
+def test_mapping_of_rows_categories_or_fields() -> None:
     register_codes(
         {
             "CARD_DECLINED": row(),
@@ -65,7 +65,7 @@ def test_a_mapping_of_rows_categories_or_fields() -> None:
     assert classify("GONE").category is Category.NOT_FOUND
 
 
-def test_a_registered_code_counts_inside_a_message_and_in_an_rpc_response() -> None:
+def test_registered_code_counts_in_messages_and_rpc() -> None:
     register_codes({"LEDGER_BUSY": "transient", "INSUFFICIENT_STOCK": "payload"})
     failure = classify({"code": "invocation_failed", "message": "LEDGER_BUSY: later"})
     assert failure.category is Category.TRANSIENT
@@ -149,9 +149,7 @@ FIELDS = "category, execution, meaning, origin, queue, remedy, source, system, t
         ),
     ],
 )
-def test_malformed_rows_are_refused_with_the_place_and_what_is_allowed(
-    rows: Any, problem: str
-) -> None:
+def test_malformed_rows_are_rejected_with_place_and_choices(rows: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         register_codes(rows)
     (only,) = caught.value.problems
@@ -159,12 +157,12 @@ def test_malformed_rows_are_refused_with_the_place_and_what_is_allowed(
     assert user_codes() == ()
 
 
-def test_a_code_may_have_as_many_characters_as_a_code_has() -> None:
+def test_code_may_have_as_many_characters_as_code_has() -> None:
     register_codes({"A" * 128: "transient"})
     assert find("A" * 128) is not None
 
 
-def test_every_field_of_a_row_may_be_given() -> None:
+def test_every_field_of_row_may_be_given() -> None:
     fields = {
         "category": "auth",
         "execution": "executed",
@@ -204,7 +202,7 @@ def test_registering_again_replaces() -> None:
     assert classify("LEDGER_BUSY").category is Category.PAYLOAD
 
 
-def test_the_rows_of_a_changed_file_replace_those_it_had() -> None:
+def test_rows_of_changed_file_replace_those_it_had() -> None:
     register_codes([row("GONE"), row("KEPT"), row("TAKEN")])
     register_codes([row("TAKEN", Category.TRANSIENT)])  # somebody else, in code
     change_codes(

@@ -64,17 +64,17 @@ def built_anew(module: ModuleType) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_no_row_of_a_table_changes_unnoticed(name: str) -> None:
+def test_no_row_of_table_changes_unnoticed(name: str) -> None:
     pinned = json.loads(PINNED.read_text())
     assert rows_of(built_anew(TABLES[name])) == pinned[name]
 
 
-def test_no_row_of_an_http_status_changes_unnoticed() -> None:
+def test_no_row_of_http_status_changes_unnoticed() -> None:
     pinned = json.loads(PINNED.read_text())
     assert statuses(built_anew(engine_codes)) == pinned["http"]
 
 
-def test_the_tables_hold_the_rows_of_their_modules_in_order() -> None:
+def test_tables_hold_rows_of_their_modules_in_order() -> None:
     codes = built_anew(iii_resilience.core.codes.lookup)
     for table, parts in (
         (codes.III, (engine_codes, sdk_codes, workers, compose)),

@@ -32,7 +32,7 @@ def test_every_code_says_what_its_fact_says(
         assert row.execution == fact["execution"]
 
 
-def test_no_row_goes_without_a_fact_but_named_ones() -> None:
+def test_no_row_goes_without_fact_but_named_ones() -> None:
     known = {fact["code"] for fact in FACTS}
     named = {
         row.code for row in engine_codes.UPDATE_OPS
@@ -42,7 +42,7 @@ def test_no_row_goes_without_a_fact_but_named_ones() -> None:
 
 
 @pytest.mark.parametrize(("code", "document", "words"), ADVICE, ids=lambda value: str(value)[:30])
-def test_a_remedy_holds_documented_advice(code: str, document: str, words: list[str]) -> None:
+def test_remedy_holds_documented_advice(code: str, document: str, words: list[str]) -> None:
     row = find(code)
     assert row is not None
     remedy = row.remedy.lower()
@@ -57,7 +57,7 @@ def test_every_documented_code_has_advice() -> None:
     assert documented == {code for code, _, _ in ADVICE}
 
 
-def test_no_code_is_listed_twice_within_a_system() -> None:
+def test_no_code_is_listed_twice_within_system() -> None:
     for rows in (
         (*engine_codes.ROWS, *sdk_codes.ROWS, *workers.ROWS, *compose.ROWS),
         rpc.ROWS,
@@ -69,7 +69,7 @@ def test_no_code_is_listed_twice_within_a_system() -> None:
 
 
 @pytest.mark.parametrize("row", ALL, ids=lambda row: f"{row.system}-{row.code}")
-def test_a_row_is_whole(row: Code) -> None:
+def test_row_is_whole(row: Code) -> None:
     assert row.origin in ORIGINS
     assert row.system in {"iii", "rpc", "local"}
     assert row.remedy
@@ -91,11 +91,12 @@ def test_throttled_rows() -> None:
         "rate_limited",
         "CIRCUIT_OPEN",
         "BULKHEAD_FULL",
+        "OVERLOADED",
     }
     assert {status for status, row in HTTP_STATUS.items() if row.throttled} == {429, 503}
 
 
-def test_a_queue_helps_only_what_is_transient_or_not_there() -> None:
+def test_queue_helps_only_what_is_transient_or_not_there() -> None:
     assert {row.code for row in III.values() if row.queue} == {
         "invocation_stopped",
         "function_not_found",
@@ -129,7 +130,7 @@ def test_codes_used_in_several_places_name_each() -> None:
 @pytest.mark.parametrize(
     "setting", ["max_message_size", "otel.in_memory_exporter", "per-invocation timeout"]
 )
-def test_a_setting_of_no_release_is_named_as_older_documentation(
+def test_setting_of_no_release_is_marked_as_older_docs(
     setting: str,
 ) -> None:
     rows = [row for row in ALL if setting in row.remedy]

@@ -174,7 +174,7 @@ TestBreakerMachine.settings = settings(
 # Closed.
 
 
-def test_it_opens_when_the_rate_is_reached_and_not_before() -> None:
+def test_it_opens_when_rate_is_reached_and_not_before() -> None:
     circuit = a_circuit(min_calls=1, failure_rate=0.5)
     for ok in (True, True, False):
         call(circuit, 0.0, ok=ok)
@@ -183,14 +183,14 @@ def test_it_opens_when_the_rate_is_reached_and_not_before() -> None:
     assert circuit.state is OPEN
 
 
-def test_below_the_minimum_of_calls_nothing_opens_it() -> None:
+def test_below_minimum_of_calls_nothing_opens_it() -> None:
     circuit = a_circuit(min_calls=20)
     for _ in range(19):
         call(circuit, 0.0, ok=False)
     assert circuit.state is CLOSED
 
 
-def test_the_call_that_reaches_the_minimum_opens_it_even_if_it_succeeded() -> None:
+def test_success_that_reaches_minimum_may_open_it() -> None:
     circuit = a_circuit(min_calls=20)
     for _ in range(19):
         call(circuit, 0.0, ok=False)
@@ -201,7 +201,7 @@ def test_the_call_that_reaches_the_minimum_opens_it_even_if_it_succeeded() -> No
 @pytest.mark.parametrize(
     ("rate", "failures", "calls"), [(0.1, 3, 30), (0.07, 7, 100), (0.14, 7, 50), (0.55, 55, 100)]
 )
-def test_seven_of_a_hundred_are_7_percent_whatever_binary_fractions_make_of_it(
+def test_seven_of_100_are_7_percent_despite_binary_fractions(
     rate: float, failures: int, calls: int
 ) -> None:
     circuit = a_circuit(min_calls=calls, failure_rate=rate)
@@ -210,7 +210,7 @@ def test_seven_of_a_hundred_are_7_percent_whatever_binary_fractions_make_of_it(
     assert circuit.state is OPEN
 
 
-def test_failures_older_than_the_window_do_not_count() -> None:
+def test_failures_older_than_window_do_not_count() -> None:
     circuit = a_circuit()
     for _ in range(3):
         call(circuit, 0.0, ok=False)
@@ -218,7 +218,7 @@ def test_failures_older_than_the_window_do_not_count() -> None:
     assert circuit.state is CLOSED
 
 
-def test_failures_count_for_nine_tenths_of_the_window_at_least() -> None:
+def test_failures_count_for_nine_tenths_of_window_at_least() -> None:
     circuit = a_circuit()
     for _ in range(3):
         call(circuit, 0.9, ok=False)
@@ -226,7 +226,7 @@ def test_failures_count_for_nine_tenths_of_the_window_at_least() -> None:
     assert circuit.state is OPEN
 
 
-def test_a_pause_of_any_length_empties_the_window() -> None:
+def test_pause_of_any_length_empties_window() -> None:
     circuit = a_circuit()
     for _ in range(3):
         call(circuit, 1.0, ok=False)
@@ -246,7 +246,7 @@ def test_what_is_ignored_counts_neither_for_nor_against() -> None:
     assert circuit.state is OPEN
 
 
-def test_slow_successes_count_as_failures_where_that_was_asked_for() -> None:
+def test_slow_successes_count_as_failures_if_configured() -> None:
     circuit = a_circuit(slow_call=1.0)
     for _ in range(LEAST):
         call(circuit, 0.0, ok=True, duration=1.0)
@@ -256,7 +256,7 @@ def test_slow_successes_count_as_failures_where_that_was_asked_for() -> None:
     assert circuit.state is OPEN
 
 
-def test_slow_successes_are_successes_where_nothing_was_asked_for() -> None:
+def test_slow_successes_count_as_successes_by_default() -> None:
     circuit = a_circuit()
     for _ in range(100):
         call(circuit, 0.0, ok=True, duration=1e9)
@@ -266,7 +266,7 @@ def test_slow_successes_are_successes_where_nothing_was_asked_for() -> None:
 # Open.
 
 
-def test_while_open_every_call_is_rejected_with_the_time_left_and_the_cause() -> None:
+def test_open_circuit_rejects_with_time_left_and_cause() -> None:
     circuit = opened(100.0)
     rejection = rejected(circuit, 101.5)
     assert rejection.state is OPEN
@@ -275,13 +275,13 @@ def test_while_open_every_call_is_rejected_with_the_time_left_and_the_cause() ->
     assert rejected(circuit, 104.999).retry_after == pytest.approx(0.001)
 
 
-def test_the_cause_names_slow_calls_only_where_they_count() -> None:
+def test_cause_names_slow_calls_only_where_they_count() -> None:
     assert rejected(opened(slow_call=1.0), 0.0).because == (
         "4 of 4 calls failed or were slow within 10 s"
     )
 
 
-def test_results_of_calls_admitted_before_it_opened_are_dropped() -> None:
+def test_results_of_calls_admitted_before_opening_are_dropped() -> None:
     circuit = a_circuit()
     early = [admitted(circuit, 0.0) for _ in range(10)]
     for _ in range(LEAST):
@@ -297,7 +297,7 @@ def test_results_of_calls_admitted_before_it_opened_are_dropped() -> None:
 # Half-open.
 
 
-def test_when_the_time_is_over_only_so_many_probes_are_on_their_way_at_once() -> None:
+def test_half_open_circuit_limits_concurrent_probes() -> None:
     circuit = opened(probes=3)
     for _ in range(3):
         admitted(circuit, 5.0)
@@ -308,7 +308,7 @@ def test_when_the_time_is_over_only_so_many_probes_are_on_their_way_at_once() ->
     assert rejection.because == "4 of 4 calls failed within 10 s"
 
 
-def test_it_closes_after_as_many_successes_as_it_has_probes_and_starts_with_no_past() -> None:
+def test_it_closes_after_enough_probes_without_history() -> None:
     circuit = opened(probes=3)
     for _ in range(2):
         call(circuit, 5.0, ok=True)
@@ -320,7 +320,7 @@ def test_it_closes_after_as_many_successes_as_it_has_probes_and_starts_with_no_p
     assert circuit.state is CLOSED
 
 
-def test_the_first_probe_that_fails_opens_it_for_the_whole_time_again() -> None:
+def test_failed_probe_opens_it_for_whole_time_again() -> None:
     circuit = opened(probes=3)
     call(circuit, 5.0, ok=True)
     call(circuit, 5.0, ok=True)
@@ -331,13 +331,13 @@ def test_the_first_probe_that_fails_opens_it_for_the_whole_time_again() -> None:
     assert rejection.because == "a probe failed"
 
 
-def test_a_slow_probe_opens_it_again() -> None:
+def test_slow_probe_opens_it_again() -> None:
     circuit = opened(slow_call=1.0)
     call(circuit, 5.0, ok=True, duration=2.0)
     assert rejected(circuit, 5.0).because == "a probe was slow"
 
 
-def test_results_from_before_it_opened_do_not_decide_for_the_probes() -> None:
+def test_results_before_opening_do_not_decide_for_probes() -> None:
     circuit = a_circuit(probes=1)
     early = [admitted(circuit, 0.0) for _ in range(2)]
     for _ in range(LEAST):
@@ -350,7 +350,7 @@ def test_results_from_before_it_opened_do_not_decide_for_the_probes() -> None:
     assert circuit.state is CLOSED
 
 
-def test_results_of_the_probes_of_an_earlier_try_do_not_decide_for_the_next() -> None:
+def test_results_of_earlier_probes_do_not_count() -> None:
     circuit = opened(probes=2)
     early = admitted(circuit, 5.0)
     call(circuit, 5.0, ok=False)
@@ -361,7 +361,7 @@ def test_results_of_the_probes_of_an_earlier_try_do_not_decide_for_the_next() ->
     rejected(circuit, 10.0)
 
 
-def test_a_probe_that_says_nothing_gives_its_slot_back() -> None:
+def test_probe_that_says_nothing_gives_its_slot_back() -> None:
     circuit = opened(probes=1)
     for _ in range(10):
         probe = admitted(circuit, 5.0)
@@ -370,7 +370,7 @@ def test_a_probe_that_says_nothing_gives_its_slot_back() -> None:
     assert circuit.state is HALF_OPEN
 
 
-def test_a_probe_that_is_never_heard_of_again_does_not_block_it_for_ever() -> None:
+def test_lost_probe_does_not_block_forever() -> None:
     circuit = opened(probes=1)
     admitted(circuit, 5.0)
     rejected(circuit, 9.9)
@@ -379,7 +379,7 @@ def test_a_probe_that_is_never_heard_of_again_does_not_block_it_for_ever() -> No
 
 
 @pytest.mark.parametrize(("ok", "state"), [(True, CLOSED), (False, OPEN)])
-def test_a_probe_that_outlived_its_slot_is_still_heard(ok: bool, state: CircuitState) -> None:
+def test_probe_that_outlived_its_slot_is_still_heard(ok: bool, state: CircuitState) -> None:
     circuit = opened(probes=1)
     slow = admitted(circuit, 5.0)
     admitted(circuit, 10.0)
@@ -387,7 +387,7 @@ def test_a_probe_that_outlived_its_slot_is_still_heard(ok: bool, state: CircuitS
     assert circuit.state is state
 
 
-def test_a_probe_reported_twice_is_heard_once() -> None:
+def test_probe_reported_twice_is_heard_once() -> None:
     circuit = opened(probes=3)
     probe = admitted(circuit, 5.0)
     for _ in range(3):
@@ -396,7 +396,7 @@ def test_a_probe_reported_twice_is_heard_once() -> None:
     assert circuit.state is HALF_OPEN
 
 
-def test_a_probe_thrown_away_in_the_middle_of_another_call_gives_its_slot_back() -> None:
+def test_discarded_probe_gives_its_slot_back() -> None:
     circuit = opened(probes=1)
     probe = admitted(circuit, 5.0)
     with circuit._lock:  # where the garbage collector may end a coroutine in the same thread
@@ -407,7 +407,7 @@ def test_a_probe_thrown_away_in_the_middle_of_another_call_gives_its_slot_back()
 # Clocks.
 
 
-def test_a_clock_read_before_another_threads_later_one_does_no_harm() -> None:
+def test_out_of_order_clock_reads_do_no_harm() -> None:
     circuit = a_circuit()
     for now in (100.0, 99.0, 91.0, 100.0):
         call(circuit, now, ok=False)
@@ -415,7 +415,7 @@ def test_a_clock_read_before_another_threads_later_one_does_no_harm() -> None:
     assert rejected(circuit, 99.5).retry_after == 5.0
 
 
-def test_a_clock_set_back_for_good_neither_keeps_the_past_nor_forgets_to_count() -> None:
+def test_clock_set_back_keeps_counting() -> None:
     circuit = a_circuit()
     for _ in range(3):
         call(circuit, 1e9, ok=False)
@@ -426,7 +426,7 @@ def test_a_clock_set_back_for_good_neither_keeps_the_past_nor_forgets_to_count()
     assert circuit.state is OPEN
 
 
-def test_a_success_by_a_clock_set_back_for_good_counts_and_what_was_before_does_not() -> None:
+def test_success_after_clock_set_back_counts() -> None:
     circuit = a_circuit(min_calls=2, failure_rate=0.5)
     call(circuit, 1e9, ok=True)
     call(circuit, 50.0, ok=True)
@@ -435,14 +435,14 @@ def test_a_success_by_a_clock_set_back_for_good_counts_and_what_was_before_does_
     assert rejected(circuit, 50.0).because.startswith("1 of 2 calls failed")
 
 
-def test_a_clock_set_back_does_not_make_the_open_time_longer() -> None:
+def test_clock_set_back_does_not_make_open_time_longer() -> None:
     circuit = opened(1e9)
     assert rejected(circuit, 50.0).retry_after == OPEN_FOR
     assert rejected(circuit, 54.0).retry_after == 1.0
     admitted(circuit, 55.0)
 
 
-def test_a_clock_set_back_does_not_make_the_slot_of_a_lost_probe_last_longer() -> None:
+def test_clock_set_back_does_not_extend_lost_probe() -> None:
     circuit = opened(1e9, probes=1)
     admitted(circuit, 1e9 + 5)
     rejected(circuit, 50.0)
@@ -458,7 +458,7 @@ def test_a_clock_set_back_does_not_make_the_slot_of_a_lost_probe_last_longer() -
         max_size=60,
     )
 )
-def test_whatever_the_clock_does_it_opens_and_recovers_afterwards(
+def test_whatever_clock_does_it_opens_and_recovers_afterwards(
     steps: list[tuple[float, str]],
 ) -> None:
     circuit = a_circuit()
@@ -503,7 +503,7 @@ def test_each_change_of_state_is_told_once_with_its_time() -> None:
     ]
 
 
-def test_who_watches_may_use_the_circuit() -> None:
+def test_who_watches_may_use_circuit() -> None:
     answers: list[object] = []
     circuit: Circuit = a_circuit(on_transition=lambda *_: answers.append(circuit.admit(0.0)))
     for _ in range(LEAST):
@@ -511,7 +511,7 @@ def test_who_watches_may_use_the_circuit() -> None:
     assert isinstance(answers[0], Rejection)
 
 
-def test_who_watches_cannot_fail_the_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_who_watches_cannot_fail_call(caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("no room on the disk")
 
@@ -520,7 +520,7 @@ def test_who_watches_cannot_fail_the_call(caplog: pytest.LogCaptureFixture) -> N
     assert caplog.messages == ["on_transition of a circuit breaker failed"]
 
 
-def test_who_watches_can_be_interrupted_with_the_change_made() -> None:
+def test_who_watches_can_be_interrupted_with_change_made() -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -545,7 +545,7 @@ def test_sixteen_threads_lose_no_count() -> None:
     assert rejected(circuit, 0.0).because == "16000 of 16000 calls failed within 10 s"
 
 
-def test_sixteen_threads_never_have_more_probes_on_their_way_than_allowed() -> None:
+def test_sixteen_threads_never_exceed_the_probes() -> None:
     circuit = opened(probes=3)
     on_their_way, most, passed = set[Ticket](), 0, 0
     lock = threading.Lock()
@@ -570,7 +570,7 @@ def test_sixteen_threads_never_have_more_probes_on_their_way_than_allowed() -> N
     assert len([t for t in (circuit.admit(5.0) for _ in range(10)) if isinstance(t, Ticket)]) == 3
 
 
-def test_of_sixteen_threads_that_come_as_the_time_is_over_three_are_let_through() -> None:
+def test_three_of_sixteen_threads_become_probes() -> None:
     circuits = [opened(probes=3) for _ in range(100)]
     together = threading.Barrier(16)
     let_through: list[Circuit] = []
@@ -586,7 +586,7 @@ def test_of_sixteen_threads_that_come_as_the_time_is_over_three_are_let_through(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sixteen_threads_in_every_state_tell_each_change_exactly_once(seed: int) -> None:
+def test_sixteen_threads_report_each_change_once(seed: int) -> None:
     told: list[tuple[CircuitState, CircuitState]] = []
     circuit = a_circuit(
         open_for=0.5, on_transition=lambda before, after, _: told.append((before, after))
@@ -637,7 +637,7 @@ def run_together(works: list[Any]) -> None:
 
 
 @pytest.mark.bare
-def test_neither_calls_nor_rejections_nor_lost_probes_cost_memory() -> None:
+def test_no_call_rejection_or_lost_probe_costs_memory() -> None:
     circuit = a_circuit(failure_rate=1.0)
 
     def load(count: int, now: float) -> None:
@@ -673,14 +673,14 @@ def test_neither_calls_nor_rejections_nor_lost_probes_cost_memory() -> None:
 # The numbers, and who shares a circuit.
 
 
-def test_one_breaker_has_one_circuit_for_a_scope_and_another_for_another() -> None:
+def test_each_scope_has_its_own_circuit() -> None:
     breaker = Breaker()
     assert breaker.circuit_for() is breaker.circuit_for()
     assert breaker.circuit_for("a") is breaker.circuit_for("a")
     assert breaker.circuit_for("a") is not breaker.circuit_for("b")
 
 
-def test_the_numbers_reach_the_circuit() -> None:
+def test_numbers_reach_circuit() -> None:
     told: list[Any] = []
     breaker = Breaker(failure_rate=0.25, window=1.0, min_calls=8, open=2.0, probes=1, slow_call=0.5)
     circuit = breaker.circuit_for("orders::get", lambda *args: told.append(args))
@@ -693,7 +693,7 @@ def test_the_numbers_reach_the_circuit() -> None:
     assert len(told) == 3
 
 
-def test_by_default_twenty_calls_half_of_them_failed_open_it_for_ten_seconds() -> None:
+def test_default_opens_for_ten_seconds_at_half_of_twenty() -> None:
     circuit = Breaker().circuit_for()
     for number in range(20):
         assert circuit.state is CLOSED
@@ -705,7 +705,7 @@ def test_by_default_twenty_calls_half_of_them_failed_open_it_for_ten_seconds() -
     assert circuit.state is CLOSED
 
 
-def test_equal_breakers_are_equal_whatever_they_have_seen_and_keep_separate_circuits() -> None:
+def test_equal_breakers_have_separate_circuits() -> None:
     first, second = Breaker(min_calls=1), Breaker(min_calls=1)
     call(first.circuit_for(), 0.0, ok=False)
     assert first == second
@@ -715,7 +715,7 @@ def test_equal_breakers_are_equal_whatever_they_have_seen_and_keep_separate_circ
     assert "_states" not in repr(first)
 
 
-def test_a_changed_breaker_has_circuits_of_its_own() -> None:
+def test_changed_breaker_has_circuits_of_its_own() -> None:
     breaker = Breaker(min_calls=1)
     call(breaker.circuit_for(), 0.0, ok=False)
     assert attrs.evolve(breaker, probes=1).circuit_for().state is CLOSED
@@ -724,7 +724,7 @@ def test_a_changed_breaker_has_circuits_of_its_own() -> None:
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda breaker: pickle.loads(pickle.dumps(breaker))]
 )
-def test_a_copy_of_a_used_breaker_counts_for_itself(copied: Any) -> None:
+def test_copy_of_used_breaker_counts_for_itself(copied: Any) -> None:
     breaker = Breaker(min_calls=1, slow_call=1.0)
     call(breaker.circuit_for(on_transition=lambda *_: None), 0.0, ok=False)
     other = copied(breaker)
@@ -749,6 +749,6 @@ def test_a_copy_of_a_used_breaker_counts_for_itself(copied: Any) -> None:
         ({"slow_call": 0}, "Breaker.slow_call must be a finite number of seconds above 0 or None"),
     ],
 )
-def test_a_breaker_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_breaker_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Breaker(**fields)

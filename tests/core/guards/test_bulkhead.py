@@ -82,7 +82,7 @@ async def test_so_many_coroutines_go_in_and_no_more() -> None:
     assert slots.acquire() is None
 
 
-def test_a_permit_given_back_twice_frees_one_place() -> None:
+def test_permit_given_back_twice_frees_one_place() -> None:
     slots = Slots(2, 0, 0.0)
     first, second = entered(slots), entered(slots)
     slots.release(first)
@@ -92,7 +92,7 @@ def test_a_permit_given_back_twice_frees_one_place() -> None:
     slots.release(second)
 
 
-def test_with_no_time_left_a_free_place_is_still_taken() -> None:
+def test_with_no_time_left_free_place_is_still_taken() -> None:
     slots = Slots(1, 1, LONG)
     entered(slots, 0.0)
     kept = entered(slots, -1.0)
@@ -101,7 +101,7 @@ def test_with_no_time_left_a_free_place_is_still_taken() -> None:
     slots.release(kept)
 
 
-async def test_with_no_time_left_a_coroutine_is_answered_without_a_turn_of_the_loop() -> None:
+async def test_without_time_left_coroutine_is_rejected_at_once() -> None:
     slots = Slots(1, 1, LONG)
     kept = entered(slots)
     with pytest.raises(StopIteration) as answer:
@@ -110,7 +110,7 @@ async def test_with_no_time_left_a_coroutine_is_answered_without_a_turn_of_the_l
     slots.release(kept)
 
 
-def test_a_place_that_comes_free_as_one_lines_up_is_that_ones() -> None:
+def test_place_that_comes_free_as_one_lines_up_is_that_ones() -> None:
     slots, woken = Slots(1, 1, LONG), list[str]()
     first, second, third = (Permit(slots) for _ in range(3))
     assert slots._line_up(first, lambda: woken.append("first"))
@@ -122,7 +122,7 @@ def test_a_place_that_comes_free_as_one_lines_up_is_that_ones() -> None:
     assert woken == ["first", "second"]
 
 
-def test_the_queue_is_bounded_and_who_finds_it_full_is_refused_at_once() -> None:
+def test_full_queue_rejects_at_once() -> None:
     slots = Slots(1, 1, LONG)
     kept = entered(slots)
     with thread(lambda: slots.release(entered(slots))):
@@ -135,9 +135,7 @@ def test_the_queue_is_bounded_and_who_finds_it_full_is_refused_at_once() -> None
 
 
 @pytest.mark.parametrize(("wait", "timeout"), [(0.03, None), (0.03, LONG), (LONG, 0.03)])
-def test_the_wait_is_bounded_by_the_gate_and_by_the_caller(
-    wait: float, timeout: float | None
-) -> None:
+def test_wait_is_bounded_by_the_gate_and_by_the_caller(wait: float, timeout: float | None) -> None:
     slots = Slots(1, 1, wait)
     kept = entered(slots)
     started = time.monotonic()
@@ -148,7 +146,7 @@ def test_the_wait_is_bounded_by_the_gate_and_by_the_caller(
 
 
 @pytest.mark.parametrize(("wait", "left"), [(0.03, None), (0.03, LONG), (LONG, 0.03)])
-async def test_the_wait_of_a_coroutine_is_bounded_too(wait: float, left: float | None) -> None:
+async def test_wait_of_coroutine_is_bounded_too(wait: float, left: float | None) -> None:
     slots = Slots(1, 1, wait)
     kept = entered(slots)
     started = time.monotonic()
@@ -158,7 +156,7 @@ async def test_the_wait_of_a_coroutine_is_bounded_too(wait: float, left: float |
     slots.release(kept)
 
 
-def test_a_wait_longer_than_any_lock_can_wait_is_no_error() -> None:
+def test_wait_longer_than_any_lock_can_wait_is_no_error() -> None:
     slots = Bulkhead(1, queue=1, wait=1e9).slots_for()
     kept = entered(slots)
     with thread(lambda: slots.release(entered(slots))):
@@ -169,7 +167,7 @@ def test_a_wait_longer_than_any_lock_can_wait_is_no_error() -> None:
 # First come, first served.
 
 
-def test_threads_and_coroutines_of_two_loops_are_served_in_the_order_they_came() -> None:
+def test_threads_and_coroutines_are_admitted_in_order() -> None:
     slots, served = Slots(1, 100, LONG), list[int]()
     kept = entered(slots)
     loops = [asyncio.new_event_loop() for _ in range(2)]
@@ -205,7 +203,7 @@ def test_threads_and_coroutines_of_two_loops_are_served_in_the_order_they_came()
     assert (slots.inside, slots.waiting) == (0, 0)
 
 
-async def test_nobody_overtakes_who_was_called_and_has_not_yet_come() -> None:
+async def test_newcomer_does_not_overtake_a_woken_waiter() -> None:
     slots = Slots(1, 5, LONG)
     kept = entered(slots)
     waits = asyncio.create_task(slots.acquire_async())
@@ -218,7 +216,7 @@ async def test_nobody_overtakes_who_was_called_and_has_not_yet_come() -> None:
 # Cancellation.
 
 
-async def test_a_coroutine_cancelled_while_it_waits_leaves_the_queue() -> None:
+async def test_coroutine_cancelled_while_it_waits_leaves_queue() -> None:
     slots = Slots(1, 5, LONG)
     kept = entered(slots)
     first, second = (asyncio.create_task(slots.acquire_async()) for _ in range(2))
@@ -232,7 +230,7 @@ async def test_a_coroutine_cancelled_while_it_waits_leaves_the_queue() -> None:
 
 
 @pytest.mark.parametrize("turns", range(4))
-async def test_a_permit_handed_to_who_is_cancelled_at_that_moment_goes_to_the_next(
+async def test_permit_of_cancelled_waiter_goes_to_next(
     turns: int,
 ) -> None:
     slots = Slots(1, 5, LONG)
@@ -253,7 +251,7 @@ async def test_a_permit_handed_to_who_is_cancelled_at_that_moment_goes_to_the_ne
     assert (slots.inside, slots.waiting) == (1, 0)
 
 
-async def test_cancelled_before_its_first_step_a_coroutine_has_taken_nothing() -> None:
+async def test_coroutine_cancelled_before_start_takes_nothing() -> None:
     slots = Slots(1, 5, LONG)
     task = asyncio.create_task(slots.acquire_async())
     task.cancel()
@@ -261,7 +259,7 @@ async def test_cancelled_before_its_first_step_a_coroutine_has_taken_nothing() -
     assert (slots.inside, slots.waiting) == (0, 0)
 
 
-async def test_a_timeout_around_the_wait_loses_nothing() -> None:
+async def test_timeout_around_wait_loses_nothing() -> None:
     slots = Slots(1, 50, LONG)
     for _ in range(50):
         kept = entered(slots)
@@ -275,7 +273,7 @@ async def test_a_timeout_around_the_wait_loses_nothing() -> None:
         assert (slots.inside, slots.waiting) == (0, 0)
 
 
-async def test_let_in_at_the_moment_its_time_is_up_it_is_in() -> None:
+async def test_let_in_at_moment_its_time_is_up_it_is_in() -> None:
     slots, complaints = Slots(1, 1, 0.01), list[Any]()
     asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
     kept = entered(slots)
@@ -289,7 +287,7 @@ async def test_let_in_at_the_moment_its_time_is_up_it_is_in() -> None:
     assert not complaints  # of the alarm and the place, that came both
 
 
-def test_a_coroutine_whose_loop_is_closed_is_passed_over() -> None:
+def test_coroutine_whose_loop_is_closed_is_passed_over() -> None:
     slots = Slots(1, 5, LONG)
     kept = entered(slots)
     loop = asyncio.new_event_loop()
@@ -303,7 +301,7 @@ def test_a_coroutine_whose_loop_is_closed_is_passed_over() -> None:
     thrown_away(task)
 
 
-def test_a_coroutine_thrown_away_after_it_was_let_in_gives_its_place_back() -> None:
+def test_discarded_coroutine_gives_its_place_back() -> None:
     slots = Slots(1, 5, LONG)
     kept = entered(slots)
     loop = asyncio.new_event_loop()
@@ -372,7 +370,7 @@ def every_instruction(work: Callable[[int], bool]) -> int:
 
 
 @pytest.mark.bare
-def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
+def test_interrupt_at_any_step_of_entry_takes_nothing() -> None:
     def once(nth: int) -> bool:
         slots, got = Slots(1, 5, LONG), list[Permit | None]()
         interrupted = interrupted_at(nth, lambda: got.append(slots.acquire()))
@@ -384,7 +382,7 @@ def test_interrupted_at_any_instruction_of_going_in_nothing_is_taken() -> None:
 
 
 @pytest.mark.bare
-def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
+def test_interrupt_at_any_step_of_waiting_takes_nothing() -> None:
     def once(nth: int) -> bool:
         slots, got = Slots(1, 5, 0.001), list[Permit | None]()
         kept = entered(slots)
@@ -398,7 +396,7 @@ def test_interrupted_at_any_instruction_of_waiting_nothing_is_taken() -> None:
 
 
 @pytest.mark.bare
-def test_interrupted_at_any_instruction_of_leaving_the_next_one_comes_in() -> None:
+def test_interrupt_at_any_step_of_release_admits_next() -> None:
     def once(nth: int) -> bool:
         slots = Slots(1, 5, LONG)
         holder = [entered(slots)]
@@ -415,7 +413,7 @@ def test_interrupted_at_any_instruction_of_leaving_the_next_one_comes_in() -> No
     assert every_instruction(once) > 30
 
 
-def test_who_is_interrupted_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_interrupted_in_queue_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
             raise KeyboardInterrupt
@@ -429,7 +427,7 @@ def test_who_is_interrupted_in_the_queue_leaves_it(monkeypatch: pytest.MonkeyPat
     slots.release(kept)
 
 
-def test_who_is_interrupted_as_he_wakes_the_next_one_wakes_him_all_the_same() -> None:
+def test_interrupted_waker_still_wakes_the_waiter() -> None:
     slots = Slots(1, 5, LONG)
     kept, waiting = entered(slots), Permit(slots)
     woken: list[int] = []
@@ -447,7 +445,7 @@ def test_who_is_interrupted_as_he_wakes_the_next_one_wakes_him_all_the_same() ->
     assert (slots.inside, slots.waiting) == (1, 0)
 
 
-def test_who_finds_the_queue_full_after_he_looked_is_refused(
+def test_who_finds_queue_full_after_he_looked_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slots = Slots(1, 0, LONG)
@@ -468,7 +466,7 @@ def test_who_has_nothing_that_could_wake_him_is_let_in_too() -> None:
     assert slots.waiting == 0
 
 
-def test_a_permit_nobody_holds_any_longer_gives_itself_back_to_the_next() -> None:
+def test_unreferenced_permit_goes_to_next() -> None:
     slots = Slots(1, 5, LONG)
     kept: Permit | None = entered(slots)
     with thread(lambda: slots.release(entered(slots))):
@@ -478,7 +476,7 @@ def test_a_permit_nobody_holds_any_longer_gives_itself_back_to_the_next() -> Non
     assert (slots.inside, slots.waiting) == (0, 0)
 
 
-def test_a_permit_found_lost_in_the_middle_of_another_call_does_no_harm() -> None:
+def test_permit_found_lost_in_another_call_does_no_harm() -> None:
     slots = Slots(2, 5, LONG)
     circle: list[Any] = [entered(slots)]
     circle.append(circle)
@@ -585,7 +583,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_threads_and_two_loops_together_keep_the_bound_and_lose_nothing(limit: int) -> None:
+def test_threads_and_two_loops_keep_limit_and_lose_nothing(limit: int) -> None:
     slots = Slots(limit, 12, 0.02)
     crowd = Crowd(slots, seconds=0.7)
     with contextlib.ExitStack() as stack:
@@ -673,7 +671,7 @@ TestGateMachine.settings = settings(
 
 
 @pytest.mark.bare
-def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory() -> None:
+def test_no_outcome_of_a_call_costs_memory() -> None:
     slots = Slots(1, 2, LONG)
 
     async def load(count: int) -> int:
@@ -702,14 +700,14 @@ def test_neither_calls_nor_refusals_nor_timeouts_nor_cancellations_cost_memory()
 # The numbers, and who shares slots.
 
 
-def test_one_bulkhead_has_one_gate_for_a_scope_and_another_for_another() -> None:
+def test_each_scope_has_its_own_slots() -> None:
     bulkhead = Bulkhead(1)
     assert bulkhead.slots_for() is bulkhead.slots_for()
     assert bulkhead.slots_for("a") is bulkhead.slots_for("a")
     assert bulkhead.slots_for("a") is not bulkhead.slots_for("b")
 
 
-def test_equal_bulkheads_are_equal_whoever_is_inside_and_keep_separate_gates() -> None:
+def test_equal_bulkheads_have_separate_slots() -> None:
     first, second = Bulkhead(1), Bulkhead(1)
     kept = entered(first.slots_for())
     assert first == second
@@ -724,7 +722,7 @@ def test_equal_bulkheads_are_equal_whoever_is_inside_and_keep_separate_gates() -
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda bulkhead: pickle.loads(pickle.dumps(bulkhead))]
 )
-def test_a_copy_of_a_used_bulkhead_has_places_of_its_own(copied: Any) -> None:
+def test_copy_of_used_bulkhead_has_places_of_its_own(copied: Any) -> None:
     bulkhead = Bulkhead(1, queue=2, wait=3.0)
     kept = entered(bulkhead.slots_for())
     other = copied(bulkhead)
@@ -744,6 +742,6 @@ def test_a_copy_of_a_used_bulkhead_has_places_of_its_own(copied: Any) -> None:
         ({"limit": 1, "queue": 1}, r"queue \(1\) and Bulkhead.wait \(0 s\) must be given together"),
     ],
 )
-def test_a_bulkhead_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_bulkhead_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Bulkhead(**fields)

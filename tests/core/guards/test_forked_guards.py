@@ -59,21 +59,20 @@ def while_another_thread_holds(lock: Any, work: Callable[[], object]) -> str:
         thread.join()
 
 
-def test_a_budget_counts_anew_and_its_lock_is_free() -> None:
-    budget = Budget(ratio=0.0, min_per_second=0.1, window=10.0)
-    window = budget.window_for("f")
-    assert window.reserve(1.0)
-    window.spend(1.0)
-    assert not window.reserve(1.0)
+def test_a_budget_is_full_and_its_lock_is_free() -> None:
+    budget = Budget(ratio=0.0, burst=1, min_per_second=0.0)
+    bucket = budget.bucket_for("f")
+    assert bucket.reserve(1.0)
+    assert not bucket.reserve(1.0)
 
     def work() -> object:
-        return window.available(1.0), window.reserve(1.0), budget.window_for("f") is window
+        return bucket.taken, bucket.reserve(1.0), budget.bucket_for("f") is bucket
 
-    assert while_another_thread_holds(window._lock, work) == "(1.0, True, True)"
-    assert window.available(1.0) == 0.0, "the parent's own count stays"
+    assert while_another_thread_holds(bucket._lock, work) == "(0, True, True)"
+    assert bucket.available(1.0) == 0.0, "the parent's own count stays"
 
 
-def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
+def test_circuit_is_closed_and_its_lock_is_free() -> None:
     breaker = Breaker(min_calls=1, open=1e6)
     circuit = breaker.circuit_for("f")
     ticket = circuit.admit(1.0)
@@ -88,7 +87,7 @@ def test_a_circuit_is_closed_and_its_lock_is_free() -> None:
     assert isinstance(circuit.admit(1.0), Rejection)
 
 
-def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
+def test_nobody_is_inside_gate_and_its_lock_is_free() -> None:
     bulkhead = Bulkhead(limit=1)
     slots = bulkhead.slots_for("f")
     permit = slots.acquire(None)
@@ -103,7 +102,7 @@ def test_nobody_is_inside_a_gate_and_its_lock_is_free() -> None:
     slots.release(permit)
 
 
-def test_a_decorated_function_goes_on_in_the_child() -> None:
+def test_decorated_function_goes_on_in_child() -> None:
     @iii_retry(idempotent=True, attempts=1, breaker=Breaker(min_calls=1, open=1e6))
     def fails() -> None:
         raise ConnectionResetError

@@ -10,74 +10,72 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import until
 
-import iii_resilience.core.guards.scopes as kept_room
 from iii_resilience import Breaker, Budget, Bulkhead
+from iii_resilience.core.guards import scopes
 from iii_resilience.core.guards.breaker import CircuitState, Rejection, Ticket
-from iii_resilience.core.guards.budget import BudgetWindow
-from iii_resilience.core.guards.scopes import ScopedStates
+from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.guards.scopes import ScopedStates, first_equal
+
+
+def emptied(budget: Budget, permits: int, scope: str | None = None) -> PermitBucket:
+    """A bucket of which so many permits are left."""
+    bucket = budget.bucket_for(scope)
+    while bucket.available(100.0) > permits:
+        assert bucket.reserve(100.0)
+    return bucket
 
 
 class TestBudget:
-    """What is spent within the window stays spent, and the new limits apply."""
+    """The permits that are left stay, up to the new burst, and the new numbers apply."""
 
-    @staticmethod
-    def used(window: BudgetWindow, retries: int, now: float = 100.0) -> None:
-        for _ in range(retries):
-            assert window.reserve(now)
-            window.spend(now)
+    def test_permits_stay_up_to_new_burst(self) -> None:
+        before = Budget(burst=20)
+        bucket = emptied(before, 8, "f")
+        larger = Budget(burst=50)
+        larger.continues(before, 100.0)
+        assert larger.bucket_for("f") is bucket
+        assert bucket.available(100.0) == 8
+        smaller = Budget(burst=3)
+        smaller.continues(larger, 100.0)
+        assert bucket.available(100.0) == 3
+        bucket.release()
+        assert bucket.available(100.0) == 3
 
-    def test_retries_sent_before_count_against_new_limit(self) -> None:
-        before = Budget(ratio=0, min_per_second=2, window=10)
-        self.used(before.window_for("f"), 15)
-        after = Budget(ratio=0, min_per_second=8, window=10)
+    def test_successes_and_time_earn_by_new_numbers(self) -> None:
+        before = Budget(0.1, min_per_second=0)
+        bucket = emptied(before, 0)
+        after = Budget(0.5, min_per_second=0.25)
         after.continues(before, 100.0)
-        assert after.window_for("f").available(100.0) == 65
-        smaller = Budget(ratio=0, min_per_second=1, window=10)
-        smaller.continues(after, 100.0)
-        assert smaller.window_for("f").available(100.0) == 0
-        assert smaller.window_for("f").available(111.0) == 10
+        bucket.succeeded()
+        assert bucket.available(100.0) == 0.5
+        assert bucket.available(102.0) == 1.0
 
-    def test_calls_made_before_earn_by_new_ratio(self) -> None:
-        before = Budget(ratio=0.1, min_per_second=0, window=10)
-        for _ in range(100):
-            before.window_for().called(100.0)
-        after = Budget(ratio=0.3, min_per_second=0, window=10)
-        after.continues(before, 100.0)
-        assert after.window_for().available(100.0) == pytest.approx(30)
-
-    def test_other_window_keeps_retries_for_its_length(self) -> None:
-        before = Budget(ratio=1, min_per_second=1, window=10)
-        before.window_for().called(100.0)
-        self.used(before.window_for(), 10, now=100.0)
-        after = Budget(ratio=1, min_per_second=1, window=100)
+    def test_time_before_reload_earned_by_old_numbers(self) -> None:
+        before = Budget(min_per_second=0)
+        bucket = emptied(before, 0)
+        after = Budget(min_per_second=1)
         after.continues(before, 105.0)
-        window = after.window_for()
-        assert window.available(105.0) == 90
-        assert window.available(195.0) == 90
-        assert window.available(216.0) == 100
-        window.called(216.0)
-        assert window.available(216.0) == 101
+        assert bucket.available(105.0) == 0.0
 
-    def test_retries_outside_old_window_do_not_come_back(self) -> None:
-        before = Budget(ratio=0, min_per_second=1, window=10)
-        self.used(before.window_for(), 10, now=100.0)
-        after = Budget(ratio=0, min_per_second=1, window=1000)
-        after.continues(before, 150.0)
-        assert after.window_for().available(150.0) == 1000
-
-    def test_permits_reserved_before_are_given_back_after(self) -> None:
-        before = Budget(ratio=0, min_per_second=0.2, window=10)
-        window = before.window_for()
-        assert window.reserve(100.0)
-        assert window.reserve(100.0)
-        after = Budget(ratio=0, min_per_second=0.1, window=20)
+    def test_full_bucket_was_full_at_reload(self) -> None:
+        before = Budget(burst=1, min_per_second=0)
+        bucket = before.bucket_for()
+        after = Budget(burst=2, min_per_second=0)
         after.continues(before, 100.0)
-        assert not after.window_for().reserve(100.0)
-        window.release()
-        assert after.window_for().available(100.0) == 1
-        window.spend(100.0)
-        assert after.window_for().available(100.0) == 1
-        assert after.window_for().available(122.0) == 2
+        assert bucket.reserve(101.0)
+        assert bucket.was_in_flight(99.0)
+        assert not bucket.was_in_flight(100.5)
+
+    def test_permit_reserved_before_is_given_back_after(self) -> None:
+        before = Budget(ratio=0, burst=2, min_per_second=0)
+        bucket = emptied(before, 0)
+        after = Budget(ratio=0, burst=1, min_per_second=0)
+        after.continues(before, 100.0)
+        assert not after.bucket_for().reserve(100.0)
+        bucket.release()
+        assert after.bucket_for().available(100.0) == 1
+        bucket.release()
+        assert after.bucket_for().available(100.0) == 1
 
     def test_equal_numbers_change_nothing(self) -> None:
         before, after = Breaker(), Breaker()
@@ -86,64 +84,74 @@ class TestBudget:
         after.continues(before, 2.0)
         assert after.circuit_for("f").admit(2.0) is ticket
 
-    @given(
-        st.lists(st.sampled_from(["call", "retry", "reserve"]), max_size=40),
-        st.floats(0, 2),
-        st.floats(0, 20),
-        st.floats(0.1, 100),
-    )
-    def test_reload_never_frees_what_is_spent_or_reserved(
-        self, events: list[str], ratio: float, per_second: float, length: float
+    @given(st.integers(0, 20), st.floats(0, 1), st.floats(1, 30), st.floats(0, 5))
+    def test_reload_never_adds_a_permit(
+        self, left: int, ratio: float, burst: float, per_second: float
     ) -> None:
-        before = Budget(ratio=0.3, min_per_second=1, window=10)
-        window = before.window_for()
-        calls = spent = reserved = 0
-        for event in events:
-            if event == "call":
-                window.called(100.0)
-                calls += 1
-            elif window.reserve(100.0) and event == "retry":
-                window.spend(100.0)
-                spent += 1
-            else:
-                reserved = window._reserved
-        after = Budget(ratio=ratio, min_per_second=per_second, window=length)
+        before = Budget(burst=20, min_per_second=0)
+        emptied(before, left)
+        after = Budget(ratio, burst=burst, min_per_second=per_second)
         after.continues(before, 100.0)
-        limit = per_second * length + (ratio * calls if length == 10 else 0)
-        assert window.available(100.0) == pytest.approx(max(0, limit - spent - reserved), abs=1e-6)
-        for _ in range(reserved):
-            window.release()
-        assert window.available(100.0) == pytest.approx(max(0, limit - spent), abs=1e-6)
+        assert after.bucket_for().available(100.0) == min(left, burst)
 
     def test_reloads_beside_threads_lose_no_permit(self) -> None:
-        budget = Budget(ratio=0, min_per_second=100, window=10)
-        window, ended = budget.window_for(), threading.Event()
+        budget = Budget(ratio=0, burst=100, min_per_second=0)
+        bucket, ended = budget.bucket_for(), threading.Event()
 
         def retries() -> int:
             spent = 0
             while not ended.is_set():
-                if window.reserve(100.0):
-                    if spent < 100:
-                        window.spend(100.0)
+                if bucket.reserve(100.0):
+                    if spent < 10:
                         spent += 1
                     else:
-                        window.release()
+                        bucket.release()
             return spent
 
         with ThreadPoolExecutor(4) as threads:
             running = [threads.submit(retries) for _ in range(4)]
             for n in range(300):
-                newer = Budget(ratio=0, min_per_second=100, window=10 + n % 2)
+                newer = Budget(ratio=0, burst=100, min_per_second=n % 2 * 1e-9)
                 newer.continues(budget, 100.0)
                 budget = newer
             ended.set()
             spent = sum(each.result() for each in running)
-        assert window._reserved == 0
-        assert window.available(100.0) == 100 * budget.window - spent
+        assert bucket.taken == spent
+        assert bucket.available(100.0) == 100 - spent
+
+
+class TestFirstEqual:
+    """Equal guards made anew for each call have one state."""
+
+    def test_first_of_equal_guards_of_a_function_is_kept(self) -> None:
+        first, second = Budget(), Budget()
+        assert first_equal(first, "f") is first
+        assert first_equal(second, "f") is first
+        assert first_equal(second, "g") is second
+        assert first_equal(Budget(burst=3), "f") is not first
+
+    def test_guards_of_other_kinds_are_no_equals(self) -> None:
+        breaker, bulkhead = Breaker(), Bulkhead(3)
+        assert first_equal(breaker, "f") is breaker
+        assert first_equal(bulkhead, "f") is bulkhead
+
+    def test_guard_whose_states_were_reloaded_is_replaced(self) -> None:
+        before, after = Budget(burst=3), Budget(burst=5)
+        assert first_equal(before, "f") is before
+        after.continues(before, 1.0)
+        anew = Budget(burst=3)
+        assert first_equal(anew, "f") is anew
+        assert first_equal(Budget(burst=3), "f") is anew
+
+    def test_guards_without_end_do_not_pile_up(self) -> None:
+        for number in range(10_050):
+            first_equal(Bulkhead(number + 1), "f")
+        assert len(scopes._first) == 10_000
+        assert first_equal(Bulkhead(10_050), "f") is next(reversed(scopes._first.values()))
 
 
 class TestBreaker:
-    def test_an_open_circuit_stays_open_and_no_longer_than_it_is_now_to_be(self) -> None:
+    def test_open_circuit_stays_open_for_shorter_of_both_times(self) -> None:
         before = Breaker(min_calls=1, open=60)
         circuit = before.circuit_for("f")
         ticket = circuit.admit(100.0)
@@ -160,7 +168,7 @@ class TestBreaker:
         assert isinstance(rejection, Rejection)
         assert rejection.retry_after == 20
 
-    def test_a_half_open_circuit_stays_so_and_closes_after_the_new_number_of_probes(self) -> None:
+    def test_half_open_circuit_stays_so_with_new_probes(self) -> None:
         before = Breaker(min_calls=1, open=1, probes=3)
         circuit = before.circuit_for()
         ticket = circuit.admit(100.0)
@@ -190,7 +198,7 @@ class TestBreaker:
             circuit.failed(ticket, 101.0, 0.1)
             assert circuit.state is state
 
-    def test_the_first_one_to_be_told_of_changes_still_is(self) -> None:
+    def test_first_one_to_be_told_of_changes_still_is(self) -> None:
         told: list[CircuitState] = []
         before = Breaker(min_calls=20)
         before.circuit_for("f", lambda _, state, __: told.append(state))
@@ -204,7 +212,7 @@ class TestBreaker:
 
 
 class TestBulkhead:
-    def test_who_is_inside_counts_for_the_new_limit(self) -> None:
+    def test_who_is_inside_counts_for_new_limit(self) -> None:
         before = Bulkhead(2)
         slots = before.slots_for("f")
         first, second = slots.acquire(), slots.acquire()
@@ -218,7 +226,7 @@ class TestBulkhead:
         slots.release(second)
         assert after.slots_for("f").acquire() is not None
 
-    def test_who_waits_is_let_in_at_once_when_there_is_more_room(self) -> None:
+    def test_waiter_is_admitted_when_limit_grows(self) -> None:
         before = Bulkhead(1, queue=1, wait=30.0)
         slots = before.slots_for()
         held = slots.acquire()
@@ -259,14 +267,12 @@ def test_state_made_while_numbers_change_goes_by_new_ones() -> None:
     ("before", "after"),
     [(Budget(), Budget(0.5)), (Breaker(), Breaker(0.1)), (Bulkhead(1), Bulkhead(2))],
 )
-def test_the_states_are_the_same_objects_for_old_and_new_holders(
-    before: object, after: object
-) -> None:
+def test_states_are_the_same_objects_for_old_and_new_holders(before: object, after: object) -> None:
     match before, after:
         case Budget(), Budget():
-            old = before.window_for("f")
+            old = before.bucket_for("f")
             after.continues(before, 0.0)
-            assert after.window_for("f") is before.window_for("f") is old
+            assert after.bucket_for("f") is before.bucket_for("f") is old
         case Breaker(), Breaker():
             circuit = before.circuit_for("f")
             after.continues(before, 0.0)
@@ -277,15 +283,15 @@ def test_the_states_are_the_same_objects_for_old_and_new_holders(
             assert after.slots_for("f") is before.slots_for("f") is slots
 
 
-def test_in_the_child_of_a_fork_every_state_starts_anew() -> None:
-    budget, breaker = Budget(ratio=0.0, min_per_second=0.1, window=10.0), Breaker(min_calls=1)
-    window, circuit = budget.window_for("f"), breaker.circuit_for("f")
-    assert window.reserve(1.0)
+def test_in_child_of_fork_every_state_starts_anew() -> None:
+    budget, breaker = Budget(ratio=0.0, burst=1), Breaker(min_calls=1)
+    bucket, circuit = budget.bucket_for("f"), breaker.circuit_for("f")
+    assert bucket.reserve(1.0)
     ticket = circuit.admit(1.0)
     assert isinstance(ticket, Ticket)
     circuit.failed(ticket, 1.0, 0.1)
     before = budget._states._lock
-    kept_room._forked()  # what the interpreter calls there
-    assert window.available(1.0) == 1.0
+    scopes._forked()  # what the interpreter calls there
+    assert bucket.available(1.0) == 1.0
     assert circuit.state is CircuitState.CLOSED
     assert budget._states._lock is not before

@@ -1,7 +1,8 @@
 """The worker of the kill tests: its handlers write effects inside and outside of the transaction.
 
-Run by the tests: ``kills_worker.py URL FOLDER [PREFIX [REDIS_URL]]``; its functions are
-PREFIX::inside and so on. Without a Redis its store is a file in the folder. Every line of the log
+Run by the tests: ``kills_worker.py URL FOLDER [PREFIX [STORE_URL]]``; its functions are
+PREFIX::inside and so on. Without the URL of a Redis or PostgreSQL its store is a file in the
+folder. Every line of the log
 is one write, so that a kill leaves whole lines.
 """
 
@@ -21,15 +22,19 @@ from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
 
 from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
-from iii_resilience.stores import RedisStore, SqliteStore, Store
+from iii_resilience.stores import PostgresStore, RedisStore, SqliteStore, Store
 
 LEASE = 3.0  # far longer than a busy machine keeps a thread from running
 
 
-def main(url: str, folder: Path, prefix: str = "jobs", redis_url: str = "") -> None:
-    store: Store = SqliteStore(folder / "store.db", busy_timeout=60.0)
-    if redis_url:
-        store = RedisStore(redis_url, timeout=1.0)  # less than a server is stalled for
+def main(url: str, folder: Path, prefix: str = "jobs", store_url: str = "") -> None:
+    store: Store
+    if store_url.startswith("redis"):
+        store = RedisStore(store_url, timeout=1.0)  # less than a server is stalled for
+    elif store_url:
+        store = PostgresStore(store_url, connections=20)
+    else:
+        store = SqliteStore(folder / "store.db", busy_timeout=60.0)
     log = os.open(folder / "log.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def say(event: str, n: int, run: str = "") -> None:
@@ -43,8 +48,10 @@ def main(url: str, folder: Path, prefix: str = "jobs", redis_url: str = "") -> N
         return int(data["n"])
 
     def inside(data: Any, transaction: Any) -> int:
-        if redis_url:
+        if store_url.startswith("redis"):
             transaction.hincrby("effects", data["n"], 1)
+        elif store_url:
+            transaction.execute("INSERT INTO effects VALUES (%s)", (data["n"],))
         else:
             transaction.execute("INSERT INTO effects VALUES (?)", (data["n"],))
         return int(data["n"])

@@ -52,7 +52,7 @@ def worker(url: str, folder: Path, how: str, step: str) -> Iterator[subprocess.P
     ("how", "step"),
     [*(("fine", step) for step in HANDLED), *(("permanent", step) for step in PARKED)],
 )
-def test_a_message_survives_the_end_of_its_worker(
+def test_message_survives_end_of_its_worker(
     engine: LoopbackEngine, caller: object, tmp_path: Path, how: str, step: str
 ) -> None:
     file = tmp_path / "store.db"

@@ -103,7 +103,7 @@ def enqueue(caller: Resilient, size: Size) -> dict[str, list[int]]:
 @pytest.mark.parametrize(
     "size", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"]
 )
-def test_nothing_is_lost_and_only_a_kill_in_the_window_repeats_an_effect_elsewhere(
+def test_only_kill_in_window_repeats_effect_elsewhere(
     engine: LoopbackEngine, caller: Resilient, connect: Any, tmp_path: Path, size: Size
 ) -> None:
     file = tmp_path / "store.db"

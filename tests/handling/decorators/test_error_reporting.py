@@ -53,7 +53,7 @@ CASES: list[tuple[Exception, type[HandlerError], str | None, str]] = [
 
 @pytest.mark.parametrize(("error", "kind", "code", "message"), CASES)
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_an_exception_becomes_the_structured_error_of_its_category(
+def test_exception_becomes_structured_error_of_its_category(
     error: Exception,
     kind: type[HandlerError],
     code: str | None,
@@ -91,9 +91,7 @@ def test_an_exception_becomes_the_structured_error_of_its_category(
 @pytest.mark.parametrize(
     "kind", [TransientError, AuthError, NotFoundError, PayloadError, PermanentError]
 )
-def test_the_five_pass_as_they_are(
-    kind: type[HandlerError], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_five_pass_as_they_are(kind: type[HandlerError], caplog: pytest.LogCaptureFixture) -> None:
     error = kind("as it is", code="CARD_DECLINED", retry_after=1.5)
 
     @reports_errors
@@ -107,7 +105,7 @@ def test_the_five_pass_as_they_are(
     assert (record.iii_code, record.iii_attempt) == ("CARD_DECLINED", 1)  # type: ignore[attr-defined]
 
 
-def test_a_result_passes() -> None:
+def test_result_passes() -> None:
     assert reports_errors(lambda data: data)({"n": 1}) == {"n": 1}
 
 
@@ -135,7 +133,7 @@ def test_what_was_retried_here_is_not_retried_by_the_caller() -> None:
     assert classify({"code": "invocation_failed", "message": str(caught.value)}).already_retried
 
 
-def test_a_time_to_wait_is_kept() -> None:
+def test_time_to_wait_is_kept() -> None:
     error = InvocationError("RATE_LIMITED", "retry after 4998ms")
     reported = reported_as(error, since=0.0)
     assert reported.retry_after == pytest.approx(4.998)
@@ -149,7 +147,7 @@ def test_a_time_to_wait_is_kept() -> None:
         AuthError("no", retry_after=0.0),
     ],
 )
-def test_a_stored_error_comes_back_as_it_was(error: HandlerError) -> None:
+def test_stored_error_comes_back_as_it_was(error: HandlerError) -> None:
     error.already_retried = True
     again = restored(str(error))
     assert type(again) is type(error)
@@ -168,7 +166,7 @@ def serve(target: Any, engine: LoopbackEngine) -> Callable[[Any], None]:
     return serve
 
 
-def test_a_payload_error_on_worker_b_is_one_to_the_caller_on_a(
+def test_payload_error_on_worker_b_is_one_to_caller_on_a(
     serve: Callable[[Any], None], caller: Resilient, engine: LoopbackEngine
 ) -> None:
     def handler(data: Any) -> None:
@@ -189,7 +187,7 @@ def test_a_payload_error_on_worker_b_is_one_to_the_caller_on_a(
     assert len(engine.calls("orders::save")) == 1
 
 
-def test_a_pushback_of_worker_b_is_kept_by_the_caller_on_a(
+def test_pushback_of_worker_b_is_kept_by_the_caller_on_a(
     serve: Callable[[Any], None], caller: Resilient, engine: LoopbackEngine
 ) -> None:
     ran: list[Any] = []
@@ -208,7 +206,7 @@ def test_a_pushback_of_worker_b_is_kept_by_the_caller_on_a(
     assert second.at - first.at >= 0.5
 
 
-def test_an_exception_of_worker_b_tells_the_caller_nothing_it_should_not_know(
+def test_error_does_not_leak_internals_to_caller(
     serve: Callable[[Any], None], caller: Resilient
 ) -> None:
     def handler(data: Any) -> None:

@@ -81,7 +81,7 @@ def failing(error: BaseException, ran: list[Any]) -> Handler:
     return handler
 
 
-def test_a_key_runs_once_and_a_repeat_gets_the_result(made: Callable[..., Any]) -> None:
+def test_key_runs_once_and_repeat_gets_result(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
     handler = made(counting(ran))
     assert run(handler, {"order_id": "o-1"}) == 1
@@ -102,7 +102,7 @@ def test_keys_of_two_functions_never_meet(store: Store) -> None:
     assert (first({"id": 1}), second({"id": 1})) == ("a", "b")
 
 
-def test_a_concurrent_repeat_waits_for_the_result(made: Callable[..., Any]) -> None:
+def test_concurrent_repeat_waits_for_result(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
 
     def slow(data: Any) -> Any:
@@ -117,7 +117,7 @@ def test_a_concurrent_repeat_waits_for_the_result(made: Callable[..., Any]) -> N
     assert len(ran) == 1
 
 
-def test_a_repeat_that_has_waited_long_enough_gets_a_transient_error(
+def test_repeat_that_waited_too_long_is_transient_error(
     made: Callable[..., Any],
 ) -> None:
     go_on, started = threading.Event(), threading.Event()
@@ -137,7 +137,7 @@ def test_a_repeat_that_has_waited_long_enough_gets_a_transient_error(
     assert caught.value.code == "IDEMPOTENCY_KEY_RUNNING"
 
 
-def test_the_wait_ends_with_the_callers_time(made: Callable[..., Any]) -> None:
+def test_wait_ends_with_callers_time(made: Callable[..., Any]) -> None:
     go_on = threading.Event()
     started = threading.Event()
 
@@ -159,7 +159,7 @@ def test_the_wait_ends_with_the_callers_time(made: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("error", [TransientError("busy"), ConnectionError("gone")])
-def test_a_transient_failure_frees_the_key(made: Callable[..., Any], error: Exception) -> None:
+def test_transient_failure_frees_key(made: Callable[..., Any], error: Exception) -> None:
     ran: list[Any] = []
     handler = made(failing(error, ran))
     for _ in range(2):
@@ -194,7 +194,7 @@ def test_any_other_failure_is_stored(made: Callable[..., Any], error: Exception)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_an_exit_frees_the_key(store: Store, error: BaseException) -> None:
+def test_exit_frees_key(store: Store, error: BaseException) -> None:
     ran: list[Any] = []
     handler = idempotent(store, key="id", function_id=ID)(failing(error, ran))
     for _ in range(2):
@@ -203,7 +203,7 @@ def test_an_exit_frees_the_key(store: Store, error: BaseException) -> None:
     assert len(ran) == 2
 
 
-async def test_a_cancelled_handler_frees_the_key(store: Store) -> None:
+async def test_cancelled_handler_frees_key(store: Store) -> None:
     ran: list[Any] = []
 
     @idempotent(store, key="id", function_id=ID)
@@ -222,7 +222,7 @@ async def test_a_cancelled_handler_frees_the_key(store: Store) -> None:
     assert await handler({"id": 1}) == "done"
 
 
-async def test_a_call_that_is_cancelled_while_it_claims_leaves_the_key_free() -> None:
+async def test_call_cancelled_while_it_claims_leaves_key_free() -> None:
     store = MemoryStore()
     store.blocking = True  # as a store on the network
     claiming, go_on = threading.Event(), threading.Event()
@@ -287,7 +287,7 @@ def test_what_is_added_on_the_way_makes_no_other_payload(made: Callable[..., Any
         ("order_id", {"order_id": ["x"]}, "IDEMPOTENCY_KEY_INVALID"),
     ],
 )
-def test_a_missing_key_is_a_payload_failure(
+def test_missing_key_is_payload_failure(
     made: Callable[..., Any], key: Any, payload: Any, code: str | None
 ) -> None:
     ran: list[Any] = []
@@ -299,14 +299,14 @@ def test_a_missing_key_is_a_payload_failure(
     assert ran == []
 
 
-def test_a_number_and_its_text_are_two_keys(made: Callable[..., Any]) -> None:
+def test_number_and_its_text_are_two_keys(made: Callable[..., Any]) -> None:
     handler = made(lambda data: type(data["order_id"]).__name__)
     assert run(handler, {"order_id": 1}) == "int"
     assert run(handler, {"order_id": "1"}) == "str"
 
 
 @pytest.mark.parametrize("way", ["payload", "metadata"])
-def test_without_a_key_of_its_own_the_one_that_travelled_counts(
+def test_without_key_of_its_own_one_that_travelled_counts(
     made: Callable[..., Any], way: str
 ) -> None:
     ran: list[Any] = []
@@ -323,7 +323,7 @@ def test_without_a_key_of_its_own_the_one_that_travelled_counts(
     assert ran == [{"n": 1}] * 2
 
 
-def test_the_function_is_known_from_the_registration(store: Store) -> None:
+def test_function_is_known_from_registration(store: Store) -> None:
     ran: list[Any] = []
     handler = idempotent(store, key="id")(counting(ran))
     with handling(InboundCall(function_id=ID)):
@@ -348,7 +348,7 @@ def test_what_a_handler_calls_does_not_share_its_keys(store: Store) -> None:
 # Leases.
 
 
-def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> None:
+def test_lease_is_renewed_while_handler_runs(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
 
     def slow(data: Any) -> int:
@@ -365,7 +365,7 @@ def test_a_lease_is_renewed_while_the_handler_runs(made: Callable[..., Any]) -> 
     assert len(ran) == 1
 
 
-def test_who_outlives_his_lease_cannot_overwrite_a_newer_result(
+def test_late_holder_cannot_overwrite_newer_result(
     made: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if the process were suspended.
@@ -421,7 +421,7 @@ class Line:
     ],
     ids=["model", "dataclass", "nested", "inside"],
 )
-def test_repeat_gets_what_the_wire_carries(
+def test_repeat_gets_what_wire_carries(
     engine: LoopbackEngine, connect: Callable[..., Any], tmp_path: Path, result: Any
 ) -> None:
     ran: list[Any] = []
@@ -453,7 +453,7 @@ def test_repeat_gets_what_the_wire_carries(
         Order(orderId="o-1", at=dt.date(2026, 1, 1)),  # the SDK does not send it either
     ],
 )
-def test_a_result_that_cannot_be_kept_is_a_failure_and_does_not_run_again(
+def test_unstorable_result_is_failure_and_not_run_again(
     made: Callable[..., Any], result: Any
 ) -> None:
     ran: list[Any] = []
@@ -494,7 +494,7 @@ class Away(MemoryStore):
         return super()._change(kind, row_id, rule, lasting=lasting)
 
 
-def test_a_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None:
+def test_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
     handler = made(ran.append, store=Away("claim"))
     with pytest.raises(TransientError) as caught:
@@ -504,7 +504,7 @@ def test_a_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None
     assert ran == []
 
 
-def test_a_store_that_is_away_for_a_moment_gets_the_result_later(made: Callable[..., Any]) -> None:
+def test_store_that_is_away_for_moment_gets_result_later(made: Callable[..., Any]) -> None:
     store = Away("finish")
     handler = made(lambda data: "done", store=store)
     threading.Timer(0.3, store.away.clear).start()
@@ -512,7 +512,7 @@ def test_a_store_that_is_away_for_a_moment_gets_the_result_later(made: Callable[
     assert run(handler, {"order_id": 1}) == "done"
 
 
-def test_a_result_that_could_not_be_kept_is_a_transient_error(
+def test_result_that_could_not_be_kept_is_transient_error(
     made: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "_RECORD_WITHIN", 0.3)
@@ -544,9 +544,7 @@ def effects(path: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "async"])
-def test_an_effect_in_the_stores_transaction_is_committed_with_the_key(
-    file: Path, kind: str
-) -> None:
+def test_effect_in_stores_transaction_is_committed_with_key(file: Path, kind: str) -> None:
     store = SqliteStore(file)
 
     def write(data: Any, transaction: sqlite3.Connection) -> str:
@@ -618,7 +616,7 @@ def test_who_has_lost_his_lease_writes_nothing(file: Path) -> None:
     assert first({"id": "a"}) == "other"
 
 
-def test_a_memory_store_has_no_transaction_to_give() -> None:
+def test_memory_store_has_no_transaction_to_give() -> None:
     with pytest.raises(TypeError, match="a MemoryStore has no transaction to give"):
         idempotent(MemoryStore(), key="id")(lambda data, transaction: None)
 
@@ -626,7 +624,7 @@ def test_a_memory_store_has_no_transaction_to_give() -> None:
 # What the SDK sees.
 
 
-def test_the_wrapper_looks_like_the_handler(store: Store) -> None:
+def test_wrapper_looks_like_handler(store: Store) -> None:
     @idempotent(store, key="id", function_id=ID)
     def save(data: dict[str, int], metadata: Any = None) -> str:
         """Saves."""
@@ -642,7 +640,7 @@ def test_the_wrapper_looks_like_the_handler(store: Store) -> None:
     assert save(data={"id": 2}, metadata="m") == "2 m"
 
 
-def test_a_method_can_be_a_handler(store: Store) -> None:
+def test_method_can_be_handler(store: Store) -> None:
     class Orders:
         def __init__(self) -> None:
             self.ran = 0

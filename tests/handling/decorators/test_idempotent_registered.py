@@ -24,7 +24,7 @@ def worker(target: Any) -> Iterator[Resilient]:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_call_that_is_repeated_with_its_key_runs_once(
+def test_call_that_is_repeated_with_its_key_runs_once(
     engine: LoopbackEngine, worker: Resilient, caller: Resilient, asynchronous: bool
 ) -> None:
     ran: list[Any] = []
@@ -69,7 +69,7 @@ def test_one_key_under_two_functions_is_two_keys(
     assert results == [1, 2, 1]
 
 
-def test_what_is_handed_to_a_queue_after_it_ran_does_not_run_again(
+def test_handed_over_call_that_ran_does_not_run_again(
     engine: LoopbackEngine, worker: Resilient, caller: Resilient
 ) -> None:
     from iii_resilience import Enqueue, Enqueued

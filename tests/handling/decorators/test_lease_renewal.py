@@ -83,7 +83,7 @@ def test_renewals_do_not_wait_for_one_another() -> None:
     assert set(hold_all(Distant(0.4), 12, lease=2.0, seconds=4.0)) == {State.RUNNING}
 
 
-def test_renewals_are_one_round_trip_where_the_store_can() -> None:
+def test_renewals_are_one_round_trip_where_store_can() -> None:
     store = Together()
     assert set(hold_all(store, 12, lease=1.5, seconds=2.5)) == {State.RUNNING}
     assert max(store.trips) == 12
@@ -149,7 +149,7 @@ class NoThreads:
         monkeypatch.setattr(threading.Thread, "start", refused)
 
 
-def test_thread_that_could_not_start_is_tried_again_with_the_next_call(
+def test_failed_thread_start_is_tried_again_at_next_call(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = MemoryStore()

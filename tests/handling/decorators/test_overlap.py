@@ -28,7 +28,7 @@ WAYS: dict[str, Callable[[LoopbackEngine], None]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_overlapping_delivery_waits_and_gets_the_same_answer(
+def test_overlapping_delivery_waits_and_gets_the_same_answer(
     engine: LoopbackEngine, target: Any, caller: Resilient, tmp_path: Path, way: str
 ) -> None:
     store = SqliteStore(tmp_path / "store.db")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +76,7 @@ def messages(store: Store) -> list[ParkedMessage]:
     return [one for one in found if one is not None]
 
 
-def test_a_handled_message_leaves_nothing(made: Callable[..., Any], store: Store) -> None:
+def test_handled_message_leaves_nothing(made: Callable[..., Any], store: Store) -> None:
     assert run(made(lambda data: data["n"]), {"order_id": 1, "n": 5}) == 5
     assert list(store.records()) == []
 
@@ -107,7 +109,7 @@ def test_what_cannot_succeed_is_parked_and_acknowledged(
     assert parked.data() == {"order_id": "o-1", "n": 1}
 
 
-def test_a_transient_failure_is_recorded_and_raised(made: Callable[..., Any], store: Store) -> None:
+def test_transient_failure_is_recorded_and_raised(made: Callable[..., Any], store: Store) -> None:
     handler = made(failing(ConnectionError("gone")))
     for _ in range(3):
         with pytest.raises(ConnectionError):
@@ -118,7 +120,7 @@ def test_a_transient_failure_is_recorded_and_raised(made: Callable[..., Any], st
     assert found.told.category is Category.TRANSIENT
 
 
-def test_a_message_that_succeeds_in_the_end_is_forgotten(
+def test_message_that_succeeds_in_the_end_is_forgotten(
     made: Callable[..., Any], store: Store
 ) -> None:
     ran: list[Any] = []
@@ -136,7 +138,7 @@ def test_a_message_that_succeeds_in_the_end_is_forgotten(
     assert list(store.records()) == []
 
 
-def test_what_is_parked_is_one_count_and_one_record_like_any_failure(
+def test_parked_message_is_one_count_and_one_record(
     made: Callable[..., Any], seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(data: Any) -> None:
@@ -164,9 +166,7 @@ def test_what_is_parked_is_one_count_and_one_record_like_any_failure(
     } <= set(told)
 
 
-def test_after_so_many_deliveries_a_message_is_parked_whatever_it_fails_with(
-    made: Callable[..., Any], store: Store
-) -> None:
+def test_message_is_parked_after_max_deliveries(made: Callable[..., Any], store: Store) -> None:
     handler = made(failing(TransientError("busy", code="BUSY")), max_deliveries=3)
     for _ in range(2):
         with pytest.raises(TransientError):
@@ -176,9 +176,7 @@ def test_after_so_many_deliveries_a_message_is_parked_whatever_it_fails_with(
     assert (parked.deliveries, parked.told.code) == (3, "BUSY")
 
 
-def test_a_message_that_ends_its_worker_each_time_is_parked_without_being_run(
-    made: Callable[..., Any], store: Store
-) -> None:
+def test_poison_message_is_parked_without_being_run(made: Callable[..., Any], store: Store) -> None:
     ran: list[Any] = []
     handler = made(failing(SystemExit(), ran), max_deliveries=2)
     for _ in range(2):
@@ -190,7 +188,7 @@ def test_a_message_that_ends_its_worker_each_time_is_parked_without_being_run(
     assert parked.told.code == "MAX_DELIVERIES"
 
 
-def test_two_messages_that_differ_only_in_the_key_that_travelled_are_two(
+def test_two_messages_with_different_travelled_keys_are_two(
     made: Callable[..., Any], store: Store
 ) -> None:
     handler = made(failing(PermanentError("no")), key=None)
@@ -204,7 +202,7 @@ def test_two_messages_that_differ_only_in_the_key_that_travelled_are_two(
 
 
 @pytest.mark.parametrize("payload", [{}, {"order_id": 1.5}])
-def test_a_message_without_its_key_is_parked_and_not_run(
+def test_message_without_its_key_is_parked_and_not_run(
     made: Callable[..., Any], store: Store, payload: Any
 ) -> None:
     ran: list[Any] = []
@@ -215,9 +213,7 @@ def test_a_message_without_its_key_is_parked_and_not_run(
     assert parked.told.category is Category.PAYLOAD
 
 
-def test_each_failed_delivery_is_a_record_without_a_key(
-    made: Callable[..., Any], store: Store
-) -> None:
+def test_each_failed_delivery_is_record_without_key(made: Callable[..., Any], store: Store) -> None:
     handler = made(failing(PermanentError("no")), key=None)
     for payload in ([1], [2], "text", [1]):
         run(handler, payload)
@@ -226,7 +222,7 @@ def test_each_failed_delivery_is_a_record_without_a_key(
     assert [one.deliveries for one in found] == [1] * 4
 
 
-def test_success_removes_no_equal_message_without_a_key(
+def test_success_removes_no_equal_message_without_key(
     made: Callable[..., Any], store: Store
 ) -> None:
     fails = [PermanentError("no"), None, TransientError("busy"), None]
@@ -246,12 +242,12 @@ def test_success_removes_no_equal_message_without_a_key(
     assert len(list(store.records())) == 2
 
 
-def test_deliveries_are_not_counted_without_a_key() -> None:
+def test_deliveries_are_not_counted_without_key() -> None:
     with pytest.raises(TypeError, match="max_deliveries needs key="):
         consumer(parking=MemoryStore(), max_deliveries=3)
 
 
-def test_a_payload_with_a_channel_is_kept_as_far_as_it_goes(
+def test_payload_with_channel_is_kept_as_far_as_it_goes(
     made: Callable[..., Any], store: Store
 ) -> None:
     run(made(failing(PermanentError("no"))), {"order_id": 1, "file": object()})
@@ -260,7 +256,7 @@ def test_a_payload_with_a_channel_is_kept_as_far_as_it_goes(
     assert json.loads(parked.payload)["file"] == {"type": "builtins.object"}
 
 
-def test_the_trace_is_recorded(made: Callable[..., Any], store: Store) -> None:
+def test_trace_is_recorded(made: Callable[..., Any], store: Store) -> None:
     context = trace.SpanContext(0xABC, 0xDEF, is_remote=False)
     with trace.use_span(trace.NonRecordingSpan(context)):
         run(made(failing(PermanentError("no"))), {"order_id": 1})
@@ -278,9 +274,7 @@ def test_neither_payload_nor_key_nor_message_shows(
     assert "secret" not in caplog.text + repr(messages(store)) + repr(list(store.records()))
 
 
-def test_inside_a_consumer_the_hint_for_what_is_permanent_is_dead_letter(
-    made: Callable[..., Any], store: Store
-) -> None:
+def test_permanent_hint_in_consumer_is_dead_letter(made: Callable[..., Any], store: Store) -> None:
     advised: list[str] = []
 
     def handler(data: Any) -> None:
@@ -309,14 +303,14 @@ class Away(MemoryStore):
         return super()._change(kind, row_id, rule, lasting=lasting)
 
 
-def test_if_the_store_is_away_nothing_is_run(made: Callable[..., Any]) -> None:
+def test_if_store_is_away_nothing_is_run(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
     with pytest.raises(TransientError, match="nothing was run"):
         run(made(ran.append, parking=Away("delivered")), {"order_id": 1})
     assert ran == []
 
 
-def test_if_parking_fails_the_message_is_not_acknowledged(made: Callable[..., Any]) -> None:
+def test_if_parking_fails_message_is_not_acknowledged(made: Callable[..., Any]) -> None:
     store = Away("note")
     handler = made(failing(PermanentError("no")), parking=store)
     with pytest.raises(TransientError, match="the message is not parked"):
@@ -326,14 +320,14 @@ def test_if_parking_fails_the_message_is_not_acknowledged(made: Callable[..., An
     assert [one.deliveries for one in messages(store)] == [2]
 
 
-def test_a_transient_failure_is_raised_even_if_it_cannot_be_recorded(
+def test_unrecorded_transient_failure_is_raised(
     made: Callable[..., Any],
 ) -> None:
     with pytest.raises(ConnectionError):
         run(made(failing(ConnectionError()), parking=Away("note")), {"order_id": 1})
 
 
-def test_a_handled_message_is_acknowledged_even_if_its_record_stays(
+def test_handled_message_is_acknowledged_despite_record(
     made: Callable[..., Any],
 ) -> None:
     assert run(made(lambda data: "done", parking=Away("settle")), {"order_id": 1}) == "done"
@@ -342,7 +336,7 @@ def test_a_handled_message_is_acknowledged_even_if_its_record_stays(
 # With a key that runs once, and with the queue.
 
 
-def test_a_key_that_travelled_reaches_the_wrapper_inside(store: Store) -> None:
+def test_key_that_travelled_reaches_wrapper_inside(store: Store) -> None:
     ran: list[Any] = []
 
     @consumer(parking=store, function_id=ID)
@@ -356,7 +350,7 @@ def test_a_key_that_travelled_reaches_the_wrapper_inside(store: Store) -> None:
     assert ran == [{"n": 1}]
 
 
-def test_a_stored_failure_is_parked_once_with_its_cause(store: Store) -> None:
+def test_stored_failure_is_parked_once_with_its_cause(store: Store) -> None:
     @consumer(parking=store, key="order_id", function_id=ID)
     @idempotent(store, key="order_id")
     def handler(data: Any) -> None:
@@ -370,7 +364,7 @@ def test_a_stored_failure_is_parked_once_with_its_cause(store: Store) -> None:
     assert store.forget_failure(parked.slot)
 
 
-def test_the_function_is_known_from_the_registration(store: Store) -> None:
+def test_function_is_known_from_registration(store: Store) -> None:
     handler = consumer(parking=store)(failing(PermanentError("no")))
     with pytest.raises(PermanentError, match="FUNCTION_ID_UNKNOWN"):
         handler({})
@@ -379,7 +373,7 @@ def test_the_function_is_known_from_the_registration(store: Store) -> None:
     assert [one.function_id for one in messages(store)] == [ID]
 
 
-def test_on_a_queue_what_is_permanent_is_delivered_once_and_the_rest_is_retried(
+def test_on_queue_only_permanent_failures_are_not_retried(
     store: Store, engine: LoopbackEngine, target: Any, caller: Any
 ) -> None:
     heard: list[Any] = []
@@ -401,7 +395,7 @@ def test_on_a_queue_what_is_permanent_is_delivered_once_and_the_rest_is_retried(
     assert sorted(one.payload for one in messages(store)) == ['{"n": 1}', '{"n": 2}']
 
 
-def test_an_inner_retry_that_gave_up_is_recorded_as_what_it_was(store: Store) -> None:
+def test_inner_retry_that_gave_up_is_recorded_as_what_it_was(store: Store) -> None:
     @iii_retry(idempotent=True, attempts=2, wait=lambda _: 0.0)
     def flaky() -> None:
         raise ConnectionError("gone")
@@ -431,3 +425,64 @@ def test_bad_options_are_refused_where_they_are_written(
 ) -> None:
     with pytest.raises(error):
         consumer(**{"parking": MemoryStore(), **options})
+
+
+class HeldUp(MemoryStore):
+    """Counts, and then answers late."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted, self.go_on = threading.Event(), threading.Event()
+
+    def delivered(self, message: str, *, keep: float) -> int:
+        count = super().delivered(message, keep=keep)
+        self.counted.set()
+        assert self.go_on.wait(30)
+        return count
+
+
+async def cancelled_while_counted(store: HeldUp, handler: Any) -> None:
+    task = asyncio.create_task(handler({"order_id": 1}))
+    while not store.counted.is_set():
+        await asyncio.sleep(0.005)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    store.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_delivery_cancelled_while_counted_does_not_count() -> None:
+    store = HeldUp()
+
+    @consumer(parking=store, key="order_id", function_id=ID, max_deliveries=1)
+    async def handler(data: Any) -> str:
+        return "done"
+
+    await cancelled_while_counted(store, handler)
+    assert list(store.records()) == []
+    again: Any = handler
+    assert await again({"order_id": 1}) == "done", "not parked: it never ran"
+
+
+async def test_count_that_cannot_be_taken_back_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Away(HeldUp):
+        def undelivered(self, message: str, *, keep: float) -> None:
+            raise StoreUnavailableError("away")
+
+    store = Away()
+
+    @consumer(parking=store, key="order_id", function_id=ID)
+    async def handler(data: Any) -> str:
+        return "done"
+
+    await cancelled_while_counted(store, handler)
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records] == [
+        "a delivery that was not begun stays counted: away"
+    ], "and asyncio has nothing to add"

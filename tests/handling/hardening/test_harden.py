@@ -111,7 +111,7 @@ EXITS = [
 
 class TestWhateverAHandlerDoes:
     @pytest.mark.parametrize(("handler", "category", "words"), EXITS)
-    def test_an_exit_is_an_error_of_that_call_and_the_worker_answers_the_next(
+    def test_exit_is_error_of_that_call_and_worker_answers_next(
         self, serve: Serve, target: Any, handler: Any, category: Category, words: str
     ) -> None:
         serve(handler)
@@ -123,7 +123,7 @@ class TestWhateverAHandlerDoes:
         assert call(target, function_id="t::next") == "alive"
 
     @pytest.mark.parametrize("handler", both_ways(stop), ids=["plain", "coroutine"])
-    def test_a_stop_iteration_is_answered(self, serve: Serve, target: Any, handler: Any) -> None:
+    def test_stop_iteration_is_answered(self, serve: Serve, target: Any, handler: Any) -> None:
         serve(handler)
         failure_of(target)
 
@@ -140,7 +140,7 @@ class TestWhateverAHandlerDoes:
         ids=["nan", "set", "surrogate", "deep", "deeper", "key"],
     )
     @pytest.mark.parametrize("way", [0, 1], ids=["plain", "coroutine"])
-    def test_a_result_that_cannot_be_sent_is_a_payload_error(
+    def test_result_that_cannot_be_sent_is_payload_error(
         self, serve: Serve, target: Any, way: int, result: Any, words: str
     ) -> None:
         serve(both_ways(lambda: result)[way])
@@ -149,7 +149,7 @@ class TestWhateverAHandlerDoes:
         assert words in failure.inner.message
         assert failure.inner.code == "invalid_payload"
 
-    def test_a_result_above_the_limit_is_a_payload_error_with_both_sizes(
+    def test_result_above_limit_is_payload_error_with_both_sizes(
         self, serve: Serve, target: Any
     ) -> None:
         serve(lambda data: "x" * (2 << 20))
@@ -161,21 +161,21 @@ class TestWhateverAHandlerDoes:
     @pytest.mark.parametrize(
         ("size", "fits"), [(LARGEST - 3, True), (LARGEST - 2, True), (LARGEST - 1, False)]
     )
-    def test_the_limit_is_exact(self, serve: Serve, target: Any, size: int, fits: bool) -> None:
+    def test_limit_is_exact(self, serve: Serve, target: Any, size: int, fits: bool) -> None:
         serve(lambda data: "x" * size)
         if fits:
             assert len(call(target)) == size
         else:
             assert failure_of(target).limit_bytes == LARGEST
 
-    def test_nesting_up_to_the_limit_and_brackets_in_texts_are_fine(
+    def test_nesting_up_to_limit_and_brackets_in_texts_are_fine(
         self, serve: Serve, target: Any
     ) -> None:
         deep = nested(119, ['"[[[\\"' * 100])
         serve(lambda data: deep)
         assert call(target) == deep
 
-    def test_models_and_dataclasses_are_results_as_with_the_bare_sdk(
+    def test_models_and_dataclasses_are_results_as_with_bare_sdk(
         self, serve: Serve, target: Any
     ) -> None:
         from pydantic import BaseModel
@@ -186,16 +186,14 @@ class TestWhateverAHandlerDoes:
         serve(lambda data: Model(n=1))
         assert call(target) == {"n": 1}
 
-    def test_an_exception_arrives_as_with_the_bare_sdk(self, serve: Serve, target: Any) -> None:
+    def test_exception_arrives_as_with_bare_sdk(self, serve: Serve, target: Any) -> None:
         def handler(data: Any) -> None:
             raise KeyError("k")
 
         serve(handler)
         assert failure_of(target).message == "'k'"
 
-    def test_an_exception_that_cannot_say_what_it_is_arrives(
-        self, serve: Serve, target: Any
-    ) -> None:
+    def test_exception_that_cannot_say_what_it_is_arrives(self, serve: Serve, target: Any) -> None:
         class MuteError(Exception):
             def __str__(self) -> str:
                 raise RuntimeError
@@ -208,7 +206,7 @@ class TestWhateverAHandlerDoes:
 
     @pytest.mark.parametrize("words", ["\ud800", "x" * (3 << 20)], ids=["surrogate", "long"])
     @pytest.mark.parametrize("kind", [ValueError, TransientError])
-    def test_one_whose_words_cannot_be_sent_arrives_all_the_same(
+    def test_error_whose_text_cannot_be_sent_arrives(
         self, serve: Serve, target: Any, kind: type[Exception], words: str
     ) -> None:
         def handler(data: Any) -> None:
@@ -228,7 +226,7 @@ class TestWhateverAHandlerDoes:
         serve(handler)
         assert failure_of(target).message == "own words"
 
-    def test_a_structured_error_keeps_its_category(self, serve: Serve, target: Any) -> None:
+    def test_structured_error_keeps_its_category(self, serve: Serve, target: Any) -> None:
         def handler(data: Any) -> None:
             raise PayloadError("no amount", code="NO_AMOUNT")
 
@@ -237,7 +235,7 @@ class TestWhateverAHandlerDoes:
         assert (failure.category, failure.inner.code) == (Category.PAYLOAD, "NO_AMOUNT")
 
     @pytest.mark.parametrize("way", [0, 1], ids=["plain", "coroutine"])
-    def test_a_handler_cancelled_from_outside_answers_and_ends(
+    def test_handler_cancelled_from_outside_answers_and_ends(
         self, serve: Serve, worker: Resilient, target: Any, way: int
     ) -> None:
         started, ended = threading.Event(), threading.Event()
@@ -278,7 +276,7 @@ class TestWhateverAHandlerDoes:
         assert call(target, function_id="t::next") == "alive"
         ended.set()
 
-    def test_a_handler_that_closes_its_own_client_leaves_its_caller_with_an_error(
+    def test_handler_that_closes_own_client_answers_with_error(
         self, serve: Serve, worker: Resilient, target: Any
     ) -> None:
         serve(lambda data: worker.shutdown())
@@ -287,7 +285,7 @@ class TestWhateverAHandlerDoes:
             call(target)
         assert time.monotonic() - since < 5
 
-    async def test_a_coroutine_that_does_so_too(
+    async def test_coroutine_that_does_so_too(
         self, serve: Serve, worker: Resilient, target: Any
     ) -> None:
         async def handler(data: Any) -> None:
@@ -308,7 +306,7 @@ class TestWhatIsSent:
         ]
 
     @pytest.mark.parametrize("way", [0, 1], ids=["plain", "coroutine"])
-    def test_the_stack_of_the_handler_stays_here(
+    def test_stack_of_handler_stays_here(
         self, engine: LoopbackEngine, serve: Serve, target: Any, way: int
     ) -> None:
         def fail() -> None:
@@ -342,7 +340,7 @@ class TestWhatIsSent:
         assert "SystemExit: 3" in second["stacktrace"]
         worker.shutdown()
 
-    def test_what_an_inner_retry_gave_up_on_crosses_the_hop_marked(
+    def test_what_inner_retry_gave_up_on_crosses_hop_marked(
         self, serve: Serve, worker: Resilient, target: Any, caller: Resilient
     ) -> None:
         calls = []
@@ -376,7 +374,7 @@ class TestWhatIsSent:
         assert not failure.already_retried
         assert failure.category is Category.NOT_FOUND
 
-    def test_a_structured_error_is_marked_too(self, serve: Serve, target: Any) -> None:
+    def test_structured_error_is_marked_too(self, serve: Serve, target: Any) -> None:
         from iii_resilience import iii_retry
 
         @iii_retry(idempotent=True, attempts=2, wait=lambda state: 0.0)
@@ -426,7 +424,7 @@ class TestMetadata:
         serve(handler)
         assert call(target, metadata={"a": 1}) in (None, 7, [])
 
-    def test_a_callable_object_and_a_method_serve_too(self, serve: Serve, target: Any) -> None:
+    def test_callable_object_and_method_serve_too(self, serve: Serve, target: Any) -> None:
         class Plain:
             def __call__(self, data: Any) -> str:
                 return "plain"
@@ -454,7 +452,7 @@ class TestRegistering:
         ]
         return {name: value for name, value in message.items() if name != "id"}
 
-    def test_the_engine_is_told_the_same_as_by_the_bare_sdk(
+    def test_engine_is_told_the_same_as_by_the_bare_sdk(
         self, engine: LoopbackEngine, serve: Serve, target: Any
     ) -> None:
         def handler(order: dict[str, int], metadata: Any = None) -> list[str]:
@@ -475,7 +473,7 @@ class TestRegistering:
         assert "request_format" not in self.message(engine, "t::f")
         assert "response_format" not in self.message(engine, "t::f")
 
-    def test_what_the_sdk_refuses_is_refused_in_its_words(self, worker: Resilient) -> None:
+    def test_what_sdk_refuses_is_refused_in_its_words(self, worker: Resilient) -> None:
         with pytest.raises(TypeError, match="function_id must be str"):
             worker.register_function(5, lambda data: 1)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="must be callable"):
@@ -483,7 +481,7 @@ class TestRegistering:
         with pytest.raises(TypeError, match="nonsense"):
             worker.register_function("t::f", lambda data: 1, nonsense=1)
 
-    def test_the_wrapper_looks_like_the_handler(self, worker: Resilient) -> None:
+    def test_wrapper_looks_like_handler(self, worker: Resilient) -> None:
         def handler(data: Any) -> None:
             """Does it."""
 
@@ -512,7 +510,7 @@ def sent(left: float, ago: float = 0.0, clock: float = 0.0, **more: Any) -> dict
 
 @needs_metadata
 class TestDeadlines:
-    def test_a_call_whose_time_is_over_is_not_started(
+    def test_call_whose_time_is_over_is_not_started(
         self, serve: Serve, target: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         ran = []
@@ -526,7 +524,7 @@ class TestDeadlines:
         (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
         assert record.iii_code == "DEADLINE_PASSED"  # type: ignore[attr-defined]
 
-    def test_a_nested_refusal_proves_nothing_about_the_called_function(
+    def test_nested_refusal_proves_nothing_about_called_function(
         self, serve: Serve, worker: Resilient, target: Any
     ) -> None:
         serve(lambda data: None, "t::inner")
@@ -535,12 +533,12 @@ class TestDeadlines:
         failure = failure_of(target)
         assert failure.execution is Execution.EXECUTED
 
-    def test_within_the_tolerance_it_is_started(self, serve: Serve, target: Any) -> None:
+    def test_within_tolerance_it_is_started(self, serve: Serve, target: Any) -> None:
         serve(lambda data: "ran")
         assert call(target, metadata=sent(1.0, ago=1.5)) == "ran"
 
     @pytest.mark.parametrize("coroutine", [False, True])
-    def test_its_own_calls_inherit_what_is_left_and_what_travelled(
+    def test_own_calls_inherit_what_is_left_and_what_travelled(
         self, serve: Serve, target: Any, coroutine: bool
     ) -> None:
         def look() -> list[Any]:
@@ -571,7 +569,7 @@ def call_inner(worker: Resilient, metadata: dict[str, Any]) -> Any:
 
 
 class TestQueued:
-    def test_our_field_is_taken_out_of_the_payload_and_its_deadline_does_not_count(
+    def test_reserved_field_is_removed_and_deadline_ignored(
         self, serve: Serve, target: Any
     ) -> None:
         def look(data: Any) -> list[Any]:
@@ -621,7 +619,7 @@ class TestSeen:
         assert self.MARKER not in text
         assert self.MARKER not in repr(vars(record))
 
-    def test_the_original_is_reachable_from_the_record_of_the_sdk(
+    def test_original_is_reachable_from_record_of_sdk(
         self, serve: Serve, target: Any, log: pytest.LogCaptureFixture
     ) -> None:
         error = ValueError("boom")
@@ -644,7 +642,7 @@ class TestSeen:
             chain = chain.__cause__
         assert error in found
 
-    def test_a_void_call_that_fails_is_seen(
+    def test_void_call_that_fails_is_seen(
         self, serve: Serve, target: Any, log: pytest.LogCaptureFixture, seen: Seen
     ) -> None:
         done = threading.Event()
@@ -664,7 +662,7 @@ class TestSeen:
         metric = seen.metrics()["iii.handler.failures"]
         assert metric.total(iii__function__id="t::f", error__type="_OTHER") == 1
 
-    def test_a_reported_failure_is_one_record_and_one_count(
+    def test_reported_failure_is_one_record_and_one_count(
         self, serve: Serve, target: Any, log: pytest.LogCaptureFixture, seen: Seen
     ) -> None:
         error = PayloadError(self.MARKER)
@@ -684,7 +682,7 @@ class TestSeen:
         assert "in fail" in last.getMessage()
         assert "steps.py" not in last.getMessage()
 
-    def test_the_record_names_the_call_and_its_trace(
+    def test_record_names_call_and_its_trace(
         self,
         serve: Serve,
         target: Any,
@@ -724,7 +722,7 @@ class TestSeen:
             ("t::g", "invalid_payload"): (1, "payload"),
         }
 
-    def test_a_large_result_is_warned_of_once(
+    def test_large_result_is_warned_of_once(
         self, engine: LoopbackEngine, connect: Callable[..., Any], log: pytest.LogCaptureFixture
     ) -> None:
         worker = resilient(connect("worker"))
@@ -741,9 +739,7 @@ class TestSeen:
         caller.shutdown()
 
 
-async def test_the_handlers_of_a_thread_see_the_context_of_the_call(
-    serve: Serve, target: Any
-) -> None:
+async def test_handlers_of_thread_see_context_of_call(serve: Serve, target: Any) -> None:
     names: list[str] = []
     serve(lambda data: names.append(threading.current_thread().name))
     await asyncio.to_thread(call, target)

@@ -56,7 +56,7 @@ def knows(owner: Resilient, standby: str) -> bool:
 
 
 class TestHandOver:
-    def test_a_standby_takes_over_at_once(
+    def test_standby_takes_over_at_once(
         self, engine: LoopbackEngine, worker: Worker, target: Any
     ) -> None:
         first = worker("first")
@@ -107,7 +107,7 @@ class TestHandOver:
         assert first.drain(5).handed_over == {"t::f": "second"}
         second.shutdown()
 
-    def test_without_a_standby_it_just_leaves(self, engine: LoopbackEngine, worker: Worker) -> None:
+    def test_without_standby_it_just_leaves(self, engine: LoopbackEngine, worker: Worker) -> None:
         only = worker("only")
         engine.wait_registered("t::f")
         assert only.drain(5).handed_over == {}
@@ -170,7 +170,7 @@ class TestRunningHandlers:
         end.set()
         assert drained.unfinished == ("t::stuck",)
 
-    def test_calls_that_are_on_their_way_are_answered_though_the_function_was_given_up(
+    def test_calls_in_flight_are_answered_after_release(
         self, engine: LoopbackEngine, worker: Worker, target: Any
     ) -> None:
         """Fifty callers, one hand-over: nobody hears that the function is not there."""
@@ -206,12 +206,12 @@ class TestRunningHandlers:
 
 
 class TestWhereItIsCalled:
-    async def test_from_a_coroutine(self, worker: Worker) -> None:
+    async def test_from_coroutine(self, worker: Worker) -> None:
         mine = worker("mine")
         drained = await mine.drain_async(5)
         assert drained.unfinished == ()
 
-    def test_on_the_sdk_thread_it_is_refused_and_the_coroutine_works(
+    def test_on_sdk_thread_it_is_refused_and_coroutine_works(
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")
@@ -266,7 +266,7 @@ class TestSigterm:
         ],
         ids=["default", "own"],
     )
-    def test_a_process_drains_and_ends(
+    def test_process_drains_and_ends(
         self, engine: LoopbackEngine, target: Any, before: str, code: int, said: list[str]
     ) -> None:
         program = textwrap.dedent(PROGRAM).format(url=engine.url, before=before)
@@ -298,7 +298,7 @@ class TestSigterm:
 
 
 class TestFork:
-    def test_a_forked_child_has_a_keeper_of_its_own(
+    def test_forked_child_has_keeper_of_its_own(
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")
@@ -356,7 +356,7 @@ class TestFork:
 
 
 class TestHealth:
-    def test_it_tells_how_a_worker_fares(
+    def test_it_tells_how_worker_fares(
         self, engine: LoopbackEngine, worker: Worker, target: Any
     ) -> None:
         before = time.time()
@@ -387,7 +387,7 @@ class TestHealth:
         assert mine.health().oldest is None
 
     @pytest.mark.parametrize("kept", [True, False])
-    def test_an_engine_that_answers_nothing_is_suspected(
+    def test_engine_that_answers_nothing_is_suspected(
         self, engine: LoopbackEngine, worker: Worker, kept: bool
     ) -> None:
         mine = worker("mine", keep_registered=kept)
@@ -397,7 +397,7 @@ class TestHealth:
         engine.resume()
         until(lambda: mine.health(zombie_after=1.0).zombie is None)
 
-    def test_a_worker_that_serves_nothing_has_health_too(self, connect: Callable[..., Any]) -> None:
+    def test_worker_that_serves_nothing_has_health_too(self, connect: Callable[..., Any]) -> None:
         client = resilient(connect("caller"), policies=QUICK)
         assert client.health().connected
         assert client.health().silent_for is None
@@ -406,11 +406,21 @@ class TestHealth:
         assert not health.connected
         assert health.connected_since is None
 
-    def test_an_engine_that_is_gone_shows(self, engine: LoopbackEngine, worker: Worker) -> None:
+    def test_worker_that_ended_knows_nothing_of_owners(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        mine = worker("mine")
+        until(lambda: states(mine) == {"owner"})
+        mine.shutdown()
+        assert states(mine) == {"unknown"}
+        (told,) = mine.registrations()
+        assert (told.owner, told.code) == (None, "NOT_CONNECTED")
+
+    def test_engine_that_is_gone_shows(self, engine: LoopbackEngine, worker: Worker) -> None:
         mine = worker("mine", keep_registered=False)
         engine.stop_listening()
         until(lambda: not mine.health().connected)
-        assert states(mine) == {"missing"}
+        assert states(mine) == {"unknown"}
         assert mine.health().zombie is None
         engine.listen()
         until(lambda: mine.health().connected)

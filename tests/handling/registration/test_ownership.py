@@ -52,7 +52,7 @@ def test_nothing_is_asked_where_nothing_is_served() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 31, 32])
-def test_up_to_the_most_all_are_asked_about_every_time(count: int) -> None:
+def test_up_to_most_all_are_asked_about_every_time(count: int) -> None:
     _, rounds = rounds_of(count)
     for _ in range(3):
         assert len(rounds.next_ids()) == count
@@ -68,7 +68,7 @@ def test_with_more_each_has_its_turn() -> None:
     assert len(asked) == 100
 
 
-def test_every_other_owner_has_one_that_stands_for_all_of_his() -> None:
+def test_each_owner_has_one_representative_function() -> None:
     served, rounds = rounds_of(300)
     for number, entry in enumerate(served.functions()):
         entry.set_state(RegistrationState.STANDBY, owner=f"w{number % 3}")
@@ -78,7 +78,7 @@ def test_every_other_owner_has_one_that_stands_for_all_of_his() -> None:
         assert owners == {"w0", "w1", "w2"}
 
 
-def test_when_it_is_gone_all_of_his_are_asked_about_before_all_others() -> None:
+def test_lost_representative_makes_owners_functions_urgent() -> None:
     served, rounds = rounds_of(300)
     for number, entry in enumerate(served.functions()):
         entry.set_state(RegistrationState.STANDBY, owner=f"w{number % 3}")
@@ -98,7 +98,7 @@ def test_so_they_are_when_it_has_another_owner() -> None:
     assert rounds.has_urgent
 
 
-def test_what_nobody_owns_is_an_orphan_at_once_but_not_when_it_is_young() -> None:
+def test_unowned_function_is_orphan_unless_young() -> None:
     served, rounds = rounds_of(1)
     entry = served.functions()[0]
     entry.attempts.at = 100.0
@@ -131,7 +131,7 @@ def test_what_is_hidden_is_left_as_it_is() -> None:
     assert state(served, "t::f0") is RegistrationState.UNKNOWN
 
 
-def test_an_answer_without_the_id_says_that_nobody_owns_it() -> None:
+def test_answer_without_id_says_that_nobody_owns_it() -> None:
     served, rounds = rounds_of(1)
     rounds.learn(["t::f0", "t::gone"], {}, 1e9)
     assert state(served, "t::f0") is RegistrationState.MISSING

@@ -120,7 +120,7 @@ class TestOwner:
         until(lambda: get(engine) == 200)
         until(lambda: state(mine) == "owner")
 
-    def test_trigger_of_function_served_elsewhere_is_registered_at_once(
+    def test_trigger_of_remote_function_is_registered_at_once(
         self, engine: LoopbackEngine, worker: Worker
     ) -> None:
         mine = worker("mine")

@@ -43,7 +43,7 @@ def works(caller: Raw, worker: Raw, function_id: str = "a::do") -> bool:
     return bool(caller.hear().get("result") == "fine")
 
 
-def test_an_error_meets_the_calls_it_is_planned_for(
+def test_error_meets_calls_it_is_planned_for(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.inject("a::do", AnswerError("X", "no", "trace"), call=2, times=2)
@@ -55,7 +55,7 @@ def test_an_error_meets_the_calls_it_is_planned_for(
     assert worker.silent()
 
 
-def test_a_fault_for_ever_is_cleared(engine: LoopbackEngine, caller: Raw, worker: Raw) -> None:
+def test_fault_for_ever_is_cleared(engine: LoopbackEngine, caller: Raw, worker: Raw) -> None:
     engine.inject("a::do", AnswerResult({"v": 1}), times=None)
     engine.inject("a::other", AnswerResult(2), times=None)
     for _ in range(3):
@@ -67,7 +67,7 @@ def test_a_fault_for_ever_is_cleared(engine: LoopbackEngine, caller: Raw, worker
     assert works(caller, worker, "a::other")
 
 
-def test_the_handler_runs_before_its_answer_is_replaced(
+def test_handler_runs_before_its_answer_is_replaced(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     for fault, key in (
@@ -81,7 +81,7 @@ def test_the_handler_runs_before_its_answer_is_replaced(
         assert answer[key] in (1, {"code": "X", "message": "no"})
 
 
-def test_functions_of_the_engine_can_fail_too(engine: LoopbackEngine, caller: Raw) -> None:
+def test_functions_of_engine_can_fail_too(engine: LoopbackEngine, caller: Raw) -> None:
     engine.inject("engine::functions::info", AnswerError("FORBIDDEN", "hidden"))
     question = {"function_id": "a::do"}
     assert error_of(caller.ask("engine::functions::info", question)) == ("FORBIDDEN", "hidden")
@@ -91,7 +91,7 @@ def test_functions_of_the_engine_can_fail_too(engine: LoopbackEngine, caller: Ra
     assert error_of(answer) == ("enqueue_error", "channel_send_failed: channel closed")
 
 
-def test_a_dropped_call_is_neither_run_nor_answered(
+def test_dropped_call_is_neither_run_nor_answered(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.inject("a::do", Drop())
@@ -101,7 +101,7 @@ def test_a_dropped_call_is_neither_run_nor_answered(
     assert works(caller, worker)
 
 
-def test_a_dropped_answer_leaves_the_handler_running(
+def test_dropped_answer_leaves_handler_running(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.inject("a::do", DropAnswer())
@@ -111,14 +111,14 @@ def test_a_dropped_answer_leaves_the_handler_running(
     assert caller.silent()
 
 
-def test_a_delayed_call_goes_on(engine: LoopbackEngine, caller: Raw, worker: Raw) -> None:
+def test_delayed_call_goes_on(engine: LoopbackEngine, caller: Raw, worker: Raw) -> None:
     engine.inject("a::do", Delay(0.05))
     began = time.monotonic()
     assert works(caller, worker)
     assert time.monotonic() - began >= 0.045
 
 
-def test_a_delayed_call_ends_with_its_caller(
+def test_delayed_call_ends_with_its_caller(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.inject("a::do", Delay(0.05))
@@ -130,7 +130,7 @@ def test_a_delayed_call_ends_with_its_caller(
 
 
 @pytest.mark.parametrize("after", [True, False])
-def test_the_caller_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
+def test_caller_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
     engine.inject("a::do", CutCaller(after_execution=after))
     caller.call("a::do")
     if after:
@@ -141,7 +141,7 @@ def test_the_caller_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, aft
 
 
 @pytest.mark.parametrize("after", [True, False])
-def test_the_target_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
+def test_target_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
     engine.inject("a::do", CutTarget(after_execution=after))
     caller.call("a::do")
     if after:
@@ -152,7 +152,7 @@ def test_the_target_is_cut(engine: LoopbackEngine, caller: Raw, worker: Raw, aft
 
 
 @pytest.mark.parametrize("after", [True, False])
-def test_the_engine_restarts(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
+def test_engine_restarts(engine: LoopbackEngine, caller: Raw, worker: Raw, after: bool) -> None:
     engine.inject("a::do", RestartEngine(down_for=0.05, after_execution=after))
     caller.call("a::do")
     if after:
@@ -169,7 +169,7 @@ def test_the_engine_restarts(engine: LoopbackEngine, caller: Raw, worker: Raw, a
             assert time.monotonic() < deadline
 
 
-def test_where_two_faults_meet_a_call_the_first_is_carried_out(
+def test_where_two_faults_meet_call_first_is_carried_out(
     engine: LoopbackEngine, caller: Raw
 ) -> None:
     engine.inject("a::do", AnswerResult(1))
@@ -217,7 +217,7 @@ def test_bad_faults_are_refused(build: Any, complaint: str) -> None:
         build()
 
 
-def test_a_fault_nobody_can_carry_out_is_not_silent() -> None:
+def test_fault_nobody_can_carry_out_is_not_silent() -> None:
     engine = LoopbackEngine().start()
     engine.inject("a::do", Homemade())
     with Raw(engine.url, "caller") as caller:

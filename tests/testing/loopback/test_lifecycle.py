@@ -48,7 +48,7 @@ def test_stopping_leaves_no_thread_and_no_port() -> None:
         engine.wait_workers("again")
 
 
-def test_the_port_stays_while_nobody_listens(engine: LoopbackEngine) -> None:
+def test_port_stays_while_nobody_listens(engine: LoopbackEngine) -> None:
     port = engine.port
     engine.stop_listening()
     assert refused(port)
@@ -60,7 +60,7 @@ def test_the_port_stays_while_nobody_listens(engine: LoopbackEngine) -> None:
         assert error_of(caller.ask("a::do"))[0] == "function_not_found"
 
 
-def test_a_restart_cuts_everybody_and_forgets_functions(engine: LoopbackEngine) -> None:
+def test_restart_cuts_everybody_and_forgets_functions(engine: LoopbackEngine) -> None:
     with Raw(engine.url, "worker") as worker:
         worker.register("a::do")
         engine.wait_registered("a::do")
@@ -70,7 +70,7 @@ def test_a_restart_cuts_everybody_and_forgets_functions(engine: LoopbackEngine) 
     assert engine.workers() == ()
 
 
-def test_what_survives_a_restart(engine: LoopbackEngine) -> None:
+def test_what_survives_restart(engine: LoopbackEngine) -> None:
     entry = {"id": "e", "name": "n", "description": "d", "schema": {"type": "integer"}}
     with Raw(engine.url, "before") as caller:
         caller.ask("state::set", {"scope": "s", "key": "k", "value": 1})
@@ -100,7 +100,7 @@ def test_disconnecting_one_or_all(engine: LoopbackEngine, code: int | None, seen
         assert engine.workers() == ()
 
 
-def test_a_stalled_engine_answers_later(engine: LoopbackEngine) -> None:
+def test_stalled_engine_answers_later(engine: LoopbackEngine) -> None:
     with Raw(engine.url, "one") as one, Raw(engine.url, "two") as two:
         engine.wait_workers("one", "two")
         engine.stall("one")
@@ -161,7 +161,7 @@ def test_bad_arguments_are_refused(
         act(engine)
 
 
-def test_a_port_that_is_taken_is_refused_and_nothing_is_left() -> None:
+def test_port_that_is_taken_is_refused_and_nothing_is_left() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -170,12 +170,12 @@ def test_a_port_that_is_taken_is_refused_and_nothing_is_left() -> None:
     assert engine_threads() == []
 
 
-def test_an_engine_that_does_not_run_says_so() -> None:
+def test_engine_that_does_not_run_says_so() -> None:
     with pytest.raises(RuntimeError, match="not running"):
         LoopbackEngine().listen()
 
 
-def test_an_error_on_its_thread_does_not_hide_the_test_s_own() -> None:
+def test_error_on_its_thread_does_not_hide_test_s_own() -> None:
     with pytest.raises(ZeroDivisionError), LoopbackEngine() as engine:  # noqa: PT012
         engine._thread.report(ValueError("a bug"))
         raise ZeroDivisionError
@@ -190,7 +190,7 @@ def test_frames_are_bounded_and_named() -> None:
         assert engine.frames[-1].direction == "from-engine"
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -201,7 +201,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         LoopbackEngine()
 
 
-def test_the_package_and_the_plugin_import_nothing_heavy() -> None:
+def test_package_and_plugin_import_nothing_heavy() -> None:
     program = (
         "import sys, iii_resilience.testing, iii_resilience.testing.plugin;"
         "heavy = {'iii', 'websockets', 'jsonschema'} & set(sys.modules);"
@@ -221,7 +221,7 @@ def test_every_public_name_is_there() -> None:
         testing.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_the_plugin_brings_an_engine(loopback_engine: LoopbackEngine) -> None:
+def test_plugin_brings_engine(loopback_engine: LoopbackEngine) -> None:
     with Raw(loopback_engine.url, "caller") as caller:
         assert error_of(caller.ask("a::do"))[0] == "function_not_found"
 
@@ -247,7 +247,7 @@ JUNK: list[Any] = [
 ]
 
 
-def test_no_input_breaks_the_engine_s_own_functions(engine: LoopbackEngine) -> None:
+def test_no_input_breaks_engine_s_own_functions(engine: LoopbackEngine) -> None:
     engine.define_queue("jobs", max_retries=0)
     functions = list(engine._engine.registry.functions())
     assert len(functions) > 18
@@ -259,7 +259,7 @@ def test_no_input_breaks_the_engine_s_own_functions(engine: LoopbackEngine) -> N
         engine.disconnect()
 
 
-def test_a_meaningless_grace_period_is_ignored(
+def test_meaningless_grace_period_is_ignored(
     engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("III_NAMESPACE_GRACE_MS", "soon")

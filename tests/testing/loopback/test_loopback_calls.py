@@ -29,7 +29,7 @@ def worker(engine: LoopbackEngine) -> Iterator[Raw]:
         yield raw
 
 
-def test_a_target_that_leaves_stops_its_calls(
+def test_target_that_leaves_stops_its_calls(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     invocation_id = caller.call("a::do")
@@ -41,7 +41,7 @@ def test_a_target_that_leaves_stops_its_calls(
     assert error_of(caller.ask("a::do"))[0] == "function_not_found"
 
 
-def test_a_caller_that_leaves_is_not_answered_when_it_is_back(
+def test_caller_that_leaves_is_not_answered_when_it_is_back(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     caller.call("a::do")
@@ -53,7 +53,7 @@ def test_a_caller_that_leaves_is_not_answered_when_it_is_back(
         assert back.silent()
 
 
-def test_the_first_owner_keeps_a_function_and_takes_it_along(
+def test_first_owner_keeps_function_and_takes_it_along(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     with Raw(engine.url, "second") as second:
@@ -74,7 +74,7 @@ def test_the_first_owner_keeps_a_function_and_takes_it_along(
         engine.wait_registered("a::do")
 
 
-def test_a_reattaching_worker_retires_its_older_connection(
+def test_reattaching_worker_retires_its_older_connection(
     engine: LoopbackEngine, worker: Raw
 ) -> None:
     with Raw(engine.url) as back:
@@ -94,7 +94,7 @@ def test_a_reattaching_worker_retires_its_older_connection(
         assert engine.workers() == ("worker",)
 
 
-def test_registrations_wait_for_the_namespace(engine: LoopbackEngine, caller: Raw) -> None:
+def test_registrations_wait_for_namespace(engine: LoopbackEngine, caller: Raw) -> None:
     with Raw(engine.url) as worker:
         worker.hear()
         worker.register("a::do")
@@ -110,7 +110,7 @@ def test_registrations_wait_for_the_namespace(engine: LoopbackEngine, caller: Ra
         assert worker.hear()["code"] == "FUNCTION_NAMESPACE_CONFLICT"
 
 
-def test_without_an_announcement_the_default_namespace_is_taken(
+def test_without_announcement_default_namespace_is_taken(
     engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("III_NAMESPACE_GRACE_MS", "20")
@@ -172,9 +172,7 @@ def test_what_a_payload_becomes(caller: Raw, worker: Raw, sent: str, arrives: st
         "{",
     ],
 )
-def test_frames_the_engine_drops(
-    engine: LoopbackEngine, caller: Raw, worker: Raw, frame: str
-) -> None:
+def test_frames_engine_drops(engine: LoopbackEngine, caller: Raw, worker: Raw, frame: str) -> None:
     caller.say(frame.replace("ID", str(uuid.uuid4())))
     assert caller.silent()
     assert worker.silent()
@@ -184,7 +182,7 @@ def test_frames_the_engine_drops(
     assert caller.hear() == {"type": "pong"}
 
 
-def test_a_frame_above_16_mib_cuts_the_connection(engine: LoopbackEngine, caller: Raw) -> None:
+def test_frame_above_16_mib_cuts_connection(engine: LoopbackEngine, caller: Raw) -> None:
     frame = json.dumps(
         {"type": "invokefunction", "function_id": "a::do", "data": "x" * (16 * 2**20)}
     )
@@ -195,7 +193,7 @@ def test_a_frame_above_16_mib_cuts_the_connection(engine: LoopbackEngine, caller
     assert engine.workers() == ()
 
 
-def test_a_fragmented_message_above_16_mib_passes(
+def test_fragmented_message_above_16_mib_passes(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     payload = "x" * (17 * 2**20)
@@ -206,7 +204,7 @@ def test_a_fragmented_message_above_16_mib_passes(
     assert engine.workers() == ("caller", "worker")
 
 
-def test_a_connection_that_does_not_read_holds_nobody_else_up(
+def test_connection_that_does_not_read_holds_nobody_else_up(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     with Raw(engine.url, "slow") as slow:
@@ -239,7 +237,7 @@ def test_forbidden_functions(engine: LoopbackEngine, caller: Raw, worker: Raw) -
     assert worker.silent()
 
 
-def test_sessions_of_the_second_listener() -> None:
+def test_sessions_of_second_listener() -> None:
     grant: dict[str, Any] = {
         "namespaces": {"blue": ["svc::*"], "default": []},
         "allowed_functions": ["hidden::one"],

@@ -33,7 +33,7 @@ def fail(worker: Raw, delivery: Message) -> None:
     worker.answer(delivery, error=error)
 
 
-def test_a_message_is_delivered_with_its_data_alone(
+def test_message_is_delivered_with_its_data_alone(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs")
@@ -59,7 +59,7 @@ def test_a_message_is_delivered_with_its_data_alone(
     }
 
 
-def test_an_undefined_queue_is_refused(engine: LoopbackEngine, caller: Raw) -> None:
+def test_undefined_queue_is_refused(engine: LoopbackEngine, caller: Raw) -> None:
     assert error_of(enqueue(caller, "nosuch")) == (
         "enqueue_error",
         (
@@ -76,7 +76,7 @@ def test_an_undefined_queue_is_refused(engine: LoopbackEngine, caller: Raw) -> N
         engine.queue_depth("nosuch")
 
 
-def test_defining_a_queue_over_the_wire(engine: LoopbackEngine, caller: Raw) -> None:
+def test_defining_queue_over_wire(engine: LoopbackEngine, caller: Raw) -> None:
     define = {"queue": "jobs", "config": {"max_retries": 1}}
     assert caller.ask("queue::define", define)["result"] == {"queue": "jobs", "changed": True}
     assert caller.ask("queue::define", define)["result"] == {"queue": "jobs", "changed": False}
@@ -106,7 +106,7 @@ def test_defining_a_queue_over_the_wire(engine: LoopbackEngine, caller: Raw) -> 
         ({"queue": " "}, "handler error: queue name is required"),
     ],
 )
-def test_a_definition_that_is_wrong_is_refused_in_the_workers_words(
+def test_invalid_definition_is_rejected_in_workers_words(
     engine: LoopbackEngine, caller: Raw, request_: dict[str, Any], message: str
 ) -> None:
     code, said = error_of(caller.ask("queue::define", {"queue": "jobs", **request_}))
@@ -115,7 +115,7 @@ def test_a_definition_that_is_wrong_is_refused_in_the_workers_words(
     assert caller.ask("engine::queue::list_topics", {})["result"] == []
 
 
-def test_a_queues_name_is_trimmed(engine: LoopbackEngine, caller: Raw) -> None:
+def test_queues_name_is_trimmed(engine: LoopbackEngine, caller: Raw) -> None:
     engine.define_queue("jobs")
     assert caller.ask("queue::define", {"queue": " jobs "})["result"] == {
         "queue": "jobs",
@@ -150,7 +150,7 @@ def test_queues_are_listed_as_topics(engine: LoopbackEngine, caller: Raw) -> Non
         ),
     ],
 )
-def test_a_question_that_is_wrong_is_refused(
+def test_question_that_is_wrong_is_refused(
     engine: LoopbackEngine, caller: Raw, function_id: str, data: dict[str, Any], message: str
 ) -> None:
     code, said = error_of(caller.ask(function_id, data))
@@ -158,7 +158,7 @@ def test_a_question_that_is_wrong_is_refused(
     assert said.startswith(message)
 
 
-def test_a_missing_function_is_waited_for_and_holds_a_slot(
+def test_missing_function_is_waited_for_and_holds_slot(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", concurrency=2, max_retries=0)
@@ -176,7 +176,7 @@ def test_a_missing_function_is_waited_for_and_holds_a_slot(
     assert engine.dead_letters("jobs") == ()
 
 
-def test_failures_are_retried_with_growing_delays_and_then_buried(
+def test_failures_are_retried_with_growing_delays(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=2, backoff_ms=40)
@@ -251,7 +251,7 @@ def test_dead_letters_are_redriven_and_discarded(
     assert (letter["retries"], letter["id"]) == (1, third)
 
 
-def test_a_target_that_leaves_costs_an_attempt(engine: LoopbackEngine, caller: Raw) -> None:
+def test_target_that_leaves_costs_attempt(engine: LoopbackEngine, caller: Raw) -> None:
     engine.define_queue("jobs", max_retries=0)
     with Raw(engine.url, "worker") as worker:
         worker.register("jobs::do")
@@ -262,7 +262,7 @@ def test_a_target_that_leaves_costs_an_attempt(engine: LoopbackEngine, caller: R
     assert len(engine.dead_letters("jobs")) == 1
 
 
-def test_a_delivery_that_takes_too_long_is_made_again_beside_the_first(
+def test_overlong_delivery_is_repeated_beside_first(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=1, backoff_ms=1, timeout_ms=50)
@@ -277,7 +277,7 @@ def test_a_delivery_that_takes_too_long_is_made_again_beside_the_first(
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_delivery_in_flight_when_the_engine_restarts(
+def test_delivery_in_flight_when_engine_restarts(
     engine: LoopbackEngine, caller: Raw, worker: Raw, again: bool
 ) -> None:
     engine.define_queue("jobs", redeliver_on_engine_restart=again, timeout_ms=400, backoff_ms=1)
@@ -299,7 +299,7 @@ def test_a_delivery_in_flight_when_the_engine_restarts(
     assert engine.dead_letters("jobs") == ()
 
 
-def test_a_queue_worker_that_restarts_delivers_again_what_is_in_flight(
+def test_restarted_queue_worker_redelivers_messages_in_flight(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=1, backoff_ms=1)
@@ -320,7 +320,7 @@ def test_a_queue_worker_that_restarts_delivers_again_what_is_in_flight(
     assert engine.dead_letters("jobs") == ()
 
 
-def test_a_retry_that_is_due_outlives_the_queue_worker(
+def test_retry_that_is_due_outlives_queue_worker(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=1, backoff_ms=200)
@@ -348,7 +348,7 @@ def test_without_its_queue_worker_nothing_can_be_enqueued(
     assert "messageReceiptId" in enqueue(caller, "jobs")["result"]
 
 
-def test_messages_survive_a_restart(engine: LoopbackEngine, caller: Raw) -> None:
+def test_messages_survive_restart(engine: LoopbackEngine, caller: Raw) -> None:
     engine.define_queue("jobs")
     enqueue(caller, "jobs", {"n": 1})
     engine.stop_listening()
@@ -361,7 +361,7 @@ def test_messages_survive_a_restart(engine: LoopbackEngine, caller: Raw) -> None
         engine.wait_queue_idle("jobs")
 
 
-def test_redefining_a_queue_delivers_again_what_is_in_flight(
+def test_redefining_queue_delivers_again_what_is_in_flight(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs")
@@ -377,7 +377,7 @@ def test_redefining_a_queue_delivers_again_what_is_in_flight(
     engine.wait_queue_idle("jobs")
 
 
-def test_defining_a_queue_as_it_is_or_another_one_delivers_nothing_again(
+def test_unchanged_definition_redelivers_nothing(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=5)
@@ -393,7 +393,7 @@ def test_defining_a_queue_as_it_is_or_another_one_delivers_nothing_again(
     engine.wait_queue_idle("jobs")
 
 
-def test_a_change_of_the_configuration_entry_delivers_again_for_every_queue(
+def test_changed_configuration_entry_redelivers_every_queue(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs")
@@ -417,7 +417,7 @@ def test_a_change_of_the_configuration_entry_delivers_again_for_every_queue(
     assert error_of(change())[0] == "SCHEMA_INVALID"
 
 
-def test_a_queue_that_is_taken_out_of_the_entry_keeps_what_it_holds(
+def test_queue_taken_out_of_entry_keeps_what_it_holds(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs")
@@ -433,7 +433,7 @@ def test_a_queue_that_is_taken_out_of_the_entry_keeps_what_it_holds(
     engine.wait_queue_idle("jobs")
 
 
-def test_what_a_message_was_enqueued_with_stands_in_its_dead_letter(
+def test_dead_letter_holds_data_of_its_message(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", max_retries=0, backoff_ms=7)
@@ -448,7 +448,7 @@ def test_what_a_message_was_enqueued_with_stands_in_its_dead_letter(
     assert (letter["payload"]["max_retries"], letter["payload"]["backoff_ms"]) == (0, 7)
 
 
-def test_a_fifo_queue_is_serial_within_a_group_and_retries_in_place(
+def test_fifo_queue_is_serial_per_group_and_retries_in_place(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue("jobs", type="fifo", message_group_field="order", backoff_ms=1)
@@ -469,7 +469,7 @@ def test_a_fifo_queue_is_serial_within_a_group_and_retries_in_place(
     engine.wait_queue_idle("jobs")
 
 
-def test_without_a_group_a_fifo_message_dies_undelivered(
+def test_without_group_fifo_message_dies_undelivered(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
     engine.define_queue(
@@ -507,7 +507,7 @@ def test_faults_meet_deliveries_only_when_asked_to(
     assert error_of(caller.ask("jobs::do")) == ("X", "direct")
 
 
-def test_waiting_for_a_queue_says_where_its_messages_stand(
+def test_waiting_for_queue_says_where_its_messages_stand(
     engine: LoopbackEngine, caller: Raw
 ) -> None:
     engine.define_queue("jobs")
@@ -533,6 +533,6 @@ def test_bad_settings_are_refused(
         engine.define_queue("jobs", **settings)
 
 
-def test_an_engine_without_the_queue_worker_has_no_queues() -> None:
+def test_engine_without_queue_worker_has_no_queues() -> None:
     with LoopbackEngine(queue_worker=False) as engine, pytest.raises(RuntimeError):
         engine.define_queue("jobs")

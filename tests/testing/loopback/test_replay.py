@@ -36,7 +36,7 @@ def test_every_recorded_scenario_is_answered_alike(
     assert differences[name] == []
 
 
-def test_the_whole_recording_is_played(outcome: tuple[dict[str, list[str]], int]) -> None:
+def test_whole_recording_is_played(outcome: tuple[dict[str, list[str]], int]) -> None:
     _, played = outcome
     assert len(SCENARIOS) == len({scenario.name for scenario in SCENARIOS}) > 35
     assert played == sum(len(scenario.events) for scenario in SCENARIOS) > 110
@@ -101,7 +101,7 @@ def another_order(events: list[dict[str, object]]) -> None:
         ),
     ],
 )
-def test_a_recording_that_differs_is_noticed(
+def test_recording_that_differs_is_noticed(
     name: str, change: Callable[[list[dict[str, object]]], None], complaint: str
 ) -> None:
     if not complaint:

@@ -23,7 +23,7 @@ def failure(client: Any, function_id: str, payload: Any = None, **more: Any) -> 
     return caught.value
 
 
-def test_a_worker_in_another_process_is_called(engine: LoopbackEngine, sdk: Connect) -> None:
+def test_worker_in_another_process_is_called(engine: LoopbackEngine, sdk: Connect) -> None:
     with worker_process(engine.url, "orders", "orders::do"):
         caller = sdk(engine.url, "caller")
         engine.wait_registered("orders::do")
@@ -50,9 +50,7 @@ def test_a_worker_in_another_process_is_called(engine: LoopbackEngine, sdk: Conn
         assert abs(call.at - time.time()) < 60
 
 
-def test_a_killed_worker_stops_its_calls_and_takes_its_functions_along(
-    engine: LoopbackEngine, sdk: Connect
-) -> None:
+def test_killed_worker_ends_its_calls_and_functions(engine: LoopbackEngine, sdk: Connect) -> None:
     with worker_process(engine.url, "orders", "orders::do") as process:
         caller = sdk(engine.url, "caller")
         engine.wait_registered("orders::do")
@@ -75,9 +73,7 @@ def test_a_killed_worker_stops_its_calls_and_takes_its_functions_along(
     assert engine.workers() == ("caller",)
 
 
-def test_the_second_worker_does_not_inherit_a_function(
-    engine: LoopbackEngine, sdk: Connect
-) -> None:
+def test_second_worker_does_not_inherit_function(engine: LoopbackEngine, sdk: Connect) -> None:
     second = sdk(engine.url, "second")
     with worker_process(engine.url, "first", "orders::do"):
         engine.wait_registered("orders::do")
@@ -99,7 +95,7 @@ def test_the_second_worker_does_not_inherit_a_function(
     assert caller.trigger({"function_id": "orders::do", "payload": {}}) == "second"
 
 
-def test_what_the_engine_drops_is_a_timeout_and_the_frames_say_why(
+def test_what_engine_drops_is_timeout_and_frames_say_why(
     engine: LoopbackEngine, sdk: Connect
 ) -> None:
     worker = sdk(engine.url, "worker")
@@ -127,9 +123,7 @@ def test_what_the_engine_drops_is_a_timeout_and_the_frames_say_why(
     assert late.message["error"]["code"] == "invocation_stopped"
 
 
-def test_a_late_answer_reaches_the_caller_who_ignores_it(
-    engine: LoopbackEngine, sdk: Connect
-) -> None:
+def test_late_answer_reaches_caller_who_ignores_it(engine: LoopbackEngine, sdk: Connect) -> None:
     worker, go = sdk(engine.url, "worker"), threading.Event()
     worker.register_function("orders::slow", lambda _: go.wait(10))
     engine.wait_registered("orders::slow")
@@ -163,7 +157,7 @@ def test_void_enqueue_and_namespaces(sdk: Connect) -> None:
         assert refused.message.startswith("No queue provider is installed.")
 
 
-def test_a_taken_name_is_fatal(engine: LoopbackEngine, sdk: Connect) -> None:
+def test_taken_name_is_fatal(engine: LoopbackEngine, sdk: Connect) -> None:
     from iii.errors import RegistrationRejectedError
 
     sdk(engine.url, "orders")
@@ -177,7 +171,7 @@ def test_a_taken_name_is_fatal(engine: LoopbackEngine, sdk: Connect) -> None:
     assert engine.workers() == ("orders",)
 
 
-def test_after_a_restart_everybody_comes_back_on_the_same_port(
+def test_after_restart_everybody_comes_back_on_the_same_port(
     engine: LoopbackEngine, sdk: Connect
 ) -> None:
     worker = sdk(engine.url, "worker")
@@ -195,7 +189,7 @@ def test_after_a_restart_everybody_comes_back_on_the_same_port(
     assert reattached == {"worker", "caller"}
 
 
-def test_a_call_in_flight_at_a_disconnect_is_never_answered(
+def test_call_in_flight_at_disconnect_is_never_answered(
     engine: LoopbackEngine, sdk: Connect
 ) -> None:
     worker, go = sdk(engine.url, "worker"), threading.Event()
@@ -216,7 +210,7 @@ def test_a_call_in_flight_at_a_disconnect_is_never_answered(
     engine.wait_workers("caller")
 
 
-def test_configuration_events_reach_a_worker(engine: LoopbackEngine, sdk: Connect) -> None:
+def test_configuration_events_reach_worker(engine: LoopbackEngine, sdk: Connect) -> None:
     worker, events = sdk(engine.url, "worker"), []
     told = threading.Event()
 

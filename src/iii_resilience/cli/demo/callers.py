@@ -73,7 +73,7 @@ class Order:
 
 
 class OrderCaller(Protocol):
-    """Makes the call of an order, and returns or raises what it was told."""
+    """Makes the call of an order, and returns its result or raises its error."""
 
     name: str
 
@@ -244,7 +244,7 @@ def check_reachable(url: str) -> None:
     try:
         open_socket(url, open_timeout=3.0, close_timeout=1.0).close()
     except InvalidURI:
-        raise DemoError(f"{url} is no WebSocket address (such as ws://127.0.0.1:49134)") from None
+        raise DemoError(f"{url} is not a WebSocket address (ws://127.0.0.1:49134)") from None
     except Exception as error:
         raise DemoError(
             f"no engine listens at {url} ({error}). Start one there, or run the demo without "

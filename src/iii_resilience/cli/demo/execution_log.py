@@ -101,7 +101,7 @@ class Ledger:
 
 @attrs.frozen
 class CallReport:
-    """What one caller was told.
+    """What one caller got.
 
     Attributes:
         order_id: The order.
@@ -134,7 +134,7 @@ class CallReport:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the caller has, or will have, what it asked for."""
+        """Whether the caller has, or will have, its result."""
         return self.outcome in {"ok", "enqueued"}
 
 
@@ -143,16 +143,16 @@ class Verdict:
     """What became of the orders, by the workers' own log.
 
     Attributes:
-        lost: Orders whose effect is missing although the caller was told it is there, or although
+        lost: Orders whose effect is missing although the caller got success, or although
             an idempotent call could have had it.
         doubled: Orders that were not declared idempotent and ran more than once.
-        ghosts: Orders that ran once more than anybody was waiting for: after their attempt had
-            ended, or after their caller had been told otherwise.
+        ghosts: Orders that ran once more than a caller was waiting for: after their attempt had
+            ended, or after their caller had got another result.
         never: Calls of forbidden and missing functions that were not attempted exactly once, ended
             otherwise than with that code, or ran.
         too_often: Orders the SDK was handed more often than their policy allows.
         refused: Of the lost ones, those sent in the very moment of a kill and refused by the
-            engine before anyone could know; nothing ran, and the caller was told so.
+            engine before anyone could know; nothing ran, and the caller got that answer.
     """
 
     lost: tuple[str, ...]
@@ -175,18 +175,18 @@ _GAP = 0.05
 _NEVER = {"forbidden": "FORBIDDEN", "missing": "function_not_found"}
 
 
-def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict:
-    """Compare what the callers were told with what the workers did.
+def judge(ledger: Ledger, reports: list[CallReport], kills: list[float]) -> Verdict:
+    """Compare what the callers got with what the workers did.
 
     Args:
         ledger: The workers' log, read after everything has settled.
-        told: What each caller was told.
+        reports: What each caller got.
         kills: Unix times at which a worker was killed.
     """
     runs = ledger.runs
-    missing = [t.order_id for t in told if _should_have(t) and not _has(t, ledger)]
-    by_order = {t.order_id: t for t in told}
-    known = [(kill, _known_at(kill, told)) for kill in kills]
+    missing = [t.order_id for t in reports if _should_have(t) and not _has(t, ledger)]
+    by_order = {t.order_id: t for t in reports}
+    known = [(kill, _known_at(kill, reports)) for kill in kills]
     refused = [
         order_id
         for order_id in missing
@@ -194,7 +194,7 @@ def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict
     ]
     return Verdict(
         lost=tuple(order_id for order_id in missing if order_id not in refused),
-        doubled=tuple(t.order_id for t in told if not t.idempotent and runs[t.order_id] > 1),
+        doubled=tuple(t.order_id for t in reports if not t.idempotent and runs[t.order_id] > 1),
         ghosts=tuple(
             order_id
             for order_id, runs_at in ledger.starts.items()
@@ -203,21 +203,21 @@ def judge(ledger: Ledger, told: list[CallReport], kills: list[float]) -> Verdict
         ),
         never=sum(
             len(t.attempts) != 1 or t.outcome != _NEVER[t.kind] or bool(runs[t.order_id])
-            for t in told
+            for t in reports
             if t.kind in _NEVER
         ),
-        too_often=tuple(t.order_id for t in told if len(t.attempts) > t.most),
+        too_often=tuple(t.order_id for t in reports if len(t.attempts) > t.most),
         refused=tuple(refused),
     )
 
 
-def _ghosts(told: CallReport, runs_at: list[float]) -> int:
-    """Executions no attempt accounts for: each may start one, while somebody waits for it."""
-    open_ = sorted(told.attempts, key=lambda attempt: attempt[1])
+def _ghosts(report: CallReport, runs_at: list[float]) -> int:
+    """Executions that no attempt accounts for: each attempt may start one while it is open."""
+    open_ = sorted(report.attempts, key=lambda attempt: attempt[1])
     ghosts = 0
     for at in sorted(runs_at):
         for attempt in open_:
-            start, end = attempt[0], min(attempt[1], told.ended)
+            start, end = attempt[0], min(attempt[1], report.ended)
             if start - _TOLERANCE <= at <= end + _TOLERANCE:
                 open_.remove(attempt)
                 break
@@ -226,28 +226,28 @@ def _ghosts(told: CallReport, runs_at: list[float]) -> int:
     return ghosts
 
 
-def _should_have(told: CallReport) -> bool:
-    return told.succeeded or told.certain or (told.expected and told.idempotent)
+def _should_have(report: CallReport) -> bool:
+    return report.succeeded or report.certain or (report.expected and report.idempotent)
 
 
-def _has(told: CallReport, ledger: Ledger) -> bool:
-    """Whether the caller has what it asked for; a call without payload leaves no effect."""
-    return bool(ledger.effects[told.order_id]) or (told.kind == "empty" and told.succeeded)
+def _has(report: CallReport, ledger: Ledger) -> bool:
+    """Whether the caller has its result; a call without payload leaves no effect."""
+    return bool(ledger.effects[report.order_id]) or (report.kind == "empty" and report.succeeded)
 
 
-def _known_at(kill: float, told: list[CallReport]) -> float:
+def _known_at(kill: float, reports: list[CallReport]) -> float:
     """When the first caller could learn of a kill: its attempt was open then, and ended."""
-    ends = [end for t in told for start, end in t.attempts if start < kill < end < math.inf]
+    ends = [end for t in reports for start, end in t.attempts if start < kill < end < math.inf]
     return min(ends, default=kill)
 
 
-def _refused(told: CallReport, known: list[tuple[float, float]]) -> bool:
+def _refused(report: CallReport, known: list[tuple[float, float]]) -> bool:
     """Whether this call was sent before anyone could know of a kill, and refused for it."""
     return (
-        told.outcome == "function_not_found"
-        and len(told.attempts) == 1
+        report.outcome == "function_not_found"
+        and len(report.attempts) == 1
         and any(
-            kill - _GAP <= told.ended and told.attempts[0][0] <= known_at + _GAP
+            kill - _GAP <= report.ended and report.attempts[0][0] <= known_at + _GAP
             for kill, known_at in known
         )
     )

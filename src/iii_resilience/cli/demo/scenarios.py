@@ -47,10 +47,10 @@ PHASES = ("calm", "killed", "restarted", "hopeless", "slow", "handed_over")
 
 @attrs.frozen
 class Result:
-    """One of the two runs: what was told, what was done, and the verdict."""
+    """One of the two runs: what the callers got, what was done, and the verdict."""
 
     name: str
-    told: list[CallReport]
+    reports: list[CallReport]
     ledger: Ledger
     verdict: Verdict
     seconds: float
@@ -63,7 +63,7 @@ class DemoRun:
     Args:
         kind: `WithLibrary` or `WithTenacity`.
         url: Address of the engine.
-        engine: The LoopbackEngine, or None where the engine is somebody else's.
+        engine: The LoopbackEngine, or None for an engine that was already running.
         say: Called with a line of progress.
     """
 
@@ -78,7 +78,7 @@ class DemoRun:
         self._url = url
         self._engine = engine
         self._say = say
-        self._told: list[CallReport] = []
+        self._reports: list[CallReport] = []
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._left_out: list[str] = []
@@ -104,10 +104,10 @@ class DemoRun:
                 getattr(self, f"_{phase}")()
             time.sleep(2.0)  # whatever the SDK still has queued comes out now, or never
             ledger = log.read()
-        verdict = judge(ledger, self._told, self._workers.kills)
+        verdict = judge(ledger, self._reports, self._workers.kills)
         return Result(
             self._caller.name,
-            self._told,
+            self._reports,
             ledger,
             verdict,
             time.monotonic() - began,
@@ -162,7 +162,7 @@ class DemoRun:
 
     def _hopeless(self) -> None:
         missing = [
-            self._order("missing", "demo::nobody", {}, expected=False, policy=NOT_THERE)
+            self._order("missing", "demo::missing", {}, expected=False, policy=NOT_THERE)
             for _ in range(6)
         ]
         oversize = [
@@ -211,7 +211,7 @@ class DemoRun:
         self._all([self._order("ship", "demo::ship", {}, policy=HAND_OVER) for _ in range(12)])
         self._workers.start("demo-shipping")
         self._wait_registered("demo::ship")
-        enqueued = [t.order_id for t in self._told if t.outcome == "enqueued"]
+        enqueued = [t.order_id for t in self._reports if t.outcome == "enqueued"]
         self._settle(enqueued)
 
     # How a phase runs.
@@ -233,29 +233,29 @@ class DemoRun:
         sync = [order for place, order in enumerate(orders) if place % 4]
         coroutines = orders[::4]
         with ThreadPoolExecutor(_THREADS + 2) as pool:
-            others = [pool.submit(asyncio.run, self._tell_all(coroutines))]
+            others = [pool.submit(asyncio.run, self._make_all(coroutines))]
             if fault is not None:
                 others.append(pool.submit(fault))
-            for future in [*[pool.submit(self._tell, order) for order in sync], *others]:
+            for future in [*[pool.submit(self._make, order) for order in sync], *others]:
                 future.result()
 
-    def _tell(self, order: Order) -> None:
-        with self._telling(order) as answer:
+    def _make(self, order: Order) -> None:
+        with self._recorded(order) as answer:
             answer.append(self._caller.call(order))
 
-    async def _tell_all(self, orders: list[Order]) -> None:
+    async def _make_all(self, orders: list[Order]) -> None:
         at_once = asyncio.Semaphore(_THREADS)
 
-        async def tell(order: Order) -> None:
+        async def make(order: Order) -> None:
             async with at_once:
-                with self._telling(order) as answer:
+                with self._recorded(order) as answer:
                     answer.append(await self._caller.call_async(order))
 
-        await asyncio.gather(*map(tell, orders))
+        await asyncio.gather(*map(make, orders))
 
     @contextmanager
-    def _telling(self, order: Order) -> Iterator[list[Any]]:
-        """Record what the caller is told; no failure leaves here."""
+    def _recorded(self, order: Order) -> Iterator[list[Any]]:
+        """Record what the caller gets; no failure leaves here."""
         answer: list[Any] = []
         started = time.time()
         outcome, category, decision = "ok", "", ""
@@ -269,7 +269,7 @@ class DemoRun:
             report = report_for(error)
             outcome, category = failure.code, failure.category.value
             decision = report.reason.value if report is not None else "gave up"
-        told = CallReport(
+        made = CallReport(
             order_id=order.id,
             kind=order.kind,
             idempotent=order.idempotent,
@@ -284,9 +284,9 @@ class DemoRun:
             most=order.most,
         )
         with self._lock:
-            self._told.append(told)
+            self._reports.append(made)
 
-    # The engine, asked through the plain SDK: the demo's own questions are no part of the show.
+    # Calls through the plain SDK: the demo's own requests do not count.
 
     def _wait_registered(self, *function_ids: str) -> None:
         until = time.monotonic() + 20.0

@@ -23,7 +23,7 @@ from iii_resilience.config.files.fields import (
 from iii_resilience.config.files.nodes import Path, allowed, meant, shown
 from iii_resilience.core.codes.lookup import NEVER_RETRIED
 from iii_resilience.core.policy import Enqueue, Reroute, RetryPolicy
-from iii_resilience.core.validators import Choice
+from iii_resilience.core.validators import Choice, removed_names
 
 if TYPE_CHECKING:
     import cattrs
@@ -49,12 +49,15 @@ class WrongError(ValueError):
     """A value that is not allowed where it stands."""
 
 
-def structure(data: Any, kind: type, **keys: str) -> tuple[Any, list[FieldError]]:
+def structure(
+    data: Any, kind: type, *, kinds: Mapping[type, str] = KINDS, **keys: str
+) -> tuple[Any, list[FieldError]]:
     """Make an object of a class from what a file says.
 
     Args:
         data: Plain data.
-        kind: One of `fields.KINDS`.
+        kind: One of `kinds`.
+        kinds: The classes that this kind of file holds, and what messages call them.
         **keys: What the file says in the key above: the name of a queue.
 
     Returns:
@@ -64,12 +67,14 @@ def structure(data: Any, kind: type, **keys: str) -> tuple[Any, list[FieldError]
 
     if not isinstance(data, Mapping):
         return None, [FieldError((), f"must be a mapping, got {shown(data)}")]
-    faults = [FieldError((key,), _no_key(kind, key, data[key])) for key in keys if key in data]
+    faults = [
+        FieldError((key,), _no_key(kind, key, data[key], kinds)) for key in keys if key in data
+    ]
     made: Any
     try:
-        made = _converter().structure({**data, **keys}, kind)
+        made = _converter(tuple(kinds)).structure({**data, **keys}, kind)
     except cattrs.ClassValidationError as error:
-        return None, [*faults, *_faults(error, kind, data, ())]
+        return None, [*faults, *_faults(error, kind, data, (), kinds)]
     return (None, faults) if faults else (made, faults)
 
 
@@ -79,21 +84,23 @@ def unstructure(value: Any) -> dict[str, Any]:
     Args:
         value: An object of one of `fields.KINDS`.
     """
-    data: dict[str, Any] = _converter().unstructure(value)
+    data: dict[str, Any] = _converter(tuple(KINDS)).unstructure(value)
     return data
 
 
 _FALLBACKS = [keys_of(Enqueue)[0], keys_of(Reroute)[0]]
 
 
-def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iterator[FieldError]:
+def _faults(
+    error: Any, kind: type, data: Mapping[str, Any], path: Path, kinds: Mapping[type, str]
+) -> Iterator[FieldError]:
     import cattrs  # noqa: PLC0415 - not loaded until a file is
 
     ofs, others = error.group_exceptions()
     for inner, note in ofs:
         field = fields_of(kind)[note.name]
         if isinstance(inner, cattrs.ClassValidationError):
-            yield from _faults(inner, inner.cl, data[field.key], (*path, field.key))
+            yield from _faults(inner, inner.cl, data[field.key], (*path, field.key), kinds)
         elif isinstance(inner, KeyError):
             if field.required:
                 what = f"needs {' or '.join(_needed(kind, field))}"
@@ -103,7 +110,7 @@ def _faults(error: Any, kind: type, data: Mapping[str, Any], path: Path) -> Iter
     for inner in others:
         if isinstance(inner, cattrs.ForbiddenExtraKeysError):
             for key in sorted(inner.extra_fields, key=str):
-                yield FieldError((*path, key), _no_key(kind, key, data[key]))
+                yield FieldError((*path, key), _no_key(kind, key, data[key], kinds))
         else:
             about, said = in_words_of_files(kind, str(inner))
             yield FieldError(path if about is None else (*path, about), said, together=True)
@@ -113,20 +120,22 @@ def _needed(kind: type, field: FileField) -> list[str]:
     return _FALLBACKS if kind in {Enqueue, Reroute} else [field.key]
 
 
-def _no_key(kind: type, key: str, value: Any) -> str:
+def _no_key(kind: type, key: str, value: Any, kinds: Mapping[type, str]) -> str:
     keys = keys_of(kind)
     never = next((code for code in NEVER_RETRIED if code in _texts(key, value)), None)
     if never is not None:
         what = f"is refused: nothing makes {never} retryable: {NEVER_RETRIED[never]}"
+    elif (remedy := removed_names(kind).get(str(key).removesuffix("_ms"))) is not None:
+        return f"is refused: {remedy}"
     elif kind is RetryPolicy and key in CODE_ONLY:
         what = "takes an object of tenacity and can only be set in code"
     elif kind in {Enqueue, Reroute}:
         if key in _FALLBACKS:
             return f"cannot be given too: a call goes either way ({' or '.join(_FALLBACKS)})"
         keys = _FALLBACKS if kind is Enqueue else keys
-        what = "is no key of a fallback"
+        what = "is not a key of a fallback"
     else:
-        what = f"is no key of {KINDS[kind]}"
+        what = f"is not a key of {kinds[kind]}"
     return f"{what} {allowed(keys, key)}"
 
 
@@ -141,7 +150,7 @@ def _texts(*values: Any) -> Iterator[str]:
 
 
 @cache
-def _converter() -> cattrs.Converter:
+def _converter(kinds: tuple[type, ...]) -> cattrs.Converter:
     from cattrs import Converter  # noqa: PLC0415 - not loaded until a file is
     from cattrs.gen import (  # noqa: PLC0415
         make_dict_structure_fn,
@@ -151,7 +160,7 @@ def _converter() -> cattrs.Converter:
 
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
 
-    for kind in KINDS:
+    for kind in kinds:
         fields = fields_of(kind)
         reading: dict[str, Any] = {}
         writing: dict[str, Any] = {}

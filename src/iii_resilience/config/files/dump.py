@@ -30,7 +30,7 @@ def dump_policies(book: Book) -> str:
 
     Raises:
         ValueError: A policy has what no file can hold: an object of tenacity (``wait``, ``stop``),
-            a callable for a class of exceptions, or a time that is no whole number of
+            a callable for a class of exceptions, or a time that is not a whole number of
             milliseconds.
     """
     import yaml  # noqa: PLC0415 - not loaded until a file is
@@ -94,6 +94,6 @@ def _whole(data: dict[str, Any], path: str) -> dict[str, Any]:
             _whole(value, f"{path}.{key}")
         elif key.endswith("_ms") and isinstance(value, float):
             raise ValueError(
-                f"{path}.{key}: {value!r} is no whole number of milliseconds, and files hold those"
+                f"{path}.{key}: {value!r} is not a whole number of milliseconds, as files require"
             )
     return data

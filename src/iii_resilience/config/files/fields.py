@@ -60,7 +60,7 @@ class FileField:
         key: What files call it.
         name: What the class calls it.
         check: What a file may say there, in the units of files; None for a part.
-        parts: The classes that its mapping may stand for; none where it is no mapping.
+        parts: The classes that its mapping may stand for; empty if it is not a mapping.
         optional: Whether ``null`` is allowed.
         required: Whether a file must say it.
         hidden: Whether a file says it elsewhere: in the key above the mapping.
@@ -106,7 +106,7 @@ def fields_of(kind: type) -> dict[str, FileField]:
     """The fields of a class by what the class calls them.
 
     Args:
-        kind: One of `KINDS`.
+        kind: One of `KINDS`, or of the classes that another kind of file holds.
     """
     hints = typing.get_type_hints(kind)
     meanings = _meanings(kind)
@@ -127,7 +127,7 @@ def fields_of(kind: type) -> dict[str, FileField]:
             key=_CALLED.get((kind, name), f"{name}_ms" if milliseconds else name),
             name=name,
             check=check,
-            parts=tuple(option for option in options if option in KINDS),
+            parts=tuple(option for option in options if attrs.has(option)),
             optional=NoneType in options,
             required=name == "category" if kind is Code else attribute.default is attrs.NOTHING,
             hidden=(kind, name) in _KEYS,

@@ -123,8 +123,8 @@ class Files:
         """The files that a user named.
 
         Raises:
-            ConfigError: He named none.
-            TypeError: It is no name.
+            ConfigError: The sequence is empty.
+            TypeError: A name is neither a string nor a path.
         """
         several: Any = source
         if isinstance(source, (str, bytes, os.PathLike, Mapping)):
@@ -202,7 +202,7 @@ def _content(name: str, folder: Path) -> bytes | Problem:
             known = ready_made()
             wanted = name.removeprefix(BUILT_IN)
             if wanted not in known:
-                what = f"is no ready-made policy file {allowed(list(known), wanted)}"
+                what = f"is not a ready-made policy file {allowed(list(known), wanted)}"
                 return Problem(mark, "", what)
             path = known[wanted]
         else:

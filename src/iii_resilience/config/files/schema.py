@@ -39,13 +39,13 @@ def schema() -> Schema:
             "policies": {
                 "type": ["object", "null"],
                 "description": "Policies by name.",
-                "additionalProperties": _of(RetryPolicy),
+                "additionalProperties": reference(RetryPolicy),
             },
             "rules": {
                 "type": ["array", "null"],
                 "description": "Which policy a function has: the exact id wins, then the longest "
                 "prefix, then the first rule.",
-                "items": _of(Rule),
+                "items": reference(Rule),
             },
             "default": {
                 "type": "string",
@@ -55,14 +55,14 @@ def schema() -> Schema:
             "queues": {
                 "type": ["object", "null"],
                 "description": "The queues that fallbacks name.",
-                "additionalProperties": _of(Queue),
+                "additionalProperties": reference(Queue),
             },
             "codes": {
                 "type": ["object", "null"],
                 "description": "Error codes of your own services: a category, or a whole row.",
                 "propertyNames": {"minLength": 1, "maxLength": 128},
                 "additionalProperties": {
-                    "anyOf": [{"enum": [category.value for category in Category]}, _of(Code)]
+                    "anyOf": [{"enum": [category.value for category in Category]}, reference(Code)]
                 },
             },
             "exceptions": {
@@ -74,7 +74,8 @@ def schema() -> Schema:
             },
         },
         "definitions": {
-            kind.__name__: _object(kind) for kind in sorted(KINDS, key=lambda kind: kind.__name__)
+            kind.__name__: definition(kind)
+            for kind in sorted(KINDS, key=lambda kind: kind.__name__)
         },
     }
 
@@ -84,11 +85,17 @@ def text() -> str:
     return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _of(kind: type) -> Schema:
+def reference(kind: type) -> Schema:
+    """A reference to the definition of a class."""
     return {"$ref": f"#/definitions/{kind.__name__}"}
 
 
-def _object(kind: type) -> Schema:
+def definition(kind: type) -> Schema:
+    """What a file may say of an object of a class.
+
+    Args:
+        kind: One of `KINDS`, or of the classes that another kind of file holds.
+    """
     defaults = _defaults(kind)
     properties: Schema = {}
     if kind is RetryPolicy:
@@ -118,7 +125,7 @@ _PARTIAL = {kind for kind in KINDS if kind not in {Rule, Code, Enqueue, Reroute}
 
 def _field(field: FileField, defaults: dict[str, Any]) -> Schema:
     if field.parts:
-        options = [_of(part) for part in field.parts]
+        options = [reference(part) for part in field.parts]
         if field.optional:
             options.append({"type": "null"})
         made: Schema = options[0] if len(options) == 1 else {"anyOf": options}

@@ -121,7 +121,7 @@ class _Findings:
 
 
 def _identity(problem: Problem) -> tuple[object, ...]:
-    # What a policy inherits it need not be told of twice; without lines, the path tells apart.
+    # Report an inherited problem once. Without line numbers the path distinguishes problems.
     path = None if problem.mark.line is not None else problem.path
     return problem.mark, path, problem.what
 
@@ -176,7 +176,8 @@ class _Examination:
     def _top(self, document: Node) -> None:
         for key in document.value:
             if key not in TOP:
-                self._problem(document, (key,), f"is no key of a policy file {allowed(TOP, key)}")
+                what = f"is not a key of a policy file {allowed(TOP, key)}"
+                self._problem(document, (key,), what)
         version = document.value.get("version")
         if version is None or type(version.value) is not int or version.value != 1:
             got = "" if version is None else f", got {shown(version.value)}"

@@ -34,7 +34,7 @@ _WORDS: dict[str, bool | float | None] = {
     **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), -math.inf),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan),
 }
-_DIGITS = 100  # of a number; Python's own limit is no bound on the time it takes
+_DIGITS = 100  # of a number; Python's own limit does not bound the time it takes
 
 
 def read_yaml(name: str, text: bytes) -> tuple[Node | None, list[Problem]]:
@@ -65,7 +65,7 @@ def read_yaml(name: str, text: bytes) -> tuple[Node | None, list[Problem]]:
         return None, [Problem(place, "", error.problem or "is not YAML")]
     except (yaml.YAMLError, UnicodeError) as error:
         why = getattr(error, "reason", None) or "it cannot be decoded"
-        return None, [Problem(Mark(name), "", f"is no text in UTF-8 or UTF-16: {why}")]
+        return None, [Problem(Mark(name), "", f"is not a text in UTF-8 or UTF-16: {why}")]
 
 
 def _read(name: str, text: bytes, loader: Any) -> tuple[Node | None, list[Problem]]:

@@ -7,7 +7,7 @@ behind an exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 
 from iii_resilience.core.classifiers.message_cause import guard
@@ -18,6 +18,10 @@ from iii_resilience.core.failure import Failure
 
 _FRAMES = 64  # frames of a traceback that are looked at
 _TOO_BIG = 1009  # the close code of a message that is too big (RFC 6455, section 7.4.1)
+
+SHUTTING_DOWN = "iii is shutting down"
+LEGACY_WORDS = (SHUTTING_DOWN, "Invocation of", "invocation timed out")
+"""Beginnings of the texts that SDK ≤ 0.11.2 raises without a code, in plain exceptions."""
 
 BUGS = (
     TypeError,
@@ -101,7 +105,7 @@ def by_class(
         execution: Whether the called function may have run.
         remedy: What to do about it.
         known: Whether the class is one of the families this library knows.
-        origin: Who said it.
+        origin: The source of the code.
     """
     return Failure(
         type(error).__name__[:128],
@@ -140,6 +144,8 @@ def closed(error: BaseException) -> Failure:
     )
 
 
+_CONNECTION_TO = ("Connection to ws://", "Connection to wss://")
+
 # The second at the interpreter's end, from Python 3.12 on.
 _NO_THREAD = ("can't start new thread", "can't create new thread at interpreter shutdown")
 
@@ -157,9 +163,7 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
         names: The names of its class and of the classes it inherits from.
         message: Its text.
     """
-    if isinstance(error, ConnectionError) and message.startswith(
-        ("Connection to ws://", "Connection to wss://")
-    ):
+    if isinstance(error, ConnectionError) and message.startswith(_CONNECTION_TO):
         never = message.endswith((" failed", " failed after max retries"))
         return by_class(
             error,
@@ -185,26 +189,65 @@ def standard(error: BaseException, names: list[str], message: str) -> Failure | 
     return None
 
 
-# What the SDK raises itself before it sends anything (docs/engine-notes.md, 6).
-_BEFORE: tuple[tuple[type[Exception], Callable[[str], bool], Category], ...] = (
-    (TypeError, lambda text: text.endswith("is not JSON serializable"), Category.PAYLOAD),
-    (TypeError, lambda text: text.startswith("keys must be str, int"), Category.PAYLOAD),
-    (ValueError, lambda text: text.startswith("Circular reference detected"), Category.PAYLOAD),
-    (ValueError, lambda text: text.startswith("Out of range float"), Category.PAYLOAD),
-    (ValueError, lambda text: text.startswith("namespace is empty"), Category.PAYLOAD),
-    (ValueError, lambda text: text.startswith("dispatch must be "), Category.PAYLOAD),
-    (KeyError, lambda text: text in {"'function_id'", "'queue'"}, Category.PAYLOAD),
+# What the SDK raises itself before it sends anything (docs/engine-notes.md, 6): beginnings of its
+# texts, by class.
+_BEFORE: tuple[tuple[type[Exception], tuple[str, ...], Category], ...] = (
+    (TypeError, ("keys must be str, int",), Category.PAYLOAD),
     (
         ValueError,
-        lambda text: guard(text) is not None,
+        (
+            "Circular reference detected",
+            "Out of range float",
+            "namespace is empty",
+            "dispatch must be ",
+        ),
         Category.PAYLOAD,
     ),
-    (
-        RuntimeError,
-        lambda text: text.startswith("Cannot call sync SDK methods"),
-        Category.PERMANENT,
-    ),
+    (RuntimeError, ("Cannot call sync SDK methods",), Category.PERMANENT),
 )
+_NOT_JSON = "is not JSON serializable"
+_KEYS = ("'function_id'", "'queue'")
+
+
+def _refused_before(error: BaseException, text: str) -> Category | None:
+    """The category of what the SDK's own checks raise, by class and words."""
+    for kind, words, category in _BEFORE:
+        if isinstance(error, kind) and text.startswith(words):
+            return category
+    if (
+        (isinstance(error, TypeError) and text.endswith(_NOT_JSON))
+        or (isinstance(error, KeyError) and text in _KEYS)
+        or (isinstance(error, ValueError) and guard(text) is not None)
+    ):
+        return Category.PAYLOAD
+    return None
+
+
+_TELLING = (
+    "{",
+    *LEGACY_WORDS,
+    *_CONNECTION_TO,
+    *_NO_THREAD,
+    *_KEYS,
+    *(word for _, words, _ in _BEFORE for word in words),
+)
+
+
+def telling(text: str) -> bool:
+    """Whether a text may say more than the class of its exception does.
+
+    Args:
+        text: The exception's text.
+
+    Returns:
+        False only where nothing in this package reads anything in it.
+    """
+    return (
+        len(text) > LIMIT  # first: the rest takes time with the length
+        or text.startswith(_TELLING)
+        or " bytes" in text
+        or text.endswith(_NOT_JSON)
+    )
 
 
 def before_sending(error: BaseException, names: list[str], message: str) -> Failure | None:
@@ -216,9 +259,7 @@ def before_sending(error: BaseException, names: list[str], message: str) -> Fail
         message: Its text.
     """
     text = message[-LIMIT:] if len(message) > LIMIT else message
-    category = next(
-        (which for kind, words, which in _BEFORE if isinstance(error, kind) and words(text)), None
-    )
+    category = _refused_before(error, text)
     if "ValidationError" in names and "TriggerRequest" in message[:200]:
         category = Category.PAYLOAD
     if category is None:

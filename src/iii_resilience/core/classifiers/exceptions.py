@@ -6,9 +6,10 @@ nothing of mappings or bare codes.
 
 from __future__ import annotations
 
-from iii_resilience.core.classifiers import registered_exceptions, rpc_response
+from iii_resilience.core.classifiers import class_verdicts, registered_exceptions, rpc_response
 from iii_resilience.core.classifiers.builtin_exceptions import (
     BUGS,
+    SHUTTING_DOWN,
     attribute,
     before_sending,
     by_class,
@@ -145,8 +146,8 @@ def _carries_refusal(failure: Failure) -> bool:
     return False
 
 
-# Two codes stand for a call that was never sent and for one that was; the frames an exception
-# came through tell which (Python SDK: `_prepare_call` and `_prepare_json` stand before the send).
+# Two codes stand for a call that was never sent and for one that was. The frames of the
+# traceback distinguish them (SDK: `_prepare_call` and `_prepare_json` come before the send).
 _BY_PLACE = frozenset({"WORKER_NAMESPACE_CONFLICT", "payload_too_large"})
 _PLAINLY = frozenset(III) - _BY_PLACE
 AT_ONCE = {code: READY[code] for code in PLAIN - _BY_PLACE}
@@ -171,7 +172,7 @@ def _uncommon(
             error,
             Category.PERMANENT,
             Execution.MAYBE_EXECUTED,
-            "let it pass: it is no failure of a call",
+            "let it pass: it is not a failure of a call",
             known=False,
         ).replace(function_id=function_id)
     names = [kind.__name__ for kind in type(error).__mro__]
@@ -195,7 +196,9 @@ def _uncommon(
         return _coded(failure, error, function_id, depth, rules)
     if "IIIPayloadTooLarge" in names:
         return _guard(error, message).replace(function_id=function_id)
+    known = registered_exceptions.verdicts(rules)  # before the rules are read
     failure = _codeless(error, names, message, function_id, rules)
+    class_verdicts.learn(known, error, failure, rules)
     if function_id is not None:
         failure = failure.replace(function_id=function_id)
     return _with_chain(failure, error, function_id, depth, rules)
@@ -278,7 +281,7 @@ def _legacy(error: BaseException, message: str, function_id: str | None) -> Fail
         return found if found is not None and found.code == "TIMEOUT" else None
     if type(error) is not Exception:
         return None
-    if message == "iii is shutting down":
+    if message == SHUTTING_DOWN:
         return from_row(III["SHUTDOWN"], message)
     pair = legacy(message)
     return from_code(*pair, function_id=function_id) if pair is not None else None

@@ -1,6 +1,6 @@
 """Decides whether a code that means "not executed" is proof of that.
 
-Whoever fails last chooses the code: Rust and Go handlers and HTTP endpoints may pass a downstream
+The last to fail chooses the code: Rust and Go handlers and HTTP endpoints may pass a downstream
 code through, so FORBIDDEN or function_not_found can come from inside an executed target. They prove
 that nothing ran only if the message names the called function or namespace (docs/engine-notes.md,
 8). Knows nothing of categories: a denial remains a denial.

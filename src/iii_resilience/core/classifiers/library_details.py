@@ -211,7 +211,7 @@ _BAD_ARGUMENTS = frozenset({"EAI_BADFLAGS", "EAI_FAMILY", "EAI_SERVICE", "EAI_SO
 
 def name_resolution(error: BaseException, failure: Failure) -> Failure:
     """A host name that did not resolve: its server may not be there yet."""
-    import socket  # noqa: PLC0415 - whoever raised it has loaded it
+    import socket  # noqa: PLC0415 - the code that raised it has loaded it
 
     number = attribute(error, "errno")
     bad = {getattr(socket, name, None) for name in _BAD_ARGUMENTS}

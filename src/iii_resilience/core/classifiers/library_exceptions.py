@@ -310,6 +310,19 @@ def from_library(error: BaseException, depth: int = 0) -> Failure | None:
     return None
 
 
+def reads_instances(kind: type) -> bool:
+    """Whether the first row of a class reads more than the class.
+
+    Args:
+        kind: A class of exceptions.
+    """
+    for base in kind.__mro__:
+        row = _ROWS.get(f"{base.__module__}.{base.__qualname__}")
+        if row is not None:
+            return row.detail is not None or row.cause is not None
+    return False
+
+
 def from_name(name: str, message: str = "") -> Failure | None:
     """The failure of a class that is known by its printed name only, as in a traceback.
 

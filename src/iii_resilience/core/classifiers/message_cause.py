@@ -11,9 +11,9 @@ bounded, whatever a remote side sends.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -33,6 +33,12 @@ from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.lookup import III, LOCAL, LONGEST_CODE, find
 from iii_resilience.core.codes.model import Category, Code, Execution
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import json
+else:
+    json = lazy_module("json")  # most programs never see a structured message
 
 _LONGEST_WORDS = 1024  # a function id or the name of a queue stands in them, nothing else
 _DEPTH = 4  # a worker that calls a worker that calls a worker: deeper causes add nothing
@@ -73,7 +79,7 @@ def from_row(
         message: The remote message.
         function_id: The function that was called, if known.
         stacktrace: The remote stack trace, if any.
-        retry_after: Seconds the other side asked to wait, if it did.
+        retry_after: The wait that the other side requested, in seconds, if it did.
     """
     return Failure(
         row.code,
@@ -99,7 +105,7 @@ def unknown_failure(
         code: The code as it was sent; kept up to `LONGEST_CODE` characters.
         message: The remote message.
         system: The system it came from.
-        origin: Who said it.
+        origin: The source of the code.
     """
     return Failure(
         code[:LONGEST_CODE],
@@ -133,7 +139,7 @@ def cause_in_message(code: str, message: str, depth: int = 0) -> Failure | None:
     return guard(message) if code in _SIZED else None
 
 
-CARRIERS = frozenset({"invocation_failed", "bridge_error", "enqueue_error"})
+CARRIERS = frozenset({"invocation_failed", "bridge_error", "enqueue_error", "OBSERVE_REJECTED"})
 """The codes whose message is searched for any of the forms; ``http_error`` has one of its own."""
 
 _SIZED = frozenset({"http_error", "payload_too_large", "invocation_failed_payload_too_large"})
@@ -235,7 +241,7 @@ def from_code_in_text(code: str, message: str, depth: int = 0) -> Failure:
 def _known(row: Code, message: str, depth: int) -> Failure:
     failure = refine(from_row(row, message))
     if row.code in execution_proof.DOUBTFUL and message:
-        # Of a nested call nobody here knows which function was called.
+        # The function of a nested call is not known here.
         failure = failure.replace(execution=execution_proof.execution(message, None))
     return with_cause(failure, cause_in_message(row.code, message, depth + 1))
 
@@ -285,7 +291,7 @@ def structured(text: str, depth: int = 0, *, typed: bool = False) -> Failure | N
         typed: Whether only an object whose ``type`` is a category counts, as our handlers send.
 
     Returns:
-        The cause, or None where the text is no object with a string code or a known type.
+        The cause, or None if the text is not an object with a string code or a known type.
     """
     if len(text) > LIMIT or not text.startswith("{"):
         return None

@@ -6,12 +6,13 @@ called (`classifiers.execution_proof`).
 
 from __future__ import annotations
 
-import json
 import re
+from typing import TYPE_CHECKING
 
 from iii_resilience.core.classifiers.text_patterns import (
     FIFO_FIELD,
     LIMIT,
+    NO_PROVIDER,
     QUEUE_MISSING,
     QUEUE_WORDS,
     http_status_in,
@@ -20,6 +21,12 @@ from iii_resilience.core.classifiers.text_patterns import (
 from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import json
+else:
+    json = lazy_module("json")  # most programs never see a structured message
 
 
 def refine(failure: Failure) -> Failure:
@@ -91,11 +98,7 @@ def _enqueue(failure: Failure, message: str) -> Failure:
     bare = message.removeprefix("invocation_failed: ").removeprefix("handler error: ")
     if QUEUE_MISSING.match(bare):
         return failure.replace(execution=Execution.NOT_EXECUTED, remedy=_DEFINE_IT)
-    if not (
-        bare.startswith("No queue provider is installed")
-        or bare in QUEUE_WORDS
-        or FIFO_FIELD.match(bare)
-    ):
+    if not (bare.startswith(NO_PROVIDER) or bare in QUEUE_WORDS or FIFO_FIELD.match(bare)):
         return failure
     return failure.replace(execution=Execution.NOT_EXECUTED)
 
@@ -119,19 +122,22 @@ def _channel(failure: Failure, message: str) -> Failure:
     )
 
 
+_NOT_STARTED = ("DEADLINE_PASSED", "OVERLOADED")
+
+
 def _handler(failure: Failure, message: str) -> Failure:
     """`_channel`, or a hardened handler that was not started at all.
 
-    The function id tells the called one from one that it called in turn.
+    The function id distinguishes the called function from one that it called in turn.
     """
-    if not message.startswith("{") or '"DEADLINE_PASSED"' not in message:
+    if not message.startswith("{") or not any(f'"{code}"' in message for code in _NOT_STARTED):
         return _channel(failure, message)
     try:
         body = json.loads(message)
     except (ValueError, RecursionError):
         return failure
     called = failure.function_id is not None and body.get("function_id") == failure.function_id
-    if not called or body.get("code") != "DEADLINE_PASSED":
+    if not called or body.get("code") not in _NOT_STARTED:
         return failure
     return failure.replace(execution=Execution.NOT_EXECUTED)
 

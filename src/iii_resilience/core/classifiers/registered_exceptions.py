@@ -6,11 +6,12 @@ Knows nothing of codes or messages. A class never outranks a ``FORBIDDEN`` or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
+from iii_resilience.core.class_cache import ClassCache
 from iii_resilience.core.classifiers.builtin_exceptions import text_of
 from iii_resilience.core.codes.lookup import LOCAL, LONGEST_CODE, NEVER_RETRIED, find
 from iii_resilience.core.codes.model import Category, Execution
@@ -62,15 +63,19 @@ class ExceptionRules:
     Args:
         rules: The rules; of two for one class the last one wins.
         classes: The classes of rules that were given as classes, by name.
+
+    Attributes:
+        verdicts: What they make of classes, beside the process-wide rules.
     """
 
-    __slots__ = ("_by_class", "_by_name")
+    __slots__ = ("_by_class", "_by_name", "verdicts")
 
     def __init__(
         self, rules: Iterable[ExceptionRule] = (), classes: Mapping[str, type] | None = None
     ) -> None:
         self._by_name: dict[str, ExceptionRule] = {}
         self._by_class: dict[type, ExceptionRule] = {}
+        self.verdicts: Verdicts | None = None
         for rule in rules:
             kind = None if classes is None else classes.get(rule.name)
             if kind is None:
@@ -108,15 +113,28 @@ class ExceptionRules:
         Args:
             error: The exception.
         """
-        for kind in type(error).__mro__:
-            rule = self._by_class.get(kind)
-            if rule is None and self._by_name:
-                rule = next(
-                    (r for n in _names_of(kind) if (r := self._by_name.get(n)) is not None), None
-                )
-            if rule is not None and (verdict := _verdict(rule, error)) is not None:
+        for rule in self._of(type(error)):
+            if (verdict := _verdict(rule, error)) is not None:
                 return verdict
         return None
+
+    def reads_instances(self, kind: type) -> bool:
+        """Whether a callable may be asked about the exceptions of a class.
+
+        Args:
+            kind: The class.
+        """
+        return any(not isinstance(rule.says, Category) for rule in self._of(kind))
+
+    def _of(self, kind: type) -> Iterator[ExceptionRule]:
+        for base in kind.__mro__:
+            rule = self._by_class.get(base)
+            if rule is None and self._by_name:
+                rule = next(
+                    (r for n in _names_of(base) if (r := self._by_name.get(n)) is not None), None
+                )
+            if rule is not None:
+                yield rule
 
 
 def read_exceptions(rows: Mapping[Any, Any]) -> tuple[ExceptionRule, ...]:
@@ -260,11 +278,59 @@ def _log_once(rule: ExceptionRule, problem: Exception) -> None:
     )
 
 
+class Verdicts(ClassCache[dict[str, Any]]):
+    """The fields of failures by class, as long as the process-wide rules are these.
+
+    Args:
+        code: What code has registered.
+        files: What files say.
+    """
+
+    __slots__ = ("code", "files")
+
+    def __init__(self, code: ExceptionRules, files: ExceptionRules) -> None:
+        super().__init__()
+        self.code = code
+        self.files = files
+
+
 class _Registry:
     """The process-wide rules: what code has registered, and what files say."""
 
     code = ExceptionRules()
     files = ExceptionRules()
+    verdicts: Verdicts | None = None
+
+
+def verdicts(rules: ExceptionRules | None) -> Verdicts:
+    """The verdicts about classes that hold now.
+
+    What is computed after this call may be kept in its result: should rules be registered
+    meanwhile, the result holds no longer.
+
+    Args:
+        rules: Those of the decorator; None where there are none.
+    """
+    holder: type[_Registry] | ExceptionRules = _Registry if rules is None else rules
+    known = holder.verdicts
+    if known is None or known.code is not _Registry.code or known.files is not _Registry.files:
+        known = holder.verdicts = Verdicts(_Registry.code, _Registry.files)
+    return known
+
+
+def by_class_alone(kind: type, rules: ExceptionRules | None) -> bool:
+    """Whether neither a callable nor a row of the libraries' table reads a class's instances.
+
+    Args:
+        kind: The class.
+        rules: Those of the decorator; None where there are none.
+    """
+    from iii_resilience.core.classifiers.library_exceptions import reads_instances  # noqa: PLC0415
+
+    scopes = (rules, _Registry.code, _Registry.files)
+    if any(scope is not None and scope.reads_instances(kind) for scope in scopes):
+        return False
+    return not reads_instances(kind)
 
 
 def register_exceptions(

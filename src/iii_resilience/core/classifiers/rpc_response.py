@@ -34,7 +34,7 @@ def check_rpc(response: object) -> object:
 
     Raises:
         RpcError: Where ``status`` is anything else.
-        ValueError: Where the response is no mapping or has no ``status``.
+        ValueError: If the response is not a mapping or has no ``status``.
     """
     if not isinstance(response, Mapping):
         raise ValueError(f"an RPC response is a mapping, not {type(response).__name__}")  # noqa: TRY004 - documented

@@ -43,6 +43,7 @@ QUEUE_WORDS = {
     "Message ID is required": "message_id_not_set",
     "topic is required": "topic_required",
 }
+NO_PROVIDER = "No queue provider is installed"
 QUEUE_MISSING = re.compile(
     r"queue '.{0,256}?' is not defined; call queue::define before enqueueing$"
     r"|Queue '.{0,256}?' not found$"
@@ -133,7 +134,7 @@ def legacy(text: str) -> tuple[str, str] | None:
         text: ``{'code': 'FORBIDDEN', 'message': 'no way'}``, possibly cut off.
 
     Returns:
-        Both, or None where the text is no such thing.
+        Both, or None if the text does not match.
     """
     found = _LEGACY_DICT.match(text[:LIMIT])
     if found is None:
@@ -152,7 +153,7 @@ def rust_debug(text: str) -> tuple[str, str] | None:
             (docs/engine-notes.md, 9).
 
     Returns:
-        Both, or None where the text is no such thing.
+        Both, or None if the text does not match.
     """
     found = _RUST_DEBUG.match(text[:LIMIT])
     return (_unescaped(found[1]), _unescaped(found[2])) if found is not None else None

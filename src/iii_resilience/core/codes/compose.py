@@ -132,7 +132,7 @@ ROWS = (
         "WRONG_DAEMON",
         X,
         "the project belongs to another daemon",
-        "ask that daemon",
+        "query that daemon",
         source="iii-compose/src/remote.rs:116",
     ),
 )

@@ -66,7 +66,7 @@ INVOCATION = (
         queue=True,
     ),
     # The page says "overloaded"; by the source a full channel blocks and only a dead writer
-    # fails, so this is no signal to slow down.
+    # fails, so this does not mean: slow down.
     Code(
         "channel_send_failed",
         T,

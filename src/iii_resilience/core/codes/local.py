@@ -92,6 +92,16 @@ ROWS = (
         queue=True,
     ),
     _row(
+        "OVERLOADED",
+        T,
+        NE,
+        "slow down, add workers, or raise the worker's limit if it has capacity to spare",
+        "the worker runs as many handlers as its limit allows; this one was not started",
+        throttled=True,
+        queue=True,
+        source="handling",
+    ),
+    _row(
         "HANDLER_CANCELLED",
         T,
         EX,

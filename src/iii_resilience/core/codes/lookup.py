@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 LONGEST_CODE = 128
-"""Characters a code may have; a longer string is no code, and none of the known has half."""
+"""Characters a code may have; the known codes have less than half, longer ones are ignored."""
 
 
 def _table(*parts: Iterable[Code]) -> dict[str, Code]:
@@ -105,7 +105,7 @@ def change_codes(before: Iterable[Code], after: Iterable[Code]) -> None:
     """Replace the rows of a policy file that has changed.
 
     Args:
-        before: What it held. A row that somebody else has registered since stays.
+        before: What it held. A row that other code has registered since then stays.
         after: What it holds now.
     """
     rows = {row.code: row for row in after}

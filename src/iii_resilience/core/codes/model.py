@@ -49,7 +49,7 @@ class Code:
         code: The exact, case-sensitive string (``timeout`` and ``TIMEOUT`` are two rows).
         category: One of the five categories.
         execution: What the bare code says about the called function having run.
-        origin: Who says it: ``engine``, ``sdk``, ``handler``, ``http``, ``worker`` or ``local``.
+        origin: The source: ``engine``, ``sdk``, ``handler``, ``http``, ``worker`` or ``local``.
         remedy: What to do about it, in one clause.
         meaning: What happened, in one clause.
         source: Where the row comes from: a document of docs/engine-notes.md, 15, a source file,

@@ -1,4 +1,4 @@
-"""Codes and labels of the RPC system (docs/engine-notes.md, 13), which is no part of iii.
+"""Codes and labels of the RPC system (docs/engine-notes.md, 13), which does not belong to iii.
 
 Category and execution follow the column "When" of its documentation. The ``layer`` of a response
 never changes them: recorded INVOKE_TIMEOUT and RESULT_NOT_SERIALIZABLE responses have the layer
@@ -157,7 +157,7 @@ ROWS = (
     ),
 )
 
-# What an unknown code is told, by the layer of its response; the layer decides nothing else.
+# The remedy of an unknown code, by the layer of its response; the layer decides nothing else.
 LAYER_REMEDIES = {
     "validation": "check the arguments against the entry; the code itself is not known",
     "expected": "handle this code where the call is made: the service raised it on purpose",

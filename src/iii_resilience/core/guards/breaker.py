@@ -36,8 +36,8 @@ class CircuitState(enum.Enum):
 OnTransition = Callable[[CircuitState, CircuitState, float], object]
 
 
-# Each phase is an object of its own, and a ticket knows the phase it was given out in. A result
-# of an earlier phase is thereby told apart without a counter, and a transition is one assignment,
+# Each phase is an object of its own, and a ticket knows the phase it was given out in. This
+# identifies a result of an earlier phase without a counter. A transition is one assignment,
 # which no other thread and no KeyboardInterrupt can see half done.
 
 
@@ -100,9 +100,9 @@ class Circuit:
       window and the share of failures among them reaches the rate.
     - Open: nothing is let through for `open_for` seconds.
     - Half-open: at most `probes` calls at once are let through. The first failure opens it again,
-      because after an outage a handful of calls is no sample to take a rate of. It closes after
+      because after an outage a few calls are too small a sample for a rate. It closes after
       `probes` successes: as many as it sends at once, so that one lucky answer does not let
-      everybody loose on a function that is still starting.
+      all callers loose on a function that is still starting.
 
     A result that arrives after the state has changed says nothing about the new state and is
     dropped. A probe that is never reported (its thread died) loses its slot after `open_for`
@@ -121,7 +121,7 @@ class Circuit:
         slow_call: A success that took longer than this many seconds counts as a failure, or None.
         on_transition: Called after each change of state with the state before, the state after and
             the time. It runs in the thread whose call made the change, with no lock held, so that
-            two quick changes may be told in either order. What it raises is logged.
+            two quick changes may be reported in either order. What it raises is logged.
     """
 
     __slots__ = (
@@ -164,11 +164,11 @@ class Circuit:
 
     @property
     def state(self) -> CircuitState:
-        """The state as of the last call: an open circuit turns half-open when somebody asks."""
+        """The state as of the last call: an open circuit turns half-open at the next call."""
         return self._phase.state
 
     def admit(self, now: float) -> Ticket | Rejection:
-        """Ask whether one call may be sent.
+        """Request to send one call.
 
         Args:
             now: Monotonic time in seconds.
@@ -211,7 +211,7 @@ class Circuit:
         ):
             # A success among successes says nothing new, and most are that: they take no lock. No
             # thread can come between these two lines where one runs at a time; where several do, a
-            # success may be lost. One of an earlier phase counts there, where nobody looks.
+            # success may be lost. One of an earlier phase counts there, where it has no effect.
             outcomes.buckets[outcomes.place] += 1
             outcomes.calls += 1
             return
@@ -272,7 +272,7 @@ class Circuit:
                 self._phase = _Closed(SlidingWindow(window))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy, or the one in another process, counts for itself and tells nobody here.
+        # A copy, or the one in another process, has its own counts and no callback.
         slow_call = None if self._slow_call == math.inf else self._slow_call
         numbers = (self._failure_rate, self._window, self._min_calls, self._open_for, self._probes)
         return type(self), (*numbers, slow_call)
@@ -377,7 +377,7 @@ class Breaker(Guard[Circuit]):
 
         Args:
             scope: A function id in `worker.trigger`; None for everything under one policy.
-            on_transition: Told of every change of state, as `Circuit` says. The first use's stays.
+            on_transition: Called at every change of state, as in `Circuit`. The first use's stays.
         """
         circuit = self._states.get(scope)
         if circuit is None:

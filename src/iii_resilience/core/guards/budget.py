@@ -1,79 +1,81 @@
-"""Retry budgets: limit the load that retries add to the calls.
+"""Retry budgets: a bucket of permits that successful calls refill.
 
-A permit is reserved before the delay of a retry, not after it: waiting retries count, so a thousand
-of them cannot all pass when their delays end (docs/engine-notes.md, 14). Knows nothing of failures
-or policies, and has no clock: every method takes the time.
+As long as retries help they cost nothing; when they do not, they stop. A permit is reserved before
+the delay of a retry, not after it: waiting retries count, so a thousand of them cannot all be sent
+when their delays end (docs/engine-notes.md, 14). Knows nothing of failures or policies, and has no
+clock: every method that needs the time takes it.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
 from iii_resilience.core.guards.scopes import Guard
 from iii_resilience.core.validators import checked_names, number
 
-_BUCKETS = 10
-_SCOPES_MOST = 10_000  # counts kept; beyond it the oldest ones start anew
+_COST = 2  # a failed call costs what two successes earn: the level rises while over 2/3 succeed
+_OTHER_CLOCK = 1.0  # seconds: threads read the clock less than that before one another
+_SCOPES_MOST = 10_000  # buckets kept; beyond it the oldest ones start anew
 
 
-class BudgetWindow:
-    """What one budget has seen in its sliding window: calls, retries sent, permits reserved.
+class PermitBucket:
+    """The permits of one function under one policy.
 
-    Thread-safe, and safe to share between event loops: nothing in it waits.
+    Thread-safe, and safe to share between event loops: nothing in it waits. All writes are made
+    under its lock. `level` and `burst` may be read without it: a caller whose look is outdated
+    reports a success that changes nothing, or reports none and leaves the bucket less full.
+
+    For each permit exactly one of `release`, `succeeded`, `gave_up` or `abandoned` must follow.
 
     Args:
-        ratio: Retries allowed for each call in the window.
-        allowance: Retries allowed in the window whatever the number of calls.
-        window: Length of the window in seconds.
+        ratio: Permits that a successful call earns.
+        burst: Permits at the start, and at most.
+        min_per_second: Permits that time alone adds, a second.
+
+    Attributes:
+        level: Permits left, without what time has added since the last change.
+        burst: Permits at most.
+        refunded: Permits that came back with the success of their call.
+        wasted: Permits of retries that were sent for a call that failed all the same.
+        taken: Permits reserved, without those that were released.
     """
 
     __slots__ = (
         "__weakref__",
-        "_allowance",
-        "_calls",
+        "_empty_since",
+        "_full_at",
         "_lock",
-        "_newest",
-        "_place",
+        "_min_per_second",
         "_ratio",
-        "_reserved",
-        "_retries",
-        "_since",
-        "_until",
-        "_width",
+        "_refilled",
+        "burst",
+        "level",
+        "refunded",
+        "taken",
+        "wasted",
     )
 
-    def __init__(self, ratio: float, allowance: float, window: float) -> None:
+    def __init__(self, ratio: float, burst: float, min_per_second: float) -> None:
         self._ratio = ratio
-        self._allowance = allowance
-        self._width = window / _BUCKETS
+        self._min_per_second = min_per_second
+        self.burst = burst
         self.forget()
 
     def forget(self) -> None:
-        """Start anew: in a forked child what was counted, and who holds the lock, is another's."""
-        self._clear()
-        self._reserved = 0
+        """Start anew: in a forked child what was taken, and who holds the lock, is another's."""
+        self.level = self.burst
+        self.taken = self.refunded = self.wasted = 0
+        self._refilled = 0.0
+        self._full_at = -math.inf
+        self._empty_since: float | None = None
         # Reentrant: a coroutine that the garbage collector ends gives its permit back wherever it
         # is found, and that may be in the middle of one of these methods.
         self._lock = threading.RLock()
-
-    def called(self, now: float) -> None:
-        """Count one call (its first attempt).
-
-        Args:
-            now: Monotonic time in seconds.
-        """
-        # Every call comes here, and most find the current bucket: those take no lock. No thread
-        # can come between the next two lines where one runs at a time; where several do, a call
-        # may be lost, which makes the budget smaller and never larger.
-        if self._since <= now < self._until:
-            self._calls[self._place] += 1
-            return
-        with self._lock:
-            self._calls[self._advance(now)] += 1
 
     def reserve(self, now: float) -> bool:
         """Reserve the permit for one retry.
@@ -82,129 +84,179 @@ class BudgetWindow:
             now: Monotonic time in seconds.
 
         Returns:
-            Whether the budget allows it. If so, exactly one of `spend` or `release` must follow.
+            Whether there was one.
         """
         with self._lock:
-            if not self._since <= now < self._until:
-                self._advance(now)
-            if self._free() < 1.0:
+            self._refill(now)
+            if self.level < 1.0:
                 return False
-            self._reserved += 1
+            self.taken += 1
+            self._take(1.0, now)
             return True
 
-    def spend(self, now: float) -> None:
-        """The retry is being sent: the permit becomes a retry in the window."""
-        with self._lock:
-            current = self._since <= now < self._until
-            self._retries[self._place if current else self._advance(now)] += 1
-            self._reserved -= 1
+    def was_in_flight(self, started: float) -> bool:
+        """Whether an attempt was in flight when the bucket was last full.
+
+        What was in flight when trouble began is one event, such as the death of a worker: the first
+        retry of each of these calls needs no permit. That is at most one attempt for each of them.
+
+        Args:
+            started: Monotonic time of the attempt's start, in seconds.
+        """
+        return started < self._full_at
 
     def release(self) -> None:
-        """The retry will not be sent: the permit is given back."""
+        """A retry was not sent: its permit is given back."""
         with self._lock:
-            self._reserved -= 1
+            self.taken -= 1
+            self._add(1.0)
+
+    def succeeded(self, permits: int = 0) -> None:
+        """A call has succeeded. A call without permits need not report it to a full bucket.
+
+        Args:
+            permits: The permits of its retries that were sent; they are given back.
+        """
+        with self._lock:
+            self.refunded += permits
+            self._add(permits + self._ratio)
+
+    def gave_up(self, now: float, permits: int = 0) -> None:
+        """A call was sent, failed in a way that another call might not, and is given up.
+
+        Args:
+            now: Monotonic time in seconds.
+            permits: The permits of its retries that were sent; they are lost.
+        """
+        with self._lock:
+            self.wasted += permits
+            self._refill(now)
+            self._take(_COST * self._ratio, now)
+
+    def abandoned(self, permits: int) -> None:
+        """A call ended in a way that says nothing about retries: cancelled, or not retryable.
+
+        Args:
+            permits: The permits of its retries that were sent; they are lost.
+        """
+        with self._lock:
+            self.wasted += permits
 
     def available(self, now: float) -> float:
-        """Permits left at this moment (never negative)."""
+        """Permits left at this moment.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
         with self._lock:
-            self._advance(now)
-            return max(0.0, self._free())
+            self._refill(now)
+            return self.level
 
-    def retune(self, now: float, ratio: float, allowance: float, window: float) -> None:
-        """Go by other numbers from now on; permits that are reserved or spent stay so.
+    def empty_for(self, now: float) -> float:
+        """Seconds since there was a permit left; 0 while there is one.
 
-        In a window of another length the retries count as sent now, and calls are counted anew.
+        Args:
+            now: Monotonic time in seconds.
+        """
+        with self._lock:
+            self._refill(now)
+            since = self._empty_since
+            return 0.0 if since is None else max(0.0, now - since)
+
+    def retune(self, now: float, ratio: float, burst: float, min_per_second: float) -> None:
+        """Go by other numbers from now on. The permits left stay, up to the new `burst`.
 
         Args:
             now: Monotonic time in seconds.
             ratio: As for the class.
-            allowance: As for the class.
-            window: As for the class.
+            burst: As for the class.
+            min_per_second: As for the class.
         """
         with self._lock:
-            self._ratio, self._allowance = ratio, allowance
-            if window / _BUCKETS != self._width:
-                self._advance(now)
-                spent = sum(self._retries)
-                self._clear()
-                self._width = window / _BUCKETS
-                self._retries[self._advance(now)] = spent
+            self._refill(now)
+            self._ratio, self._min_per_second, self.burst = ratio, min_per_second, burst
+            self.level = min(self.level, burst)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy, or the one in another process, counts for itself: locks and permits stay here.
-        return type(self), (self._ratio, self._allowance, self._width * _BUCKETS)
+        # A copy, or the one in another process, starts full: locks and permits stay here.
+        return type(self), (self._ratio, self.burst, self._min_per_second)
 
-    def _clear(self) -> None:
-        self._place, self._since, self._until = 0, 0.0, 0.0  # no time lies between them
-        self._newest: int | None = None
-        # One bucket more than the window is long, because the oldest one is only partly in it:
-        # retries count while a part of their bucket does, calls only while all of it does, so
-        # that never more retries pass than the window allows.
-        self._calls = [0] * (_BUCKETS + 1)
-        self._retries = [0] * (_BUCKETS + 1)
+    def _refill(self, now: float) -> None:
+        """Add what time has added, and note when the bucket is full."""
+        elapsed = now - self._refilled
+        if elapsed >= 0.0:
+            self._refilled = now
+            self._add(self._min_per_second * elapsed)
+            if self.level >= self.burst:
+                self._full_at = now
+        elif elapsed < -_OTHER_CLOCK:  # another clock than before (freezegun's ended): adds nothing
+            self._refilled = now
+            self._full_at = min(self._full_at, now)
 
-    def _free(self) -> float:
-        oldest = 0 if self._newest is None else (self._newest + 1) % (_BUCKETS + 1)
-        allowed = self._ratio * (sum(self._calls) - self._calls[oldest]) + self._allowance
-        return allowed - sum(self._retries) - self._reserved
+    def _add(self, permits: float) -> None:
+        level = self.level = min(self.burst, self.level + permits)
+        if level >= 1.0:
+            self._empty_since = None
 
-    def _advance(self, now: float) -> int:
-        """Forget the buckets that have left the window; the index of the current one."""
-        tick = int(now / self._width)
-        newest = self._newest
-        size = _BUCKETS + 1
-        if newest is not None and tick < newest - size:
-            newest = None  # another clock than before (freezegun's ended): nothing is known of it
-        if newest is None or tick > newest:
-            for gone in range(size if newest is None else min(tick - newest, size)):
-                self._calls[(tick - gone) % size] = self._retries[(tick - gone) % size] = 0
-            self._until = self._since  # no time lies between them until all are those of the tick
-            self._newest = newest = tick
-            self._place = tick % size
-            self._since = tick * self._width
-            self._until = (tick + 1) * self._width
-        # A clock read before another thread's later one must not reach back into the past.
-        return newest % size
+    def _take(self, permits: float, now: float) -> None:
+        level = self.level = max(0.0, self.level - permits)
+        if level < 1.0 and self._empty_since is None:
+            self._empty_since = now
 
 
 @checked_names
 @attrs.frozen
-class Budget(Guard[BudgetWindow]):
-    """How many retries may be sent beside the calls: a ratio of them, plus a minimum.
+class Budget(Guard[PermitBucket]):
+    """How many retries may be sent: as many as help, and few where they do not.
 
-    In any window the retries sent stay at or below ``ratio * calls + min_per_second * window``.
-    20 % and 10 a second over 10 s are Finagle's numbers (docs/engine-notes.md, 14). At total
-    failure the load is 1.2 times the calls, and a program that calls seldom still gets its
-    retries.
+    A bucket of permits that success refills. A retry takes one permit. A call that succeeds gives
+    back what its own retries took, and earns `ratio`. A call that is given up on a retryable
+    failure costs twice the `ratio`. Other failures, and calls that were cancelled or never sent,
+    change nothing. While more than two thirds of the calls succeed the bucket fills; while fewer
+    do, it empties, and retries stop. So retries never keep a service down that they have helped
+    to overload. docs/fleet.md has the measurements that the default numbers come from.
 
-    The object keeps its own count, so policies that hold the same object share it.
+    Over any time, the permits that are not given back are at most ``burst + ratio * successes +
+    min_per_second * seconds``. With an empty bucket, calls that were in flight when it was last
+    full still get their first retry.
+
+    The state is kept for each function. The object holds it, so policies that hold the same object
+    share it, and a `replace` of a policy shares that of the policy.
 
     Args:
-        ratio: Retries allowed for each call.
-        min_per_second: Retries a second allowed whatever the number of calls.
-        window: Length of the sliding window in seconds.
+        ratio: Permits that a successful call earns, at most 1.
+        burst: Permits at the start, and at most. All processes of a program have their own: after
+            a deployment a fleet may send processes * functions * burst retries at once.
+        min_per_second: Permits that time alone adds, a second. Keep it so small that it is small
+            for the whole fleet.
 
     Raises:
         ValueError: A number out of range.
+        TypeError: An unknown argument, ``window`` among them.
     """
 
-    ratio: float = attrs.field(default=0.2, validator=number(least=0))
-    min_per_second: float = attrs.field(default=10.0, validator=number(least=0))
-    window: float = attrs.field(default=10.0, validator=number(above=0, unit="seconds"))
+    REMOVED: ClassVar[dict[str, str]] = {
+        "window": "a budget has no window since 0.2: successful calls refill it. Leave it out, and "
+        "give 'burst' (permits at most, 10 if left out) in place of min_per_second * window; "
+        "min_per_second is 0.005 if left out, because each process of a fleet adds it"
+    }
 
-    def window_for(self, scope: str | None = None) -> BudgetWindow:
-        """The count kept for a scope, made at its first use.
+    ratio: float = attrs.field(default=0.1, validator=number(least=0, most=1))
+    # By name only: before 0.2 these places were min_per_second and window.
+    burst: float = attrs.field(default=10.0, kw_only=True, validator=number(least=1))
+    min_per_second: float = attrs.field(default=0.005, kw_only=True, validator=number(least=0))
+
+    def bucket_for(self, scope: str | None = None) -> PermitBucket:
+        """The bucket of a scope, made at its first use.
 
         Args:
-            scope: A function id in `worker.trigger`; None for everything under one policy.
+            scope: A function id, or a decorated function's qualified name; None for one bucket
+                that several functions share.
         """
-        window = self._states.get(scope)
-        if window is None:
+        bucket = self._states.get(scope)
+        if bucket is None:
             while len(self._states) >= _SCOPES_MOST:
                 with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
                     del self._states[next(iter(self._states))]
-            window = self._states.add(scope, BudgetWindow)
-        return window
-
-    def _numbers(self) -> tuple[float, float, float]:
-        return self.ratio, self.min_per_second * self.window, self.window
+            bucket = self._states.add(scope, PermitBucket)
+        return bucket

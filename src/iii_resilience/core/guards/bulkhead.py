@@ -41,7 +41,7 @@ class Permit:
 class Slots:
     """At most `limit` callers inside at once, at most `queue` of them waiting in front.
 
-    Nobody overtakes: who comes while others wait goes to the end of the queue. A caller that is
+    Callers are admitted in order: a later one goes to the end of the queue. A caller that is
     cancelled or interrupted while it waits leaves the queue, and a permit that had just been handed
     to it goes to the next one.
 
@@ -147,12 +147,12 @@ class Slots:
             raise
 
     def retune(self, _: float, limit: int, queue: int, wait: float) -> None:
-        """Go by other numbers from now on; who is inside or in the queue stays.
+        """Use other numbers from now on; callers inside or in the queue stay.
 
         Args:
             limit: As for the class.
             queue: As for the class.
-            wait: As for the class; who waits already waits as long as he was to.
+            wait: As for the class; a caller that already waits keeps its own limit.
         """
         with self._lock:
             self._limit, self._queue = limit, queue
@@ -164,7 +164,7 @@ class Slots:
 
     def _step_in(self, permit: Permit) -> bool:
         with self._lock:
-            # Enough for nobody to overtake: while somebody waits, `_let_in` leaves no place free.
+            # This keeps the order: while a caller waits, `_let_in` leaves no place free.
             if len(self._inside) >= self._limit:
                 return False
             self._inside.add(id(permit))
@@ -195,7 +195,7 @@ class Slots:
             self._let_in()
 
     def _lost(self, permit: Permit) -> None:
-        if id(permit) in self._inside:  # nobody else can change that: nobody else has it
+        if id(permit) in self._inside:  # only the permit's own caller can change that
             self.release(permit)
 
     def _let_in(self) -> None:
@@ -211,7 +211,7 @@ class Slots:
             try:
                 if wake is not None:
                     wake()
-            except RuntimeError:  # its event loop is closed: nobody is left to take the place
+            except RuntimeError:  # its event loop is closed: the caller cannot take the place
                 self._inside.discard(id(permit))
             self._queued.pop(permit, None)
 
@@ -232,8 +232,8 @@ class Bulkhead(Guard[Slots]):
         wait: Seconds each of them may wait; the deadline of a call bounds it too.
 
     Raises:
-        ValueError: A number out of range, or only one of `queue` and `wait` given: nobody could
-            ever wait.
+        ValueError: A number is out of range, or only one of `queue` and `wait` is given: then no
+            caller could ever wait.
     """
 
     limit: int = attrs.field(validator=number(least=1, integer=True))

@@ -9,7 +9,9 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from contextlib import suppress
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import attrs
 
@@ -21,7 +23,7 @@ class ScopedState(Protocol):
         """Go by other numbers from now on."""
 
     def forget(self) -> None:
-        """Start anew, with a lock that nobody holds."""
+        """Start anew, with a new lock that is free."""
 
 
 S = TypeVar("S", bound=ScopedState)
@@ -35,13 +37,16 @@ class ScopedStates(dict[str | None, S]):
 
     Args:
         numbers: What the states go by, as their own class takes them.
+
+    Attributes:
+        numbers: What they go by now.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_numbers")
+    __slots__ = ("__weakref__", "_lock", "numbers")
 
     def __init__(self, numbers: tuple[Any, ...]) -> None:
         super().__init__()
-        self._numbers = numbers
+        self.numbers = numbers
         # Reentrant: the garbage collector may end a coroutine that retries in the middle of `add`.
         self._lock = threading.RLock()
         _all[id(self)] = self
@@ -54,7 +59,7 @@ class ScopedStates(dict[str | None, S]):
             make: Makes one from the numbers.
         """
         with self._lock:
-            return self.setdefault(scope, make(*self._numbers))
+            return self.setdefault(scope, make(*self.numbers))
 
     def retune(self, now: float, numbers: tuple[Any, ...]) -> None:
         """Let every state go by other numbers; those made later too.
@@ -64,9 +69,9 @@ class ScopedStates(dict[str | None, S]):
             numbers: As for the class.
         """
         with self._lock:
-            if numbers == self._numbers:
+            if numbers == self.numbers:
                 return
-            self._numbers = numbers
+            self.numbers = numbers
             states = list(self.values())
         for state in states:  # each has a lock of its own, which is not taken under this one
             state.retune(now, *numbers)
@@ -87,7 +92,7 @@ def everything() -> list[ScopedStates[Any]]:
 
 
 def _forked() -> None:
-    """In the child of a fork nobody holds a lock, and what its parent has sent is not its own."""
+    """Reset in the child of a fork: it has no holder of the locks, and none of the calls."""
     for kept in everything():
         kept.forget()
 
@@ -111,16 +116,58 @@ class Guard(Generic[S]):
         before._states.retune(now, self._numbers())
         object.__setattr__(self, "_states", before._states)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._settings()
+    @property
+    def is_current(self) -> bool:
+        """Whether its states go by its numbers: no reload has given them to another guard."""
+        return self._states.numbers == self._numbers()
 
-    def _settings(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), **self._settings()), ()
+
+    def _settings(self) -> dict[str, Any]:
         """The arguments of the class."""
-        return tuple(getattr(self, each.name) for each in attrs.fields(type(self)) if each.init)
+        return {
+            each.name: getattr(self, each.name) for each in attrs.fields(type(self)) if each.init
+        }
 
     def _numbers(self) -> tuple[Any, ...]:
         """The arguments of a state's class."""
-        return self._settings()
+        return tuple(self._settings().values())
+
+
+G = TypeVar("G", bound=Guard[Any])
+
+_EQUAL_MOST = 10_000  # guards kept; beyond it the oldest ones are forgotten
+_first: dict[tuple[str, Guard[Any]], Guard[Any]] = {}
+
+
+def first_equal(guard: G, function: str) -> G:
+    """The first of the equal guards that a function's calls have had.
+
+    A policy that is made anew for each call has new guards each time. Their states would know of
+    one call only, so the first guard keeps the state for all that are equal to it.
+
+    Args:
+        guard: A guard of a policy that was given in code.
+        function: The function's id or qualified name.
+    """
+    key = (function, guard)
+    first = _first.get(key)
+    if first is not None and first.is_current:
+        return cast("G", first)
+    while len(_first) >= _EQUAL_MOST:
+        with suppress(KeyError, StopIteration, RuntimeError):  # another thread does it too
+            del _first[next(iter(_first))]
+    if first is not None:
+        _first[key] = guard
+    return cast("G", _first.setdefault(key, guard))
+
+
+def forget_all() -> None:
+    """Let every guard of the process start anew: for tests, which must not see one another."""
+    _first.clear()
+    for kept in everything():
+        kept.forget()
 
 
 # Windows does not fork and has no such function: there a dict is made, and forgotten.

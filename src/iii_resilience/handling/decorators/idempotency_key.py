@@ -20,7 +20,7 @@ KeyOf = str | Callable[[Any], Any] | None
 
 
 def bare(payload: Any) -> Any:
-    """The payload as whoever sent it knows it: without what was added on its way."""
+    """The payload as its sender knows it: without what was added on its way."""
     if not isinstance(payload, dict):
         return payload
     return {name: part for name, part in payload.items() if name not in {INJECTED, PAYLOAD_FIELD}}

@@ -170,7 +170,7 @@ class LeaseRenewer:
             mine = renew()
         except StoreUnavailableError:
             logger.warning("a lease could not be renewed: the store is away; it is tried again")
-        except Exception as error:  # somebody else's store: the other leases have to be renewed
+        except Exception as error:  # a user's store: the other leases have to be renewed
             # Not the traceback: what a store says may name keys.
             logger.error("a lease could not be renewed: %s", where(error))
         took = time.monotonic() - began

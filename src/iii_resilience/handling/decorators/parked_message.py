@@ -41,13 +41,13 @@ def message_id(function_id: str, key: str | None, payload: Any) -> str:
 
 @attrs.frozen
 class FailureSummary:
-    """What a failure tells an operator.
+    """What an operator needs to know of a failure.
 
     Attributes:
         code: The code, or the exception's class where it has none.
         category: The failure's category.
         remedy: What the code's table advises.
-        message: What the error said. It may hold anything, so it is shown only when asked for.
+        message: The error's text. It may hold anything, so it is shown only on request.
     """
 
     code: str
@@ -57,7 +57,7 @@ class FailureSummary:
 
     @classmethod
     def of(cls, error: Exception) -> FailureSummary:
-        """What an exception tells."""
+        """The summary of an exception."""
         failure = classify(error)
         if isinstance(error, HandlerError):
             code, message = error.code or type(error).__name__, error.message
@@ -80,13 +80,13 @@ class ParkedMessage:
     Attributes:
         id: What it is kept under.
         function_id: The function it is for.
-        queue: The queue it came through, where the consumer was told; else None.
+        queue: The queue it came through, if the consumer names one; else None.
         key: Its idempotency key, as the text of a JSON value; or None.
         payload: What was sent, as JSON, without what was added on its way.
         whole: Whether that is all of it: a channel in it cannot be sent again.
         fingerprint: What stands for the payload.
         carried: What travelled in the payload's reserved field, as it travels; or None.
-        told: What the failure tells.
+        told: The summary of the failure.
         trace_id: The trace of the latest delivery, or None.
         span_id: Its span, or None.
         deliveries: How often it was delivered.
@@ -204,8 +204,8 @@ class ParkedMessage:
 
 
 def _lasting(carried: CallContext | None) -> dict[str, Any] | None:
-    """As it travels on: without the deadline of a caller who does not wait any longer."""
+    """As it travels on: without the deadline of a caller that no longer waits."""
     if carried is None:
         return None
-    lasting = attrs.evolve(carried, left=None, deadline_unix=None, attempt=1)
+    lasting = attrs.evolve(carried.without_times(), attempt=1)
     return None if lasting == CallContext() else lasting.to_wire()

@@ -79,7 +79,7 @@ def consumer(
             it ends its worker each time; None leaves it to the queue. Deliveries that overlap
             count, too. Needs a ``key``.
         keep: Seconds the record of a message that failed, and was neither parked nor handled, is
-            kept. Parked messages are kept until somebody removes them.
+            kept. Parked messages are kept until they are removed.
         function_id: The function it serves. None leaves it to the registration through
             ``resilient(worker)``.
 
@@ -95,8 +95,8 @@ def consumer(
     if max_deliveries is not None and key is None:
         raise TypeError(
             "consumer: max_deliveries needs key=. Without one, two messages with the same payload "
-            "cannot be told apart, and their deliveries would be counted together: name the field "
-            "of the payload that identifies a message"
+            "cannot be distinguished, and their deliveries would be counted together: name the "
+            "field of the payload that identifies a message"
         )
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
     parkings.add(parking)
@@ -136,7 +136,7 @@ class _Delivery:
         if unusable is not None:
             return (yield from self._park(call, message, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
-            # Nobody could record how the last one ended: it took the worker with it.
+            # How the last one ended could not be recorded: it took the worker with it.
             told = FailureSummary(
                 "MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", ""
             )
@@ -168,8 +168,21 @@ class _Delivery:
 
     def _counted(self, message: str) -> Steps:
         keep = self.limits.keep
+        count_back: Any = getattr(self.parking, "undelivered", None)
+
+        def undo(_: int) -> None:
+            # Cancelled while it was counted: it was not begun, so it is not a delivery.
+            try:
+                if count_back is not None:
+                    count_back(message, keep=keep)
+            except _NOT_KEPT as away:
+                logger.warning("a delivery that was not begun stays counted: %s", away)
+
+        def count() -> int:
+            return self.parking.delivered(message, keep=keep)
+
         try:
-            return (yield self._ask(lambda: self.parking.delivered(message, keep=keep)))
+            return (yield Blocking(count, undo, blocking=self.blocking))
         except _NOT_KEPT as away:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
@@ -224,7 +237,7 @@ class _Delivery:
 
 def _not_now(away: StoreUnavailableError | StoreRefusedError, what: str) -> HandlerError:
     logger.warning("%s: %s", away, what)
-    # Raised, it is no acknowledgement: the queue keeps the message.
+    # A raised error does not acknowledge: the queue keeps the message.
     if isinstance(away, StoreRefusedError):
         return PermanentError(
             f"the store of parked messages refuses this message; {what}", code="STORE_REFUSED"

@@ -23,6 +23,7 @@ from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.propagation import CallContext, InboundCall
 
 F = TypeVar("F", bound=Callable[..., Any])
+_STARTS_LATE = "_iii_resilience_starts_late"  # functools.wraps hands it on to outer decorators
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -52,6 +53,11 @@ def is_wrapped(handler: object) -> bool:
     return bool(wrapped_by(handler))
 
 
+def starts_late(handler: object) -> bool:
+    """Whether a handler is to start although its attempt's time is over."""
+    return getattr(handler, _STARTS_LATE, False) is True
+
+
 @attrs.frozen
 class IncomingCall:
     """One call of a wrapped handler.
@@ -59,7 +65,7 @@ class IncomingCall:
     Attributes:
         payload: What the handler is given, without our reserved field.
         carried: What travelled with the call, or None.
-        function_id: The function that was called, or None where nobody said.
+        function_id: The function that was called, or None if it is not known.
         outermost: Whether neither `resilient` nor another wrapper is around this one.
     """
 
@@ -72,7 +78,7 @@ class IncomingCall:
         """The function that was called.
 
         Raises:
-            PermanentError: Nobody said.
+            PermanentError: The function is not known.
         """
         if self.function_id is None:
             raise PermanentError(
@@ -90,6 +96,7 @@ def wrap(
     name: str,
     function_id: str | None = None,
     hidden: str | None = None,
+    late_starts: bool = False,
 ) -> F:
     """A handler that does ``steps`` around another one.
 
@@ -99,9 +106,10 @@ def wrap(
         name: The decorator's name.
         function_id: The function it serves; None leaves it to the registration.
         hidden: A parameter of the handler that the steps provide, and the SDK must not see.
+        late_starts: Whether it is to start although its attempt's time is over.
 
     Raises:
-        TypeError: It is no handler.
+        TypeError: It is not a handler.
     """
     if not callable(handler):
         raise TypeError(f"this decorates a handler, got {handler!r}")
@@ -150,6 +158,8 @@ def wrap(
         wrapper = wrapper_plain
     shown = [one for name, one in signature.parameters.items() if name != hidden]
     mark_wrapped(wrapper, name, handler)
+    if late_starts:
+        setattr(wrapper, _STARTS_LATE, True)
     wrapper.__signature__ = signature.replace(parameters=shown)
     result: F = wrapper
     return result

@@ -16,7 +16,7 @@ from iii_resilience.telemetry import logger
 
 _VISIBLY_OFF = 60.0  # seconds
 _SENDERS_MOST = 1000  # remembered; with more of them, all are learned again
-# Two messages tell a slow clock from a late delivery only if they were sent apart.
+# Two messages distinguish a slow clock from a late delivery only if they were sent apart.
 _SENT_APART = 0.1
 
 
@@ -42,19 +42,31 @@ class Arrival:
 
     Attributes:
         inbound: What its handler's own calls inherit.
-        late: Seconds by which its deadline has passed, beyond the tolerance; None while it may be
-            started.
+        start_by: Monotonic time in seconds after which no caller waits for the call; None where
+            it carries no times.
+        call_by: The same of the whole call, which goes on when this attempt is over.
     """
 
     inbound: InboundCall
-    late: float | None = None
+    start_by: float | None = None
+    call_by: float | None = None
+
+    def late(self, now: float) -> float | None:
+        """Seconds by which a handler would start too late; None while it may start.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        if self.start_by is None or now <= self.start_by:
+            return None
+        return now - self.start_by
 
 
 class Clocks:
     """The clocks of those who call this worker.
 
     Args:
-        tolerance: How far two clocks may be apart without anybody noticing, in seconds.
+        tolerance: How far two clocks may be apart unnoticed, in seconds.
     """
 
     def __init__(self, tolerance: float) -> None:
@@ -75,16 +87,23 @@ class Clocks:
         """
         if carried is None:
             return Arrival(InboundCall())
-        left, deadline = carried.left, carried.deadline_unix
-        if deadline is not None and self._believes(carried, sender, now_unix):
-            late = now_unix - deadline - self._tolerance
-            if late > 0:
-                return Arrival(InboundCall(now, carried), late)
-            # Within the tolerance nobody knows whose clock is right: the caller's time counts
-            # from when it says, but not to the last second.
-            until = deadline - now_unix + self._tolerance
-            left = until if left is None else min(left, until)
-        return Arrival(InboundCall(None if left is None else now + left, carried))
+        deadline, attempt_deadline = carried.deadline_unix, carried.attempt_deadline_unix
+        if (deadline is not None or attempt_deadline is not None) and not self._believes(
+            carried, sender, now_unix
+        ):
+            deadline = attempt_deadline = None
+        elapsed = now_unix - self._tolerance
+        call = _earlier(carried.left, None if deadline is None else deadline - elapsed)
+        attempt = _earlier(
+            carried.attempt_left, None if attempt_deadline is None else attempt_deadline - elapsed
+        )
+        first = _earlier(call, attempt)
+        return Arrival(
+            # A handler that starts may still call others: at worst it has no time for them left.
+            InboundCall(None if call is None else now + max(0.0, call), carried),
+            None if first is None else now + first,
+            None if call is None else now + call,
+        )
 
     def _believes(self, carried: CallContext, sender: Any, now_unix: float) -> bool:
         """Whether a sender's clock is not visibly off.
@@ -98,7 +117,7 @@ class Clocks:
             return True
         offset = now_unix - sent
         if not isinstance(sender, str):
-            # Nobody to remember: what may be a clock is not held against the call.
+            # Without a sender there is no history: a possible clock error does not fail the call.
             return abs(offset) <= _VISIBLY_OFF
         with self._lock:
             known = self._senders.get(sender)
@@ -123,3 +142,14 @@ class Clocks:
                 extra={"sender": sender, "offset": offset},
             )
         return not off
+
+
+def _earlier(left: float | None, until: float | None) -> float | None:
+    """The smaller of two times, in seconds; None where there is neither.
+
+    Within the tolerance it is unknown whose clock is right: the caller's time counts from when it
+    says, but not to the last second.
+    """
+    if left is None or until is None:
+        return until if left is None else left
+    return min(left, until)

@@ -16,7 +16,7 @@ from iii_resilience.core.codes.model import Category
 from iii_resilience.core.report import already_retried
 from iii_resilience.handling.handler_errors import HandlerError
 
-_LONGEST = 100_000  # characters of a message; nobody reads more
+_LONGEST = 100_000  # characters of a message; the rest is cut
 
 
 class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which has its own name
@@ -37,6 +37,19 @@ class HandlerFailed(Exception):  # noqa: N818 - it stands for the error, which h
     ) -> None:
         self.original = original
         self.says_its_category = says_its_category
+        super().__init__(text)
+
+
+class NotStarted(HandlerFailed):
+    """The error of a call whose handler does not start; it has been logged and counted.
+
+    Args:
+        text: What travels.
+        answer: What is returned instead, where the caller reads results only; or None.
+    """
+
+    def __init__(self, text: str, answer: dict[str, Any] | None = None) -> None:
+        self.answer = answer
         super().__init__(text)
 
 

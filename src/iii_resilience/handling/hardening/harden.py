@@ -13,7 +13,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -21,13 +21,21 @@ import attrs
 
 from iii_resilience.core.callables import is_coroutine_function
 from iii_resilience.core.classify import classify
-from iii_resilience.core.codes.model import Category
+from iii_resilience.core.decorator_order import wrapped_by
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
+from iii_resilience.core.guards.concurrency_limit import ConcurrencyLimit, Limit
 from iii_resilience.core.validators import number
-from iii_resilience.handling.decorators.wrapper import is_wrapped
+from iii_resilience.handling.decorators.wrapper import is_wrapped, starts_late
 from iii_resilience.handling.handler_errors import PayloadError
+from iii_resilience.handling.hardening.arrived_call import ArrivedCall, read_call
+from iii_resilience.handling.hardening.capacity import (
+    SAME_AS_WORKER,
+    Admitted,
+    Capacity,
+    LimitUse,
+)
 from iii_resilience.handling.hardening.deadlines import Clocks
-from iii_resilience.handling.hardening.error_encoding import HandlerFailed, encode_error, structured
+from iii_resilience.handling.hardening.error_encoding import NotStarted, encode_error
 from iii_resilience.handling.hardening.result_check import (
     check_result,
     result_limit,
@@ -39,8 +47,6 @@ from iii_resilience.telemetry import logger, worker_events
 
 Handler = Callable[..., Any]
 
-# The engine adds it to payloads that are objects (docs/engine-notes.md, 10).
-_SENDER = "_caller_worker_id"
 # A handler's task that is cancelled from outside may still send its answer, but not for ever.
 _ANSWER_WITHIN = 1.0
 
@@ -54,6 +60,7 @@ class Hardening:
             for what the SDK can send.
         clock_tolerance: How far the caller's clock may be apart from ours, in seconds.
         send_stack_traces: Whether a failed handler's stack trace leaves the process.
+        limit: How many handlers may run at once, or None for any number.
     """
 
     max_result_bytes: int | None = attrs.field(
@@ -62,6 +69,10 @@ class Hardening:
     clock_tolerance: float = attrs.field(default=1.0, validator=number(least=0, unit="seconds"))
     send_stack_traces: bool = attrs.field(
         default=False, validator=attrs.validators.instance_of(bool)
+    )
+    limit: Limit | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(attrs.validators.instance_of(Limit)),
     )
 
 
@@ -77,12 +88,15 @@ class Hardener:
         self._how = how
         self._running = running
         self._clocks = Clocks(how.clock_tolerance)
+        self._capacity = Capacity(how.limit)
         self._sdk = sdk = installed()
         limit = how.max_result_bytes
         self._limit = sdk.send_limit if limit is None else min(sdk.send_limit, limit)
         self._warns_of_size = limit is None
 
-    def harden(self, function_id: str, handler: Handler) -> Handler:
+    def harden(
+        self, function_id: str, handler: Handler, limit: Limit | None = SAME_AS_WORKER
+    ) -> Handler:
         """A handler that the SDK can be given in place of a user's.
 
         It is asynchronous whatever the user's is, so that it sees a cancellation from outside
@@ -92,42 +106,50 @@ class Hardener:
         Args:
             function_id: The function it serves.
             handler: The user's handler, plain or asynchronous.
+            limit: The function's own limit, None for none, or `SAME_AS_WORKER`.
         """
-        takes = _takes_metadata(handler)
+        call = _with_metadata(handler)
         is_async = is_coroutine_function(handler)
+        limited = self._capacity.limit_of(function_id, limit)
+        late_starts = starts_late(handler)
+        consumes = "consumer" in wrapped_by(handler)
 
-        # Only wrappers around the handler are told: what it calls itself serves no function.
+        # Only wrappers around the handler get the id: a function it calls itself serves none.
         serves = function_id if is_wrapped(handler) else None
 
-        def call(data: Any, metadata: Any) -> Any:
-            if takes == "positional":
-                return handler(data, metadata)
-            return handler(data, metadata=metadata) if takes == "keyword" else handler(data)
-
-        def run(payload: Any, metadata: Any) -> Any:
-            return self._checked(function_id, call(payload, metadata))
+        def run(arrived: ArrivedCall, metadata: Any) -> Any:
+            arrived.check_time()  # a process that was stopped goes on here
+            return self._checked(function_id, call(arrived.payload, metadata))
 
         async def hardened(data: Any, metadata: Any = None) -> Any:
-            since = time.monotonic()
-            payload, carried = _carried(data, metadata)
-            sender = payload.get(_SENDER) if isinstance(payload, dict) else None
-            arrival = self._clocks.arrival(carried, sender, now=since, now_unix=time.time())
-            attempt = 1 if carried is None else carried.attempt
-            if arrival.late is not None:
-                raise _refused(function_id, arrival.late, attempt)
-            over = self._begin(function_id, 1 if is_async else 2)
+            arrived = read_call(function_id, data, metadata, self._clocks, late_starts=late_starts)
+            ticket = self._begin(function_id, waiting=limited is not None)
+            admitted: Admitted | None = None
             try:
-                with propagation.handling(attrs.evolve(arrival.inbound, function_id=serves)):
+                if limited is not None:
+                    patient = consumes or arrived.queued
+                    admitted = await self._admit(limited, arrived, ticket, patient=patient)
+                inbound = arrived.arrival.inbound
+                with propagation.handling(attrs.evolve(inbound, function_id=serves)):
                     if is_async:
-                        result = self._checked(function_id, await call(payload, metadata))
+                        with nullcontext() if admitted is None else admitted:
+                            result = await call(arrived.payload, metadata)
+                        self._checked(function_id, result)
                     else:
                         result = await _on_own_thread(
-                            function_id, partial(run, payload, metadata), over
+                            function_id,
+                            partial(run, arrived, metadata),
+                            self._thread_part(ticket, admitted),
                         )
-            except GeneratorExit:  # the loop ended under the handler: nobody can be answered
+            except GeneratorExit:  # the loop ended under the handler: no answer can be sent
+                raise
+            except NotStarted as refused:
+                if refused.answer is not None:
+                    return refused.answer
                 raise
             except BaseException as error:
-                shown = self._failed(function_id, error, since, attempt)
+                since = arrived.since if admitted is None else admitted.started
+                shown = self._failed(function_id, error, since, arrived.attempt)
             else:
                 worker_events.handler_returned(function_id, result)
                 return result
@@ -135,14 +157,61 @@ class Hardener:
 
         return _disguised(hardened, handler)
 
-    def _begin(self, function_id: str, parts: int) -> Callable[[], None]:
+    def limits(self) -> tuple[LimitUse, ...]:
+        """How much of each limit is in use."""
+        return self._capacity.in_use()
+
+    def log_rest(self) -> None:
+        """Log what was refused and is on no record yet: the worker ends."""
+        self._capacity.log_rest()
+
+    async def _admit(
+        self, limit: ConcurrencyLimit, arrived: ArrivedCall, ticket: int, *, patient: bool
+    ) -> Admitted:
+        """Wait until the handler may run.
+
+        Raises:
+            NotStarted: The worker is full, or the caller has given up meanwhile.
+        """
+        start_by = arrived.arrival.start_by
+        left = None if start_by is None else max(0.0, start_by - time.monotonic())
+        permit = await limit.admit(left, patient=patient)
+        if permit is None:
+            arrived.check_time()
+            text, answer = self._capacity.refuse(
+                arrived.function_id, limit, arrived.payload, arrived.attempt
+            )
+            raise NotStarted(text, answer)
+        admitted = Admitted(limit, permit, time.monotonic())
+        try:
+            arrived.check_time()
+        except NotStarted:
+            admitted.finished(failed=True)
+            raise
+        self._running.started(ticket)
+        return admitted
+
+    def _begin(self, function_id: str, *, waiting: bool) -> int:
         """Count a call until the SDK's task has ended: by then its answer has been sent."""
-        over = partial(self._running.end, self._running.begin(function_id, parts))
+        ticket = self._running.begin(function_id, waiting=waiting)
         task = asyncio.current_task()
         if task is None:  # no loop of asyncio's own
-            over()
+            self._running.end(ticket)
         else:
-            task.add_done_callback(lambda _: over())
+            task.add_done_callback(lambda _: self._running.end(ticket))
+        return ticket
+
+    def _thread_part(
+        self, ticket: int, admitted: Admitted | None
+    ) -> Callable[[BaseException | None], None]:
+        """Count the thread of a handler, which may outlive its answer; what ends it."""
+        self._running.add_part(ticket)
+
+        def over(error: BaseException | None) -> None:
+            self._running.end(ticket)
+            if admitted is not None:
+                admitted.finished(failed=error is not None)
+
         return over
 
     def _checked(self, function_id: str, result: Any) -> Any:
@@ -193,37 +262,16 @@ def _words(error: Exception) -> str:
     return f"the result is too large: {error}" if large else str(error)
 
 
-def _refused(function_id: str, late: float, attempt: int) -> HandlerFailed:
-    """The error of a call that came too late to be started."""
-    text = structured(
-        Category.TRANSIENT,
-        "DEADLINE_PASSED",
-        f"Function {function_id} was not started: its caller's deadline had passed",
-        function_id=function_id,
-        late_ms=round(late * 1000),
-    )
-    failure = classify({"code": "invocation_failed", "message": text}, function_id=function_id)
-    worker_events.handler_failed(function_id, failure, None, seconds=0.0, attempt=attempt)
-    return HandlerFailed(text)
-
-
-def _carried(data: Any, metadata: Any) -> tuple[Any, propagation.CallContext | None]:
-    """The payload as the handler sees it, and what came with it."""
-    payload, queued = propagation.take_from_payload(data)
-    if queued is None:
-        return payload, propagation.from_metadata(metadata)
-    # A queue delivers when it can: the deadline of the call that was handed to it is over and
-    # done with.
-    return payload, attrs.evolve(queued, left=None, deadline_unix=None)
-
-
-async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], None]) -> Any:
+async def _on_own_thread(
+    name: str, work: Callable[[], Any], over: Callable[[BaseException | None], None]
+) -> Any:
     """Run a plain handler as the SDK does: on a daemon thread, in a copy of this context.
 
     Args:
         name: What the thread is called after.
         work: The handler's call.
-        over: Is called when it has ended, whether or not anybody still waits for it.
+        over: Is called with what it raised, or None, when it has ended: whether or not its
+            caller still waits.
 
     Raises:
         BaseException: Whatever the handler raised.
@@ -240,14 +288,14 @@ async def _on_own_thread(name: str, work: Callable[[], Any], over: Callable[[], 
             value = context.run(work)
         except BaseException as raised:  # it is the waiting coroutine's
             error = raised
-        over()
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
+        over(error)
+        with suppress(RuntimeError):  # the loop has ended: no coroutine waits
             loop.call_soon_threadsafe(_settle, done, (value, error))
 
     try:
         threading.Thread(target=run, name=f"iii-resilience {name}", daemon=True).start()
-    except BaseException:
-        over()
+    except BaseException as failed:
+        over(failed)
         raise
     value, error = await done
     if error is not None:
@@ -269,6 +317,18 @@ def _let_the_cancellation_go_on() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         task.get_loop().call_later(_ANSWER_WITHIN, task.cancel)
+
+
+def _with_metadata(handler: Handler) -> Callable[[Any, Any], Any]:
+    """The handler as it is called: with metadata, if it takes any."""
+    takes = _takes_metadata(handler)
+
+    def call(data: Any, metadata: Any) -> Any:
+        if takes == "positional":
+            return handler(data, metadata)
+        return handler(data, metadata=metadata) if takes == "keyword" else handler(data)
+
+    return call
 
 
 def _takes_metadata(handler: Handler) -> str:

@@ -15,7 +15,7 @@ from iii_resilience.sdk.versions import OLD_RECEIVE_LIMIT, Sdk
 _ENVELOPE = 512  # what stands around a result in its message, without the function's id
 _GROWS_MOST = 6  # of one byte of compact JSON older SDKs make at most so many (`sdk.payload_check`)
 
-_BOUND_IS_ENOUGH = 1 << 19  # below this size nobody asks for the exact one
+_BOUND_IS_ENOUGH = 1 << 19  # below this size the exact one is not needed
 
 
 def result_limit(message_bytes: int, function_id: str) -> int:
@@ -40,7 +40,7 @@ def check_result(value: Any, sdk: Sdk, *, limit_bytes: int | None = None) -> int
         Its size, in bytes; of a small one an upper bound.
 
     Raises:
-        InvalidPayloadError: It is no JSON, or JSON that the engine would drop.
+        InvalidPayloadError: It is not JSON, or JSON that the engine would drop.
         PayloadTooLargeError: It is larger than the limit.
     """
     try:

@@ -16,7 +16,8 @@ import attrs
 class _RunningHandler:
     function_id: str
     since: float
-    parts: int
+    waiting: bool
+    parts: int = 1
 
 
 @attrs.frozen
@@ -25,11 +26,13 @@ class InFlight:
 
     Attributes:
         function_id: The function.
-        seconds: How long its handler has been running.
+        seconds: How long its handler has been running, or the call waiting.
+        waiting: Whether its handler has not started yet, because its limit is reached.
     """
 
     function_id: str
     seconds: float
+    waiting: bool = False
 
 
 class Running:
@@ -40,21 +43,31 @@ class Running:
         self._calls: dict[int, _RunningHandler] = {}
         self._tickets = itertools.count()
 
-    def begin(self, function_id: str, parts: int) -> int:
-        """A handler starts.
+    def begin(self, function_id: str, *, waiting: bool = False) -> int:
+        """A call arrives.
 
         Args:
             function_id: The function.
-            parts: How often `end` is called before it is over: the answer may be gone while the
-                handler's thread still runs.
+            waiting: Whether its handler does not start yet.
 
         Returns:
-            A ticket for `end`.
+            A ticket for the other methods.
         """
         ticket = next(self._tickets)
         with self._changed:
-            self._calls[ticket] = _RunningHandler(function_id, time.monotonic(), parts)
+            self._calls[ticket] = _RunningHandler(function_id, time.monotonic(), waiting)
         return ticket
+
+    def started(self, ticket: int) -> None:
+        """Its handler starts, after it has waited."""
+        with self._changed:
+            call = self._calls[ticket]
+            call.waiting, call.since = False, time.monotonic()
+
+    def add_part(self, ticket: int) -> None:
+        """It ends once more: its answer may be gone while the handler's thread still runs."""
+        with self._changed:
+            self._calls[ticket].parts += 1
 
     def end(self, ticket: int) -> None:
         """A part of it is over."""
@@ -66,7 +79,7 @@ class Running:
                 self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until nothing runs.
+        """Wait until nothing runs, and no call waits to.
 
         Args:
             seconds: How long at most.
@@ -78,8 +91,8 @@ class Running:
             return self._changed.wait_for(lambda: not self._calls, seconds)
 
     def now(self) -> tuple[InFlight, ...]:
-        """What runs, the longest first."""
+        """What runs or waits, in the order of arrival."""
         at = time.monotonic()
         with self._changed:
             calls = list(self._calls.values())
-        return tuple(InFlight(call.function_id, at - call.since) for call in calls)
+        return tuple(InFlight(call.function_id, at - call.since, call.waiting) for call in calls)

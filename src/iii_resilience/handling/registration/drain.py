@@ -56,7 +56,7 @@ class Drainer:
         connection: Its connection.
         served: Its functions.
         running: The calls it is handling.
-        standby: Who takes over, or None where nobody is asked to.
+        standby: Hands functions over to a standby; None if that is not wanted.
     """
 
     def __init__(
@@ -188,9 +188,9 @@ def drain_at(number: int, drain: Callable[[], object]) -> None:
         try:
             drain()
         except Exception as error:  # the process ends all the same
-            logger.warning("draining met %s", where(error))
+            logger.warning("draining caught %s", where(error))
         left.set()
-        # Only the main thread can end the process, and it may be asleep: it is told once more.
+        # Only the main thread can end the process, and it may be asleep: signal it once more.
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def received(signum: int, frame: FrameType | None) -> None:

@@ -24,11 +24,12 @@ class RegistrationState(StrEnum):
     STANDBY = "standby"
     """Another living worker owns it; of a trigger: the owner of its function registers it."""
     MISSING = "missing"
-    """Nobody owns it; of a trigger: it is not active."""
+    """It has no owner; of a trigger: it is not active."""
     REJECTED = "rejected"
     """The engine has refused it."""
     UNKNOWN = "unknown"
-    """It was not looked at yet, or the engine does not answer that question."""
+    """It was not looked at yet, the engine does not answer that question, or this worker is not
+    connected (`code` says so)."""
 
 
 @attrs.frozen
@@ -37,7 +38,7 @@ class Registration:
 
     Attributes:
         kind: ``function`` or ``trigger``.
-        id: The function's id, or the id that the SDK gave the trigger (empty where it tells none).
+        id: The function's id, or the id that the SDK gave the trigger (empty if it gave none).
         state: How it stands.
         since: Since when, in seconds since 1970.
         function_id: The function; of a trigger: the one it calls.
@@ -65,7 +66,7 @@ class RegistrationAttempts:
     Attributes:
         at: Monotonic time when it was made, or made again, or when its connection began.
         tries: How often it was made again since it was last seen.
-        misses: How often in a row nobody owned it.
+        misses: How often in a row it had no owner.
         retry_at: Monotonic time before which it is not made again.
     """
 
@@ -106,7 +107,7 @@ class Entry:
 
         Args:
             state: How it stands.
-            owner: Who owns it, where that is known.
+            owner: Its owner, if known.
             code: Why it does not stand well.
         """
         before, self.owner, self.code = self.state, owner, code
@@ -118,8 +119,8 @@ class Entry:
         )
 
     def described(self) -> Registration:
-        """What is told of it."""
-        # To stand by is no trouble, whatever the engine calls it.
+        """The public state of the entry."""
+        # Standing by is not a problem, whatever the engine calls it.
         well = self.state in {RegistrationState.OWNER, RegistrationState.STANDBY}
         row = find(self.code) if self.code is not None and not well else None
         return Registration(
@@ -149,7 +150,7 @@ class FunctionEntry(Entry):
 
     Attributes:
         register: Makes it again; returns the SDK's reference.
-        hidden: Whether the engine does not say who owns it.
+        hidden: Whether the engine does not name the owner.
         others: Ids and types of its triggers that others have registered, as last seen.
     """
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.observers import where
 from iii_resilience.handling.registration.entries import (
@@ -43,7 +44,7 @@ _GIVE_UP_ON_LOOP = 3.0
 _SILENT_AFTER = 10.0  # seconds without an answer after which that is logged
 _RECONNECTED_LOOK = 0.05  # without a listener the connection is looked at this often, in seconds
 
-# The engine will not answer the question on this connection, however often it is asked.
+# The engine will not answer the availability check on this connection, however often it is sent.
 _NO_ANSWER_HERE = frozenset(
     {
         "FORBIDDEN",
@@ -58,7 +59,7 @@ _NO_ANSWER_HERE = frozenset(
 
 _NOT_KEPT = "functions are not kept registered: the engine does not answer %s (%s); %s"
 _ALLOW = "allow it for this worker (rbac.expose_functions), or use an engine that has it"
-_ASKED_AGAIN = "it is asked again every second"
+_ASKED_AGAIN = "the check is repeated every second"
 
 
 class KeptClient:
@@ -94,11 +95,11 @@ class KeptClient:
         self.due = time.monotonic()
 
     def look(self, now: float, tell: Callable[[Future[Any], list[str]], None]) -> None:
-        """Ask, where that is due and can be done.
+        """Send the availability check, if it is due and possible.
 
         Args:
             now: Monotonic time in seconds.
-            tell: Is called with the answer, on any thread.
+            tell: Called with the answer, on any thread.
         """
         connected = self.connection.connected
         if connected is not self._was_connected:
@@ -138,7 +139,7 @@ class KeptClient:
         return await connection.ask_functions_info(ids, connection.client.namespace)
 
     def answered(self, done: Future[Any], ids: list[str], now: float) -> None:
-        """Learn from an answer, and register again what nobody owns."""
+        """Learn from an answer, and register functions without an owner again."""
         if done is not self._asking:
             return  # of an earlier connection, or of a loop that was given up
         self._asking = None
@@ -171,7 +172,7 @@ class KeptClient:
             self.due = min(self.due, max(again, now + _RECONNECTED_LOOK))
 
     def register_again(self, entry: FunctionEntry) -> None:
-        """Register a function that nobody owns."""
+        """Register a function that has no owner."""
         try:
             self._served.again(entry)
         except Exception as error:
@@ -208,14 +209,14 @@ class KeptClient:
             self.disconnected()
 
     def disconnected(self) -> None:
-        """Nothing stands while the client is not connected."""
+        """A client that is not connected owns nothing, and cannot know who does."""
         if not self.connection.closed:
             for entry in (*self._served.functions(), *self._served.triggers()):
-                entry.set_state(RegistrationState.MISSING, code="NOT_CONNECTED")
+                entry.set_state(RegistrationState.UNKNOWN, code=NotConnectedError.code)
 
     @property
     def answers(self) -> bool:
-        """Whether the engine may be expected to say who owns what."""
+        """Whether the engine can be expected to name the owners."""
         silent = self.asked_at is not None and time.monotonic() - self.asked_at > INTERVAL
         return not (self._refused or silent)
 
@@ -230,7 +231,7 @@ class KeptClient:
         failure = self.not_answered(error)
         if failure.code in _NO_ANSWER_HERE or isinstance(error, LookupError):
             self._refused = True
-            # Who owns what is not known then: each trigger is registered, as without a keeper.
+            # The owners are not known then: each trigger is registered, as without a keeper.
             self._served.by_ownership = False
             self._served.tend(time.monotonic())
             for entry in self._served.functions():
@@ -330,7 +331,7 @@ class Keeper:
         try:
             work(time.monotonic())
         except Exception as error:  # one client's trouble must not end the keeping of all
-            logger.warning("the keeper met %s; it goes on", where(error))
+            logger.warning("the keeper caught %s; it continues", where(error))
 
 
 _keeper = Keeper()

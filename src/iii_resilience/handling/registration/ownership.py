@@ -41,15 +41,15 @@ class OwnershipPolling:
     def __init__(self, served: RegistrationTable, name: str) -> None:
         self._served = served
         self.name = name
-        self._suspects: dict[str, None] = {}  # to be asked about before all others
+        self._suspects: dict[str, None] = {}  # to be checked before all others
         self._turn = 0
 
     def check_next(self, function_ids: Iterable[str]) -> None:
-        """These are asked about next."""
+        """These are checked next."""
         self._suspects.update(dict.fromkeys(function_ids))
 
     def next_ids(self) -> list[str]:
-        """What to ask about now; empty where nothing is served."""
+        """What to check now; empty if nothing is served."""
         entries = self._served.functions()
         known = {entry.function_id for entry in entries}
         chosen = dict.fromkeys([i for i in self._suspects if i in known][:IDS_AT_ONCE])
@@ -66,7 +66,7 @@ class OwnershipPolling:
 
     @property
     def has_urgent(self) -> bool:
-        """Whether something is to be asked about at once."""
+        """Whether something is to be checked at once."""
         return bool(self._suspects)
 
     def _samples(self, entries: list[FunctionEntry]) -> list[str]:
@@ -83,13 +83,13 @@ class OwnershipPolling:
         """Learn from an answer.
 
         Args:
-            asked: The ids that were asked about.
+            asked: The ids that were checked.
             answers: What the engine said of them.
             now: Monotonic time in seconds.
 
         Returns:
-            The functions that nobody owns and that are to be registered again now, and seconds
-            until the next look is due, or None for the usual pace.
+            The functions without an owner that are to be registered again now, and seconds
+            until the next poll is due, or None for the usual pace.
         """
         orphans: list[FunctionEntry] = []
         soon: float | None = None
@@ -132,7 +132,7 @@ class OwnershipPolling:
         """Learn from an answer only how things stand.
 
         Args:
-            asked: The ids that were asked about.
+            asked: The ids that were checked.
             answers: What the engine said of them.
             now: Monotonic time in seconds.
         """
@@ -239,7 +239,7 @@ class OwnershipPolling:
             entry.set_state(RegistrationState.MISSING, code=entry.code)
         beyond = attempts.tries + 1 - _TRIES_AT_ONCE
         if beyond > 0:
-            # The engine takes no notice of it; to ask for it every second would change nothing.
+            # The engine ignores it; to request it every second would change nothing.
             attempts.retry_at = now + min(RETRY_MOST, 2.0**beyond)
             if beyond == 1:
                 worker_events.unheeded(entry.function_id)

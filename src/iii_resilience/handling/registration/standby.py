@@ -25,9 +25,9 @@ from iii_resilience.sdk.connection import Connection
 
 _PRIVATE = "iii-resilience::keeper::"
 _TIMEOUT_MS = 1000
-# A standby that takes longer than this is asked no further: the next one is, too.
+# A standby that takes longer than this is skipped: the next one is called, too.
 _TAKE_OVER_MS = 250
-# An owner that was started anew does not know who stands by for it: it is told again.
+# An owner that was restarted does not know its standbys: they announce themselves again.
 _TELL_AGAIN = 10.0
 _BELIEVE = 3 * _TELL_AGAIN
 
@@ -60,9 +60,9 @@ class Standby:
         self._do = do
         self._kept: KeptClient | None = None
         self._lock = threading.Lock()
-        # Who stands by for what of ours, and until when that is believed.
+        # The standbys for our functions, and until when that is believed.
         self._others: dict[str, tuple[frozenset[str], float]] = {}
-        self._told: dict[str, tuple[frozenset[str], float]] = {}  # owner: what was told, until
+        self._told: dict[str, tuple[frozenset[str], float]] = {}  # owner: what it knows, until
 
     def register(self, kept: KeptClient) -> None:
         """Register the private function.
@@ -79,7 +79,7 @@ class Standby:
     # Standing by.
 
     def tell_owners(self) -> None:
-        """Tell those whose functions are served here too. Runs on the keeper's thread."""
+        """Announce the functions served here to their owners. Runs on the keeper's thread."""
         mine: dict[str, set[str]] = {}
         for entry in self._served.functions():
             if entry.state is RegistrationState.STANDBY and entry.owner is not None:
@@ -100,7 +100,7 @@ class Standby:
         try:
             await self._connection.client.call_async(_message(owner, payload))
         except Exception:
-            # The owner has no keeper, may not be called, or has just gone: it is told again later.
+            # The owner has no keeper, may not be called, or has just gone: try again later.
             return
 
     async def _asked(self, data: Any) -> Any:
@@ -154,14 +154,14 @@ class Standby:
             return any(until > time.monotonic() for _, until in self._others.values())
 
     def hand_over(self, entries: Iterable[FunctionEntry], until: float) -> dict[str, str]:
-        """Ask those who stand by to take functions over that were given up just now.
+        """Request the standbys to take functions over that were released just now.
 
         Args:
             entries: The functions.
             until: Monotonic time at which to give up asking, in seconds.
 
         Returns:
-            Who has taken which function over.
+            Which standby has taken which function over.
         """
         left = {entry.function_id for entry in entries}
         taken: dict[str, str] = {}
@@ -185,7 +185,7 @@ class Standby:
                 {**message, "timeout_ms": timeout_ms}, seconds=timeout_ms / 1000
             )
             return {i for i in result["took_over"] if isinstance(i, str)}
-        except Exception:  # it has gone too, or has no answer: the next one is asked
+        except Exception:  # it has gone too, or does not answer: try the next one
             return set()
 
 

@@ -1,7 +1,7 @@
 """What each trigger type does when two workers serve one function: who is to register it, and why.
 
-Each row was observed on a running engine (docs/trigger-types.md has what was seen); a type without
-a row is treated as `DEFAULT` says.
+Each row was observed on a running engine (docs/engine-notes.md, 16); a type without a row is
+treated as `DEFAULT` says.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-#: What the engine's channel to a connection holds; who sends more waits (observed on engine 0.23).
+#: What the engine's channel to a connection holds; a fuller one blocks (observed on engine 0.23).
 OUTBOX_SIZE: Final = 64
 #: A message above the first, or a single frame above the second, cuts the connection, without a
 #: close frame: the sender sees code 1006 (observed on engine 0.23).
@@ -32,7 +32,7 @@ _RESET: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Owner(Protocol):
-    """Whoever a connection reports to; called on the engine's thread only."""
+    """What a connection reports to; called on the engine's thread only."""
 
     def opened(self, connection: ClientConnection, path: str, headers: dict[str, str]) -> None:
         """The handshake is done."""
@@ -54,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     """One connection, from its handshake to its end.
 
     Args:
-        owner: Who is told what happens.
+        owner: Gets the events of the connection.
         stalled: Whether it begins stalled.
     """
 
@@ -122,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._drain()
 
     def unaccepted(self) -> frozenset[str]:
-        """Tickets of messages that have not even found room in the outbox yet."""
+        """Tickets of messages that are not yet in the outbox, which is full."""
         late = list(self._outbox)[OUTBOX_SIZE:]
         return frozenset(ticket for _, ticket in late if ticket is not None)
 

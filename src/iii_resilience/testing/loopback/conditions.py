@@ -12,7 +12,7 @@ from iii_resilience.testing.loopback.loop_thread import LoopThread
 
 
 class Conditions:
-    """Everybody who waits for something on the engine's thread.
+    """The conditions that other threads wait for.
 
     Args:
         thread: The engine's thread.
@@ -23,7 +23,7 @@ class Conditions:
         self._waiting: list[tuple[Callable[[], bool], concurrent.futures.Future[None]]] = []
 
     def look(self) -> None:
-        """Something has changed: looks again for everybody; called on the engine's thread."""
+        """Something has changed: checks all conditions; called on the engine's thread."""
         for done, future in self._waiting:
             if not future.done() and done():
                 future.set_result(None)
@@ -33,8 +33,8 @@ class Conditions:
 
         Args:
             timeout: How long to wait, in seconds.
-            done: Whether it is true; asked on the engine's thread.
-            complaint: What to say if it does not become true; asked on the engine's thread.
+            done: Whether it is true; called on the engine's thread.
+            complaint: The message if it does not become true; called on the engine's thread.
 
         Raises:
             TimeoutError: It did not become true.

@@ -43,7 +43,7 @@ class Configuration:
 
     Args:
         calls: Makes the calls of triggers.
-        triggers: Who wants to be told.
+        triggers: The registered triggers.
     """
 
     def __init__(self, calls: Router, triggers: Triggers) -> None:
@@ -59,7 +59,7 @@ class Configuration:
             entry_id: Its id.
             name: Its name.
             value: Its value.
-            changed: Is called with the new value when somebody sets it; may refuse it with a
+            changed: Called with a new value before it is set; may refuse it with a
                 BuiltinError.
         """
         self._entries[entry_id] = _Entry(name, f"Settings of {entry_id}", _ANYTHING, value, None)
@@ -133,7 +133,7 @@ class Configuration:
         return {"old_value": entry.value, "new_value": asked["value"]}
 
     def get(self, request: BuiltinRequest) -> dict[str, Any]:
-        """Reads a value, with ``${VARIABLE:default}`` filled in unless ``raw`` is asked for."""
+        """Reads a value, with ``${VARIABLE:default}`` filled in unless ``raw`` is set."""
         asked = fields(request, "ConfigurationGetInput", id=str, raw_=bool)
         entry = self._entry(asked["id"])
         if asked["raw"]:
@@ -229,7 +229,7 @@ def _check(value: Any, schema: Any) -> None:
     applied, missing = _expanded(value)
     if missing:
         return
-    # Only those who use configuration entries need these.
+    # Only users of configuration entries need these.
     from jsonschema.exceptions import SchemaError as Unusable  # noqa: PLC0415
     from jsonschema.validators import validator_for  # noqa: PLC0415
 
@@ -295,7 +295,7 @@ def _expanded(value: Any) -> tuple[Any, list[str]]:
 
 def _scalar(text: str) -> Any:
     # A lone placeholder takes the type its text has in YAML, as an unquoted value would.
-    import yaml  # noqa: PLC0415 - only those who use placeholders need it
+    import yaml  # noqa: PLC0415 - only users of placeholders need it
 
     if not text.strip() or text.strip() in {"on", "off", "yes", "no"}:
         return text

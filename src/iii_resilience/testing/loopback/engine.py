@@ -133,7 +133,7 @@ class LoopbackEngine(Queries):
         """Stops the engine and gives its port back; does nothing where it does not run.
 
         Raises:
-            RuntimeError: An error on the engine's thread that nobody has handled; it is the cause.
+            RuntimeError: An unhandled error on the engine's thread; it is the cause.
         """
         if self._thread.running:
             self._thread.call(self._sockets.stop_listening)
@@ -200,7 +200,7 @@ class LoopbackEngine(Queries):
 
     @property
     def port(self) -> int:
-        """The port; 0 until the engine was started, if a free one was asked for."""
+        """The port; 0 until the engine was started, if a free one was requested."""
         return self._port.number
 
     @property
@@ -233,11 +233,11 @@ class LoopbackEngine(Queries):
         """Ends the connection of one worker, or all connections.
 
         Args:
-            worker_name: Whose connection; None is everybody's.
+            worker_name: The worker whose connection is closed; None is all of them.
             code: None resets the TCP connection; a number sends a close frame with this code.
 
         Raises:
-            ValueError: Nobody of this name is connected, or a code outside 1000 ... 4999.
+            ValueError: No worker of this name is connected, or a code outside 1000 ... 4999.
         """
         if code is not None:
             Number(least=1000, most=4999, integer=True).require("code", code)
@@ -245,10 +245,10 @@ class LoopbackEngine(Queries):
         self._thread.call(lambda: self._sockets.disconnect(worker_name, code))
 
     def stall(self, worker_name: str | None = None) -> None:
-        """Takes bytes in and answers nothing, for one worker or for everybody, until `resume`.
+        """Takes bytes in and answers nothing, for one worker or for all, until `resume`.
 
         Raises:
-            ValueError: Nobody of this name is connected.
+            ValueError: No worker of this name is connected.
         """
         self._known(worker_name)
         self._thread.call(lambda: self._sockets.stall(worker_name))
@@ -280,12 +280,12 @@ class LoopbackEngine(Queries):
         """Plans a fault.
 
         Args:
-            function_id: Whose calls it meets; one of the engine's own functions, too.
+            function_id: The function whose calls are affected; also one of the engine's own.
             fault: What goes wrong.
-            call: The first call it meets, counted from now; 1 is the next.
-            times: How many calls in a row it meets; None is all, until `clear_faults`.
+            call: The first affected call, counted from now; 1 is the next.
+            times: How many calls in a row are affected; None is all, until `clear_faults`.
             deliveries: Whether deliveries of the built-in queue worker count as calls and are
-                met too.
+                affected too.
 
         Raises:
             TypeError: The fault is none, or a result that JSON cannot carry.

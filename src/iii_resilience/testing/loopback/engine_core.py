@@ -88,7 +88,7 @@ class Engine:
         self._changed()
 
     def clear(self) -> None:
-        """Forgets everything a killed engine forgets, without a word to anybody."""
+        """Forgets everything a killed engine forgets, without notifying any connection."""
         self._connections.clear()
         self.authentication.clear()
         self.calls.clear()

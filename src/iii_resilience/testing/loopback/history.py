@@ -42,7 +42,7 @@ class Call:
         queue: The queue of an enqueue, else None.
         metadata: What travelled beside the payload, or None.
         data: The payload.
-        namespace: The namespace that was asked for, or None.
+        namespace: The requested namespace, or None.
     """
 
     function_id: str

@@ -157,7 +157,7 @@ class HttpRoutes:
         if outcome.error is not None:
             return _failed(outcome)
         if outcome.result is None:
-            # The engine waits for the response channel, which nobody writes to.
+            # The engine waits for the response channel, which stays empty.
             await asyncio.sleep(_TIMEOUT)
         return _from_result(outcome.result)
 
@@ -239,13 +239,13 @@ def _failed(outcome: InvocationOutcome) -> HttpResponse:
 
 
 def _from_result(result: Any) -> HttpResponse:
-    told = result if isinstance(result, dict) else {}
-    status = told.get("status_code")
+    response = result if isinstance(result, dict) else {}
+    status = response.get("status_code")
     if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 999:  # noqa: PLR2004 - what HTTP has
         status = 200
-    headers = _headers(told.get("headers"))
+    headers = _headers(response.get("headers"))
     kind = next((value for name, value in headers if name == "content-type"), None)
-    body = told.get("body", {})
+    body = response.get("body", {})
     if kind is not None and (isinstance(body, str) or body is None):
         return HttpResponse(status, (body or "").encode(), tuple(headers))
     made = _json(status, body)

@@ -15,12 +15,12 @@ from iii_resilience.testing.loopback.rbac import DEFAULT_NAMESPACE
 from iii_resilience.testing.loopback.registry import BuiltinRequest, Function, Registry
 from iii_resilience.testing.loopback.triggers import Triggers
 
-#: How many ids one question may ask about (observed on engine 0.23).
+#: How many ids one request may contain (observed on engine 0.23).
 MAX_IDS: Final = 32
 
 
 def add_introspection(registry: Registry, triggers: Triggers) -> None:
-    """Registers the functions that tell what is registered."""
+    """Registers the functions that list what is registered."""
     answers = _Introspection(registry, triggers)
     for function_id, builtin in (
         ("engine::functions::info", answers.info),

@@ -16,7 +16,7 @@ from iii_resilience.testing.loopback.registry import Worker
 from iii_resilience.testing.loopback.router import Invocation, Router, with_function_id
 from iii_resilience.testing.loopback.wire import Message
 
-#: The function that `Enqueue` calls, whoever registered it.
+#: The function that `Enqueue` calls, whichever worker registered it.
 ENQUEUE: Final = "engine::queue::enqueue"
 _NO_PROVIDER: Final = (
     "No queue provider is installed. `TriggerAction::Enqueue` routes through the "
@@ -34,7 +34,7 @@ class InvocationFrames:
         called: Is called whenever a call came in.
 
     Attributes:
-        forbidden: Patterns of functions that nobody on the first listener may call.
+        forbidden: Patterns of functions that callers on the first listener may not call.
     """
 
     def __init__(self, post: Outbox, calls: Router, called: Callable[[], None]) -> None:

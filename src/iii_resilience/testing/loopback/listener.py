@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 
 class Port:
-    """One port on 127.0.0.1 that stays ours while nobody listens on it.
+    """One port on 127.0.0.1 that stays reserved while it is closed.
 
     Args:
         number: The port, or 0 for a free one.
@@ -40,7 +40,7 @@ class Port:
             self.number = self._reservation.getsockname()[1]
             if sys.platform != "linux":
                 # Elsewhere a second socket cannot be bound beside this one: the port is free to
-                # be taken by others whenever nobody listens.
+                # be taken by other programs while it is closed.
                 self._reservation.close()
 
     def release(self) -> None:
@@ -69,9 +69,9 @@ class Listener:
     """The listeners and connections of one engine; used on its thread only.
 
     Args:
-        engine: Who is told what is said.
+        engine: Gets the connections' events.
         thread: Where it runs.
-        port: Where everybody is let in.
+        port: Where all clients may connect.
         guarded: The port of the second listener, or None.
         went_down: Is called when the engine has forgotten everything.
         came_up: Is called when it listens again.
@@ -106,7 +106,7 @@ class Listener:
         Raises:
             OSError: A port is taken.
         """
-        while self._opening:  # noqa: ASYNC110 - it takes one turn of the loop
+        while self._opening:  # noqa: ASYNC110 - it takes one iteration of the event loop
             await asyncio.sleep(0)
         if self._servers:
             return
@@ -124,7 +124,7 @@ class Listener:
         self._came_up()
 
     def stop_listening(self) -> None:
-        """Ends every connection and lets nobody in, as when the engine is killed."""
+        """Ends every connection and accepts no other, as when the engine is killed."""
         for server in self._servers:
             server.close()
         self._servers.clear()

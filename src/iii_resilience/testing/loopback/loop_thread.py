@@ -57,7 +57,7 @@ class LoopThread:
         self._thread = self._loop = None
 
     def errors(self) -> tuple[BaseException, ...]:
-        """Errors nobody has handled since the last time they were asked for."""
+        """Unhandled errors since the last call."""
         errors, self._errors = tuple(self._errors), []
         return errors
 
@@ -96,7 +96,7 @@ class LoopThread:
         task.add_done_callback(self._done)
 
     def report(self, error: BaseException) -> None:
-        """Remembers and logs an error that nobody will handle."""
+        """Remembers and logs an unhandled error."""
         self._errors.append(error)
         _LOG.error("unhandled error in %s", self._name, exc_info=error)
 

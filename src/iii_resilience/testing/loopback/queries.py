@@ -157,7 +157,7 @@ class Queries:
         """Waits until workers of these names are connected.
 
         Raises:
-            TimeoutError: Names who is missing.
+            TimeoutError: Names what is missing.
         """
         if not names:
             raise ValueError("name at least one worker")
@@ -201,7 +201,7 @@ class Queries:
 
     def _names(self) -> tuple[str, ...]:
         workers = self._engine.registry.workers()
-        # The queue worker in the engine is nobody's connection.
+        # The queue worker in the engine has no connection.
         return tuple(
             worker.name for worker in workers if worker.name is not None and worker.link is not None
         )

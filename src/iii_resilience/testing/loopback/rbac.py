@@ -58,7 +58,7 @@ class Rbac:
     """The rules of a second listener (`LoopbackEngine.rbac_url`).
 
     Attributes:
-        auth_function_id: The function that is asked about each new connection, or None: then
+        auth_function_id: The function that is called for each new connection, or None: then
             every connection is let in.
         expose: Patterns of the function ids that every session may call.
     """

@@ -36,7 +36,7 @@ class RegistrationFrames:
 
     Args:
         registry: Who owns what.
-        triggers: Who wants to be told of what.
+        triggers: The registered triggers.
         post: Sends refusals; nothing else is answered.
         changed: Is called whenever something was registered or taken back.
     """

@@ -23,7 +23,7 @@ class ClientLink(Protocol):
         """Sends a message."""
 
     def unaccepted(self) -> frozenset[str]:
-        """Tickets of messages that were sent and found no room yet."""
+        """Tickets of messages that were sent while the channel was full."""
         ...
 
     def reset(self) -> None:
@@ -132,7 +132,7 @@ class Registry:
         self._functions: dict[tuple[str, str], Function] = {}
 
     def clear(self) -> list[Worker]:
-        """Forgets everything but the engine's own functions; whoever was connected."""
+        """Forgets everything but the engine's own functions; returns the workers it had."""
         workers = list(self._workers.values())
         self._workers.clear()
         self._names.clear()
@@ -143,7 +143,7 @@ class Registry:
         return workers
 
     def workers(self) -> Iterator[Worker]:
-        """Whoever is connected, in order of arrival."""
+        """The connected workers, in order of arrival."""
         return iter(tuple(self._workers.values()))
 
     def worker(self, worker_id: str) -> Worker | None:
@@ -167,7 +167,7 @@ class Registry:
             del self._names[key]
 
     def claim_name(self, worker: Worker, namespace: str, name: str) -> Worker | None:
-        """Gives a worker its name; returns who else holds it, if somebody does."""
+        """Gives a worker its name; returns the other holder, if there is one."""
         holder = self._names.get((namespace, name))
         # A worker that renamed itself keeps its older name until it leaves.
         if holder is not None and holder is not worker and not holder.gone:
@@ -176,7 +176,7 @@ class Registry:
         return None
 
     def add_function(self, function: Function) -> Worker | None:
-        """Registers a function; returns who else owns it, if somebody does."""
+        """Registers a function; returns the other owner, if there is one."""
         key = (function.namespace, function.function_id)
         present = self._functions.get(key)
         owner = function.owner
@@ -188,7 +188,7 @@ class Registry:
         return None
 
     def remove_function(self, worker: Worker, function_id: str) -> None:
-        """A worker gives a function up; somebody else's function stays."""
+        """A worker gives a function up; another worker's function stays."""
         worker.functions.pop(function_id, None)
         self._forget((worker.namespace or "", function_id), worker)
 

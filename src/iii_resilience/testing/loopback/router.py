@@ -82,7 +82,7 @@ def with_function_id(baggage: str | None, function_id: str) -> str:
 
 
 def not_found(registry: Registry, function_id: str, namespace: str | None) -> InvocationOutcome:
-    """What a caller is told of a function that is not there."""
+    """What a caller gets for a function that is not there."""
     spaces = registry.namespaces_of(function_id)
     hint = f" It is registered in namespace(s): {', '.join(spaces)}." if spaces else ""
     where = DEFAULT_NAMESPACE if namespace is None else namespace
@@ -118,7 +118,7 @@ class Router:
 
         Args:
             call: The call.
-            delivery: Whether it is a delivery of a queue rather than somebody's call.
+            delivery: Whether it is a delivery of a queue rather than a caller's call.
         """
         fault = self._faults.next_for(call.function_id, delivery=delivery)
         if fault is None:
@@ -134,7 +134,7 @@ class Router:
             self._strike(fault, call, call.reply)
 
     def connect(self, call: Invocation) -> None:
-        """Makes a call that no fault meets."""
+        """Makes a call that no fault affects."""
         where = DEFAULT_NAMESPACE if call.namespace is None else call.namespace
         function = self._registry.function(call.function_id, where)
         if function is None:

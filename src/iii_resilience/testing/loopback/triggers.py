@@ -95,7 +95,7 @@ class Triggers:
         self._inside[row.trigger_type] = row, provider
 
     def types(self) -> list[TriggerTypeRow]:
-        """Every type that somebody provides, by its id."""
+        """Every provided type, by its id."""
         rows = [row for row, _ in self._inside.values()]
         rows += [
             TriggerTypeRow(kind, self._descriptions.get(kind, ""), worker.label)
@@ -194,7 +194,7 @@ class Triggers:
                 raise ValueError(text) from None
 
     def unregister(self, trigger_id: str) -> None:
-        """Forgets a trigger; its provider is told."""
+        """Forgets a trigger and notifies its provider."""
         trigger = self._end(trigger_id)
         provider = None if trigger is None else self._providers.get(trigger.trigger_type)
         if trigger is not None and provider is not None:

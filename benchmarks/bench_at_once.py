@@ -1,0 +1,154 @@
+"""Calls through the engine at once: what `resilient(worker)` adds to many of them.
+
+The LoopbackEngine and the worker run in processes of their own; with ``III_URL`` the engine that
+listens there takes the LoopbackEngine's place. A round makes the same calls through the bare SDK
+and through ours, one after the other; the next one begins with the other. Usage:
+
+    python benchmarks/bench_at_once.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+from bench_trigger import POLICY, SMALL, TIMEOUT_MS, lost, options, served
+
+from iii_resilience import resilient
+
+COROUTINES = (10, 50, 200, 1000)
+THREADS = (1, 8, 32)
+CALLS = 1000
+"""Calls of one round, whatever runs at once."""
+ROUNDS = 11
+
+Way = Callable[[], object]
+AsyncWay = Callable[[], Awaitable[object]]
+
+
+class Rounds:
+    """The times of both ways, a round each, and the answers that were lost.
+
+    Args:
+        name: What is measured.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.times: dict[str, list[float]] = {"bare": [], "ours": []}
+        self.lost = {"bare": 0, "ours": 0}
+
+    def row(self) -> str:
+        """Both medians, the median of the ratios within a round, and the lost answers."""
+        bare, ours = self.times["bare"], self.times["ours"]
+        ratio = statistics.median(b / a for a, b in zip(bare, ours, strict=True))
+        before, after = statistics.median(bare), statistics.median(ours)
+        counted = f"{self.lost['bare']} / {self.lost['ours']}"
+        return f"| {self.name} | {before:.0f} | {after:.0f} | {ratio:.3f} | {counted} |"
+
+
+async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
+    """So many coroutines call at once, on one event loop."""
+    found = Rounds(f"{at_once} coroutines")
+
+    async def calls(way: str) -> None:
+        for _ in range(max(1, CALLS // at_once // 4)):
+            answers = await asyncio.gather(
+                *(ways[way]() for _ in range(at_once)), return_exceptions=True
+            )
+            for answer in answers:
+                _count(found, way, answer)
+
+    for number in range(-1, rounds):
+        for way in in_turn(number):
+            began = time.perf_counter()
+            await calls(way)
+            if number >= 0:  # the first round warms up
+                found.times[way].append(_each(began, at_once * max(1, CALLS // at_once // 4)))
+    return found
+
+
+def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
+    """So many threads call at once."""
+    found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
+    each = max(1, CALLS // at_once // 4)
+
+    def calls(way: str) -> None:
+        for _ in range(each):
+            try:
+                ways[way]()
+            except Exception as error:
+                _count(found, way, error)
+
+    for number in range(-1, rounds):
+        for way in in_turn(number):
+            running = [threading.Thread(target=calls, args=(way,)) for _ in range(at_once)]
+            began = time.perf_counter()
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join()
+            if number >= 0:
+                found.times[way].append(_each(began, at_once * each))
+    return found
+
+
+def in_turn(number: int) -> tuple[str, str]:
+    """The ways of a round, in their order."""
+    return ("bare", "ours") if number % 2 else ("ours", "bare")
+
+
+def _each(began: float, calls: int) -> float:
+    return (time.perf_counter() - began) / calls * 1e6
+
+
+def _count(found: Rounds, way: str, answer: object) -> None:
+    if isinstance(answer, Exception):
+        if not lost(answer):
+            raise answer
+        found.lost[way] += 1
+
+
+def measure(url: str, rounds: int) -> None:
+    """Print the table."""
+    from iii import register_worker
+
+    client = register_worker(url, options("caller"))
+    wrapped = resilient(client, policies=POLICY)
+    request = {"function_id": "bench::echo", "payload": SMALL, "timeout_ms": TIMEOUT_MS * 5}
+
+    async def all_coroutines() -> None:
+        ways: dict[str, AsyncWay] = {
+            "bare": lambda: client.trigger_async(request),
+            "ours": lambda: wrapped.trigger_async(request),
+        }
+        for at_once in COROUTINES:
+            print((await coroutines(ways, at_once, rounds)).row(), flush=True)
+
+    try:
+        wrapped.trigger(request)  # waits until the function is there
+        print("| at once | bare SDK, µs a call | resilient, µs a call | ratio | lost answers |")
+        print("| --- | --- | --- | --- | --- |", flush=True)
+        asyncio.run(all_coroutines())
+        plain: dict[str, Way] = {
+            "bare": lambda: client.trigger(request),
+            "ours": lambda: wrapped.trigger(request),
+        }
+        for at_once in THREADS:
+            print(threads(plain, at_once, rounds).row(), flush=True)
+    finally:
+        wrapped.shutdown()
+
+
+def main() -> None:
+    """Start an engine and a worker, measure, and stop them."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    served(lambda url: measure(url, rounds))
+
+
+if __name__ == "__main__":
+    main()

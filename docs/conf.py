@@ -1,0 +1,74 @@
+"""How Sphinx builds the site: `make docs`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+project = "iii-resilience"
+author = "the iii-resilience contributors"
+project_copyright = author
+version = release = version_of("iii-resilience")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["tools", "_site"]
+source_suffix = {".md": "markdown"}
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+# A policy file in a block is highlighted as YAML, a terminal session as console output.
+suppress_warnings = ["myst.header"]  # included pages begin below the title
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = True
+napoleon_use_ivar = True
+default_role = "py:obj"  # a name in single backquotes is a link if the site knows it
+add_module_names = False
+
+html_theme = "furo"
+html_title = "iii-resilience"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+# Files of the repository that have a page on the site.
+_PAGES = {
+    "README.md": "/index.md",
+    "CONTRIBUTING.md": "/project/contributing.md",
+    "SECURITY.md": "/project/security.md",
+    "CHANGELOG.md": "/project/changelog.md",
+    "benchmarks/RESULTS.md": "/project/benchmarks.md",
+}
+_LINK = re.compile(r"\[([^\]\n]*)\]\(((?:\.\./)*[\w./-]+)((?:#[\w-]+)?)\)")
+
+
+def _on_site(app: Any, name: str, source: list[str]) -> None:
+    """Let links to files of the repository lead to their pages, or be plain text."""
+    folder = (Path(app.srcdir) / name).parent
+
+    def link(match: re.Match[str]) -> str:
+        target = (folder / match[2]).resolve()
+        if not target.is_relative_to(ROOT) or target.is_relative_to(app.srcdir):
+            return match[0]
+        page = _PAGES.get(str(target.relative_to(ROOT)))
+        return match[1] if page is None else f"[{match[1]}]({page}{match[3]})"
+
+    source[0] = _LINK.sub(link, source[0])
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", _on_site)

@@ -1,0 +1,106 @@
+"""Each example starts with one command, and does what its tutorial says."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.paths import DOCS, ROOT
+from support.waiting import until
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def command(name: str, *more: str) -> list[str]:
+    return [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / name), *more]
+
+
+def run(name: str, folder: Path) -> list[str]:
+    ran = subprocess.run(
+        command(name, "--loopback"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OTEL_ENABLED": "false"},
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
+
+
+def test_batch_stores_what_can_be_stored(tmp_path: Path) -> None:
+    *failed, last = run("batch_httpx.py", tmp_path)
+    assert [re.sub(r"^http://127.0.0.1:\d+", "", line) for line in failed] == [
+        "/missing: not_retryable: discover"
+    ]
+    assert last == "2 of 3 documents stored"
+
+
+def test_worker_writes_each_order_once(tmp_path: Path) -> None:
+    assert run("worker_store.py", tmp_path) == ["5 orders written, 1 parked"]
+
+
+def test_deploy_fails_no_call(tmp_path: Path) -> None:
+    first, second = run("rolling_deploy.py", tmp_path)
+    assert re.fullmatch(r"\d+ calls, none failed; the old worker exited with 0", first)
+    answered = re.fullmatch(r"after SIGTERM the new worker answered (\d+)", second)
+    assert answered is not None
+    assert int(answered[1]) > 0
+
+
+class TestService:
+    @pytest.fixture
+    def service(self) -> Iterator[httpx.Client]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = subprocess.Popen(
+            command("fastapi_service.py", "--loopback", "--port", str(port)),
+            env={**os.environ, "OTEL_ENABLED": "false"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+                until(lambda: self.is_up(client), timeout=30)
+                yield client
+            process.terminate()
+            _, said = process.communicate(timeout=30)
+            assert "Application shutdown complete" in said
+        finally:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def is_up(client: httpx.Client) -> bool:
+        try:
+            return client.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def test_order_is_placed(self, service: httpx.Client) -> None:
+        placed = service.post("/orders", json={"amount": 10}, headers={"Idempotency-Key": "o-1"})
+        assert placed.status_code == 200
+        assert placed.json()["placed"] is True
+
+    def test_order_needs_key(self, service: httpx.Client) -> None:
+        assert service.post("/orders", json={"amount": 10}).status_code == 422
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_parts_that_documents_show_are_marked(path: Path) -> None:
+    """Each part exists, ends, and is shown by a tutorial."""
+    text = path.read_text(encoding="utf-8")
+    parts = re.findall(r"^ *# \[(\w+)\]$", text, re.MULTILINE)
+    assert parts[1::2] == ["end"] * (len(parts) // 2)
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("tutorials/*.md"))
+    shown = re.findall(rf"examples/{path.name}\n(?::.*\n)*?:start-after: \"# \[(\w+)\]\"", pages)
+    assert sorted(shown) == sorted(parts[::2])
