@@ -50,7 +50,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
-def test_everything_a_file_can_say(tmp_path: Path) -> None:
+def test_everything_file_can_say(tmp_path: Path) -> None:
     name = written(tmp_path, FULL)
     assert load_scenario(name) == Scenario(
         "s",
@@ -69,7 +69,7 @@ def test_everything_a_file_can_say(tmp_path: Path) -> None:
     assert load_scenario(name).trouble == (5.0, 10.0)
 
 
-def test_called_function_has_a_service_without_saying_so(tmp_path: Path) -> None:
+def test_called_function_has_service_without_saying_so(tmp_path: Path) -> None:
     found = load_scenario(written(tmp_path, "version: 1\nduration_ms: 1000\n"))
     assert found.services == {found.calls.function: Service()}
     assert found.trouble == (0.0, 1.0)
@@ -95,8 +95,8 @@ timetable:
         "s.yaml:1:1: version: must be 1, got 2",
         "s.yaml:2:1: duration_ms: must be a whole number of milliseconds above 0, got -4",
         (
-            "s.yaml:3:1: call: is no key of a scenario file (allowed: version, duration_ms, calls, "
-            "services, timetable; did you mean 'calls'?)"
+            "s.yaml:3:1: call: is not a key of a scenario file (allowed: version, duration_ms, "
+            "calls, services, timetable; did you mean 'calls'?)"
         ),
         "s.yaml:4:9: calls.rate: must be a finite number above 0 and at most 10000, got 0",
         (
@@ -134,7 +134,7 @@ timetable:
         (
             "version: 1\nduration_ms: 5\ntimetable: [{start_ms: 0, end_ms: 1, code: TIMOUT}]\n",
             (
-                "s.yaml:3:38: timetable.0.code: is no code that is known: 'TIMOUT' (iii-resilience "
+                "s.yaml:3:38: timetable.0.code: is not a known code: 'TIMOUT' (iii-resilience "
                 "codes lists them; did you mean 'TIMEOUT'?)"
             ),
         ),
@@ -167,17 +167,17 @@ def test_codes_of_own_services_may_be_raised(tmp_path: Path) -> None:
         "timetable: [{start_ms: 0, end_ms: 1, error_rate: 1, code: OUT_OF_STOCK}]\n",
     )
     assert load_scenario(name, ["OUT_OF_STOCK"]).timetable[0].code == "OUT_OF_STOCK"
-    with pytest.raises(ConfigError, match="is no code that is known"):
+    with pytest.raises(ConfigError, match="is not a known code"):
         load_scenario(name)
 
 
 @pytest.mark.parametrize("name", built_in())
-def test_built_in_scenarios_are_read_and_fit_the_schema(name: str) -> None:
+def test_built_in_scenarios_are_read_and_fit_schema(name: str) -> None:
     assert load_scenario(name).name == name
     jsonschema.validate(yaml.safe_load(built_in()[name]), scenario_files.schema())
 
 
-def test_schema_file_is_what_the_classes_say() -> None:
+def test_schema_file_is_what_classes_say() -> None:
     folder = ROOT / "src" / "iii_resilience" / "cli" / "simulation" / "scenarios"
     text = (folder / "schema.json").read_text(encoding="utf-8")
     assert json.loads(text) == scenario_files.schema()
@@ -194,7 +194,7 @@ def test_schema_file_is_what_the_classes_say() -> None:
         {"timetable": [{"start_ms": 1}]},
     ],
 )
-def test_schema_refuses_what_the_reader_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_schema_refuses_what_reader_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
     data = {"version": 1, "duration_ms": 1000, **change}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, scenario_files.schema())

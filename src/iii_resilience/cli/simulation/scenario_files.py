@@ -76,7 +76,7 @@ def load_scenario(name: str, own_codes: Iterable[str] = ()) -> Scenario:
     if name in known:
         content = known[name]
     elif "." not in name and "/" not in name and "\\" not in name:
-        what = f"is no scenario, and no path of a file {allowed(list(known), name)}"
+        what = f"is neither a scenario nor the path of a file {allowed(list(known), name)}"
         content = Problem(Mark(name), "", what)
     else:
         ((_, content),) = Files.of(name).read().parts
@@ -108,7 +108,7 @@ class _Reading:
             return None
         for key in top:
             if key not in _TOP:
-                self._problem((key,), f"is no key of a scenario file {allowed(_TOP, key)}")
+                self._problem((key,), f"is not a key of a scenario file {allowed(_TOP, key)}")
         self._check("version", lambda value: type(value) is int and value == 1, "1")
         self._check("duration_ms", _DURATION.allows, _DURATION.allowed("null"))
         calls = Calls()
@@ -191,7 +191,7 @@ class _Reading:
             if incident.code not in codes:
                 alike = [code for code in codes if code[:1].lower() == incident.code[:1].lower()]
                 what = (
-                    f"is no code that is known: {incident.code!r} (iii-resilience codes lists them"
+                    f"is not a known code: {incident.code!r} (iii-resilience codes lists them"
                     f"{meant(alike, incident.code)})"
                 )
                 self._problem(("timetable", index, "code"), what)
