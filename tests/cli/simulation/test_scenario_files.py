@@ -100,7 +100,7 @@ timetable:
         ),
         "s.yaml:4:9: calls.rate: must be a finite number above 0 and at most 10000, got 0",
         (
-            "s.yaml:4:18: calls.procesess: is no key of the calls (allowed: function, rate, "
+            "s.yaml:4:18: calls.procesess: is not a key of the calls (allowed: function, rate, "
             "processes, arrivals, timeout_ms, in_time_ms, via, idempotent, accept_enqueued; did "
             "you mean 'processes'?)"
         ),
