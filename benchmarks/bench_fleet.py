@@ -291,13 +291,11 @@ def failures(*, quick: bool) -> Iterator[Section]:
         f"Each attempt fails with this probability. The part of {runs[0].calls} calls that succeed "
         "within the default policy's four attempts, for one process with 20 and with 100 calls a "
         "second, and for a hundred processes with one each.",
-        (
-            "budget",
-            *(f"{failing:.0%}, {caller}" for failing in shares for caller in callers),
-        ),
+        ("attempts that fail, processes and calls a second", *BUDGETS),
         [
-            [rule, *(f"{share(rule, f, caller):.4f}" for f in shares for caller in callers)]
-            for rule in BUDGETS
+            [f"{f:.0%}, {caller}", *(f"{share(rule, f, caller):.4f}" for rule in BUDGETS)]
+            for f in shares
+            for caller in callers
         ],
         bounds,
     )

@@ -56,6 +56,7 @@ def digest_in(path: Path) -> str | None:
 # Backoff.
 
 _RETRIES = 8
+_MOST_RETRIES = 3  # of a call of four attempts
 _CLIENTS = 1000
 _BIN = 0.02  # seconds
 
@@ -143,7 +144,7 @@ def budget() -> Numbers:
             now = number / _RATE
             levels.append((now, bucket.available(now)))
             fails, permits = random.random() < failing(now), 0
-            while fails and permits < 3:
+            while fails and permits < _MOST_RETRIES:
                 if not bucket.reserve(now):
                     denied[int(now)] += 1
                     break

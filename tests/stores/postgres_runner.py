@@ -1,6 +1,6 @@
 """One of several processes that are given the same key, or many; what it does goes to a table.
 
-Run by the tests: ``postgres_runner.py DSN same`` or ``postgres_runner.py DSN many SECONDS``.
+Run by the tests: ``postgres_runner.py DSN same``, ``… many SECONDS``, or ``… hold STATEMENT``.
 """
 
 from __future__ import annotations
@@ -45,8 +45,22 @@ def many(dsn: str, seconds: float) -> None:
     sys.stdout.write(f"{done}\n")
 
 
+def hold(dsn: str, statement: str) -> None:
+    """Run a statement in the transaction of the key ``s``, and then wait to be killed."""
+    store = PostgresStore(dsn)
+    token = store.claim("s", fingerprint="f", nonce="n", lease=3600.0, keep=3600.0).token
+    handle = store.begin("s", token).handle
+    handle.execute("INSERT INTO effects VALUES ('lost')")
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    handle.execute(statement)
+    time.sleep(3600)
+
+
 if __name__ == "__main__":
     if sys.argv[2] == "same":
         same(sys.argv[1])
+    elif sys.argv[2] == "hold":
+        hold(sys.argv[1], sys.argv[3])
     else:
         many(sys.argv[1], float(sys.argv[3]))

@@ -20,9 +20,10 @@ from support.postgres_fixtures import (
     postgres_url,
     server_in,
 )
+from support.waiting import until
 
 from iii_resilience.handling import TransientError, idempotent
-from iii_resilience.stores import PostgresStore
+from iii_resilience.stores import PostgresStore, State
 
 __all__ = ["postgres_of_session", "postgres_url"]
 
@@ -50,14 +51,35 @@ def test_of_eight_processes_with_one_key_one_runs(postgres_url: str) -> None:
     assert rows(postgres_url, "SELECT id FROM effects") == [("one",)]
 
 
+@pytest.mark.parametrize("statement", ["SELECT 1", "SELECT pg_sleep(600)"])
+def test_key_of_a_killed_worker_is_free_at_once(postgres_url: str, statement: str) -> None:
+    """Whatever is left of its lease, and though a statement of it still runs."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE effects (id text)")
+    store = PostgresStore(postgres_url)
+
+    def claim() -> State:
+        return store.claim("s", fingerprint="f", nonce="o", lease=60.0, keep=60.0).state
+
+    worker = start(postgres_url, "hold", statement)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "begun\n"
+    assert claim() is State.RUNNING
+    worker.kill()
+    worker.communicate()
+    until(lambda: claim() is State.CLAIMED, 30)
+    assert rows(postgres_url, "SELECT id FROM effects") == []
+    store.close()
+
+
 @pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
 def test_table_of_short_lived_keys_does_not_grow(postgres_url: str, seconds: int) -> None:
     PostgresStore(postgres_url).migrate()
     running = [start(postgres_url, "many", str(seconds)) for _ in range(2)]
     size = "SELECT count(*), pg_total_relation_size('iii_resilience.keys') FROM iii_resilience.keys"
     seen = []
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         time.sleep(seconds / 8)
         seen.append(rows(postgres_url, size)[0])
     done = sum(int(process.communicate(timeout=100)[0]) for process in running)
@@ -121,12 +143,12 @@ def test_on_full_disk_nothing_runs_twice(small: tuple[PostgresServer, Path]) -> 
     ballast.unlink()
     server.restart()  # it may have stopped itself: its log could not be written
     for n, _ in failed:
-        until = time.monotonic() + 60
+        end = time.monotonic() + 60
         while True:
             try:
                 assert call({"id": n}) == "booked"
             except TransientError:
-                assert time.monotonic() < until
+                assert time.monotonic() < end
             else:
                 break
     found = [n for (n,) in server.execute("SELECT id FROM effects ORDER BY id")]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, Unpack, ove
 from iii_resilience.core.callables import (
     function_behind,
     is_coroutine_function,
+    qualified_name,
 )
 from iii_resilience.core.decorator_order import refuse_inside
 
@@ -147,7 +148,6 @@ def retrying(
 def _check_target(target: Any) -> bool:
     """Whether the target is async; raises for what cannot be called again."""
     from iii_resilience.core.policy import RetryPolicy  # noqa: PLC0415 - see above
-    from iii_resilience.retry.decorated_function import qualified_name  # noqa: PLC0415 - see above
 
     if isinstance(target, type):
         raise TypeError(

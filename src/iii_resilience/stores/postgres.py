@@ -51,7 +51,7 @@ class _PostgresLimits:
 
 
 class PostgresStore:
-    """Idempotency keys and parked messages in PostgreSQL 12 or later; safe for threads and forks.
+    """Idempotency keys and parked messages in PostgreSQL 14 or later; safe for threads and forks.
 
     Args:
         dsn: ``postgresql://...``, or as libpq takes it. Of the server itself, or of a pooler that

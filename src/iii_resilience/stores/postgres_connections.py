@@ -222,7 +222,11 @@ def connect(dsn: str, timeout: float) -> Any:
         )
         connection.limit = timeout + SLACK
         try:
-            connection.execute(settings(connection, timeout))
+            try:
+                connection.execute(settings(connection, timeout))
+            except import_psycopg().errors.InvalidParameterValue:
+                connection.checked = False  # the server's system cannot look at a connection
+                connection.execute(settings(connection, timeout))
         except BaseException:
             connection.close()
             raise
@@ -264,6 +268,7 @@ def _connection_class() -> Any:
 
         class BoundedConnection(psycopg.Connection):  # type: ignore[misc, name-defined]
             _pool = None  # as psycopg_pool marks its own: they may end with the program
+            checked = True  # whether the server can look whether its client is still there
             limit = 60.0  # seconds, until the settings of the store are known
 
             def wait(self, steps: Any, *args: Any, **kwargs: Any) -> Any:
@@ -289,12 +294,9 @@ def settings(connection: Any, timeout: float) -> str:
         "tcp_keepalives_interval": seconds,
         "tcp_keepalives_count": 2,
     }
-    if connection.info.server_version >= _CHECKS_CLIENTS:
+    if connection.checked:  # also while a statement runs: the end of its client ends it
         wanted["client_connection_check_interval"] = 1000
     return "RESET ALL; " + "; ".join(f"SET {name} = {value}" for name, value in wanted.items())
-
-
-_CHECKS_CLIENTS: Final = 140_000  # PostgreSQL 14: also while a statement runs
 
 
 def refuse_transaction_pooling(connection: Any, dsn: str, timeout: float) -> None:
