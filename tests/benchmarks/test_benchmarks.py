@@ -199,7 +199,7 @@ def test_trigger_benchmark_still_prints_such_tables() -> None:
     assert set(run._TRIGGER_MOST) <= {t for t in texts if isinstance(t, str)}
 
 
-def test_what_many_at_once_prints_is_read_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_many_at_once_prints_is_read_as_table(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = (
         "| at once | bare SDK, µs a call | resilient, µs a call | ratio | lost answers |\n"
         "| --- | --- | --- | --- | --- |\n"
@@ -238,7 +238,7 @@ def test_both_ways_take_turns_and_lost_answers_are_counted(
     assert found.row().startswith("| 1 thread | ")
 
 
-async def test_coroutines_of_a_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_coroutines_of_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_at_once, "CALLS", 4)
     running = most = 0
 

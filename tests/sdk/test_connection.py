@@ -118,7 +118,7 @@ class TestLink:
         assert answer.startswith("RuntimeError: this client belongs to the parent process")
         assert "register_worker" in answer
 
-    def test_a_connection_that_comes_before_the_wait_is_not_waited_for(
+    def test_connection_that_comes_before_wait_is_not_waited_for(
         self, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         client = Shown(connect(), state="disconnected")
@@ -135,7 +135,7 @@ class TestLink:
             next(connection.wait_connected(60.0))
         assert ended.value.value is True
 
-    def test_a_refusal_that_is_raised_again_keeps_no_frames(
+    def test_refusal_that_is_raised_again_keeps_no_frames(
         self, connect: Callable[..., Any]
     ) -> None:
         """The SDK has one object for it, which all callers get."""
@@ -148,7 +148,7 @@ class TestLink:
             frames.append(len(traceback.extract_tb(refusal.__traceback__)))
         assert frames == [frames[0]] * 3
 
-    def test_an_answer_of_the_engine_is_noted(
+    def test_answer_of_engine_is_noted(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
         connection = Connection(connect())
@@ -157,7 +157,7 @@ class TestLink:
         connection.in_flight.run(question).result(5)
         assert connection.history.answered
 
-    def test_work_of_a_client_ends_with_it(self, connect: Callable[..., Any]) -> None:
+    def test_work_of_client_ends_with_it(self, connect: Callable[..., Any]) -> None:
         connection = Connection(connect())
         steps: list[str] = []
 

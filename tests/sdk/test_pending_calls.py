@@ -351,7 +351,7 @@ class TestPace:
         assert results.count({"n": 1}) == self.CALLS - 1
         assert sent_before_the_news[0] <= 2 * AT_ONCE
 
-    async def test_calls_leave_one_at_a_time_after_a_loss(
+    async def test_calls_leave_one_at_a_time_after_loss(
         self, client: Any, worker: Resilient
     ) -> None:
         in_flight, sent = worker._connection.in_flight, 0

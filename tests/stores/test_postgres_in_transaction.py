@@ -95,7 +95,7 @@ def test_other_things_hold_none(store: PostgresStore) -> None:
         store.in_transaction(SimpleNamespace())
 
 
-def test_without_a_transaction_it_is_refused(store: PostgresStore, postgres_url: str) -> None:
+def test_without_transaction_it_is_refused(store: PostgresStore, postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         keys = store.in_transaction(connection)
         with pytest.raises(RuntimeError, match="begin a transaction first"):

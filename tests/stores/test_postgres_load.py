@@ -107,7 +107,7 @@ def small() -> Iterator[tuple[PostgresServer, Path]]:
         disk.rmdir()
 
 
-def test_on_a_full_disk_nothing_runs_twice(small: tuple[PostgresServer, Path]) -> None:
+def test_on_full_disk_nothing_runs_twice(small: tuple[PostgresServer, Path]) -> None:
     server, disk = small
     server.execute("CREATE TABLE effects (id int, ballast text)")
     store = PostgresStore(server.url)

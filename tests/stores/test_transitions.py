@@ -86,7 +86,7 @@ class TestClaim:
         row = {**RUNNING, "nonce": "other", "token": token, "until": NOW + 7}
         assert change == Change(row, Claim(State.CLAIMED, token), NOW + 37)
 
-    def test_token_is_above_the_one_before(self) -> None:
+    def test_token_is_above_one_before(self) -> None:
         ahead = {**RUNNING, "token": 9_000_000_000_000}
         change = applied(transitions.claim("f", "other", 2.0, 30.0), ahead, NOW + 5)
         assert change.answer.token == 9_000_000_000_001
@@ -136,7 +136,7 @@ class TestEndOfAClaim:
             assert applied(self.rules()[0], row) == unchanged(row, answer=False)
             assert applied(self.rules()[3], row) == unchanged(row, answer=False)
 
-    def test_only_a_failure_is_forgotten(self) -> None:
+    def test_only_failure_is_forgotten(self) -> None:
         rule = transitions.forget_failure()
         assert applied(rule, FAILED) == Change(None, answer=True)
         for row in (None, RUNNING, DONE):
@@ -175,7 +175,7 @@ class TestMessages:
         row |= {"parked_at": NOW, "revision": 4}
         assert applied(rule, STORED) == applied(rule, PARKED) == Change(row, None)
 
-    def test_note_is_a_copy(self) -> None:
+    def test_note_is_copy(self) -> None:
         content = {"code": "B"}
         change = applied(transitions.note(content, 60.0, parked=False), None)
         content["code"] = "C"
@@ -193,7 +193,7 @@ class TestMessages:
         for row in (None, STORED, change.row):
             assert applied(rule, row) == unchanged(row, None)
 
-    def test_only_the_revision_that_was_seen_is_removed(self) -> None:
+    def test_only_revision_that_was_seen_is_removed(self) -> None:
         assert applied(transitions.remove(3), PARKED) == Change(None, answer=True)
         for row in (None, {**PARKED, "revision": 4}):
             assert applied(transitions.remove(3), row) == unchanged(row, answer=False)

@@ -94,7 +94,7 @@ class CallSoFar:
     swallowed: bool = False
 
 
-def decide(
+def decide(  # noqa: C901 - one rule after the other, in the order in which they count
     failure: Failure,
     policy: RetryPolicy,
     call: CallSoFar,

@@ -32,7 +32,7 @@ def test_payload_is_what_its_sender_knows() -> None:
         assert bare(other) is other
 
 
-def test_fingerprint_is_that_of_the_bare_payload() -> None:
+def test_fingerprint_is_that_of_bare_payload() -> None:
     assert fingerprint({"b": 1, "a": [1, 2], **ADDED}) == digest('{"a":[1,2],"b":1}')
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint([ADDED]) != fingerprint([])
@@ -94,14 +94,14 @@ def test_key_is_found_where_it_stands(
 
 
 @pytest.mark.parametrize(("value", "kind"), [(True, "bool"), (1.5, "float"), ([1], "list")])
-def test_value_that_is_no_key_is_a_payload_error(value: Any, kind: str) -> None:
+def test_value_that_is_no_key_is_payload_error(value: Any, kind: str) -> None:
     with pytest.raises(PayloadError) as caught:
         key_of("id", {"id": value}, None)
     assert caught.value.code == "IDEMPOTENCY_KEY_INVALID"
     assert caught.value.message == f"an idempotency key is a text or a whole number, not {kind}"
 
 
-def test_other_errors_of_a_users_function_pass() -> None:
+def test_other_errors_of_users_function_pass() -> None:
     def key(_: Any) -> Any:
         raise ZeroDivisionError
 

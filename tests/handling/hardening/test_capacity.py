@@ -197,7 +197,7 @@ class TestRefused:
         assert [name for name in started if name.startswith("iii-resilience")] == []
         busy.end()
 
-    def test_what_is_on_the_wire_any_client_can_read(
+    def test_what_is_on_wire_any_client_can_read(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -263,7 +263,7 @@ class TestRefused:
             with pytest.raises(Exception, match=words):
                 caller.trigger(request(1), idempotent=True, policy=policy)
 
-    def test_nested_call_that_was_refused_proves_nothing_of_outer_one(
+    def test_rejected_nested_call_proves_nothing_of_outer_one(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -394,7 +394,7 @@ class TestWaiting:
         busy.end()
         assert second.result(10) == 1
 
-    def test_it_waits_as_long_as_the_limit_says(
+    def test_it_waits_as_long_as_limit_says(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -589,7 +589,7 @@ class TestLateStarts:
 
 
 class TestDrain:
-    def test_waiting_calls_are_answered_before_the_worker_leaves(
+    def test_waiting_calls_are_answered_before_worker_leaves(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],

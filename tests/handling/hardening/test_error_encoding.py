@@ -47,7 +47,7 @@ def given_up(error: Exception) -> Exception:
     return caught.value
 
 
-def test_failure_without_an_exception() -> None:
+def test_failure_without_exception() -> None:
     failed = HandlerFailed("text")
     assert (str(failed), failed.original, failed.says_its_category) == ("text", None, True)
 
@@ -77,7 +77,7 @@ def test_thread_that_could_not_start() -> None:
     }
 
 
-def test_error_of_the_five_is_what_it_says() -> None:
+def test_error_of_five_is_what_it_says() -> None:
     error = TransientError("busy", code="BUSY", retry_after=1.5)
     assert encoded(error) == {
         "type": "transient",
@@ -91,7 +91,7 @@ def test_error_of_the_five_is_what_it_says() -> None:
     }
 
 
-def test_error_of_the_five_that_was_retried_is_marked() -> None:
+def test_error_of_five_that_was_retried_is_marked() -> None:
     assert encoded(given_up(TransientError("busy", code="BUSY"))) == {
         "type": "transient",
         "code": "BUSY",
@@ -146,7 +146,7 @@ def test_pushback_travels_in_milliseconds() -> None:
     assert (body["retry_after_ms"], body["already_retried"]) == (2, True)
 
 
-def test_mark_of_an_earlier_call_does_not_count() -> None:
+def test_mark_of_earlier_call_does_not_count() -> None:
     error = given_up(ConnectionError("lost"))
     failed = encode_error(error, since=time.monotonic() + 60)
     assert (str(failed), failed.says_its_category) == ("lost", False)
