@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -28,7 +27,7 @@ from iii_resilience.core.policy import Enqueue, RetryPolicy
 from iii_resilience.core.report import GivenUp, already_retried, attach, report_for
 from iii_resilience.retry.attempt_log import AttemptLog, FailedAttempt
 from iii_resilience.retry.retry_context import CallOutcome, RetryContext, StopRetrying
-from iii_resilience.retry.tenacity_driver import TenacityDriver
+from iii_resilience.retry.tenacity_driver import TenacityDriver, finite_delay
 from iii_resilience.retry.try_again import of_try_again
 from iii_resilience.retry.user_traceback import user_traceback
 from iii_resilience.telemetry.call_events import FailedCall, begin
@@ -369,7 +368,7 @@ class RetriedCall:
         asked = isinstance(last.error, tenacity.TryAgain)
         if self._stopped is not None or not (asked or last.failure.retryable):
             return None, False
-        delay = None if policy.wait is None else _finite_delay(policy.wait(state))
+        delay = None if policy.wait is None else finite_delay(policy.wait(state))
         state.upcoming_sleep = delay or 0.0  # stop_before_delay reads it
         return delay, policy.stop is not None and bool(policy.stop(state))
 
@@ -447,10 +446,3 @@ _REJECTIONS = (NotConnectedError, CircuitOpenError, BulkheadFullError)
 def deadline_of(policy: RetryPolicy, started: float) -> float | None:
     """Monotonic time of the deadline of a call that started then, in seconds, or None."""
     return None if policy.deadline is None else started + policy.deadline
-
-
-def _finite_delay(value: Any) -> float:
-    """What a user's ``wait`` returned, as seconds that can be slept."""
-    seconds = float(value)
-    # An endless wait must not become none; above the limit time.sleep() raises.
-    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0 else 0.0

@@ -6,6 +6,7 @@ of `core.decide`. Knows nothing of attempts, or of why something is decided.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from functools import cache
 from typing import Any, Protocol
@@ -101,3 +102,10 @@ def _stop(state: Any) -> bool:
 
 def _given_up(_: Any) -> None:
     """The call that made the step raises its own exception."""
+
+
+def finite_delay(value: Any) -> float:
+    """What a user's ``wait`` returned, as seconds that can be slept."""
+    seconds = float(value)
+    # An endless wait must not become none; above the limit time.sleep() raises.
+    return min(seconds, threading.TIMEOUT_MAX) if seconds > 0 else 0.0
