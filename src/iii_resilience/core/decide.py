@@ -94,7 +94,7 @@ class CallSoFar:
     swallowed: bool = False
 
 
-def decide(  # noqa: C901 - one rule after the other, in the order in which they count
+def decide(
     failure: Failure,
     policy: RetryPolicy,
     call: CallSoFar,
@@ -145,15 +145,14 @@ def decide(  # noqa: C901 - one rule after the other, in the order in which they
             previous=call.previous_delay,
         )
     pushback = failure.retry_after
-    if pushback is not None:
-        if pushback > policy.backoff.cap:
-            return Decision(Reason.PUSHBACK)
-        delay = max(delay, pushback)
+    if pushback is not None and pushback > policy.backoff.cap:
+        return Decision(Reason.PUSHBACK)
+    delay = max(delay, pushback or 0.0)
     if call.deadline_at is not None and now + delay >= call.deadline_at:
         # Waiting would end past the deadline, so it does not begin.
         past = pushback is not None and now + pushback >= call.deadline_at
         return Decision(Reason.PUSHBACK if past else Reason.DEADLINE)
-    return Decision(Reason.RETRIED, max(delay, 0.0))
+    return Decision(Reason.RETRIED, delay)
 
 
 def never_retried(failure: Failure) -> bool:
