@@ -205,7 +205,7 @@ def test_wrong_parts_and_names_say_what_is_meant(fields: dict[str, Any], words: 
         (
             Budget,
             {"window_ms": 1},
-            "Budget has no field window_ms; did you mean window, in seconds?",
+            "Budget.window_ms: a budget has no window since 0.2",
         ),
         (
             Breaker,

@@ -274,8 +274,8 @@ def checked_names(kind: type[T]) -> type[T]:
     @functools.wraps(init)
     def checked(self: T, *args: Any, **kwargs: Any) -> None:
         for given in kwargs:
-            if given in removed:
-                raise TypeError(f"{kind.__name__}.{given}: {removed[given]}")
+            if (remedy := removed.get(given.removesuffix("_ms"))) is not None:
+                raise TypeError(f"{kind.__name__}.{given}: {remedy}")
             if given not in names:
                 raise TypeError(
                     f"{kind.__name__} has no field {given}{spelling(names, given)} "
