@@ -48,7 +48,9 @@ def store(postgres_url: str) -> Iterator[PostgresStore]:
 
 def rows(url: str, query: str) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(query).fetchall()
+        anything: Any = connection
+        found: list[Any] = anything.execute(query).fetchall()
+        return found
 
 
 def effects(url: str) -> list[str]:
@@ -350,13 +352,13 @@ def test_end_of_a_key_wakes_who_waits_for_it(
     def hold(_: Any) -> None:
         assert go_on.wait(30)
 
-    book = booking(store, wait=30.0)
-    first = threading.Thread(target=book, args=({"id": 1, "then": hold},))
+    book, payload = booking(store, wait=30.0), {"id": 1, "then": hold}
+    first = threading.Thread(target=book, args=(payload,))
     first.start()
     until(lambda: bool(rows(store._dsn, "SELECT 1 FROM iii_resilience.keys WHERE lock <> 0")))
 
     def repeat() -> None:
-        assert book({"id": 1}) == "booked"
+        assert book(payload) == "booked"
         ended.append(time.monotonic())
 
     second = threading.Thread(target=repeat)
@@ -423,7 +425,8 @@ def test_user_without_rights_is_told_what_to_do(
 ) -> None:
     name = f"worker{time.time_ns()}"
     rows(postgres_url, "SELECT 1")
-    with psycopg.connect(postgres_url, autocommit=True) as owner:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        owner: Any = connection
         owner.execute(f"CREATE ROLE {name} LOGIN")
         worker = PostgresStore(postgres_url.replace("postgres@", f"{name}@"), create=False)
         with pytest.raises(StoreRefusedError, match=r"has version 0.*migrate\(\)"):

@@ -126,10 +126,11 @@ class PostgresServer:
     def execute(self, *statements: str) -> list[Any]:
         """The rows of the last statement."""
         with psycopg.connect(self.url, autocommit=True) as connection:
-            cursor = connection.cursor()
+            cursor: Any = connection.cursor()
             for statement in statements:
                 cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+            rows: list[Any] = cursor.fetchall() if cursor.description else []
+            return rows
 
     def database(self, name: str) -> str:
         """The URL of a new, empty database."""
