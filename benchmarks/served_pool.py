@@ -20,12 +20,15 @@ class LimitOfCalls(Protocol):
     @property
     def limit(self) -> int:
         """How many may run at once now."""
+        ...
 
     def started(self, running: int) -> None:
         """A call has started, one of so many."""
+        ...
 
     def finished(self, started: float, now: float) -> bool:
         """A call has ended."""
+        ...
 
 
 @attrs.frozen

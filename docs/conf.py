@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+import iii_resilience  # noqa: E402 - from the folder above
+
 project = "iii-resilience"
 author = "the iii-resilience contributors"
 project_copyright = author
-version = release = version_of("iii-resilience")
+version = release = iii_resilience.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["tools", "_site"]
@@ -69,6 +70,13 @@ def _on_site(app: Any, name: str, source: list[str]) -> None:
     source[0] = _LINK.sub(link, source[0])
 
 
+def _without_sentinels(*given: Any) -> tuple[str | None, str | None]:
+    """Show defaults that attrs makes anew for each object as an ellipsis."""
+    signature, returns = given[5], given[6]
+    return (signature and signature.replace("=NOTHING", "=..."), returns)
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _without_sentinels)
     app.connect("source-read", _on_site)

@@ -89,7 +89,7 @@ class _Pages(BaseHTTPRequestHandler):
         if status == 200:
             self.wfile.write(b"hello")
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base names it
         """Keep quiet."""
 
 

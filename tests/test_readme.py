@@ -197,7 +197,7 @@ def test_readme_and_extra_name_the_same_sdk() -> None:
     assert project["optional-dependencies"]["iii"] == [f"iii-sdk>={least}"]
 
 
-def test_ci_names_the_pythons_that_the_package_does() -> None:
+def test_ci_names_pythons_that_package_does() -> None:
     """The oldest one is that of `make test`; the others are run where they are."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     versions = re.findall(r"Python :: (3\.\d+)", " ".join(project["classifiers"]))

@@ -37,9 +37,9 @@ class Page(HTMLParser):
         self.loads: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Remember one element."""
-        given = {name: value or "" for name, value in attributes}
+        given = {name: value or "" for name, value in attrs}
         if given.get("id"):
             self.ids.add(given["id"])
         if tag == "a" and given.get("href"):

@@ -26,7 +26,7 @@ def found(url: str, **options: Any) -> dict[str, tuple[str, str | None, bool]]:
     return {one.subject: (one.told, one.advice, one.bad) for one in examine_store(url, **options)}
 
 
-def test_doctor_looks_at_a_store(engine: LoopbackEngine, postgres_url: str) -> None:
+def test_doctor_looks_at_store(engine: LoopbackEngine, postgres_url: str) -> None:
     PostgresStore(postgres_url).migrate()
     arguments = ["doctor", "--engine", engine.url, "--store", postgres_url, "--json"]
     result = CliRunner().invoke(app, arguments)

@@ -127,13 +127,13 @@ class TestCoroutines:
 
 
 class TestPlainFunctions:
-    def test_mock_is_a_plain_function(self) -> None:
+    def test_mock_is_plain_function(self) -> None:
         mock = MagicMock(side_effect=[ConnectionError(), "done"])
         assert iii_retry(idempotent=True, policy=QUICK)(mock)() == "done"
         assert not is_coroutine_function(mock)
 
     @pytest.mark.parametrize("value", [None, 1, "text", object()])
-    def test_values_are_returned_without_a_word(self, value: object) -> None:
+    def test_values_are_returned_without_word(self, value: object) -> None:
         decorated = iii_retry(idempotent=True, policy=QUICK)(lambda: value)
         assert decorated() is decorated() is value
 
@@ -160,7 +160,7 @@ class TestPlainFunctions:
         with pytest.warns(RuntimeWarning, match=r"returned an awaitable \(Future\)"):
             decorated()
 
-    def test_generator_made_a_coroutine_is_still_refused(self) -> None:
+    def test_generator_made_coroutine_is_still_refused(self) -> None:
         @types.coroutine
         def generator() -> Any:
             yield
@@ -193,7 +193,7 @@ class TestTrio:
             trio.run(block)
         assert tries == []
 
-    def test_tenacity_works_there_as_the_message_says(self) -> None:
+    def test_tenacity_works_there_as_message_says(self) -> None:
         flaky = Flaky()
         flaky.method = flaky_without_asyncio(flaky)  # type: ignore[method-assign]
         retry = tenacity.AsyncRetrying(**QUICK.to_tenacity(idempotent=True))

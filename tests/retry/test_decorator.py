@@ -1364,7 +1364,7 @@ class TestInFlight:
     """What was in flight when trouble began is one event."""
 
     @pytest.mark.parametrize("calls", [50, 500])
-    async def test_calls_on_a_server_that_restarts_are_repaired(self, calls: int) -> None:
+    async def test_calls_on_server_that_restarts_are_repaired(self, calls: int) -> None:
         up = asyncio.Event()
 
         @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))

@@ -92,7 +92,7 @@ def one_retry_in_ten_seconds() -> RetryPolicy:
     return RetryPolicy(attempts=2, budget=budget, backoff=AT_ONCE)
 
 
-def test_a_budget_s_trickle() -> None:
+def test_budget_s_trickle() -> None:
     with freeze_time(START) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).__call__
@@ -104,7 +104,7 @@ def test_a_budget_s_trickle() -> None:
         assert [ends(call), ends(call)] == [Reason.EXHAUSTED, Reason.BUDGET_EXHAUSTED]
 
 
-async def test_a_budget_s_trickle_for_coroutines() -> None:
+async def test_budget_s_trickle_for_coroutines() -> None:
     with freeze_time(START, real_asyncio=True) as frozen:
         call = iii_retry(idempotent=True, policy=one_retry_in_ten_seconds())(
             Failing(frozen).coroutine

@@ -343,7 +343,7 @@ def test_first_close_in_child_leaves_parents_connections(store: SqliteStore, pat
     assert store.finish("k", token, "1", keep=KEEP)
 
 
-def test_store_that_is_dropped_in_a_child_closes_nothing_there(path: Path) -> None:
+def test_store_that_is_dropped_in_child_closes_nothing_there(path: Path) -> None:
     store = SqliteStore(path)
     token = claim(store).token
     (mine,) = store._connections._idle

@@ -56,7 +56,7 @@ class DeadLetter:
     message: str = attrs.field(default="", repr=False)
     deliveries: int | None = None
     since: float | None = None
-    _data: Any = attrs.field(default=None, repr=False)
+    _data: Any = attrs.field(default=None, repr=False, alias="data")
     recorded: ParkedMessage | None = None
 
     @property
@@ -157,22 +157,22 @@ def from_dead_letter(record: Mapping[str, Any], recorded: Recordings) -> DeadLet
         if failure.known or failure.message:
             return _told(letter, failure.category, failure.code, failure.remedy, failure.message)
     if known is not None:
-        told = known.told
-        return _told(letter, told.category, told.code, told.remedy, told.message)
+        summary = known.told
+        return _told(letter, summary.category, summary.code, summary.remedy, summary.message)
     return letter
 
 
 def from_parked(message: ParkedMessage) -> DeadLetter:
     """A message that a consumer parked."""
-    told = message.told
+    summary = message.told
     return DeadLetter(
         id=message.id,
         source="parked",
         function_id=message.function_id,
-        category=told.category,
-        code=told.code,
-        remedy=told.remedy,
-        message=told.message,
+        category=summary.category,
+        code=summary.code,
+        remedy=summary.remedy,
+        message=summary.message,
         deliveries=message.deliveries,
         since=message.first_failed_at,
         recorded=message,

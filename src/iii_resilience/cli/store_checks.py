@@ -24,7 +24,7 @@ def examine_store(url: str, *, lease: float = 30.0) -> Iterator[Finding]:
         lease: The lease of its handlers, in seconds.
 
     Raises:
-        ValueError: It is no URL of PostgreSQL.
+        ValueError: It is not a URL of PostgreSQL.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError("--store looks at postgresql:// stores only")
@@ -47,32 +47,32 @@ def examine_store(url: str, *, lease: float = 30.0) -> Iterator[Finding]:
 
 
 def _schema(status: PostgresStatus) -> Finding:
-    told = f"{status.schema} has version {status.version}; this library makes {status.wanted}"
+    seen = f"{status.schema} has version {status.version}; this library makes {status.wanted}"
     if status.oldest > status.wanted:
-        return Finding("schema", told, "Upgrade iii-resilience on this machine.", bad=True)
+        return Finding("schema", seen, "Upgrade iii-resilience on this machine.", bad=True)
     if status.version < status.wanted:
         return Finding(
             "schema",
-            told,
+            seen,
             "It is made at first use; with create=False its owner runs migrate() once.",
         )
-    return Finding("schema", told)
+    return Finding("schema", seen)
 
 
 def _clock(status: PostgresStatus) -> Finding:
-    told = f"the server's is {abs(status.ahead):.1f} s {'ahead' if status.ahead > 0 else 'behind'}"
+    seen = f"the server's is {abs(status.ahead):.1f} s {'ahead' if status.ahead > 0 else 'behind'}"
     far = abs(status.ahead) > _CLOCKS
     return Finding(
-        "clock", told, "Leases go by the server's clock alone; set both right." if far else None
+        "clock", seen, "Leases go by the server's clock alone; set both right." if far else None
     )
 
 
 def _latency(status: PostgresStatus, lease: float) -> Finding:
-    told = (
+    seen = (
         f"an answer takes {status.round_trip * 1000:.1f} ms; a lease of {lease:g} s is renewed "
         f"every {lease / _RENEWED:g} s"
     )
     if status.round_trip > lease / _RENEWED:
         needed = 2 * _RENEWED * status.round_trip
-        return Finding("latency", told, f"Give idempotent() a lease of {needed:.3g} s.", bad=True)
-    return Finding("latency", told)
+        return Finding("latency", seen, f"Give idempotent() a lease of {needed:.3g} s.", bad=True)
+    return Finding("latency", seen)

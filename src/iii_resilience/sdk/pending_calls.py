@@ -50,8 +50,8 @@ _SLACK = 0.25
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 
-AT_ONCE = 4
-"""Calls that leave in one iteration of the SDK's loop: few enough to be lost together."""
+AT_ONCE = 8
+"""Calls that leave before one of them is answered; the next leave one an iteration of the loop."""
 PACED = 30.0
 """Seconds after the loss of a worker or connection in which calls leave one at a time."""
 
@@ -93,6 +93,7 @@ class InFlightCalls:
             tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
         ] = deque()
         self._woken = False  # whether the loop is about to look at those that wait
+        self._unanswered = 0  # calls that were sent since the last answer
         self._paced_until = 0.0
 
     @property
@@ -235,11 +236,8 @@ class InFlightCalls:
         Raises:
             NotConnectedError: That loop has ended.
         """
-        call = (pending_call, pending, request, contextvars.copy_context())
-        self._waiting.append(call)
-        # Waking the loop of another thread costs more than the rest of this: once for all calls
-        # that come before it has woken.
-        if self._woken:
+        self._waiting.append((pending_call, pending, request, contextvars.copy_context()))
+        if self._woken:  # to wake another thread's loop costs more than the rest of this
             return
         self._woken = True
         loop = self._own_loop or self.loop
@@ -267,8 +265,11 @@ class InFlightCalls:
                 return
             self._woken = True
         loop = asyncio.get_running_loop()
-        most = 1 if self._paced_until > time.monotonic() else AT_ONCE
+        most = AT_ONCE - self._unanswered
+        if most <= 0 or self._paced_until > time.monotonic():
+            most = 1
         for _ in range(min(len(waiting), most)):
+            self._unanswered += 1
             pending_call, pending, request, context = waiting.popleft()
             if pending_call in pending:
                 sending = self._send_now(pending_call, pending, request)
@@ -297,6 +298,8 @@ class InFlightCalls:
                 if send_check is not None:
                     pending_call.failure = send_check.classify(error)
                 raise
+            finally:
+                self._unanswered = 0
         except BaseException as error:
             # A cancellation that is not ours is the SDK's own end.
             lost = isinstance(error, asyncio.CancelledError)

@@ -13,10 +13,10 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.stores.protocol import StoreRefusedError, StoreUnavailableError
 
 # Connections that a fork has brought into a child: not to be used there, nor to be closed.
@@ -148,34 +148,56 @@ class PostgresConnections:
         self._check_fork()
         _of_the_parent.append(connection)
 
-    @contextmanager
-    def lent(self) -> Iterator[Any]:
+    def lent(self) -> LentPostgres:
         """A connection for one operation, whose errors become those of stores.
 
-        Raises:
+        The context manager raises:
             StoreUnavailableError: See `take`; or the operation failed, and may not another time.
             StoreRefusedError: The server refuses the operation, and would again.
         """
-        connection = self.take()
+        return LentPostgres(self)
+
+
+class LentPostgres:
+    """A connection for one operation; see `PostgresConnections.lent`.
+
+    A class, not a ``contextlib.contextmanager``, as in `core.context_scope`.
+
+    Args:
+        connections: Where it comes from, and goes back to.
+    """
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: PostgresConnections) -> None:
+        self._connections = connections
+        self._connection: Any = None
+
+    def __enter__(self) -> Any:
+        self._connection = connection = self._connections.take()
+        return connection
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        connection, self._connection = self._connection, None
         try:
-            with as_store_errors():
-                yield connection
+            if isinstance(error, Exception):
+                _translate(error)
         finally:
-            self.give_back(connection)
+            self._connections.give_back(connection)
 
 
 _IDLE: Final = 0  # libpq's PQTRANS_IDLE: connected, and nothing is under way
 
 
-@contextmanager
-def as_store_errors() -> Iterator[None]:
+def as_store_errors() -> ErrorTranslation:
     """Raise psycopg's errors as those of stores."""
+    return ErrorTranslation(_translate)
+
+
+def _translate(error: Exception) -> None:
     psycopg = import_psycopg()
-    try:
-        yield
-    except psycopg.DataError:
-        raise  # a value that PostgreSQL does not take: nothing is wrong with the store
-    except psycopg.Error as error:
+    # A value that PostgreSQL does not take says nothing of the store.
+    if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.DataError):
         raise meaning(error) from error
 
 
@@ -208,10 +230,9 @@ def connect(dsn: str, timeout: float) -> Any:
         StoreUnavailableError: The server cannot be reached.
         StoreRefusedError: It refuses this user.
     """
-    psycopg = import_psycopg()
     whole = max(2, round(timeout))  # libpq takes whole seconds, and makes 2 of 1
     with as_store_errors():
-        connection = psycopg.connect(
+        connection = _connection_class().connect(
             dsn,
             autocommit=True,
             connect_timeout=whole,
@@ -221,14 +242,62 @@ def connect(dsn: str, timeout: float) -> Any:
             keepalives_count=2,
             tcp_user_timeout=2 * whole * 1000,
         )
-        # As psycopg_pool marks its own: that it ends with the program is no mistake.
-        connection._pool = None  # noqa: SLF001
+        connection.limit = timeout + SLACK
         try:
-            connection.execute(settings(connection, timeout))
+            try:
+                connection.execute(settings(connection, timeout))
+            except import_psycopg().errors.InvalidParameterValue:
+                connection.checked = False  # the server's system cannot look at a connection
+                connection.execute(settings(connection, timeout))
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+SLACK: Final = 1.0  # seconds: the server's own timeout comes first, where it still works
+
+
+def bounded(steps: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """What psycopg waits for, for so long: a server that is stalled answers nothing at all.
+
+    Args:
+        steps: One of psycopg's generators, which are resumed every 0.1 s at the latest.
+        seconds: How long.
+
+    Raises:
+        psycopg.OperationalError: The time is over. The connection is of no more use.
+    """
+    until = time.monotonic() + seconds
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() >= until:
+                raise import_psycopg().OperationalError("the server does not answer")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+_made: list[Any] = []
+
+
+def _connection_class() -> Any:
+    """The class of a store's connections; made once, when psycopg is there."""
+    if not _made:
+        psycopg = import_psycopg()
+
+        class BoundedConnection(psycopg.Connection):  # type: ignore[misc, name-defined]
+            _pool = None  # as psycopg_pool marks its own: they may end with the program
+            checked = True  # whether the server can look whether its client is still there
+            limit = 60.0  # seconds, until the settings of the store are known
+
+            def wait(self, steps: Any, *args: Any, **kwargs: Any) -> Any:
+                return super().wait(bounded(steps, self.limit), *args, **kwargs)
+
+        _made.append(BoundedConnection)
+    return _made[0]
 
 
 def settings(connection: Any, timeout: float) -> str:
@@ -247,12 +316,9 @@ def settings(connection: Any, timeout: float) -> str:
         "tcp_keepalives_interval": seconds,
         "tcp_keepalives_count": 2,
     }
-    if connection.info.server_version >= _CHECKS_CLIENTS:
+    if connection.checked:  # also while a statement runs: the end of its client ends it
         wanted["client_connection_check_interval"] = 1000
     return "RESET ALL; " + "; ".join(f"SET {name} = {value}" for name, value in wanted.items())
-
-
-_CHECKS_CLIENTS: Final = 140_000  # PostgreSQL 14: also while a statement runs
 
 
 def refuse_transaction_pooling(connection: Any, dsn: str, timeout: float) -> None:

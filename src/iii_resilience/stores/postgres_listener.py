@@ -1,7 +1,7 @@
 """Hears from PostgreSQL that a key has ended: one connection for all waiting calls of a process.
 
-What is not heard (the connection broke, a worker was killed) is found by looking again: whoever
-waits does so as well. Knows nothing of keys' states.
+What is not heard (the connection broke, a worker was killed) is found by polling: each waiting
+call does so as well. Knows nothing of keys' states.
 """
 
 from __future__ import annotations

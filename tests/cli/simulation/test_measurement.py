@@ -28,7 +28,7 @@ class Story:
             self.recorder.failed(started, "exhausted")
 
 
-def test_percentiles_are_within_the_resolution() -> None:
+def test_percentiles_are_within_resolution() -> None:
     histogram = Histogram()
     assert histogram.percentile(0.5) is None
     for number in range(1, 1001):
@@ -38,7 +38,7 @@ def test_percentiles_are_within_the_resolution() -> None:
     assert sum(count for _, count in histogram.pairs()) == 1000
 
 
-def test_memory_does_not_grow_with_the_calls() -> None:
+def test_memory_does_not_grow_with_calls() -> None:
     histogram = Histogram()
     sizes = []
     for count in (1000, 100_000):
@@ -48,7 +48,7 @@ def test_memory_does_not_grow_with_the_calls() -> None:
     assert sizes[1] < 3 * sizes[0]
 
 
-def test_load_counts_from_the_start_of_the_trouble() -> None:
+def test_load_counts_from_start_of_trouble() -> None:
     story = Story()
     story.call(5.0, 5.1, attempts=9)  # before
     story.call(25.0, 25.1, attempts=3)
@@ -71,7 +71,7 @@ def test_shares_are_of_calls_that_started_then() -> None:
 
 
 @pytest.mark.parametrize("first_good", [0, 7, 25])
-def test_recovery_is_the_first_window_of_ninety_percent(first_good: int) -> None:
+def test_recovery_is_first_window_of_ninety_percent(first_good: int) -> None:
     story = Story(trouble=(20.0, 30.5))
     for second in range(28):
         for place in range(20):
@@ -81,7 +81,7 @@ def test_recovery_is_the_first_window_of_ninety_percent(first_good: int) -> None
     assert row.recovery == (first_good if first_good <= 24 else None)
 
 
-def test_seconds_begin_at_the_end_of_the_trouble() -> None:
+def test_seconds_begin_at_the_end_of_trouble() -> None:
     story = Story(duration=40.0, trouble=(20.0, 30.5))
     story.call(30.49, 30.5)
     story.call(30.51, 30.6)

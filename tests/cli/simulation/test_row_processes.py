@@ -59,13 +59,13 @@ def test_rows_are_those_of_one_process_and_in_order() -> None:
         assert parts.count(1.0) == 1
 
 
-def test_failure_of_a_row_names_it_and_ends_the_others() -> None:
+def test_failure_of_row_names_it_and_ends_others() -> None:
     broken = attrs.evolve(settings("broken")[0], policy="nothing")
     with pytest.raises(RowFailedError, match=r"'broken' failed: (?s:.*)no policy is named"):
         run_rows([*settings("good"), broken], SMALL, 1, processes=2)
 
 
-def test_process_that_dies_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_dies_is_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RowFailedError, match="ended without a word"):
         run_rows([attrs.evolve(settings("dies")[0], policy_set=_Dies())], SMALL, 1)  # type: ignore[arg-type]
 
@@ -78,7 +78,7 @@ class _Dies:
 
 
 @pytest.mark.parametrize("policy", sorted(path.stem for path in ROOT.glob("policies/*.yaml")))
-def test_ready_made_policies_hold_in_a_brownout(policy: str) -> None:
+def test_ready_made_policies_hold_in_brownout(policy: str) -> None:
     """Those of many processes with 40; background is for few with many calls at once."""
     brownout = load_scenario("brownout")
     processes = 2 if policy == "background" else 40

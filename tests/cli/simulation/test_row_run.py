@@ -129,7 +129,7 @@ def test_lost_engine_ends_calls_and_comes_back() -> None:
     assert run(FREELY.replace(ready_timeout=0.1), happens).given_up["exhausted"] > 5
 
 
-def test_rules_choose_the_policy_where_none_is_named() -> None:
+def test_rules_choose_policy_where_none_is_named() -> None:
     policy_set = load_policies(
         {
             "version": 1,
@@ -148,7 +148,7 @@ def test_calls_that_are_not_idempotent_are_not_repeated() -> None:
     assert row.given_up["not_idempotent"] > 50
 
 
-def test_attempt_timeout_of_the_policy_wins() -> None:
+def test_attempt_timeout_of_policy_wins() -> None:
     slow = {F: Service(slots=100, service_time=0.5)}
     assert run(ONCE, scenario(services=slow, timeout=1.0)).given_up == {}
     cut = run(ONCE.replace(attempt_timeout=0.2), scenario(services=slow, timeout=1.0))
@@ -188,14 +188,14 @@ def test_nested_callers_do_not_multiply_retries() -> None:
     assert row.given_up.keys() == {"already_retried"}
 
 
-def test_nested_call_inherits_the_time_of_its_caller() -> None:
+def test_nested_call_inherits_time_of_its_caller() -> None:
     happens = chain(capacity=0.0)
     row = run(FREELY.replace(deadline=2.0, attempt_timeout=0.5), happens)
     assert row.wait_p99 is not None
     assert row.wait_p99 < 2.6
 
 
-def test_each_caller_of_a_chain_has_its_own_policy() -> None:
+def test_each_caller_of_chain_has_its_own_policy() -> None:
     policy_set = load_policies(
         {
             "version": 1,
@@ -209,7 +209,7 @@ def test_each_caller_of_a_chain_has_its_own_policy() -> None:
     assert row.given_up.keys() == {"already_retried"}
 
 
-def test_given_up_calls_go_to_the_queue_and_are_delivered() -> None:
+def test_given_up_calls_go_to_queue_and_are_delivered() -> None:
     policy_set = load_policies(
         {
             "version": 1,
@@ -227,12 +227,12 @@ def test_given_up_calls_go_to_the_queue_and_are_delivered() -> None:
     assert dead["dead_lettered"] > 0.9 * dead["queued"]
 
 
-def test_enqueue_is_used_only_where_the_caller_accepts_it() -> None:
+def test_enqueue_is_used_only_where_caller_accepts_it() -> None:
     policy = RetryPolicy(attempts=1, fallback=Enqueue("later"))
     assert run(policy, scenario(FLAKY)).queued == {}
 
 
-def test_plain_tenacity_is_a_row_too() -> None:
+def test_plain_tenacity_is_row_too() -> None:
     setting = RowSetting("tenacity", PolicyBook().policy_set, "default", tenacity=True)
     services = {F: Service(slots=100, service_time=0.1)}
     happens = scenario(Incident(5.0, 15.0, error_rate=1.0), services=services)

@@ -50,7 +50,7 @@ def problems(tmp_path: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
-def test_everything_a_file_can_say(tmp_path: Path) -> None:
+def test_everything_file_can_say(tmp_path: Path) -> None:
     name = written(tmp_path, FULL)
     assert load_scenario(name) == Scenario(
         "s",
@@ -69,7 +69,7 @@ def test_everything_a_file_can_say(tmp_path: Path) -> None:
     assert load_scenario(name).trouble == (5.0, 10.0)
 
 
-def test_called_function_has_a_service_without_saying_so(tmp_path: Path) -> None:
+def test_called_function_has_service_without_saying_so(tmp_path: Path) -> None:
     found = load_scenario(written(tmp_path, "version: 1\nduration_ms: 1000\n"))
     assert found.services == {found.calls.function: Service()}
     assert found.trouble == (0.0, 1.0)
@@ -172,12 +172,12 @@ def test_codes_of_own_services_may_be_raised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", built_in())
-def test_built_in_scenarios_are_read_and_fit_the_schema(name: str) -> None:
+def test_built_in_scenarios_are_read_and_fit_schema(name: str) -> None:
     assert load_scenario(name).name == name
     jsonschema.validate(yaml.safe_load(built_in()[name]), scenario_files.schema())
 
 
-def test_schema_file_is_what_the_classes_say() -> None:
+def test_schema_file_is_what_classes_say() -> None:
     folder = ROOT / "src" / "iii_resilience" / "cli" / "simulation" / "scenarios"
     text = (folder / "schema.json").read_text(encoding="utf-8")
     assert json.loads(text) == scenario_files.schema()
@@ -194,7 +194,7 @@ def test_schema_file_is_what_the_classes_say() -> None:
         {"timetable": [{"start_ms": 1}]},
     ],
 )
-def test_schema_refuses_what_the_reader_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_schema_refuses_what_reader_refuses(tmp_path: Path, change: dict[str, Any]) -> None:
     data = {"version": 1, "duration_ms": 1000, **change}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, scenario_files.schema())

@@ -58,12 +58,12 @@ def run(settings: Service, story: Callable[[Bench], Awaitable[Any]], **more: Any
     return run_in_virtual_time(main())
 
 
-def test_slots_are_served_at_once_and_the_rest_in_turn() -> None:
+def test_slots_are_served_at_once_and_rest_in_turn() -> None:
     found = run(Service(slots=2, service_time=1.0), lambda bench: bench.calls(0, 0, 0, 0, 0.5))
     assert found == [(1.0, "ok"), (1.0, "ok"), (2.0, "ok"), (2.0, "ok"), (3.0, "ok")]
 
 
-def test_sharing_divides_the_speed() -> None:
+def test_sharing_divides_speed() -> None:
     settings = Service(slots=1, service_time=1.0, discipline="sharing")
     found = run(settings, lambda bench: bench.calls(0, 0.5))
     # Alone until 0.5, then at half speed: 0.5 left takes until 1.5; then the other has 0.5 left.
@@ -90,7 +90,7 @@ def test_service_that_stands_still_goes_on_later() -> None:
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "uniform", "exponential", "lognormal"])
-def test_distributions_have_the_mean_one(distribution: str) -> None:
+def test_distributions_have_mean_one(distribution: str) -> None:
     random = Random(7)
     drawn = [_draw(distribution, random) for _ in range(100_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(1.0, abs=0.03)
@@ -113,7 +113,7 @@ def test_mean_wait_is_that_of_queueing_theory() -> None:
     assert mean == pytest.approx(1 / (1 - 0.7), rel=0.15)
 
 
-def test_worker_that_is_killed_ends_everything_and_is_not_found() -> None:
+def test_killed_worker_ends_its_calls_and_is_not_found() -> None:
     async def story(bench: Bench) -> Any:
         down = bench.during(0.5, Incident(0, 1, down="worker"))
         back = bench.during(2.0)
@@ -139,7 +139,7 @@ def test_missing_function_is_proof_that_nothing_ran() -> None:
     assert (failure.category, failure.execution) == (Category.NOT_FOUND, Execution.NOT_EXECUTED)
 
 
-def test_part_of_the_calls_fails_with_the_code() -> None:
+def test_part_of_calls_fails_with_code() -> None:
     async def story(bench: Bench) -> Any:
         bench.service.apply([Incident(0, 1, error_rate=0.3, code="TIMEOUT")])
         return await bench.calls(*(0.01 * number for number in range(1000)))
@@ -165,7 +165,7 @@ def test_full_queue_refuses_at_once() -> None:
     assert found[2][1] != "ok"
 
 
-def test_refusal_of_a_full_worker_is_transient() -> None:
+def test_refusal_of_full_worker_is_transient() -> None:
     async def story(bench: Bench) -> Any:
         bench.service.place({}, asyncio.get_running_loop().create_future(), bench.random)
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -200,7 +200,7 @@ def test_abandoned_attempts_are_skipped_where_asked(skips: bool) -> None:
     assert run(settings, story) == pytest.approx(2.0 if skips else 3.0)
 
 
-def test_nested_call_keeps_the_slot_until_it_is_answered() -> None:
+def test_nested_call_keeps_slot_until_it_is_answered() -> None:
     async def nested(following: str, request: dict[str, Any]) -> Any:
         assert (following, request["function_id"]) == ("b::g", F)
         await asyncio.sleep(2.0)
@@ -214,7 +214,7 @@ def test_nested_call_keeps_the_slot_until_it_is_answered() -> None:
     assert found == [(3.0, "ok"), (6.0, "ok")]
 
 
-def test_failed_nested_call_travels_as_the_handler_error() -> None:
+def test_failed_nested_call_travels_as_handler_error() -> None:
     async def nested(following: str, request: dict[str, Any]) -> Any:
         raise SimulatedError("TIMEOUT", "b took too long", following)
 

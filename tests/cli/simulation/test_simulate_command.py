@@ -79,7 +79,7 @@ def report(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
-def test_table_has_a_row_for_each_and_one_sentence() -> None:
+def test_table_has_row_for_each_and_one_sentence() -> None:
     result = run("--policies", "p.yaml", "--against", "builtin:interactive")
     assert result.exit_code == 0
     out = result.stdout
@@ -95,7 +95,7 @@ def test_table_has_a_row_for_each_and_one_sentence() -> None:
     ]
 
 
-def test_policy_is_the_default_one_a_named_one_or_that_of_the_rules() -> None:
+def test_policy_is_default_one_named_one_or_that_of_rules() -> None:
     names = [
         report("--policies", "p.yaml", *choice)["rows"][2]["name"]
         for choice in ((), ("--policy", "calm"), ("--function", "orders::list"))
@@ -103,13 +103,13 @@ def test_policy_is_the_default_one_a_named_one_or_that_of_the_rules() -> None:
     assert names == ["storm (p.yaml)", "calm (p.yaml)", "calm (p.yaml)"]
 
 
-def test_processes_rate_and_seed_replace_those_of_the_scenario() -> None:
+def test_processes_rate_and_seed_replace_those_of_scenario() -> None:
     found = report("--processes", "5", "--rate", "7", "--seed", "3")
     assert (found["processes"], found["calls_per_second"], found["seed"]) == (5, 7, 3)
     assert found["rows"][0]["calls"] < 0.5 * report()["rows"][0]["calls"]
 
 
-def test_limits_decide_the_exit_code_and_are_named() -> None:
+def test_limits_decide_exit_code_and_are_named() -> None:
     assert run("--policies", "p.yaml", "--policy", "calm", "--max-load", "1.5").exit_code == 0
     result = run("--policies", "p.yaml", "--max-load", "1.2", "--max-recovery", "1")
     assert result.exit_code == 1
@@ -120,13 +120,13 @@ def test_limits_decide_the_exit_code_and_are_named() -> None:
     assert json.loads(as_json.stdout)["holds"] is False
 
 
-def test_without_files_the_ready_made_default_is_named_by_line() -> None:
+def test_without_files_ready_made_default_is_named_by_line() -> None:
     found = report()
     assert found["rows"][2]["name"] == "default"
     assert found["advice"].startswith("builtin:default:")
 
 
-def test_policies_of_the_process_are_used_where_no_file_is_named() -> None:
+def test_policies_of_process_are_used_where_no_file_is_named() -> None:
     before = use_policies(PolicyBook(default="mine", policies={"mine": simulate_policy()}))
     try:
         assert report()["rows"][2]["name"] == "mine"
@@ -153,7 +153,7 @@ def test_same_run_draws_the_same_picture() -> None:
     assert Path("a.svg").read_bytes() == Path("b.svg").read_bytes()
 
 
-def test_without_the_extra_characters_show_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_extra_characters_show_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "available", lambda: False)
     result = run("--plot", "out.svg")
     assert result.exit_code == 0
@@ -199,7 +199,7 @@ def test_what_cannot_be_simulated_is_refused_before(
     assert says in result.stderr.replace("\n", " ")
 
 
-def test_against_takes_the_policy_of_the_function_there() -> None:
+def test_against_takes_policy_of_function_there() -> None:
     Path("other.yaml").write_text(POLICIES.replace("calm", "meek"), encoding="utf-8")
     rows = report("--policies", "p.yaml", "--function", "orders::x", "--against", "other.yaml")
     assert [row["name"] for row in rows["rows"][2:]] == ["calm (p.yaml)", "meek (other.yaml)"]

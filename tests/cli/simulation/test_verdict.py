@@ -88,12 +88,12 @@ def test_limits(limits: Limits, row: Row, broken: list[str]) -> None:
         ("attempts: 4", "built-in default budget.burst: 40 processes may send 400 retries at once"),
     ],
 )
-def test_storm_names_the_value_to_change(tmp_path: Path, policy: str, begins: str) -> None:
+def test_storm_names_value_to_change(tmp_path: Path, policy: str, begins: str) -> None:
     storm = attrs.evolve(GOOD, load=3.9, recovery=None)
     assert said(tmp_path, policy, storm).startswith(begins)
 
 
-def test_slow_recovery_is_blamed_on_the_budget_too(tmp_path: Path) -> None:
+def test_slow_recovery_is_blamed_on_budget_too(tmp_path: Path) -> None:
     slow = attrs.evolve(GOOD, recovery=60.0)
     assert "budget.burst" in said(tmp_path, "attempts: 4", slow)
 

@@ -166,7 +166,7 @@ class TestLevel:
             bucket.succeeded()
         assert bucket.available(100.0) == pytest.approx(1.5)
 
-    def test_failed_call_costs_twice_the_ratio(self) -> None:
+    def test_failed_call_costs_twice_ratio(self) -> None:
         bucket = PermitBucket(0.1, 10.0, 0.0)
         bucket.gave_up(0.0)
         assert bucket.available(0.0) == pytest.approx(9.8)
@@ -267,7 +267,7 @@ class TestInFlight:
 
 
 class TestSharing:
-    def test_one_bucket_for_a_scope_and_another_for_another(self) -> None:
+    def test_one_bucket_for_scope_and_another_for_another(self) -> None:
         budget = Budget()
         assert budget.bucket_for() is budget.bucket_for()
         assert budget.bucket_for("a") is budget.bucket_for("a")
@@ -387,7 +387,7 @@ class TestThreads:
         assert bucket.taken == bucket.refunded + bucket.wasted
         assert 0.0 <= bucket.level <= 50.0
 
-    def test_permit_may_come_back_in_the_middle_of_another_call(self) -> None:
+    def test_permit_may_come_back_in_middle_of_another_call(self) -> None:
         bucket = PermitBucket(0.0, 1.0, 0.0)
         assert bucket.reserve(0.0)
         with bucket._lock:  # what the garbage collector may do to us

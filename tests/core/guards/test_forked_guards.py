@@ -59,7 +59,7 @@ def while_another_thread_holds(lock: Any, work: Callable[[], object]) -> str:
         thread.join()
 
 
-def test_a_budget_is_full_and_its_lock_is_free() -> None:
+def test_budget_is_full_and_its_lock_is_free() -> None:
     budget = Budget(ratio=0.0, burst=1, min_per_second=0.0)
     bucket = budget.bucket_for("f")
     assert bucket.reserve(1.0)

@@ -24,7 +24,7 @@ def rate(served: list[Served], since: float, until: float) -> float:
 
 
 @pytest.mark.parametrize("low", [2, 5])
-def test_three_times_the_capacity_for_30_s(low: int) -> None:
+def test_three_times_capacity_for_30_s(low: int) -> None:
     alone = Pool(SIZE, lambda _: SECONDS).run(LatencyGradient(low, 200, 20, 0.0), 20, 60)
     served = Pool(SIZE, lambda _: SECONDS).run(
         LatencyGradient(low, 200, low, 0.0), 3 * CAPACITY, 30
@@ -101,7 +101,7 @@ def test_quick_failures_say_nothing_and_slow_ones_do() -> None:
     assert limit.limit < before
 
 
-def test_calls_from_before_a_window_do_not_count() -> None:
+def test_calls_from_before_window_do_not_count() -> None:
     limit = LatencyGradient(2, 100, 16, 50.0)
     for _ in range(100):
         assert not limit.finished(10.0, 60.0)

@@ -85,7 +85,7 @@ class TestBudget:
         assert after.circuit_for("f").admit(2.0) is ticket
 
     @given(st.integers(0, 20), st.floats(0, 1), st.floats(1, 30), st.floats(0, 5))
-    def test_reload_never_adds_a_permit(
+    def test_reload_never_adds_permit(
         self, left: int, ratio: float, burst: float, per_second: float
     ) -> None:
         before = Budget(burst=20, min_per_second=0)
@@ -123,7 +123,7 @@ class TestBudget:
 class TestFirstEqual:
     """Equal guards made anew for each call have one state."""
 
-    def test_first_of_equal_guards_of_a_function_is_kept(self) -> None:
+    def test_first_of_equal_guards_of_function_is_kept(self) -> None:
         first, second = Budget(), Budget()
         assert first_equal(first, "f") is first
         assert first_equal(second, "f") is first

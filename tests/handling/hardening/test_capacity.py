@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,7 @@ from iii_resilience import (
     Execution,
     Limit,
     Reason,
+    RetryPolicy,
     classify,
     hint_for,
     report_for,
@@ -195,7 +197,7 @@ class TestRefused:
         assert [name for name in started if name.startswith("iii-resilience")] == []
         busy.end()
 
-    def test_what_is_on_the_wire_any_client_can_read(
+    def test_what_is_on_wire_any_client_can_read(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -261,7 +263,7 @@ class TestRefused:
             with pytest.raises(Exception, match=words):
                 caller.trigger(request(1), idempotent=True, policy=policy)
 
-    def test_nested_call_that_was_refused_proves_nothing_of_outer_one(
+    def test_rejected_nested_call_proves_nothing_of_outer_one(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -301,6 +303,7 @@ class TestRefused:
             "error.type": "OVERLOADED",
             "iii.error.category": "transient",
         }
+        until(lambda: [r for r in caplog.records if r.name == "iii_resilience"])
         (record,) = [r for r in caplog.records if r.name == "iii_resilience"]
         assert record.getMessage() == "t::f: the worker is full, 1 call was refused with OVERLOADED"
         assert record.levelno == logging.WARNING
@@ -324,7 +327,7 @@ class TestRefused:
         busy.end()
         worker.shutdown()  # what no record has counted yet is logged now
         counts = [
-            r.iii_refused
+            vars(r)["iii_refused"]
             for r in caplog.records
             if r.name == "iii_resilience" and hasattr(r, "iii_refused")
         ]
@@ -391,7 +394,7 @@ class TestWaiting:
         busy.end()
         assert second.result(10) == 1
 
-    def test_it_waits_as_long_as_the_limit_says(
+    def test_it_waits_as_long_as_limit_says(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -586,7 +589,7 @@ class TestLateStarts:
 
 
 class TestDrain:
-    def test_waiting_calls_are_answered_before_the_worker_leaves(
+    def test_waiting_calls_are_answered_before_worker_leaves(
         self,
         engine: LoopbackEngine,
         make: Callable[..., Resilient],
@@ -624,3 +627,51 @@ class TestDrain:
         until(lambda: worker.health().limits[0].waiting == 1)
         assert worker.drain(0.2).unfinished == ("t::f", "t::f")
         busy.end()
+
+
+class TestOverload:
+    @pytest.mark.parametrize(
+        "limit",
+        [Limit(concurrency=4), Limit(adaptive=True, low=2, high=8)],
+        ids=["fixed", "adaptive"],
+    )
+    async def test_three_times_the_capacity(
+        self,
+        engine: LoopbackEngine,
+        make: Callable[..., Resilient],
+        connect: Callable[..., Any],
+        limit: Limit,
+    ) -> None:
+        running, most = 0, 0
+
+        async def handle(_: Any) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.2)
+            running -= 1
+
+        worker = make(limit)
+        serve(engine, worker, handle)
+        client = resilient(connect(), policies=RetryPolicy(attempts=1))
+
+        async def call() -> str:
+            try:
+                await client.trigger_async(request())
+            except Exception as error:
+                failure = classify(error, function_id="t::f")
+                assert failure.execution is Execution.NOT_EXECUTED
+                return failure.inner.code if failure.inner else failure.code
+            return "ok"
+
+        tasks = []
+        for _ in range(180):  # 60 a second, of which four places of 0.2 s serve 20
+            tasks.append(asyncio.create_task(call()))
+            await asyncio.sleep(1 / 60)
+        ended = Counter(await asyncio.gather(*tasks))
+        client.shutdown()
+        assert set(ended) == {"ok", "OVERLOADED"}
+        assert ended["ok"] > 0.2 * 60
+        assert most <= (limit.high or limit.concurrency or 0)
+        (use,) = worker.health().limits
+        assert use.refused == ended["OVERLOADED"]

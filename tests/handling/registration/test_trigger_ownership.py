@@ -102,6 +102,27 @@ class TestOwner:
         handlers._served.adopt("t::f", time.monotonic())
         assert [trigger.made for trigger in handlers._served.triggers()] == [False]
 
+    def test_schedule_is_given_up_with_its_function_and_no_sooner(
+        self, engine: LoopbackEngine, worker: Worker
+    ) -> None:
+        """What falls between is lost: functions are handed over 32 at a time."""
+        mine = worker("mine")
+        ids = [f"t::f{number}" for number in range(40)]
+        for function_id in ids:
+            mine.register_function(function_id, lambda data: data)
+        engine.wait_registered(*ids)
+        cron = {"type": "cron", "config": {"expression": "0 0 0 1 1 *"}}
+        mine.register_trigger({**cron, "function_id": ids[-1]})
+        until(lambda: state(mine) == "owner")
+        mine.drain(5)
+        kinds = ("unregisterfunction", "unregistertrigger")
+        order = [
+            f.message["type"]
+            for f in engine.frames
+            if f.conn == "mine" and f.message["type"] in kinds
+        ]
+        assert order.index("unregistertrigger") >= 32
+
     def test_lost_route_is_registered_again(self, engine: LoopbackEngine, worker: Worker) -> None:
         """A bare worker takes the route and leaves."""
         mine = worker("mine")

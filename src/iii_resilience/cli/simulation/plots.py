@@ -17,7 +17,7 @@ from iii_resilience.cli.simulation.scenario import Scenario
 
 SUFFIXES = (".svg", ".png")
 
-# Colours of Okabe and Ito, which people who see fewer colours can tell apart; by place in the run:
+# Colours of Okabe and Ito, distinct for colour-blind readers too; by place in the run:
 # no retries, without a budget, the policy, and what it is compared with.
 _STYLES = (
     {"color": "#555555", "linestyle": (0, (1, 1)), "linewidth": 1.6},

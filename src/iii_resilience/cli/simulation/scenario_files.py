@@ -52,7 +52,7 @@ _ROOT = "the file"
 
 def built_in() -> dict[str, bytes]:
     """The scenarios that come with the library, by name."""
-    folder = files(__package__) / "scenarios"
+    folder = files("iii_resilience.cli.simulation") / "scenarios"
     return {
         path.name.removesuffix(".yaml"): path.read_bytes()
         for path in sorted(folder.iterdir(), key=lambda path: path.name)
@@ -76,7 +76,7 @@ def load_scenario(name: str, own_codes: Iterable[str] = ()) -> Scenario:
     if name in known:
         content = known[name]
     elif "." not in name and "/" not in name and "\\" not in name:
-        what = f"is neither a scenario nor a path of a file {allowed(list(known), name)}"
+        what = f"is neither a scenario nor the path of a file {allowed(list(known), name)}"
         content = Problem(Mark(name), "", what)
     else:
         ((_, content),) = Files.of(name).read().parts

@@ -107,21 +107,24 @@ class Drainer:
             self._hand_over(time.monotonic() + seconds)
 
     def _hand_over(self, until: float) -> dict[str, str]:
-        self._give_up_triggers(overlap=False)
         handed_over: dict[str, str] = {}
         for entries in _groups(self._served.functions(), _AT_ONCE):
+            # With their functions and no sooner: a tick that falls between is lost.
+            self._give_up_triggers({entry.function_id for entry in entries}, overlap=False)
             self._let_go(entries)
             if self._standby is not None and self._connection.connected:
                 handed_over.update(self._standby.hand_over(entries, until))
-        self._give_up_triggers(overlap=True)
+        for overlap in (False, True):
+            self._give_up_triggers(None, overlap=overlap)
         self._last_calls(until)
         return handed_over
 
-    def _give_up_triggers(self, *, overlap: bool) -> None:
+    def _give_up_triggers(self, of: set[str] | None, *, overlap: bool) -> None:
         """Those that only an owner registers: before the new owner does, or when it has."""
         for trigger in self._served.triggers():
             rule = rule_of(trigger.trigger_type)
-            if rule.overlap is overlap and not rule.every_worker:
+            asked = of is None or trigger.function_id in of
+            if asked and rule.overlap is overlap and not rule.every_worker:
                 self._served.give_up(trigger)
 
     def _let_go(self, entries: list[FunctionEntry]) -> None:
