@@ -16,8 +16,8 @@ import pytest
 from support.paths import ROOT
 
 from iii_resilience import PolicyBook, load_policies
-from iii_resilience.cli.simulation.measurement import Row
 from iii_resilience.cli.simulation.json_report import Report
+from iii_resilience.cli.simulation.measurement import Row
 from iii_resilience.cli.simulation.row_processes import RowFailedError, run_rows
 from iii_resilience.cli.simulation.row_run import (
     NO_RETRIES,
