@@ -117,7 +117,7 @@ def client_parts(name: str) -> Iterator[str]:
     for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute):
             # An object's own attribute may have any name; `Caller` has a method of one of these.
-            own = ast.unparse(node.value) in {"self", "cls", "self._caller"}
+            own = ast.unparse(node.value) in {"self", "cls", "self._caller", "caller"}
             part = "" if own else node.attr
         elif isinstance(node, ast.Constant):
             part = str(node.value)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
+from support.paths import ROOT
 from typer.testing import CliRunner, Result
 
 from iii_resilience import load_policies, use_policies
@@ -187,3 +190,58 @@ class TestInit:
         result = run("init", "nowhere/p.yaml")
         assert result.exit_code == 1
         assert "cannot be written: No such file or directory" in result.stderr
+
+
+STORM = "version: 1\npolicies:\n  storm: {attempts: 1000, deadline_ms: null, budget: null}\n"
+
+
+class TestLint:
+    """What a policy does to load is said without a run."""
+
+    @pytest.fixture(autouse=True)
+    def storm(self) -> None:
+        text = f"{STORM}default: storm\n"
+        Path("storm.yaml").write_text(text, encoding="utf-8")
+
+    def test_check_warns_with_place_and_remedy_and_ends_well(self) -> None:
+        result = run("check", "storm.yaml")
+        assert result.exit_code == 0
+        assert [line.split(": ")[:3] for line in result.stdout.splitlines()] == [
+            ["warning", "storm.yaml:3:46", "policies.storm.budget"],
+            ["warning", "storm.yaml:3:27", "policies.storm.deadline_ms"],
+        ]
+        assert "1000 times the load of an outage" in result.stdout
+        assert result.stderr.endswith("2 warning(s)\n")
+
+    def test_strict_makes_errors_of_warnings(self) -> None:
+        result = run("check", "storm.yaml", "--strict")
+        assert result.exit_code == 1
+        assert result.stdout.startswith("storm.yaml:3:46: policies.storm.budget: ")
+        assert result.stderr == "2 problem(s)\n"
+        report = json.loads(run("check", "storm.yaml", "--strict", "--json").stdout)
+        assert (report["valid"], len(report["problems"]), report["warnings"]) == (False, 2, [])
+        assert run("check", "good.yaml", "--strict").exit_code == 0
+
+    def test_strict_counts_the_warnings_of_the_reader_too(self) -> None:
+        assert run("check", "doubtful.yaml").exit_code == 0
+        assert run("check", "doubtful.yaml", "--strict").exit_code == 1
+
+    def test_show_warns_of_the_policy_in_force(self) -> None:
+        result = run("show", "f", "--policies", "storm.yaml")
+        assert result.exit_code == 0
+        assert result.stdout.count("warning: ") == 2
+        strict = run("show", "f", "--policies", "storm.yaml", "--strict")
+        assert strict.exit_code == 1
+        assert "warning: " not in strict.stdout
+        both = ("--policies", "storm.yaml", "--policies", "good.yaml")
+        assert "warning" not in run("show", "orders::save", *both).stdout
+
+    def test_hook_of_pre_commit_runs_the_command(self) -> None:
+        (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+        program, *arguments = [*hook["entry"].split(), *hook["args"]]
+        assert program == "iii-resilience"
+        assert run(*arguments, "good.yaml").exit_code == 0
+        assert run(*arguments, "storm.yaml").exit_code == 1
+        covered = re.compile(hook["files"])
+        assert covered.search("deploy/policies.yaml")
+        assert not covered.search("deploy/values.yaml")

@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from iii_resilience.cli.simulation import plots
+from iii_resilience.cli.simulation.json_report import Report
 from iii_resilience.cli.simulation.measurement import Row
-from iii_resilience.cli.simulation.report import Report
 from iii_resilience.cli.simulation.row_processes import RowFailedError, run_rows
 from iii_resilience.cli.simulation.row_run import (
     NO_RETRIES,

@@ -16,8 +16,8 @@ import pytest
 from support.paths import ROOT
 
 from iii_resilience import PolicyBook, load_policies
+from iii_resilience.cli.simulation.json_report import Report
 from iii_resilience.cli.simulation.measurement import Row
-from iii_resilience.cli.simulation.report import Report
 from iii_resilience.cli.simulation.row_processes import RowFailedError, run_rows
 from iii_resilience.cli.simulation.row_run import (
     NO_RETRIES,
@@ -90,7 +90,7 @@ def test_ready_made_policies_hold_in_brownout(policy: str) -> None:
 
 _GOLDEN = """
 from iii_resilience.cli.simulation.row_run import RowSetting, run_row
-from iii_resilience.cli.simulation.report import Report
+from iii_resilience.cli.simulation.json_report import Report
 from iii_resilience.config.load import load_policies
 from test_row_processes import SMALL, TROUBLED
 import json

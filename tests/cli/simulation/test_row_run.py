@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from iii_resilience import PolicyBook, RetryPolicy, load_policies
+from iii_resilience.cli.simulation.json_report import Report
 from iii_resilience.cli.simulation.measurement import Row
-from iii_resilience.cli.simulation.report import Report
 from iii_resilience.cli.simulation.row_run import (
     RowSetting,
     run_row,

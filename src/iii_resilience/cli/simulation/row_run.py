@@ -158,7 +158,11 @@ class _Run:
             # What has no answer by now is not in time.
             for task in [*tasks, *self._calls]:
                 task.cancel()
-            await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._calls, return_exceptions=True)
+            for error in ended:
+                if isinstance(error, Exception):  # a process that could not call, not a call
+                    raise error
         return recorder.measured(self._setting.name)
 
     def _book(self) -> PolicyBook:
@@ -238,10 +242,12 @@ class _Run:
         left = None if carried is None else carried.left
         now = asyncio.get_running_loop().time()
         inbound = InboundCall(None if left is None else now + left)
-        book = self._callers[function_id]
+        caller = self._callers[function_id]
         onward = {"function_id": following, "payload": {}, "timeout_ms": 1000 * calls.timeout}
         with handling(inbound):
-            return await book.trigger_async(onward, calls.idempotent, settings.policy, None, False)
+            return await caller.trigger_async(
+                onward, calls.idempotent, settings.policy, None, False
+            )
 
 
 _TENACITY = tenacity.AsyncRetrying(

@@ -85,7 +85,7 @@ class ServiceModel:
         self.registered = True
         self._settings = settings
         self._nested = nested
-        self._conditions = Conditions.of(())
+        self._conditions = ServiceConditions.of(())
         self._serving = _Serving(settings.slots, self._worked)
         self._waiting: deque[Job] = deque()
         self._outside: deque[tuple[Job, asyncio.TimerHandle]] = deque()
@@ -97,7 +97,7 @@ class ServiceModel:
         Args:
             incidents: Those that are under way.
         """
-        self._conditions = conditions = Conditions.of(incidents)
+        self._conditions = conditions = ServiceConditions.of(incidents)
         if self.registered and conditions.down:
             self._kill()
         self.registered = not conditions.down
@@ -219,7 +219,7 @@ class ServiceModel:
 
 
 @attrs.frozen
-class Conditions:
+class ServiceConditions:
     """What the incidents under way do to a service together.
 
     Attributes:
@@ -235,7 +235,7 @@ class Conditions:
     down: bool
 
     @classmethod
-    def of(cls, incidents: Iterable[Incident]) -> Conditions:
+    def of(cls, incidents: Iterable[Incident]) -> ServiceConditions:
         """Their speeds are multiplied, and so are the parts of calls that do not fail."""
         capacity, good, code, down = 1.0, 1.0, "", False
         for incident in incidents:
