@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import statistics
@@ -36,6 +37,8 @@ from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.testing.virtual_time import run_in_virtual_time
 
 _PATIENCE = 60  # seconds: every call has ended by then
+_SHORT, _LONG = 120.0, 300.0  # seconds that a fleet is watched
+_SOME, _MANY = 40, 1000  # processes
 OURS = "this budget"
 WITHOUT = "no retries"
 UNLIMITED = "no budget"
@@ -83,7 +86,7 @@ class Outage:
     processes: int
     seed: int = 1
     rate: float = 120.0
-    duration: float = 120.0
+    duration: float = _SHORT
     discipline: str = "fifo"
 
     @property
@@ -121,21 +124,27 @@ def seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.0f} s"
 
 
+def _processes(size: int) -> str:
+    return f"{size} processes" if size > 1 else "1 process"
+
+
 def outage(*, quick: bool) -> Iterator[Section]:
     """A service falls to a fifth of its speed for 20 s."""
     sizes = (1, 10) if quick else (1, 10, 40, 100, 1000)
     seeds = range(1, 2 if quick else 6)
     outages = [Outage(WITHOUT, 1, seed) for seed in seeds]
-    outages += [Outage(OURS, size, seed) for size in sizes for seed in seeds]
     others = [rule for rule in BUDGETS if rule != OURS]
-    outages += [Outage(rule, size) for rule in others for size in sizes]
+    for size in sizes:
+        duration = _LONG if size >= _MANY else _SHORT
+        outages += [Outage(OURS, size, seed, duration=duration) for seed in seeds]
+        outages += [Outage(rule, size, duration=duration) for rule in others]
     measured = dict(zip(outages, rows_of(outages), strict=True))
 
     def median(rule: str, size: int) -> tuple[float, float | None]:
         found = [measured[one] for one in outages if (one.rule, one.processes) == (rule, size)]
-        times = [float("inf") if row.recovery is None else row.recovery for row in found]
+        times = [math.inf if row.recovery is None else row.recovery for row in found]
         again = statistics.median(times)
-        return statistics.median(row.load for row in found), None if again > 1e9 else again
+        return statistics.median(row.load for row in found), None if again == math.inf else again
 
     plain = median(WITHOUT, 1)
     table = [[WITHOUT, *(f"{plain[0]:.2f}, {seconds(plain[1])}" for _ in sizes)]]
@@ -145,20 +154,22 @@ def outage(*, quick: bool) -> Iterator[Section]:
         table.append([rule, *(f"{load:.2f}, {seconds(again)}" for load, again in cells)])
         if rule == OURS:
             for size, (load, again) in zip(sizes, cells, strict=True):
-                most = {1000: None, 100: 1.8}.get(size, 1.5)
-                if most is not None:
-                    ratio = float("inf") if again is None else again / (plain[1] or 1.0)
-                    bounds.append(Bound(f"recovery of {size} processes", ratio, most))
-                if size <= 40:
-                    bounds.append(Bound(f"load of {size} processes", load, 1.2))
+                if size >= _MANY:
+                    continue
+                ratio = math.inf if again is None else again / (plain[1] or 1.0)
+                most = 1.8 if size > _SOME else 1.5
+                bounds.append(Bound(f"recovery of {_processes(size)}", ratio, most))
+                if size <= _SOME:
+                    bounds.append(Bound(f"load of {_processes(size)}", load, 1.2))
     yield Section(
         "A service that becomes slow for 20 s",
         "120 calls/s in all, at random, with a timeout of 1 s; a service of 20 slots and 0.1 s a "
         "call, with a queue without end, that also serves attempts whose caller has given up. From "
         "30 s to 50 s it works at a fifth of its speed. Each cell has the load (attempts a call "
-        "from 30 s to 120 s) and the time from 50 s on until 90 % of the calls of 5 s are "
-        f"answered. Medians of {len(seeds)} seeds for the first two rows, one seed for the others.",
-        ("budget", *(f"{size} processes" if size > 1 else "1 process" for size in sizes)),
+        "from 30 s on) and the time from 50 s on until 90 % of the calls of 5 s are answered. It "
+        f"is watched until {_SHORT:.0f} s, with 1000 processes until {_LONG:.0f} s. Medians of "
+        f"{len(seeds)} seeds for the first two rows, one seed for the others.",
+        ("budget", *(_processes(size) for size in sizes)),
         table,
         bounds,
     )

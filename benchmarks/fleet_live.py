@@ -27,7 +27,7 @@ from support.one_kill import through_decorator, through_trigger
 from support.processes import Engine
 from table import Bound, Section
 
-from iii_resilience import RetryPolicy, report_for, resilient
+from iii_resilience import Limit, RetryPolicy, report_for, resilient
 from iii_resilience.cli.simulation.measurement import Recorder, Row
 from iii_resilience.cli.simulation.row_run import RowSetting, run_row
 from iii_resilience.cli.simulation.scenario import FUNCTION, Calls, Incident, Scenario, Service
@@ -38,8 +38,8 @@ def run_live(scenario: Scenario, policy: Callable[[], RetryPolicy], seed: int, h
     """Run a scenario in real time.
 
     Args:
-        scenario: What happens: one service, whose worker hardens its handlers if it is to skip
-            abandoned attempts, and incidents that change its speed.
+        scenario: What happens: one service, whose worker has a limit if it is to skip abandoned
+            attempts, and incidents that change its speed.
         policy: Makes the policy of one client.
         seed: Of the arrivals.
         home: A directory for what the engine leaves behind.
@@ -53,9 +53,14 @@ def run_live(scenario: Scenario, policy: Callable[[], RetryPolicy], seed: int, h
         served = _client(engine.url, "service")
         worker = resilient(served)
         try:
-            hardened = scenario.services[scenario.calls.function].skip_abandoned
-            register = worker if hardened else served
-            register.register_function(scenario.calls.function, live.serve)
+            function_id, calls = scenario.calls.function, scenario.calls
+            service = scenario.services[function_id]
+            if service.skip_abandoned:
+                # Calls wait in front of the handler; the worker looks at their time as they start.
+                limit = Limit(concurrency=service.slots, wait=calls.in_time)
+                worker.register_function(function_id, live.serve, limit=limit)
+            else:
+                served.register_function(function_id, live.serve)
             engine.call("wait_registered", scenario.calls.function)
             return asyncio.run(live.run(callers))
         finally:

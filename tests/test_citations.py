@@ -15,7 +15,7 @@ KINDS = {".py", ".md", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".toml", ".tx
 
 # Documents outside the repository, in the ways in which they were cited.
 OUTSIDE = re.compile(
-    r"engine-observed|queue-observed|iii-errors|sdk[- ]matrix|\breference/|\bshared/"
+    r"engine-observed|queue-observed|iii-errors|sdk[- ]matrix|\bshared/"
     r"|\bpeers(\.md)?, section|\bseed 0|\b(the|a|of|all|these|five|documented) seeds?\b"
     r"|\bseeds?' |\bseed's\b|\bseed-|# Seed\b",
     re.IGNORECASE,

@@ -56,7 +56,6 @@ def digest_in(path: Path) -> str | None:
 # Backoff.
 
 _RETRIES = 8
-_MOST_RETRIES = 3  # of a call of four attempts
 _CLIENTS = 1000
 _BIN = 0.02  # seconds
 
@@ -127,6 +126,7 @@ def draw_backoff(path: Path, numbers: Numbers) -> None:
 
 _RATE = 20  # calls a second
 _SECONDS = 60
+_RETRIED = 3  # times a call at most
 _OUTAGE = (20.0, 35.0)
 
 
@@ -144,7 +144,7 @@ def budget() -> Numbers:
             now = number / _RATE
             levels.append((now, bucket.available(now)))
             fails, permits = random.random() < failing(now), 0
-            while fails and permits < _MOST_RETRIES:
+            while fails and permits < _RETRIED:
                 if not bucket.reserve(now):
                     denied[int(now)] += 1
                     break

@@ -75,7 +75,7 @@ def test_session_of_sqlalchemy(store: PostgresStore, postgres_url: str) -> None:
     )
     for _ in range(2):
         with Session(engine) as session, session.begin():
-            work = lambda s=session: s.execute(sqlalchemy.text(INSERT)).rowcount  # noqa: E731
+            work = lambda s=session: bool(s.execute(sqlalchemy.text(INSERT)))  # noqa: E731
             assert store.in_transaction(session).once("f", 1, work) == 1
     with engine.begin() as connection:
         assert store.in_transaction(connection).once("f", 1, lambda: 5) == 1

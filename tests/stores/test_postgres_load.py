@@ -38,7 +38,7 @@ def start(dsn: str, *arguments: str) -> subprocess.Popen[str]:
 
 def rows(url: str, query: str) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(query).fetchall()
+        return connection.execute(query.encode()).fetchall()
 
 
 def test_of_eight_processes_with_one_key_one_runs(postgres_url: str) -> None:

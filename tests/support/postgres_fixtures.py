@@ -128,7 +128,7 @@ class PostgresServer:
         with psycopg.connect(self.url, autocommit=True) as connection:
             cursor = connection.cursor()
             for statement in statements:
-                cursor.execute(statement)
+                cursor.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
     def database(self, name: str) -> str:

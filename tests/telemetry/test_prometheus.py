@@ -62,7 +62,7 @@ def api(exposed: str, tmp_path: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - the base names it
+        def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - its name
 
     metrics = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
     threading.Thread(target=metrics.serve_forever, daemon=True).start()

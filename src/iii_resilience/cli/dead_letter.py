@@ -56,7 +56,7 @@ class DeadLetter:
     message: str = attrs.field(default="", repr=False)
     deliveries: int | None = None
     since: float | None = None
-    _data: Any = attrs.field(default=None, repr=False)
+    _data: Any = attrs.field(default=None, repr=False, alias="data")
     recorded: ParkedMessage | None = None
 
     @property

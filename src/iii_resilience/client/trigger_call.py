@@ -385,7 +385,8 @@ class TriggerCall:
 
     def _refine(self, failure: Failure) -> Failure:
         """What this call knows about a failure that the error alone does not say."""
-        if self.plan.ready.provider_is_away(failure):
+        ready = self.plan.ready
+        if ready.provider_seen and ready.provider_is_away(failure):
             return failure.replace(category=Category.TRANSIENT, remedy=_PROVIDER_AWAY)
         if failure.code not in _STOPS or failure.category is not Category.TRANSIENT:
             return failure

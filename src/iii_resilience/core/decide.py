@@ -45,7 +45,7 @@ _GUARDED = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # as `Failure`: made once an attempt
 class Decision:
     """What to do about a failed attempt.
 
@@ -94,7 +94,7 @@ class CallSoFar:
     swallowed: bool = False
 
 
-def decide(
+def decide(  # noqa: C901 - one rule after the other, in the order in which they count
     failure: Failure,
     policy: RetryPolicy,
     call: CallSoFar,
@@ -145,13 +145,15 @@ def decide(
             previous=call.previous_delay,
         )
     pushback = failure.retry_after
-    if pushback is not None and pushback > policy.backoff.cap:
-        return Decision(Reason.PUSHBACK)
-    if call.deadline_at is not None and now + max(delay, pushback or 0.0) >= call.deadline_at:
+    if pushback is not None:
+        if pushback > policy.backoff.cap:
+            return Decision(Reason.PUSHBACK)
+        delay = max(delay, pushback)
+    if call.deadline_at is not None and now + delay >= call.deadline_at:
         # Waiting would end past the deadline, so it does not begin.
         past = pushback is not None and now + pushback >= call.deadline_at
         return Decision(Reason.PUSHBACK if past else Reason.DEADLINE)
-    return Decision(Reason.RETRIED, max(delay, pushback or 0.0))
+    return Decision(Reason.RETRIED, max(delay, 0.0))
 
 
 def never_retried(failure: Failure) -> bool:

@@ -68,11 +68,12 @@ class AttemptGuard:
     circuit: Circuit | None
     slots: Slots | None
     rules: ExceptionRules | None = None
-    circuit_alone: Circuit | None = attrs.field(init=False)
-
-    @circuit_alone.default
-    def _circuit_alone(self) -> Circuit | None:
-        return self.circuit if self.slots is None else None
+    circuit_alone: Circuit | None = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: self.circuit if self.slots is None else None, takes_self=True
+        ),
+    )
 
     def attempt(
         self, attempt: Callable[[], T], deadline_at: float | None, classified: list[Failure]

@@ -103,9 +103,11 @@ class AttemptLog:
         Returns:
             How many.
         """
-        permits = self._take_spent(sent=True)
-        if self.bucket is not None:
-            self.bucket.succeeded(permits)
+        if self.bucket is None:
+            return 0
+        permits = self.spent + self.permit  # as `_take_spent`: the permit under way was sent
+        self.spent, self.permit = 0, False
+        self.bucket.succeeded(permits)
         return permits
 
     def gave_up(self, now: float, *, retryable: bool) -> int:

@@ -180,7 +180,8 @@ class RetriedCall:
             error,
             traceback,
         )
-        log.settle_permit(sent=sent)
+        if log.permit:
+            log.settle_permit(sent=sent)
         log.failed.append(failed)
         if self._telemetry is not None:
             self._telemetry.failed(failed.attempt, log.started, error)

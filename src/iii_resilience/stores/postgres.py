@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -182,7 +183,7 @@ class PostgresStore:
         """Begin effects that are committed together with the key (see `Keys.begin`).
 
         From now on the key runs as long as this session lives, whatever its lease. One statement
-        of the handler may take as long as was left of that.
+        of the handler may take as long as was left of that, and ``timeout`` at least.
 
         Raises:
             StoreUnavailableError: The server cannot be reached, or the lease is lost already.
@@ -198,7 +199,8 @@ class PostgresStore:
                         "the PostgreSQL store failed: the lease was over before the transaction "
                         "began"
                     )
-                most = max(1, row[0])
+                # Its end runs under the same timeout: never less than an operation has.
+                most = max(round(self._timeout * 1000), row[0])
                 connection.execute(f"SET statement_timeout = {most}; SET lock_timeout = {most}")
             return PostgresTransaction(
                 self._in_handlers,
@@ -313,7 +315,10 @@ class PostgresStore:
 
     def _sweep(self, connection: Any) -> None:
         """Remove a few rows whose time is over, now and then: so it never takes long."""
-        if next(self._writes) % _SWEEP_EVERY == 0:
+        if next(self._writes) % _SWEEP_EVERY:
+            return
+        # What came before it is done: its caller must not hear that it failed.
+        with suppress(import_psycopg().Error):
             for statement in (sql.SWEEP_KEYS, sql.SWEEP_MESSAGES):
                 self._run(connection, statement, {"most": _SWEEP_MOST})
 

@@ -13,10 +13,10 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
+from iii_resilience.core.error_translation import ErrorTranslation
 from iii_resilience.stores.protocol import StoreRefusedError, StoreUnavailableError
 
 # Connections that a fork has brought into a child: not to be used there, nor to be closed.
@@ -148,34 +148,56 @@ class PostgresConnections:
         self._check_fork()
         _of_the_parent.append(connection)
 
-    @contextmanager
-    def lent(self) -> Iterator[Any]:
+    def lent(self) -> LentPostgres:
         """A connection for one operation, whose errors become those of stores.
 
-        Raises:
+        The context manager raises:
             StoreUnavailableError: See `take`; or the operation failed, and may not another time.
             StoreRefusedError: The server refuses the operation, and would again.
         """
-        connection = self.take()
+        return LentPostgres(self)
+
+
+class LentPostgres:
+    """A connection for one operation; see `PostgresConnections.lent`.
+
+    A class, not a ``contextlib.contextmanager``, as in `core.context_scope`.
+
+    Args:
+        connections: Where it comes from, and goes back to.
+    """
+
+    __slots__ = ("_connection", "_connections")
+
+    def __init__(self, connections: PostgresConnections) -> None:
+        self._connections = connections
+        self._connection: Any = None
+
+    def __enter__(self) -> Any:
+        self._connection = connection = self._connections.take()
+        return connection
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        connection, self._connection = self._connection, None
         try:
-            with as_store_errors():
-                yield connection
+            if isinstance(error, Exception):
+                _translate(error)
         finally:
-            self.give_back(connection)
+            self._connections.give_back(connection)
 
 
 _IDLE: Final = 0  # libpq's PQTRANS_IDLE: connected, and nothing is under way
 
 
-@contextmanager
-def as_store_errors() -> Iterator[None]:
+def as_store_errors() -> ErrorTranslation:
     """Raise psycopg's errors as those of stores."""
+    return ErrorTranslation(_translate)
+
+
+def _translate(error: Exception) -> None:
     psycopg = import_psycopg()
-    try:
-        yield
-    except psycopg.DataError:
-        raise  # a value that PostgreSQL does not take: nothing is wrong with the store
-    except psycopg.Error as error:
+    # A value that PostgreSQL does not take says nothing of the store.
+    if isinstance(error, psycopg.Error) and not isinstance(error, psycopg.DataError):
         raise meaning(error) from error
 
 

@@ -107,7 +107,7 @@ class PostgresTransaction:
                 if mine:
                     self._connection.execute("COMMIT")
         except Exception as error:
-            cause = error.__cause__ or error
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
             if isinstance(cause, psycopg.IntegrityError):
                 raise cause from None
             ended = self._ended_by(cause) if isinstance(cause, psycopg.Error) else None

@@ -12,14 +12,14 @@ import asyncio
 import math
 import selectors
 import time
-from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 from unittest.mock import patch
 
 import attrs
 
 from iii_resilience.core import system_clock
+from iii_resilience.testing.clock import Replacement
 
 T = TypeVar("T")
 
@@ -58,23 +58,20 @@ class VirtualClock:
         # A sum may be rounded down: a timer must not fire before its time.
         self.now = math.nextafter(self.now + seconds, math.inf)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Replacement[None]:
         """The library and the module ``time`` go by this clock while the context lasts.
 
         A sleep that blocks the thread lets time pass, and runs nothing else meanwhile.
         """
-        with ExitStack() as stack:
-            for place, name in (
-                (system_clock, "monotonic"),
-                (time, "monotonic"),
-                (time, "time"),
-                (time, "time_ns"),
-            ):
-                stack.enter_context(patch.object(place, name, getattr(self, name)))
-            for place in (system_clock, time):
-                stack.enter_context(patch.object(place, "sleep", self.advance))
-            yield
+        replaced = [
+            (system_clock, "monotonic"),
+            (time, "monotonic"),
+            (time, "time"),
+            (time, "time_ns"),
+        ]
+        patches = [patch.object(place, name, getattr(self, name)) for place, name in replaced]
+        patches += [patch.object(place, "sleep", self.advance) for place in (system_clock, time)]
+        return Replacement(None, *patches)
 
 
 class VirtualSelector(selectors.BaseSelector):

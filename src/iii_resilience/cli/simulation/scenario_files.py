@@ -52,7 +52,7 @@ _ROOT = "the file"
 
 def built_in() -> dict[str, bytes]:
     """The scenarios that come with the library, by name."""
-    folder = files(__package__) / "scenarios"
+    folder = files("iii_resilience.cli.simulation") / "scenarios"
     return {
         path.name.removesuffix(".yaml"): path.read_bytes()
         for path in sorted(folder.iterdir(), key=lambda path: path.name)
