@@ -75,7 +75,7 @@ def loopback() -> None:
         wait_until(new, "standby")
         client = register_worker(engine.url, InitOptions(worker_name="caller"))
         with resilient(client, policies=RetryPolicy(deadline=20.0, ready_timeout=10.0)) as caller:
-            before = call(caller, 2.0)
+            before = call(caller, 5.0)  # the old worker learns of its standby within seconds
             old.send_signal(signal.SIGTERM)
             after = call(caller, 2.0)
             code = old.wait(timeout=60)
