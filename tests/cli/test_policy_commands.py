@@ -238,7 +238,8 @@ class TestLint:
 
     def test_hook_of_pre_commit_runs_the_command(self) -> None:
         (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
-        program, *arguments = [*hook["entry"].split(), *hook["args"]]
+        words: list[str] = [*hook["entry"].split(), *hook["args"]]
+        program, arguments = words[0], words[1:]
         assert program == "iii-resilience"
         assert run(*arguments, "good.yaml").exit_code == 0
         assert run(*arguments, "storm.yaml").exit_code == 1

@@ -348,13 +348,13 @@ def test_end_of_key_wakes_who_waits_for_it(
     def hold(_: Any) -> None:
         assert go_on.wait(30)
 
-    book = booking(store, wait=30.0)
-    first = threading.Thread(target=book, args=({"id": 1, "then": hold},))
+    book, payload = booking(store, wait=30.0), {"id": 1, "then": hold}
+    first = threading.Thread(target=book, args=(payload,))
     first.start()
     until(lambda: bool(rows(store._dsn, "SELECT 1 FROM iii_resilience.keys WHERE lock <> 0")))
 
     def repeat() -> None:
-        assert book({"id": 1}) == "booked"
+        assert book(payload) == "booked"
         ended.append(time.monotonic())
 
     second = threading.Thread(target=repeat)
