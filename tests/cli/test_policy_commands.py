@@ -237,9 +237,10 @@ class TestLint:
         assert "warning" not in run("show", "orders::save", *both).stdout
 
     def test_hook_of_pre_commit_runs_the_command(self) -> None:
-        (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
-        words: list[str] = [*hook["entry"].split(), *hook["args"]]
-        program, arguments = words[0], words[1:]
+        text = (ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+        (hook,) = yaml.safe_load(text)
+        command: list[str] = [*hook["entry"].split(), *hook["args"]]
+        program, arguments = command[0], command[1:]
         assert program == "iii-resilience"
         assert run(*arguments, "good.yaml").exit_code == 0
         assert run(*arguments, "storm.yaml").exit_code == 1
