@@ -104,7 +104,7 @@ schema: $(STAMP) ## 1 s: write the schemas of policy and scenario files from the
 # docs/layers.svg, from the table that tests/test_layers.py enforces; the others from the code.
 pictures: $(STAMP) ## 1 min: draw the diagrams and plots of the documents
 	PYTHONPATH=tests $(BIN)/python benchmarks/layers_picture.py
-	$(BIN)/python docs/tools/pictures.py
+	$(BIN)/python docs/tools/document_pictures.py
 	$(BIN)/python docs/tools/policy_plots.py
 
 # The pages of docs/reference, from the code: policy fields, codes, commands and so on.

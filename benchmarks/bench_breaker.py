@@ -30,7 +30,11 @@ def sections(effort: Effort) -> Iterator[Section]:
 def guards(*, broken: bool) -> dict[str, Guard]:
     """Everybody's breaker, as what calls a function behind it."""
     found: dict[str, Guard] = {OURS: _ours(broken=broken)}
-    for name, make in (("pybreaker", _pybreaker), ("interlock-cb", _interlock)):
+    for name, make in (
+        ("pybreaker", _pybreaker),
+        ("interlock-cb", _interlock),
+        ("nopanic", _nopanic),
+    ):
         try:
             found[name] = make(broken=broken)
         except ImportError:
@@ -67,6 +71,15 @@ def _interlock(*, broken: bool) -> Guard:
         wait_duration_in_open=1e6,
     )
     breaker = interlock.CircuitBreaker(name="bench", config=config)
+    if broken:
+        _break(lambda: breaker.call(_fails))
+    guard: Guard = breaker.call
+    return guard
+
+
+def _nopanic(*, broken: bool) -> Guard:
+    nopanic = importlib.import_module("nopanic")
+    breaker = nopanic.circuit_breaker(min_calls=1 if broken else 20, reset_timeout=1e6)
     if broken:
         _break(lambda: breaker.call(_fails))
     guard: Guard = breaker.call

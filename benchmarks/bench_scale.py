@@ -2,14 +2,17 @@
 
 What needs a process of its own (memory, an event loop that nobody else delays) is run as
 
-    python benchmarks/bench_scale.py memory|lag iii-resilience|tenacity CALLS
+    python benchmarks/bench_scale.py memory|lag iii-resilience|tenacity|nopanic CALLS
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
+import importlib.util
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -51,10 +54,10 @@ def waiting(effort: Effort) -> Section:
     found = {
         (what, who): _in_a_process(what, who, calls)
         for what in ("memory", "lag")
-        for who in (OURS, "tenacity")
+        for who in _waiters()
     }
     rows = []
-    for who in (OURS, "tenacity"):
+    for who in _waiters():
         memory, lag = found["memory", who], found["lag", who]
         rows.append(
             [
@@ -84,6 +87,11 @@ def waiting(effort: Effort) -> Section:
     )
     columns = ["", "bytes a call", "lag p99, ms", "most, ms", "waiting at once", "finished"]
     return Section(f"{calls} calls in backoff at once", text, columns, rows, bounds)
+
+
+def _waiters() -> tuple[str, ...]:
+    installed = importlib.util.find_spec("nopanic") is not None
+    return (OURS, "tenacity", "nopanic") if installed else (OURS, "tenacity")
 
 
 def _in_a_process(what: str, who: str, calls: int) -> dict[str, float]:
@@ -116,6 +124,17 @@ class Flaky:
         return number
 
 
+class _Uniform:
+    """nopanic's form of a delay from half the longest up to it."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+
+    def __iter__(self) -> Iterator[float]:
+        while True:
+            yield random.uniform(self._longest / 2, self._longest)
+
+
 def _patient(who: str, flaky: Flaky, longest: float) -> Callable[[int], Awaitable[int]]:
     """Somebody's decorated function, with delays from half the longest up to it."""
 
@@ -126,6 +145,16 @@ def _patient(who: str, flaky: Flaky, longest: float) -> Callable[[int], Awaitabl
         backoff = Backoff(base=longest, throttled_base=longest, cap=longest, jitter="equal")
         policy = RetryPolicy(backoff=backoff, deadline=600.0, budget=Budget(burst=1e6))
         return iii_retry(idempotent=True, policy=policy)(function)
+    if who == "nopanic":
+        nopanic = importlib.import_module("nopanic")
+        made: Callable[[int], Awaitable[int]] = nopanic.retry(
+            attempts=4,
+            on=ConnectionError,
+            backoff=_Uniform(longest),
+            max_time=600.0,
+            budget=nopanic.RetryBudget(min_retries_per_sec=1e6),
+        )(function)
+        return made
     decorated: Callable[[int], Awaitable[int]] = tenacity.retry(
         retry=tenacity.retry_if_exception_type(ConnectionError),
         stop=tenacity.stop_after_attempt(4) | tenacity.stop_after_delay(600),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bench_at_once
 import bench_breaker
 import bench_import
 import bench_overhead
@@ -59,6 +60,30 @@ def trigger(effort: Effort) -> Iterator[Section]:
         yield Section(title, text, heading, rows, bounds)
 
 
+def at_once(effort: Effort) -> Iterator[Section]:
+    """Many calls at once through both: what `bench_at_once` measures and prints."""
+    rounds = bench_at_once.ROUNDS if effort.scale >= 1 else 1
+    ran = subprocess.run(
+        [sys.executable, str(HERE / "bench_at_once.py"), str(rounds)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode:
+        print(f"bench_at_once was left out: {ran.stderr.strip().splitlines()[-1:]}")
+        return
+    heading, _, *rows = (
+        [cell.strip() for cell in line[1:-1].split("|")] for line in ran.stdout.splitlines()
+    )
+    bounds = [Bound(name, float(ratio), 1.05) for name, _, _, ratio, _ in rows]
+    text = (
+        "Through a LoopbackEngine in a process of its own (with `III_URL` the engine there): so "
+        f"many calls are under way all the time, {rounds} rounds of both in turn, the median of "
+        "the ratios within a round."
+    )
+    yield Section("Calls through the engine at once", text, heading, rows, bounds)
+
+
 PARTS: dict[str, Callable[[Effort], Iterator[Section]]] = {
     "overhead": bench_overhead.sections,
     "breaker": bench_breaker.sections,
@@ -66,6 +91,7 @@ PARTS: dict[str, Callable[[Effort], Iterator[Section]]] = {
     "scale": bench_scale.sections,
     "import": bench_import.sections,
     "trigger": trigger,
+    "at_once": at_once,
 }
 
 

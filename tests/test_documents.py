@@ -8,9 +8,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import document_pictures
 import layers_picture
 import links
-import pictures
+import policy_plots
 import pytest
 import reference_pages
 from support.paths import DOCS, PACKAGE, PAGES, ROOT
@@ -61,16 +62,16 @@ def test_picture_has_each_arrow_of_table() -> None:
         assert layers_picture.reached(drawn, package) == layers_picture.reached(table, package)
 
 
-@pytest.mark.parametrize("name", pictures.DRAWN)
+@pytest.mark.parametrize("name", document_pictures.DRAWN)
 def test_pictures_are_current(name: str) -> None:
-    written = (pictures.PICTURES / name).read_text(encoding="utf-8")
-    assert written == pictures.DRAWN[name](), f"{name} is stale: run 'make pictures'"
+    written = (document_pictures.PICTURES / name).read_text(encoding="utf-8")
+    assert written == document_pictures.DRAWN[name](), f"{name} is stale: run 'make pictures'"
 
 
 def test_each_picture_is_drawn_and_used() -> None:
-    there = {path.name for path in pictures.PICTURES.glob("*.svg")}
+    there = {path.name for path in document_pictures.PICTURES.glob("*.svg")}
     pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    assert there == set(pictures.DRAWN)
+    assert there == {*document_pictures.DRAWN, *policy_plots.PICTURES}
     assert {name for name in there if f"pictures/{name}" not in pages} == set()
 
 

@@ -16,6 +16,7 @@ from support.paths import PAGES, ROOT
 from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
+from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 
 __all__ = ["postgres_of_session", "postgres_url"]
@@ -37,7 +38,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 PYTHON = blocks("python")
-YAML = blocks("yaml")
+YAML = [block for block in blocks("yaml") if "duration_ms:" not in block[1]]
+SCENARIOS = [block for block in blocks("yaml") if "duration_ms:" in block[1]]
 
 
 @pytest.fixture
@@ -88,9 +90,16 @@ def test_policy_file_has_no_warnings(tmp_path: Path, place: str, text: str) -> N
     assert load_policies(tmp_path / "p.yaml").warnings == (), place
 
 
+@pytest.mark.parametrize(("place", "text"), SCENARIOS, ids=[place for place, _ in SCENARIOS])
+def test_scenario_can_be_simulated(tmp_path: Path, place: str, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text, encoding="utf-8")
+    assert load_scenario(str(tmp_path / "s.yaml")).duration > 0, place
+
+
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
     assert len(YAML) >= 2
+    assert SCENARIOS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -827,6 +827,33 @@ class TestJson:
             "values.[].origin",
             "values.[].path",
             "values.[].value",
+            "warnings",
+        }
+
+    def test_simulate(self, tmp_path: Path) -> None:
+        scenario = tmp_path / "s.yaml"
+        scenario.write_text(
+            "version: 1\nduration_ms: 3000\ncalls: {rate: 20, processes: 2}\n"
+            "timetable: [{start_ms: 0, end_ms: 2000, error_rate: 0.5}]\n",
+            "utf-8",
+        )
+        found = self.keys("simulate", "--scenario", str(scenario))
+        by_reason = "rows.[].given_up."
+        assert {key for key in found if not key.startswith(by_reason)} == {
+            *("advice", "broken", "calls_per_second", "duration_ms", "holds", "processes", "rows"),
+            *("scenario", "seed", "trouble_end_ms", "trouble_start_ms"),
+            *below(
+                "rows.[]",
+                {
+                    *("calls", "circuit_opened_ms", "delays", "given_up", "in_time_after"),
+                    *("in_time_during", "load", "name", "queued", "recovery_ms", "series"),
+                    *("series_start_ms", "wait_p50_ms", "wait_p99_ms"),
+                },
+            )
+            - {"rows.[]"},
+            "rows.[].delays.[].count",
+            "rows.[].delays.[].delay_ms",
+            *(f"rows.[].series.{name}" for name in ("answers", "attempts", "calls", "in_time")),
         }
 
     def test_dlq(self, engine: LoopbackEngine, tmp_path: Path) -> None:
@@ -868,6 +895,7 @@ class TestJson:
             ("", "doctor"),
             ("", "explain"),
             ("", "show"),
+            ("", "simulate"),
             ("dlq", "list"),
             ("dlq", "triage"),
         }

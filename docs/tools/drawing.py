@@ -114,22 +114,11 @@ class Picture:
             f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>'
         )
 
-    def area(self, points: Sequence[Point], colour: str) -> None:
-        """Fill the area within points."""
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-        self._lines.append(f'<path d="M{path}Z" fill="{colour}" fill-opacity="0.18"/>')
-
     def bar(self, at: Point, width: float, height: float, colour: str) -> None:
         """Fill a rectangle."""
         self._lines.append(
             f'<rect x="{at[0]:.1f}" y="{at[1]:.1f}" width="{width:.1f}" height="{height:.1f}" '
             f'fill="{colour}"/>'
-        )
-
-    def dot(self, at: Point, colour: str) -> None:
-        """Draw a small dot."""
-        self._lines.append(
-            f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="2" fill="{colour}" fill-opacity="0.55"/>'
         )
 
     def svg(self) -> str:
@@ -145,7 +134,6 @@ class Plot(Picture):
         across: Label and range of the horizontal axis.
         down: Label and range of the vertical axis.
         ticks: The marks of the horizontal axis, and of the vertical one.
-        legend: Where the legend begins, in pixels from the vertical axis.
     """
 
     def __init__(
@@ -154,11 +142,9 @@ class Plot(Picture):
         across: tuple[str, float, float],
         down: tuple[str, float, float],
         ticks: tuple[Sequence[float], Sequence[float]],
-        legend: float = 14,
     ) -> None:
         width, height = 680, 340
         super().__init__(width, height, title)
-        self._legend = legend
         self._across, self._down = across, down
         self._frame = (70.0, 40.0, width - 20.0, height - 52.0)
         left, top, right, bottom = self._frame
@@ -203,6 +189,6 @@ class Plot(Picture):
         self.line([self.at(*pair) for pair in values], colour, dashed=dashed)
         left, top, _, _ = self._frame
         y = top + 14 + 18 * place
-        left += self._legend
+        left += 14
         self.line([(left, y), (left + 26, y)], colour, dashed=dashed)
         self.text((left + 33, y + 4), name, size=12)

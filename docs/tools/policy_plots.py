@@ -61,7 +61,7 @@ _BIN = 0.02  # seconds
 
 
 def backoff() -> Numbers:
-    """The range of each delay by jitter; and when the retries of clients that failed at once come."""
+    """The range of each delay by jitter; and when retries come, of clients that failed at once."""
     ranges: Numbers = {}
     for jitter in JITTERS:
         made, most = Backoff(jitter=jitter), None
@@ -84,7 +84,7 @@ def backoff() -> Numbers:
 
 
 def draw_backoff(path: Path, numbers: Numbers) -> None:
-    """Draw it into a file."""
+    """Draw what `backoff` returns."""
     title = "Backoff(base=0.2, factor=2, cap=20): the delays, and what jitter is for"
     with _figure(path, title, numbers, columns=2) as (ranges, arrivals):
         for place, jitter in enumerate(JITTERS):
@@ -163,7 +163,7 @@ def budget() -> Numbers:
 
 
 def draw_budget(path: Path, numbers: Numbers) -> None:
-    """Draw it into a file."""
+    """Draw what `budget` returns."""
     title = "Budget(ratio=0.1, burst=10): one process, 20 calls/s, four attempts a call"
     with _figure(path, title, numbers, columns=2) as (levels, retries):
         for place, name in ((2, "outage"), (3, "20 % random failures")):
@@ -217,7 +217,7 @@ def breaker() -> Numbers:
 
 
 def draw_breaker(path: Path, numbers: Numbers) -> None:
-    """Draw it into a file."""
+    """Draw what `breaker` returns."""
     title = "Breaker(failure_rate=0.5, window=10, open=10, probes=3): 20 calls/s"
     with _figure(path, title, numbers, height=2.9) as (axes,):
         for place, what in ((2, "sent"), (1, "rejected")):
@@ -265,7 +265,7 @@ def brownout() -> list[Row]:
 
 
 def draw_brownout(path: Path, rows: list[Row]) -> None:
-    """Draw it into a file."""
+    """Draw what `brownout` returns."""
     scenario = load_scenario("brownout")
     title = "40 processes, 120 calls/s; the service falls to a fifth of its speed for 20 s"
     with _figure(path, title, [attrs.asdict(row) for row in rows], columns=2) as (sent, answered):

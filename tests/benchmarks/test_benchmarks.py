@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import bench_at_once
 import bench_breaker
 import bench_import
 import bench_overhead
@@ -62,8 +64,9 @@ def test_part_runs_and_says_what_it_found(part: object) -> None:
 
 def test_ours_and_tenacity_finish_all_calls_that_wait() -> None:
     section = bench_scale.waiting(Effort(rounds=2, slice=0.001, scale=0.001))
-    assert [row[0] for row in section.rows] == [peers.OURS, "tenacity"]
-    assert [row[-2:] for row in section.rows] == [["200", "200"]] * 2
+    waiters = [peers.OURS, "tenacity", *(["nopanic"] if find_spec("nopanic") else [])]
+    assert [row[0] for row in section.rows] == waiters
+    assert [row[-2:] for row in section.rows] == [["200", "200"]] * len(waiters)
 
 
 def test_import_is_measured_in_processes_of_its_own() -> None:
@@ -196,6 +199,61 @@ def test_trigger_benchmark_still_prints_such_tables() -> None:
     assert set(run._TRIGGER_MOST) <= {t for t in texts if isinstance(t, str)}
 
 
+def test_what_many_at_once_prints_is_read_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = (
+        "| at once | bare SDK, µs a call | resilient, µs a call | ratio | lost answers |\n"
+        "| --- | --- | --- | --- | --- |\n"
+        "| 10 coroutines | 100 | 110 | 1.100 | 0 / 0 |\n"
+        "| 1 thread | 100 | 104 | 1.040 | 0 / 0 |\n"
+    )
+
+    class Ran:
+        returncode, stdout, stderr = 0, printed, ""
+
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Ran)
+    (section,) = run.at_once(TINY)
+    assert section.columns[3] == "ratio"
+    assert [bound.met for bound in section.bounds] == [False, True]
+
+
+def test_both_ways_take_turns_and_lost_answers_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+
+    class LostError(Exception):
+        code = "TIMEOUT"
+
+    def lost() -> None:
+        order.append("ours")
+        error = LostError()
+        error.__dict__.update(code="TIMEOUT", message="m")
+        raise error
+
+    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+    found = bench_at_once.threads({"bare": lambda: order.append("bare"), "ours": lost}, 1, 2)
+    assert order == ["bare", "ours", "ours", "bare", "bare", "ours"]
+    assert found.lost == {"bare": 0, "ours": 3}
+    assert [len(times) for times in found.times.values()] == [2, 2]
+    assert found.row().startswith("| 1 thread | ")
+
+
+async def test_coroutines_of_a_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+    running = most = 0
+
+    async def call() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    found = await bench_at_once.coroutines({"bare": call, "ours": call}, 7, 1)
+    assert most == 7
+    assert found.name == "7 coroutines"
+
+
 # The measuring.
 
 
@@ -203,7 +261,7 @@ def test_candidates_take_turns_in_rotating_order() -> None:
     order: list[str] = []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     measure.alternate(calls, Effort(rounds=3, slice=0.0, scale=1.0))
-    assert order[9:] == [*"abc", *"bca", *"cab"]
+    assert order[-9:] == [*"abc", *"bca", *"cab"]
 
 
 def test_ratio_is_median_over_rounds() -> None:

@@ -11,6 +11,8 @@ from support.paths import ROOT
 from iii_resilience import PolicyBook, RetryPolicy, load_policies
 from iii_resilience.config.lint import lint
 
+YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 
 def warnings(tmp_path: Path, text: str) -> list[str]:
     file = tmp_path / "p.yaml"
@@ -32,19 +34,23 @@ CASES = {
     ),
     "deadline below first delay": (
         "policies: {a: {deadline_ms: 5, backoff: {base_ms: 100}}}",
-        "p.yaml:2:16: policies.a.deadline_ms: leaves no room for a retry: the delay before it is "
-        "up to 100 ms",
+        (
+            "p.yaml:2:16: policies.a.deadline_ms: leaves no time for a retry: the delay before it "
+            "is up to 100 ms"
+        ),
         "raise deadline_ms",
     ),
     "attempt timeout fills deadline": (
         "policies: {a: {deadline_ms: 1000, attempt_timeout_ms: 1000}}",
-        "p.yaml:2:35: policies.a.attempt_timeout_ms: leaves no room for a retry: 1000 ms and",
+        "p.yaml:2:35: policies.a.attempt_timeout_ms: leaves no time for a retry: 1000 ms and",
         "raise deadline_ms",
     ),
     "trickle of a fleet": (
         "policies: {a: {budget: {min_per_second: 10}}}",
-        "p.yaml:2:25: policies.a.budget.min_per_second: is for each process: 100 processes may "
-        "send 1000 retries a second",
+        (
+            "p.yaml:2:25: policies.a.budget.min_per_second: is for each process: 100 processes may "
+            "send 1000 retries a second"
+        ),
         "leave it out",
     ),
     "no delays": (
@@ -126,9 +132,7 @@ def test_documented_examples_give_no_warning(tmp_path: Path) -> None:
     """Whoever copies from the documents starts with a clean file."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     for page in pages:
-        for block in re.findall(
-            r"^```yaml\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL
-        ):
+        for block in YAML_BLOCK.findall(page.read_text(encoding="utf-8")):
             if "policies:" in block and "duration_ms" not in block:
                 file = tmp_path / "p.yaml"
                 file.write_text(block, encoding="utf-8")

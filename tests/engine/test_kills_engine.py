@@ -188,13 +188,18 @@ def disturb(server: RedisServer, over: threading.Event, seen: Counter[str]) -> N
 
 
 def disturb_postgres(server: PostgresServer, over: threading.Event, seen: Counter[str]) -> None:
-    """Five immediate restarts, and one kill of the postmaster."""
-    faults = ["restart"] * RESTARTS + ["kill of the postmaster"]
+    """Five immediate restarts, one kill of the postmaster, and stalls."""
+    faults = ["restart"] * RESTARTS + ["kill of the postmaster"] + ["stall"] * 2
     random.shuffle(faults)
     for fault in faults:
         if over.wait(random.uniform(3.0, 6.0)):
             return
         seen[fault] += 1
+        if fault == "stall":
+            server.stall()
+            time.sleep(random.uniform(0.5, 8.0))
+            server.go_on()
+            continue
         if fault != "restart":
             server.kill()
         server.restart()

@@ -6,11 +6,13 @@ import asyncio
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.engine_fixtures import connect, engine
+from support.waiting import until
 
 from iii_resilience import RetryPolicy, resilient
 from iii_resilience.core.effects import drive, drive_async
@@ -115,3 +117,73 @@ class TestLink:
             answer = pipe.read()
         assert answer.startswith("RuntimeError: this client belongs to the parent process")
         assert "register_worker" in answer
+
+    def test_a_connection_that_comes_before_the_wait_is_not_waited_for(
+        self, connect: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = Shown(connect(), state="disconnected")
+        connection = Connection(client)
+        add = connection.connections.add
+
+        def comes() -> Any:
+            future = add()
+            client.state = "connected"
+            return future
+
+        monkeypatch.setattr(connection.connections, "add", comes)
+        with pytest.raises(StopIteration) as ended:
+            next(connection.wait_connected(60.0))
+        assert ended.value.value is True
+
+    def test_a_refusal_that_is_raised_again_keeps_no_frames(
+        self, connect: Callable[..., Any]
+    ) -> None:
+        """The SDK has one object for it, which all callers get."""
+        refusal = ValueError("refused")
+        connection = Connection(Shown(connect(), state="failed", refusal=refusal))
+        frames = []
+        for _ in range(3):
+            with pytest.raises(ValueError, match="refused"):
+                connection.check_usable()
+            frames.append(len(traceback.extract_tb(refusal.__traceback__)))
+        assert frames == [frames[0]] * 3
+
+    def test_an_answer_of_the_engine_is_noted(
+        self, engine: LoopbackEngine, connect: Callable[..., Any]
+    ) -> None:
+        connection = Connection(connect())
+        assert not connection.history.answered
+        question = connection.ask_functions_info(["t::none"], None)
+        connection.in_flight.run(question).result(5)
+        assert connection.history.answered
+
+    def test_work_of_a_client_ends_with_it(self, connect: Callable[..., Any]) -> None:
+        connection = Connection(connect())
+        steps: list[str] = []
+
+        async def work() -> None:
+            steps.append("began")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                steps.append("ended")
+
+        connection.start(work())
+        until(lambda: steps == ["began"])
+        connection.close()
+        until(lambda: steps == ["began", "ended"])
+
+
+class Shown:
+    """A real client that shows another state of its connection."""
+
+    def __init__(self, client: Any, state: str, refusal: Exception | None = None) -> None:
+        self._real = client
+        self._fatal_error = refusal
+        self.state = state
+
+    def get_connection_state(self) -> str:
+        return self.state
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)

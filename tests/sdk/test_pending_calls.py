@@ -589,6 +589,36 @@ class TestEnd:
         client.answer = slow
         assert self.in_flight(client, usable).send(CALL, seconds=5.0, local=True) == "done"
 
+    def test_late_remover_does_not_say_nothing_was_sent(self, client: Any) -> None:
+        """It reads ``sent`` after the removal, so that is set before the call is looked for."""
+        in_flight = self.in_flight(client, self.fine)
+        sent = []
+
+        class Pending(dict[Any, None]):
+            def __contains__(self, call: object) -> bool:
+                sent.append(call.sent)  # type: ignore[attr-defined]
+                return super().__contains__(call)
+
+        in_flight._remote = Pending()
+        in_flight.send(CALL, seconds=30.0)
+        assert sent == [False, True]  # before its task is made, and in the step that sends it
+
+    @pytest.mark.parametrize("ends", ["connection_lost", "end"])
+    def test_lost_call_ends_sdk_part_too(self, client: Any, ends: str) -> None:
+        client.hangs = True
+        in_flight = self.in_flight(client, self.fine)
+
+        def end() -> None:
+            while not client.requests:
+                time.sleep(0.005)
+            getattr(in_flight, ends)()
+
+        threading.Thread(target=end).start()
+        with pytest.raises(ConnectionLostError, match="may have run"):
+            in_flight.send(CALL, seconds=30.0)
+        self.turns(client)
+        assert (len(in_flight), client.cancelled) == (0, 1)
+
     @pytest.mark.usefixtures("sigint_raises")
     def test_interrupted_thread_leaves_nothing_behind(self, client: Any) -> None:
         client.hangs = True

@@ -499,6 +499,28 @@ def test_server_that_dies_under_a_handler_commits_neither(postgres_server: Postg
     store.close()
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["operation", "transaction"])
+def test_server_that_stalls_is_not_waited_for(
+    postgres_server: PostgresServer, *, inside: bool
+) -> None:
+    store = PostgresStore(postgres_server.url, timeout=1.0)
+    transaction = store.begin("s", claim(store, lease=1.0).token)
+    postgres_server.stall()
+    began = time.monotonic()
+    try:
+        if inside:
+            with pytest.raises(psycopg.OperationalError, match="does not answer"):
+                transaction.handle.execute("SELECT 1")
+        with pytest.raises(StoreUnavailableError):
+            claim(store, slot="other")
+        assert time.monotonic() - began < 15
+    finally:
+        postgres_server.go_on()
+    transaction.rollback()
+    until(lambda: claim(store, nonce="again").state is State.CLAIMED)
+    store.close()
+
+
 def test_connections_are_bounded(postgres_url: str) -> None:
     store = PostgresStore(postgres_url, connections=1, timeout=0.3)
     first = store.begin("a", claim(store, slot="a").token)

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,22 @@ class PostgresServer:
         process.kill()
         process.wait()
 
+    def stall(self) -> None:
+        """Answer nothing, with every connection open, until `go_on`."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Run what has arrived meanwhile."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._postmaster is not None
+        pid = self._postmaster.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
+        for process in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
     def restart(self) -> None:
         """As `pg_ctl restart -m immediate`; or after `kill`, when the memory it left is free."""
         self.stop()
@@ -143,26 +160,36 @@ def as_postgres() -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
-def _folder() -> Path:
-    # Not pytest's: a socket's path has 107 bytes at most, and only root may enter those.
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    folder.chmod(0o755)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def postgres_of_session() -> Iterator[PostgresServer]:
-    """One server for all tests that do it no harm."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(_folder())
+@contextmanager
+def server_in(folder: Path) -> Iterator[PostgresServer]:
+    """A server with its data in a folder of its own."""
+    server = PostgresServer(folder)
     try:
         server.create()
         server.start()
         yield server
     finally:
         server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@contextmanager
+def _server() -> Iterator[PostgresServer]:
+    if PROGRAMS is None:
+        pytest.skip(MISSING)
+    # Not in pytest's folder: a socket's path has 107 bytes at most, and only root may enter that.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    try:
+        with server_in(folder) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_of_session() -> Iterator[PostgresServer]:
+    """One server for all tests that do it no harm."""
+    with _server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -174,13 +201,5 @@ def postgres_url(postgres_of_session: PostgresServer, request: pytest.FixtureReq
 @pytest.fixture
 def postgres_server() -> Iterator[PostgresServer]:
     """A server that a test may stop, kill and start."""
-    if PROGRAMS is None:
-        pytest.skip(MISSING)
-    server = PostgresServer(_folder())
-    try:
-        server.create()
-        server.start()
+    with _server() as server:
         yield server
-    finally:
-        server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)

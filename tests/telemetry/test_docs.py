@@ -244,3 +244,9 @@ def test_what_does_not_exist_is_noticed() -> None:
     ]:
         with pytest.raises((AssertionError, TypeError, KeyError)):
             asked(wrong)
+
+
+def test_each_alert_has_a_runbook() -> None:
+    text = (DOCS / "operations" / "runbook.md").read_text(encoding="utf-8")
+    sections = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## Iii")]
+    assert sections == [rule["alert"] for rule in rules()]

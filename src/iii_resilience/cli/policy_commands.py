@@ -17,7 +17,7 @@ from rich.table import Table
 
 from iii_resilience.cli.policy_template import starter
 from iii_resilience.cli.retry_schedule import RetrySchedule, timetable
-from iii_resilience.cli.terminal import AsJson, console, fail, safe
+from iii_resilience.cli.terminal import AsJson, console, fail, flag, safe
 from iii_resilience.cli.terminal_text import plain
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.explain import Provenance
@@ -41,7 +41,7 @@ def check(
         ),
     ],
     *,
-    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
+    strict: Annotated[bool, flag(_STRICT, "--strict")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check policy files and print everything that is wrong with them.
@@ -91,7 +91,7 @@ def show(
         ),
     ] = None,
     *,
-    strict: Annotated[bool, typer.Option("--strict", help=_STRICT)] = False,
+    strict: Annotated[bool, flag(_STRICT, "--strict")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the policy a function has, where each value comes from, and its delays."""

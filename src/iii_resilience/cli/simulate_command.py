@@ -148,10 +148,11 @@ def _scenario(
 ) -> Scenario:
     found = load_scenario(name, [code.code for code in book.policy_set.codes])
     book.register()  # its codes mean here what they mean in production
-    changes = {"processes": processes, "rate": rate}
-    calls = attrs.evolve(
-        found.calls, **{key: value for key, value in changes.items() if value is not None}
-    )
+    calls = found.calls
+    if processes is not None:
+        calls = attrs.evolve(calls, processes=processes)
+    if rate is not None:
+        calls = attrs.evolve(calls, rate=rate)
     found = attrs.evolve(found, calls=calls)
     return found if function is None else found.calling(function)
 
@@ -269,8 +270,8 @@ def _draw(report: Report, picture: Path | None, *, quiet: bool) -> None:
     if picture is None:
         return
     if str(picture) != _TERMINAL and plots.available():
-        scenario = report.scenario
-        title = f"{scenario.name}: {scenario.calls.processes} processes, {scenario.calls.rate:g} calls/s"
+        scenario, calls = report.scenario, report.scenario.calls
+        title = f"{scenario.name}: {calls.processes} processes, {calls.rate:g} calls/s"
         try:
             plots.draw(report.rows, scenario, picture, title)
         except OSError as error:

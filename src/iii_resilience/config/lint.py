@@ -59,41 +59,53 @@ def _in_policy(policy: RetryPolicy) -> Iterator[Finding]:
     if policy.budget is None and attempts > _FEW:
         yield (
             ("budget",),
-            f"limits no retries: {attempts} attempts make {attempts} times the load of an outage "
-            "(leave budget out for the usual one, or set attempts to 2)",
+            (
+                f"limits no retries: {attempts} attempts make {attempts} times the load of an "
+                "outage (leave budget out for the usual one, or set attempts to 2)"
+            ),
         )
     elif policy.budget is not None and policy.budget.min_per_second >= _TRICKLE:
         each = policy.budget.min_per_second
         yield (
             ("budget", "min_per_second"),
-            f"is for each process: 100 processes may send {100 * each:g} retries a second in an "
-            "outage (leave it out)",
+            (
+                f"is for each process: 100 processes may send {100 * each:g} retries a second in "
+                "an outage (leave it out)"
+            ),
         )
     if deadline is None and _delays(backoff, attempts) > _LONG:
         yield (
             ("deadline_ms",),
-            f"is null, and {attempts} attempts may wait {_delays(backoff, attempts):.0f} s or more "
-            "(set deadline_ms to what a caller waits)",
+            (
+                f"is null, and {attempts} attempts may wait {_delays(backoff, attempts):.0f} s or "
+                "more (set deadline_ms to what a caller waits)"
+            ),
         )
     if deadline is not None and deadline <= backoff.base:
         yield (
             ("deadline_ms",),
-            f"leaves no room for a retry: the delay before it is up to {_ms(backoff.base)} "
-            "(raise deadline_ms, lower backoff.base_ms, or set attempts to 1)",
+            (
+                f"leaves no time for a retry: the delay before it is up to {_ms(backoff.base)} "
+                "(raise deadline_ms, lower backoff.base_ms, or set attempts to 1)"
+            ),
         )
     timeout = policy.attempt_timeout
     if deadline is not None and timeout is not None and timeout + backoff.base > deadline:
         yield (
             ("attempt_timeout_ms",),
-            f"leaves no room for a retry: {_ms(timeout)} and a delay of up to "
-            f"{_ms(backoff.base)} are above the deadline of {_ms(deadline)} (lower it, or raise "
-            "deadline_ms)",
+            (
+                f"leaves no time for a retry: {_ms(timeout)} and a delay of up to "
+                f"{_ms(backoff.base)} are above the deadline of {_ms(deadline)} (lower it, or "
+                "raise deadline_ms)"
+            ),
         )
     if min(backoff.base, backoff.cap) == 0:
         yield (
             ("backoff",),
-            "has no delays: the retries of all callers follow at once (leave base_ms and cap_ms "
-            "out for the usual ones)",
+            (
+                "has no delays: the retries of all callers follow at once (leave base_ms and "
+                "cap_ms out for the usual ones)"
+            ),
         )
     elif backoff.jitter == "none":
         yield (

@@ -46,6 +46,17 @@ def is_coroutine_function(target: Any) -> bool:
     )
 
 
+def qualified_name(target: Any) -> str:
+    """Module and name of a function, or of the class of another callable.
+
+    Args:
+        target: As for `function_behind`.
+    """
+    module = getattr(target, "__module__", None) or type(target).__module__
+    name = getattr(target, "__qualname__", None) or type(target).__qualname__
+    return f"{module}.{name}"
+
+
 def _has_mark(target: Any) -> bool:
     # `asyncio.iscoroutinefunction` is deprecated from 3.14 on; without asyncio there is no mark.
     mark = getattr(sys.modules.get("asyncio.coroutines"), "_is_coroutine", None)

@@ -219,10 +219,3 @@ class PolicySource:
     def _check_attempt_timeout(self, given: float | None) -> None:
         if given is not None and self._no_attempt_timeout is not None:
             raise ValueError(f"attempt_timeout cannot be kept here: {self._no_attempt_timeout}")
-
-
-def qualified_name(target: Any) -> str:
-    """Module and name of a function, or of the class of another callable."""
-    module = getattr(target, "__module__", None) or type(target).__module__
-    name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    return f"{module}.{name}"

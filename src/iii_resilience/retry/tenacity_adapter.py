@@ -13,11 +13,11 @@ from tenacity.stop import stop_base
 from tenacity.wait import wait_base
 
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.callables import qualified_name
 from iii_resilience.core.decide import Decision
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.guards.scopes import first_equal
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.policy_source import qualified_name
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
 from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.retry.user_traceback import user_traceback

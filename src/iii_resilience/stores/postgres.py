@@ -18,6 +18,7 @@ import attrs
 from iii_resilience.core.validators import number
 from iii_resilience.stores import postgres_statements as sql
 from iii_resilience.stores.postgres_connections import (
+    SLACK,
     PostgresConnections,
     as_store_errors,
     connect,
@@ -200,7 +201,12 @@ class PostgresStore:
                 most = max(1, row[0])
                 connection.execute(f"SET statement_timeout = {most}; SET lock_timeout = {most}")
             return PostgresTransaction(
-                self._in_handlers, connection, self._schema.statement, key, self._settings
+                self._in_handlers,
+                connection,
+                self._schema.statement,
+                key,
+                self._settings,
+                most / 1000 + SLACK,
             )
         except BaseException:
             connection.close()

@@ -13,7 +13,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -208,10 +208,9 @@ def connect(dsn: str, timeout: float) -> Any:
         StoreUnavailableError: The server cannot be reached.
         StoreRefusedError: It refuses this user.
     """
-    psycopg = import_psycopg()
     whole = max(2, round(timeout))  # libpq takes whole seconds, and makes 2 of 1
     with as_store_errors():
-        connection = psycopg.connect(
+        connection = _connection_class().connect(
             dsn,
             autocommit=True,
             connect_timeout=whole,
@@ -221,14 +220,57 @@ def connect(dsn: str, timeout: float) -> Any:
             keepalives_count=2,
             tcp_user_timeout=2 * whole * 1000,
         )
-        # As psycopg_pool marks its own: that it ends with the program is no mistake.
-        connection._pool = None  # noqa: SLF001
+        connection.limit = timeout + SLACK
         try:
             connection.execute(settings(connection, timeout))
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+SLACK: Final = 1.0  # seconds: the server's own timeout comes first, where it still works
+
+
+def bounded(steps: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
+    """What psycopg waits for, for so long: a server that is stalled answers nothing at all.
+
+    Args:
+        steps: One of psycopg's generators, which are resumed every 0.1 s at the latest.
+        seconds: How long.
+
+    Raises:
+        psycopg.OperationalError: The time is over. The connection is of no more use.
+    """
+    until = time.monotonic() + seconds
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() >= until:
+                raise import_psycopg().OperationalError("the server does not answer")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+_made: list[Any] = []
+
+
+def _connection_class() -> Any:
+    """The class of a store's connections; made once, when psycopg is there."""
+    if not _made:
+        psycopg = import_psycopg()
+
+        class BoundedConnection(psycopg.Connection):  # type: ignore[misc, name-defined]
+            _pool = None  # as psycopg_pool marks its own: they may end with the program
+            limit = 60.0  # seconds, until the settings of the store are known
+
+            def wait(self, steps: Any, *args: Any, **kwargs: Any) -> Any:
+                return super().wait(bounded(steps, self.limit), *args, **kwargs)
+
+        _made.append(BoundedConnection)
+    return _made[0]
 
 
 def settings(connection: Any, timeout: float) -> str:

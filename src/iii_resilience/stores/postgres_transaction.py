@@ -18,6 +18,7 @@ from iii_resilience.stores import postgres_statements as sql
 from iii_resilience.stores.postgres_connections import (
     PostgresConnections,
     as_store_errors,
+    bounded,
     import_psycopg,
     meaning,
 )
@@ -45,6 +46,7 @@ class PostgresTransaction:
         statement: Puts the schema into a statement.
         key: The parameters that name the key: ``slot``, ``token``, ``channel``.
         settings: Gives the session back its settings.
+        limit: Seconds that a statement of the handler may take.
     """
 
     exclusive = True
@@ -56,12 +58,14 @@ class PostgresTransaction:
         statement: Callable[[str], str],
         key: dict[str, Any],
         settings: Callable[[Any], str],
+        limit: float,
     ) -> None:
         self._connections = connections
         self._connection = connection
         self._statement = statement
         self._key = key
         self._settings = settings
+        self._limit = limit
         self._pid = os.getpid()
         self._open = True
         self._begin()
@@ -77,12 +81,12 @@ class PostgresTransaction:
     @property
     def handle(self) -> Any:
         """A psycopg connection. It is in a transaction, which it cannot end itself."""
-        return _classes()[0](self._connection.pgconn)
+        return _classes()[0](self._connection.pgconn, self._limit)
 
     @property
     def async_handle(self) -> Any:
         """The same, as an ``AsyncConnection``, for a handler that is a coroutine."""
-        return _classes()[1](self._connection.pgconn)
+        return _classes()[1](self._connection.pgconn, self._limit)
 
     def commit(self, outcome: str, *, keep: float) -> bool:
         """See `Transaction.commit`.
@@ -238,11 +242,15 @@ def _guarded(connection: Any, cursor: Any) -> Any:
     class GuardedConnection(connection):  # type: ignore[misc]
         commit = rollback = close = set_autocommit = tpc_begin = _not_yours
 
-        def __init__(self, pgconn: Any) -> None:
+        def __init__(self, pgconn: Any, limit: float) -> None:
             super().__init__(pgconn)
+            self.limit = limit
             self.cursor_factory = GuardedCursor
             # The session's own connection has names of its own for what it prepares.
             self.prepare_threshold = None
+
+        def wait(self, steps: Any, *args: Any, **kwargs: Any) -> Any:
+            return super().wait(bounded(steps, self.limit), *args, **kwargs)
 
         def __del__(self) -> None:
             with suppress(AttributeError):

@@ -142,8 +142,8 @@ def test_every_interpreter_present_gives_the_same_json(tmp_path: Path) -> None:
     for number, python in enumerate(found):
         environment = tmp_path / str(number)
         subprocess.run([python, "-m", "venv", environment], check=True)
-        pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
-        constraints = ["-c", ROOT / "constraints.txt"]
+        pip: list[str | Path] = [environment / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        constraints: list[str | Path] = ["-c", ROOT / "constraints.txt"]
         subprocess.run([*pip, *constraints, "-e", ROOT, "pytest"], check=True)
         assert golden(str(environment / "bin" / "python"), own) == expected, python
     if not found:

@@ -1,4 +1,4 @@
-"""One row: the shipped code runs in virtual time, each process for itself, the same for a seed."""
+"""One row: the shipped code runs in virtual time, each process for itself, alike each time."""
 
 from __future__ import annotations
 
@@ -235,7 +235,9 @@ def test_enqueue_is_used_only_where_the_caller_accepts_it() -> None:
 def test_plain_tenacity_is_a_row_too() -> None:
     setting = RowSetting("tenacity", PolicyBook().policy_set, "default", tenacity=True)
     services = {F: Service(slots=100, service_time=0.1)}
-    row = run_row(setting, scenario(Incident(5.0, 15.0, error_rate=1.0), services=services), 1)
+    happens = scenario(Incident(5.0, 15.0, error_rate=1.0), services=services)
+    row = run_row(setting, happens, 1)
+    assert row == run_row(setting, happens, 1)
     assert row.load == pytest.approx(1 + 3 * 10 / 15, abs=0.2)
 
 

@@ -94,19 +94,27 @@ timetable:
     assert found == [
         "s.yaml:1:1: version: must be 1, got 2",
         "s.yaml:2:1: duration_ms: must be a whole number of milliseconds above 0, got -4",
-        "s.yaml:3:1: call: is no key of a scenario file (allowed: version, duration_ms, calls, "
-        "services, timetable; did you mean 'calls'?)",
+        (
+            "s.yaml:3:1: call: is no key of a scenario file (allowed: version, duration_ms, calls, "
+            "services, timetable; did you mean 'calls'?)"
+        ),
         "s.yaml:4:9: calls.rate: must be a finite number above 0 and at most 10000, got 0",
-        "s.yaml:4:18: calls.procesess: is no key of the calls (allowed: function, rate, "
-        "processes, arrivals, timeout_ms, in_time_ms, via, idempotent, accept_enqueued; did you "
-        "mean 'processes'?)",
+        (
+            "s.yaml:4:18: calls.procesess: is no key of the calls (allowed: function, rate, "
+            "processes, arrivals, timeout_ms, in_time_ms, via, idempotent, accept_enqueued; did "
+            "you mean 'processes'?)"
+        ),
         "s.yaml:6:7: services.b.slots: must be a whole number at least 1, got 'many'",
         "s.yaml:6:38: services.b.limit.concurrency: must be a whole number at least 1, got 0",
-        "s.yaml:7:7: services.c.calls: names no service: 'bb' (allowed: b, c, orders::save; did "
-        "you mean 'b'?)",
+        (
+            "s.yaml:7:7: services.c.calls: names no service: 'bb' (allowed: b, c, orders::save; "
+            "did you mean 'b'?)"
+        ),
         "s.yaml:9:19: timetable.0.end_ms: is 2 ms and must be above start_ms (3 ms)",
-        "s.yaml:10:30: timetable.1.down: must be one of nothing, worker, engine, got 'worke'; "
-        "did you mean 'worker'?",
+        (
+            "s.yaml:10:30: timetable.1.down: must be one of nothing, worker, engine, got 'worke'; "
+            "did you mean 'worker'?"
+        ),
     ]
 
 
@@ -125,8 +133,10 @@ timetable:
         ("version: 1\nduration_ms: 5\nservices: [\n", "s.yaml:4:1: "),
         (
             "version: 1\nduration_ms: 5\ntimetable: [{start_ms: 0, end_ms: 1, code: TIMOUT}]\n",
-            "s.yaml:3:38: timetable.0.code: is no code that is known: 'TIMOUT' (iii-resilience "
-            "codes lists them; did you mean 'TIMEOUT'?)",
+            (
+                "s.yaml:3:38: timetable.0.code: is no code that is known: 'TIMOUT' (iii-resilience "
+                "codes lists them; did you mean 'TIMEOUT'?)"
+            ),
         ),
         (
             "version: 1\nduration_ms: 5\ntimetable: [{start_ms: 0, end_ms: 1, service: x}]\n",

@@ -181,11 +181,16 @@ def test_hooks_of_subclass_keep_their_state(scene: Scene) -> None:
             self.lock = threading.Lock()
             self.ids: list[str] = []
 
-        async def on_observer_added(self, observer: Any) -> None:
+        # As the SDK documents it; to a type checker it is a variable.
+        async def on_observer_added(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self, observer: Any
+        ) -> None:
             with self.lock:
                 self.ids.append(observer.id)
 
-        def on_observer_removed(self, observer: Any) -> None:
+        def on_observer_removed(  # pyright: ignore[reportIncompatibleVariableOverride]
+            self, observer: Any
+        ) -> None:
             self.ids.remove(observer.id)
 
     schedule = Schedule()

@@ -79,8 +79,6 @@ class Recorder:
         self._duration = duration
         self._trouble = trouble
         self._in_time = in_time
-        # Seconds are counted from the end of the trouble, backwards and forwards.
-        self._before = math.ceil(trouble[1])
         seconds = self._before + math.ceil(duration + in_time - trouble[1])
         self._series = Series(*([0] * seconds for _ in range(4)))
         self._waits = Histogram()
@@ -88,6 +86,11 @@ class Recorder:
         self._given_up: Counter[str] = Counter()
         self._calls = 0
         self._attempts: Counter[str] = Counter()
+
+    @property
+    def _before(self) -> int:
+        """Seconds that begin before the end of the trouble: they are counted from there."""
+        return math.ceil(self._trouble[1])
 
     def called(self) -> float:
         """A call starts; returns when, in seconds."""

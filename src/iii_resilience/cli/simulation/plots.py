@@ -144,7 +144,7 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.hashsalt": "iii-resilience",
         "svg.fonttype": "path",
         "font.family": ["DejaVu Sans"],

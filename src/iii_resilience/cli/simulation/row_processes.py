@@ -58,7 +58,7 @@ def run_rows(
             while waiting and len(running) < (processes or os.cpu_count() or 1):
                 number, setting = waiting.popleft()
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
+                process: BaseProcess = context.Process(
                     target=_work, args=(theirs, setting, scenario, seed), daemon=True
                 )
                 process.start()
@@ -66,7 +66,7 @@ def run_rows(
                 running[ours] = (number, process)
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)  # noqa: S101 - for the type checker
-                number, process = running[ready]
+                number, worker = running[ready]
                 try:
                     message = ready.recv()
                 except EOFError:
@@ -78,7 +78,7 @@ def run_rows(
                     raise RowFailedError(f"the row {settings[number].name!r} failed: {message}")
                 del running[ready]
                 ready.close()
-                process.join()
+                worker.join()
                 done[number] = message
                 progress(number, 1.0)
     finally:

@@ -39,7 +39,6 @@ from iii_resilience.retry.decorator import iii_retry
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.propagation import InboundCall, from_metadata, handling
 from iii_resilience.sdk.versions import sdk_of
-from iii_resilience.telemetry import logger
 from iii_resilience.testing.virtual_time import run_in_virtual_time
 
 _SDK = sdk_of((0, 25, 0))  # whatever is installed, or nothing: a simulation is the same everywhere
@@ -86,17 +85,23 @@ def run_row(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log, and random numbers that belong to the call that draws them."""
+    logger = logging.getLogger("iii_resilience")
     level = logger.level
     with ExitStack() as stack:
         stack.callback(logger.setLevel, level)
         logger.setLevel(logging.CRITICAL + 1)
         stack.enter_context(patch.object(random, "random", _draw))
+        stack.enter_context(patch.object(random, "uniform", _uniform))  # tenacity's
         yield
 
 
 def _draw() -> float:
     trace = current_trace.get()
     return 0.5 if trace is None else trace.random.random()
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * _draw()
 
 
 class _Run:

@@ -313,7 +313,7 @@ class _Serving:
 
     def _due(self) -> None:
         self._pass_time()
-        ended = []
+        ended: list[Job] = []
         # The first has its work by definition, whatever the sums were rounded to.
         while self._heap and (not ended or self._heap[0][0] <= self._level):
             ended.append(heappop(self._heap)[2])

@@ -25,13 +25,10 @@ def chart(rows: Sequence[Row], scenario: Scenario, width: int = 100) -> list[str
     names = max(len(row.name) for row in rows)
     columns = max(10, width - names - 10)
     lines = []
-    for title, of in (
-        ("attempts/s", lambda row: row.curves.series.attempts),
-        ("answers/s", lambda row: row.curves.series.answers),
-    ):
-        curves = [_columns(of(row), columns) for row in rows]
+    for series in ("attempts", "answers"):
+        curves = [_columns(getattr(row.curves.series, series), columns) for row in rows]
         top = max((value for curve in curves for value in curve), default=0.0)
-        lines.append(f"{title}, full height {top:.0f}/s")
+        lines.append(f"{series}/s, full height {top:.0f}/s")
         for row, curve in zip(rows, curves, strict=True):
             lines.append(f"{row.name:>{names}} {''.join(_bar(value, top) for value in curve)}")
     first = rows[0].curves.first

@@ -11,9 +11,9 @@ bounded, whatever a remote side sends.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -33,6 +33,12 @@ from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.lookup import III, LOCAL, LONGEST_CODE, find
 from iii_resilience.core.codes.model import Category, Code, Execution
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import json
+else:
+    json = lazy_module("json")  # most programs never see a structured message
 
 _LONGEST_WORDS = 1024  # a function id or the name of a queue stands in them, nothing else
 _DEPTH = 4  # a worker that calls a worker that calls a worker: deeper causes add nothing

@@ -6,8 +6,8 @@ called (`classifiers.execution_proof`).
 
 from __future__ import annotations
 
-import json
 import re
+from typing import TYPE_CHECKING
 
 from iii_resilience.core.classifiers.text_patterns import (
     FIFO_FIELD,
@@ -21,6 +21,12 @@ from iii_resilience.core.classifiers.text_patterns import (
 from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.lazy_imports import lazy_module
+
+if TYPE_CHECKING:
+    import json
+else:
+    json = lazy_module("json")  # most programs never see a structured message
 
 
 def refine(failure: Failure) -> Failure:

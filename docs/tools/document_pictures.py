@@ -1,7 +1,7 @@
 """Draw the diagrams and plots of the documents: `make pictures`.
 
-    python docs/tools/pictures.py          # write docs/pictures/*.svg
-    python docs/tools/pictures.py --check  # exit with 1 if a picture is stale
+    python docs/tools/document_pictures.py          # write docs/pictures/*.svg
+    python docs/tools/document_pictures.py --check  # exit with 1 if a picture is stale
 
 The plots come from the library's own classes, with a fixed seed: the same code draws the same file.
 """
@@ -15,8 +15,8 @@ from random import Random
 
 from drawing import COLOURS, Box, Picture, Plot
 
-from iii_resilience.core.backoff import Backoff
 from iii_resilience.core.guards.breaker import Breaker
+from iii_resilience.core.guards.budget import Budget, PermitBucket
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 _SEED = 26
@@ -138,34 +138,41 @@ def nested() -> str:
     return plot.svg()
 
 
-def jitter() -> str:
-    """When the retries of clients that failed together arrive."""
-    clients, width = 1000, 0.05
+def _load(rate: float, bucket: PermitBucket | None, attempts: int = 4) -> float:
+    """Attempts per call when a share of all attempts fails; 200 calls a second for five minutes."""
+    random = Random(_SEED)
+    calls, sent = 60_000, 0
+    for call in range(calls):
+        now, permits = call / 200, 0
+        succeeded = random.random() >= rate
+        sent += 1
+        while not succeeded and permits + 1 < attempts:
+            if bucket is not None and not bucket.reserve(now):
+                break
+            permits += 1
+            sent += 1
+            succeeded = random.random() >= rate
+        if bucket is not None:
+            if succeeded:
+                bucket.succeeded(permits)
+            else:
+                bucket.gave_up(now, permits)
+    return sent / calls
+
+
+def budget() -> str:
+    """The load on a failing function with and without a retry budget."""
     plot = Plot(
-        f"Retries per {width * 1000:g} ms after {clients} calls fail at the same moment",
-        ("seconds after the failure", 0, 2),
-        ("retries", 0, 500),
-        ((0, 0.5, 1, 1.5, 2), (0, 100, 200, 300, 400, 500)),
-        legend=440,
+        "Load on a failing function: attempts per call, 200 calls a second",
+        ("share of attempts that fail, in percent", 0, 100),
+        ("attempts per call", 1, 4.2),
+        ((0, 20, 40, 60, 80, 100), (1, 2, 3, 4)),
     )
-    for place, (name, kind) in enumerate(
-        (("no jitter", "none"), ("full jitter (default)", "full"))
-    ):
-        schedule = Backoff(jitter=kind)
-        random = Random(_SEED)
-        counts = [0] * int(2 / width)
-        for _ in range(clients):
-            at = 0.0
-            for retry in range(3):
-                at += schedule.delay(retry, random.random) or 1e-6
-                if at < len(counts) * width:
-                    counts[int(at / width + 1e-9)] += 1
-        colour = COLOURS[1 if kind == "none" else 0]
-        steps: list[tuple[float, float]] = []
-        for index, count in enumerate(counts):
-            steps += [(index * width, count), ((index + 1) * width, count)]
-        plot.curve(steps, colour, name, place)
-    plot.text((510, 96), "1000 at once, three times", size=12, fill=COLOURS[1])
+    rates = [step / 40 for step in range(41)]
+    without = [(100 * rate, _load(rate, None)) for rate in rates]
+    within = [(100 * rate, _load(rate, Budget().bucket_for())) for rate in rates]
+    plot.curve(without, COLOURS[1], "4 attempts, no budget", 0)
+    plot.curve(within, COLOURS[0], "4 attempts, default budget", 1)
     return plot.svg()
 
 
@@ -229,7 +236,7 @@ DRAWN: dict[str, Callable[[], str]] = {
     "call.svg": call_states,
     "breaker.svg": breaker_states,
     "nested.svg": nested,
-    "jitter.svg": jitter,
+    "budget_load.svg": budget,
     "deadline.svg": deadline,
     "deploy.svg": deploy,
 }
