@@ -57,11 +57,11 @@ def of_the_budget() -> dict[str, Callable[[], object]]:
 
     def succeeds() -> None:
         if bucket.level < bucket.burst:
-            bucket.succeeded()
+            bucket.succeeded(1.0)
 
     def retries() -> None:
         if bucket.reserve(1.0):
-            bucket.succeeded(1)
+            bucket.succeeded(1.0, 1)
 
     return {
         "PermitBucket, a success with a full bucket": succeeds,

@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.core import system_clock as clock
 from iii_resilience.core.guards.budget import Budget, PermitBucket
 
 
@@ -52,10 +51,10 @@ class WindowRule(OtherRule):
         self._retries.append(now)
         return True
 
-    def succeeded(self, permits: int = 0) -> None:
+    def succeeded(self, now: float, permits: int = 0) -> None:
         """See `PermitBucket`."""
         del permits
-        self._calls.append(clock.monotonic())
+        self._calls.append(now)
 
     def gave_up(self, now: float, permits: int = 0) -> None:
         """See `PermitBucket`."""
@@ -81,8 +80,9 @@ class QuotaRule(OtherRule):
         self._tokens -= self.COST
         return True
 
-    def succeeded(self, permits: int = 0) -> None:
+    def succeeded(self, now: float, permits: int = 0) -> None:
         """See `PermitBucket`."""
+        del now
         self._tokens = min(self.TOKENS, self._tokens + (self.COST if permits else 1))
 
     def gave_up(self, now: float, permits: int = 0) -> None:
@@ -115,9 +115,9 @@ class TokenRule(OtherRule):
         self._denied += not allowed
         return allowed
 
-    def succeeded(self, permits: int = 0) -> None:
+    def succeeded(self, now: float, permits: int = 0) -> None:
         """See `PermitBucket`."""
-        del permits
+        del now, permits
         self._tokens = min(self.TOKENS, self._tokens + self.RATIO)
 
     def gave_up(self, now: float, permits: int = 0) -> None:

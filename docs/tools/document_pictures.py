@@ -153,7 +153,7 @@ def _load(rate: float, bucket: PermitBucket | None, attempts: int = 4) -> float:
             succeeded = random.random() >= rate
         if bucket is not None:
             if succeeded:
-                bucket.succeeded(permits)
+                bucket.succeeded(now, permits)
             else:
                 bucket.gave_up(now, permits)
     return sent / calls

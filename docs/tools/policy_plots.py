@@ -154,7 +154,7 @@ def budget() -> Numbers:
             if fails:
                 bucket.gave_up(now, permits)
             else:
-                bucket.succeeded(permits)
+                bucket.succeeded(now, permits)
         found[f"level, {name}"] = levels
         for what, counts in (("sent", sent), ("denied", denied)):
             found[f"{what}, {name}"] = [

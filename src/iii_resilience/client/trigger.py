@@ -19,6 +19,7 @@ from iii_resilience.client.trigger_call import CallOptions, TriggerCall
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.config.default_book import default_book
 from iii_resilience.config.policy_set import PolicySet, SelectedPolicy
+from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Reason
 from iii_resilience.core.effects import drive, drive_async
@@ -80,7 +81,7 @@ class Caller:
         else:
             bucket = call.plan.bucket
             if bucket is not None and bucket.level < bucket.burst and call.may_repeat:
-                bucket.succeeded()
+                bucket.succeeded(clock.monotonic())
             meters.succeeded(call.plan.function_id, call.started)
             return result
         outcome = run.retry(attempt, sends=False)
@@ -122,7 +123,7 @@ class Caller:
         else:
             bucket = call.plan.bucket
             if bucket is not None and bucket.level < bucket.burst and call.may_repeat:
-                bucket.succeeded()
+                bucket.succeeded(clock.monotonic())
             meters.succeeded(call.plan.function_id, call.started)
             return result
         outcome = await run.retry_async(attempt, sends=False)

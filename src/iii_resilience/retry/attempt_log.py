@@ -97,8 +97,11 @@ class AttemptLog:
             else:
                 self.bucket.release()
 
-    def succeeded(self) -> int:
+    def succeeded(self, now: float) -> int:
         """The call has succeeded: the permits of its retries are given back.
+
+        Args:
+            now: Monotonic time in seconds.
 
         Returns:
             How many.
@@ -107,7 +110,7 @@ class AttemptLog:
             return 0
         permits = self.spent + self.permit  # as `_take_spent`: the permit under way was sent
         self.spent, self.permit = 0, False
-        self.bucket.succeeded(permits)
+        self.bucket.succeeded(now, permits)
         return permits
 
     def gave_up(self, now: float, *, retryable: bool) -> int:

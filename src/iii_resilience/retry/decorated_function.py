@@ -88,7 +88,7 @@ def wrap_sync(  # noqa: C901, PLR0915 - see above
             raise
         else:
             if bucket is not None and bucket.level < bucket.burst:
-                bucket.succeeded()
+                bucket.succeeded(clock.monotonic())
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             if unknown and value is not None:
@@ -170,7 +170,7 @@ def wrap_async(  # noqa: C901, PLR0915 - see above
             raise
         else:
             if bucket is not None and bucket.level < bucket.burst:
-                bucket.succeeded()
+                bucket.succeeded(clock.monotonic())
             if meters.probe._real_instrument is not None:  # noqa: SLF001 - see `Meters.probe`
                 meters.succeeded(name, started)
             return value

@@ -82,7 +82,7 @@ class RetryAttempt:
             if run is None:
                 bucket = self._bucket
                 if bucket is not None and bucket.level < bucket.burst:
-                    bucket.succeeded()
+                    bucket.succeeded(clock.monotonic())
                 meters.succeeded(_LOOP, self._started)
             else:
                 run.succeeded()

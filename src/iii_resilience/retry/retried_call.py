@@ -198,7 +198,7 @@ class RetriedCall:
 
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
-        permits = self.log.succeeded()
+        permits = self.log.succeeded(clock.monotonic())
         if self._telemetry is not None:
             self._telemetry.permits(REFUNDED, permits)
             self._telemetry.succeeded()

@@ -84,7 +84,7 @@ class _Calls:
         run = self.run(state)
         if error is None and not getattr(state, _EARNED, False):  # a `retry` of the user's goes on
             setattr(state, _EARNED, True)
-            if permits := run.log.succeeded():
+            if permits := run.log.succeeded(clock.monotonic()):
                 run.telemetry.permits(REFUNDED, permits)
         if not isinstance(error, Exception):
             return None

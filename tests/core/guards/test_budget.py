@@ -76,7 +76,7 @@ class BucketMachine(RuleBasedStateMachine):
     def succeed(self, data: st.DataObject) -> None:
         permits = data.draw(st.integers(0, self.sent))
         before = self.bucket.available(self.now)
-        self.bucket.succeeded(permits)
+        self.bucket.succeeded(self.now, permits)
         self.sent -= permits
         self.refunded += permits
         self.successes += 1
@@ -150,7 +150,7 @@ class TestLevel:
             assert bucket.reserve(0.0)
             assert bucket.reserve(0.0)
             assert not bucket.reserve(0.0)
-            bucket.succeeded(2)
+            bucket.succeeded(0.0, 2)
         assert (bucket.taken, bucket.refunded, bucket.wasted) == (100, 100, 0)
 
     def test_calls_that_fail_twice_each_all_succeed(self) -> None:
@@ -158,12 +158,12 @@ class TestLevel:
         for _ in range(50):
             assert bucket.reserve(0.0)
             assert bucket.reserve(0.0)
-            bucket.succeeded(2)
+            bucket.succeeded(0.0, 2)
 
     def test_successes_earn_ratio(self) -> None:
         bucket = emptied()
         for _ in range(15):
-            bucket.succeeded()
+            bucket.succeeded(0.0)
         assert bucket.available(100.0) == pytest.approx(1.5)
 
     def test_failed_call_costs_twice_ratio(self) -> None:
@@ -181,7 +181,7 @@ class TestLevel:
             if number % 10 < failing:
                 bucket.gave_up(100.0)
             else:
-                bucket.succeeded()
+                bucket.succeeded(0.0)
         assert (bucket.available(100.0) > 5.0) == fills
 
     def test_time_adds_min_per_second(self) -> None:
@@ -205,7 +205,7 @@ class TestLevel:
         assert bucket.empty_for(25.0) == 5.0
         bucket.gave_up(26.0)
         assert bucket.empty_for(30.0) == 10.0
-        bucket.succeeded(1)
+        bucket.succeeded(0.0, 1)
         assert bucket.empty_for(31.0) == 0.0
 
     @given(
@@ -251,7 +251,22 @@ class TestInFlight:
             assert bucket.reserve(started)
             assert not bucket.was_in_flight(started)
             assert bucket.was_in_flight(started - 1)
-            bucket.succeeded(1)
+            bucket.succeeded(0.0, 1)
+
+    def test_failures_at_random_that_retries_repair_hide_no_trouble(self) -> None:
+        bucket = PermitBucket(0.1, 2.0, 0.0)
+        assert bucket.reserve(10.0)  # in its delay all the while
+        bucket.succeeded(20.0)
+        assert bucket.level < bucket.burst
+        assert bucket.was_in_flight(19.0)
+        assert not bucket.was_in_flight(20.0)
+
+    def test_lost_permits_are_trouble(self) -> None:
+        bucket = PermitBucket(0.1, 2.0, 0.0)
+        assert bucket.reserve(10.0)
+        bucket.gave_up(11.0, 1)
+        bucket.succeeded(20.0)
+        assert not bucket.was_in_flight(10.0)
 
     def test_clock_set_back_lets_nobody_start_before_trouble(self) -> None:
         bucket = PermitBucket(0.1, 1.0, 0.0)
@@ -307,7 +322,7 @@ class TestSharing:
         assert again.available(0.0) == 2.0
         assert again.reserve(0.0)
         assert again.reserve(0.0)
-        again.succeeded()
+        again.succeeded(0.0)
         assert again.available(2.0) == 1.0
 
     def test_buckets_for_function_ids_without_end_do_not_pile_up(self) -> None:
@@ -372,11 +387,11 @@ class TestThreads:
             draw = random.Random(1)
             for _ in range(3_000):
                 if not bucket.reserve(0.0):
-                    bucket.succeeded()
+                    bucket.succeeded(0.0)
                 elif draw.random() < 0.3:
                     bucket.release()
                 elif draw.random() < 0.7:
-                    bucket.succeeded(1)
+                    bucket.succeeded(0.0, 1)
                 else:
                     bucket.gave_up(0.0, 1)
 

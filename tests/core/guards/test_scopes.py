@@ -46,7 +46,7 @@ class TestBudget:
         bucket = emptied(before, 0)
         after = Budget(0.5, min_per_second=0.25)
         after.continues(before, 100.0)
-        bucket.succeeded()
+        bucket.succeeded(0.0)
         assert bucket.available(100.0) == 0.5
         assert bucket.available(102.0) == 1.0
 

@@ -111,15 +111,21 @@ class PermitBucket:
             self.taken -= 1
             self._add(1.0)
 
-    def succeeded(self, permits: int = 0) -> None:
+    def succeeded(self, now: float, permits: int = 0) -> None:
         """A call has succeeded. A call without permits need not report it to a full bucket.
 
         Args:
+            now: Monotonic time in seconds.
             permits: The permits of its retries that were sent; they are given back.
         """
         with self._lock:
             self.refunded += permits
             self._add(permits + self._ratio)
+            # Permits that are out may all come back: retries of failures at random, that help,
+            # must not hide that nothing is lost.
+            out = self.taken - self.refunded - self.wasted
+            if self.level + out >= self.burst:
+                self._full_at = max(self._full_at, now)
 
     def gave_up(self, now: float, permits: int = 0) -> None:
         """A call was sent, failed in a way that another call might not, and is given up.
