@@ -253,7 +253,7 @@ class TestInFlight:
             assert bucket.was_in_flight(started - 1)
             bucket.succeeded(0.0, 1)
 
-    def test_failures_at_random_that_retries_repair_hide_no_trouble(self) -> None:
+    def test_failures_that_retries_repair_hide_no_trouble(self) -> None:
         bucket = PermitBucket(0.1, 2.0, 0.0)
         assert bucket.reserve(10.0)  # in its delay all the while
         bucket.succeeded(20.0)
@@ -296,7 +296,7 @@ class TestSharing:
         assert first.bucket_for() is not second.bucket_for()
         assert "_states" not in repr(first)
 
-    def test_changed_policy_shares_budget_and_changed_budget_does_not(self) -> None:
+    def test_changed_policy_shares_budget_changed_budget_does_not(self) -> None:
         policy = RetryPolicy()
         assert policy.replace(attempts=9).budget is policy.budget
         assert policy.budget is not None
