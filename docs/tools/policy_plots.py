@@ -56,6 +56,7 @@ def digest_in(path: Path) -> str | None:
 # Backoff.
 
 _RETRIES = 8
+_LOOKS = {"full": 2, "equal": 3, "decorrelated": 1, "none": 0}
 _CLIENTS = 1000
 _BIN = 0.02  # seconds
 
@@ -88,7 +89,7 @@ def draw_backoff(path: Path, numbers: Numbers) -> None:
     title = "Backoff(base=0.2, factor=2, cap=20): the delays, and what jitter is for"
     with _figure(path, title, numbers, columns=2) as (ranges, arrivals):
         for place, jitter in enumerate(JITTERS):
-            look = plots.style((2, 3, 1, 0)[place])
+            look = plots.style(_LOOKS.get(jitter, place))
             for retry, (least, most) in enumerate(numbers[jitter]):
                 x = retry + 1 + 0.2 * (place - 1.5)
                 label = jitter if retry == 0 else None

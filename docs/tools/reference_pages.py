@@ -107,7 +107,11 @@ def policy_fields() -> str:
             "in Python only."
         ),
     ]
-    assert set(_SECTIONS) == set(KINDS)
+    if set(_SECTIONS) != set(KINDS):
+        raise ValueError(
+            "describe these classes of a policy file in _SECTIONS, or remove them: "
+            f"{set(_SECTIONS) ^ set(KINDS)}"
+        )
     for kind, (title, where, words) in _SECTIONS.items():
         rows = [
             (
