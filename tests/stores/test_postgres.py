@@ -359,7 +359,7 @@ def test_end_of_key_wakes_who_waits_for_it(
 
     second = threading.Thread(target=repeat)
     second.start()
-    until(lambda: bool(rows(store._dsn, "SELECT 1 FROM pg_stat_activity WHERE query ~ 'LISTEN'")))
+    until(lambda: bool(rows(store._dsn, "SELECT 1 FROM pg_stat_activity WHERE query ~ '^LISTEN'")))
     began = time.monotonic()
     go_on.set()
     first.join(30)
