@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +22,7 @@ from iii_resilience import (
     retrying,
 )
 from iii_resilience.core.guards.breaker import CircuitState
+from iii_resilience.retry.cancellation import refuse_other_libraries
 
 LONG = 60.0
 
@@ -233,3 +235,17 @@ async def test_cancelled_call_raises_cancellation_without_report() -> None:
         await task
     assert caught.value.args == ("enough",)
     assert report_for(caught.value) is None
+
+
+def test_coroutine_driven_by_hand_needs_no_sniffio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sniffio", raising=False)
+    calls: list[int] = []
+
+    @iii_retry(idempotent=True)
+    async def call() -> None:
+        calls.append(1)
+
+    with pytest.raises(StopIteration):
+        call().send(None)
+    refuse_other_libraries("call")
+    assert calls == [1]

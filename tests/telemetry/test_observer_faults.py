@@ -29,6 +29,7 @@ from iii_resilience import (
 from iii_resilience.core.observers import IsolatedObserver, logger
 from iii_resilience.handling import consumer, reports_errors
 from iii_resilience.stores import MemoryStore
+from iii_resilience.telemetry.spans import current_ids
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 QUICK = RetryPolicy(
@@ -442,6 +443,17 @@ class TestWhatIsSaid:
             with observer:
                 raise type(name, (Exception,), {})
         assert len(observer_faults.seen()) <= 100
+
+
+def test_span_that_cannot_be_found_has_no_ids(
+    monkeypatch: pytest.MonkeyPatch, observer_faults: ObserverFaults
+) -> None:
+    def fails() -> Any:
+        raise ObserverError
+
+    monkeypatch.setattr(trace, "get_current_span", fails)
+    assert current_ids() == (None, None)
+    assert len(observer_faults.seen()) == 1
 
 
 def test_every_record_of_library_is_isolated() -> None:

@@ -70,8 +70,8 @@ class BlockingWork:
                 undo(self._answers[0])
 
             undone, _ = await _finished(in_thread(take_back))
-            if not undone.cancelled():
-                undone.exception()  # looked at: the undo has said itself what went wrong
+            # Looked at: the undo has said itself what went wrong.
+            _ = undone.cancelled() or undone.exception()
         return cancelled
 
     def _run(self) -> None:

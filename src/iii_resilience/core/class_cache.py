@@ -50,11 +50,8 @@ class ClassCache(Generic[T]):
             value: The value; it must not hold the class.
         """
         kept, number = self.kept, id(kind)
-        while len(kept) >= MOST:
-            oldest = next(iter(list(kept)), None)
-            if oldest is None:
-                break
-            kept.pop(oldest, None)
+        for oldest in list(kept)[: max(0, len(kept) + 1 - MOST)]:
+            kept.pop(oldest, None)  # another thread may have done it
         kept[number] = (weakref.ref(kind, _Removal(self, number)), value)
 
 

@@ -158,7 +158,8 @@ def _after_writing(name: str) -> Callable[..., Any]:
         record = self.record
         if record is not None:
             text = _NOTE + _note(record.report, record.hint)
-            if self.record is record:  # else another thread has written it meanwhile
+            # Else another thread has written it meanwhile.
+            if self.record is record:  # pragma: no branch - no test can hold a thread here
                 self.record = None
                 list.insert(self, 0, text)
         return plain(self, *args, **kwargs)
