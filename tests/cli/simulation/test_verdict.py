@@ -82,6 +82,10 @@ def test_limits(limits: Limits, row: Row, broken: list[str]) -> None:
             "p.yaml:4 budget.ratio: 40 processes may send 120 retries/s for 120 calls/s; write 0.1",
         ),
         (
+            "budget: {ratio: 0.1, burst: 1}",
+            "p.yaml:4 budget.ratio: 40 processes may send 12 retries/s for 120 calls/s; lower it, or",
+        ),
+        (
             "budget: null",
             "p.yaml:4 budget: nothing limits retries: 4 attempts a call multiply the load by 3.9",
         ),

@@ -10,8 +10,10 @@ import attrs
 from iii_resilience.cli.simulation.measurement import Row
 from iii_resilience.cli.simulation.scenario import Scenario
 from iii_resilience.config.explain import BUILT_IN, Value
+from iii_resilience.core.guards.budget import Budget
 from iii_resilience.core.policy import RetryPolicy
 
+_USUAL = Budget()
 _MUCH = 1.3  # load factor beyond which retries are what to look at first
 _SLOWER = 1.5  # times the recovery without retries, beyond which they are too
 
@@ -137,14 +139,19 @@ def _culprit(subject: Subject, row: Row, scenario: Scenario) -> str:
         "budget.burst": budget.burst * processes,
         "budget.ratio": budget.ratio * scenario.calls.rate * (end - start),
     }
+    less = f"lower it, or attempts ({policy.attempts})"
     worst = max(adds, key=lambda path: adds[path])
     said = {
         "budget.min_per_second": f"may send {budget.min_per_second * processes:g} retries/s; "
-        "write 0.005, which is small for a whole fleet too",
-        "budget.burst": f"may send {budget.burst * processes:g} retries at once; lower it, or "
-        f"attempts ({policy.attempts})",
+        + (
+            "write 0.005, which is small for a whole fleet too"
+            if budget.min_per_second > _USUAL.min_per_second
+            else less
+        ),
+        "budget.burst": f"may send {budget.burst * processes:g} retries at once; {less}",
         "budget.ratio": f"may send {budget.ratio * scenario.calls.rate:g} retries/s for "
-        f"{scenario.calls.rate:g} calls/s; write 0.1",
+        f"{scenario.calls.rate:g} calls/s; "
+        + ("write 0.1" if budget.ratio > _USUAL.ratio else less),
     }
     several = "1 process" if processes == 1 else f"{processes} processes"
     return f"{subject.where(worst)}: {several} {said[worst]}"
