@@ -83,7 +83,7 @@ def test_limits(limits: Limits, row: Row, broken: list[str]) -> None:
         ),
         (
             "budget: {ratio: 0.1, burst: 1}",
-            "p.yaml:4 budget.ratio: 40 processes may send 12 retries/s for 120 calls/s; lower it, or",
+            "p.yaml:4 budget.ratio: 40 processes may send 12 retries/s for 120 calls/s; lower it",
         ),
         (
             "budget: null",
