@@ -5,32 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import RedisServer, client, needs_redis, redis_server, store
 
 from iii_resilience.stores import RedisStore, State, StoreUnavailableError
 
-__all__ = ["redis_server"]
+__all__ = ["client", "redis_server", "store"]
 
 KEEP = 3600.0
-
-
-@pytest.fixture
-def store(redis_server: RedisServer) -> Iterator[RedisStore]:
-    made = RedisStore(redis_server.url, timeout=2.0)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[Any]:
-    made: Any = redis.Redis.from_url(redis_server.url, decode_responses=True)
-    yield made
-    made.close()
 
 
 def claim(store: RedisStore, lease: float = KEEP) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import RedisServer, client, needs_redis, redis_server, store
 
 from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
 from iii_resilience.stores import (
@@ -23,24 +23,10 @@ from iii_resilience.stores import (
 )
 from iii_resilience.stores.protocol import Renewal, digest
 
-__all__ = ["redis_server"]
+__all__ = ["client", "redis_server", "store"]
 
 pytestmark = needs_redis
 KEEP = 3600.0
-
-
-@pytest.fixture
-def store(redis_server: RedisServer) -> Iterator[RedisStore]:
-    made = RedisStore(redis_server.url, timeout=2.0)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(redis_server: RedisServer) -> Iterator[Any]:
-    made: Any = redis.Redis.from_url(redis_server.url, decode_responses=True)
-    yield made
-    made.close()
 
 
 def claim(store: RedisStore, slot: str = "k", nonce: str = "") -> Any:

@@ -9,8 +9,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+
+from iii_resilience.stores import RedisStore
 
 PROGRAM = shutil.which("redis-server")
 MISSING = "redis-server is not installed (Debian: apt-get install redis-server)"
@@ -91,3 +95,19 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[RedisStore]:
+    """A store on the server."""
+    made = RedisStore(redis_server.url, timeout=2.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Iterator[Any]:
+    """A client of redis-py on the server, for what a test looks at or breaks."""
+    made: Any = redis.Redis.from_url(redis_server.url, decode_responses=True)
+    yield made
+    made.close()
