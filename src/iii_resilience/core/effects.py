@@ -128,7 +128,15 @@ def drive(
                 if isinstance(step, CallHandler):
                     value = call(**step.extra)
                 elif isinstance(step, Sleep):
-                    _sleep(step, sleep)
+                    if step.sleeper is None:
+                        sleep(step.seconds)
+                    else:
+                        wake = step.sleeper.add()
+                        try:
+                            with suppress(TimeoutError):
+                                wake.result(min(step.seconds, TIMEOUT_MAX))
+                        finally:
+                            step.sleeper.leave(wake)
                 elif isinstance(step, Wait):
                     value = step.future.result(min(step.seconds, TIMEOUT_MAX))
                 else:
@@ -171,7 +179,7 @@ async def drive_async(  # noqa: C901 - one branch for each kind of effect
                 elif isinstance(step, CallHandler):
                     value = await call(**step.extra)
                 elif isinstance(step, Sleep):
-                    await _sleep_async(step, sleep)
+                    await _sleep(step, sleep)
                 else:
                     future = asyncio.wrap_future(step.future)
                     value = await asyncio.wait_for(future, step.seconds)
@@ -207,19 +215,7 @@ async def _block(
     return work.answer()
 
 
-def _sleep(step: Sleep, sleep: Callable[[float], object]) -> None:
-    if step.sleeper is None:
-        sleep(step.seconds)
-        return
-    wake = step.sleeper.add()
-    try:
-        with suppress(TimeoutError):
-            wake.result(min(step.seconds, TIMEOUT_MAX))
-    finally:
-        step.sleeper.leave(wake)
-
-
-async def _sleep_async(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
+async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
     if step.sleeper is None:
         await (sleep or asyncio.sleep)(step.seconds)
         return
