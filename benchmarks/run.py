@@ -87,12 +87,12 @@ def stores(effort: Effort) -> Iterator[Section]:
     rounds = max(1, int(40 * effort.scale))
     for heading, *rows in _printed("bench_stores", rounds):
         text = (
-            "Operations a second of one thread, each on the disk before it is answered: a key that "
-            "is claimed and finished, whose effects go elsewhere; a call of a handler that writes "
-            "one row in the store's `transaction`; and the same row written and committed without "
-            "a store. Servers of their own on this machine's disk and its sockets, Redis with "
-            f"`appendfsync always`; {rounds} rounds of all in turn, the median of the ratios "
-            "within a round."
+            "Operations a second of one thread: a key that is claimed and finished, whose effects "
+            "go elsewhere; a call of a handler that writes one row in the store's `transaction`; "
+            "and the same row written and committed without a store. An outcome, and a commit, is "
+            "on the disk before it is answered (Redis: `appendfsync always`). Servers of their "
+            f"own on this machine, over a socket; {rounds} rounds of all in turn, the median of "
+            "the ratios within a round."
         )
         yield Section("Keys on each store", text, heading, rows)
 
