@@ -17,7 +17,7 @@ from iii_resilience.stores.postgres_connections import (
     import_psycopg,
     refuse_transaction_pooling,
 )
-from iii_resilience.stores.postgres_schema import VERSION, PostgresSchema
+from iii_resilience.stores.postgres_schema import NEEDED, VERSION, PostgresSchema
 
 _TRIPS: Final = 9
 
@@ -69,7 +69,7 @@ def postgres_status(
         with as_store_errors():
             refuse_transaction_pooling(connection, dsn, timeout)
             version, oldest = place.found(connection)
-            lacking = tuple(place.lacking(connection)) if version else ()
+            lacking = tuple(place.lacking(connection, NEEDED)) if version else ()
             (server,) = connection.execute("SHOW server_version").fetchone()
             trips = [_trip(connection) for _ in range(_TRIPS)]
     finally:
