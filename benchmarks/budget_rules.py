@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.guards.budget import Budget, PermitBucket
+from iii_resilience.core.guards.scopes import Scope
 
 
 class OtherRule(PermitBucket):
@@ -142,7 +143,7 @@ class RuleBudget(Budget):
 
     rule: type[OtherRule] = attrs.field(kw_only=True)
 
-    def bucket_for(self, scope: str | None = None) -> PermitBucket:
+    def bucket_for(self, scope: Scope = None) -> PermitBucket:
         """See `Budget`."""
         found = self._states.get(scope)
         return self._states.add(scope, self._make) if found is None else found

@@ -150,25 +150,29 @@ class _Live:
 
 def kills(*, quick: bool) -> Iterator[Section]:
     """Calls in flight on something that is killed once, in real time."""
-    sizes = (50,) if quick else (50, 500)
+    settings = ((50, 0.0),) if quick else ((50, 0.0), (500, 0.0), (50, 0.05), (500, 0.05))
     logging.disable(logging.CRITICAL)
     rows, bounds = [], []
-    for size in sizes:
+    for size, failing in settings:
         with TemporaryDirectory() as home:
             os.environ["HOME"] = home
             failed = {
-                "`worker.trigger`, worker killed": through_trigger(size, Path(home)),
-                "`@iii_retry`, server restarted": through_decorator(size),
+                "`worker.trigger`, worker killed": through_trigger(
+                    size, Path(home), failing=failing
+                ),
+                "`@iii_retry`, server restarted": through_decorator(size, failing=failing),
             }
         for name, count in failed.items():
-            rows.append([name, str(size), str(count)])
-            bounds.append(Bound(f"{name}, {size} calls, failed", count / size, 0.01))
+            rows.append([name, str(size), f"{failing:.0%}", str(count)])
+            what = f"{name}, {size} calls, {failing:.0%} at random, failed"
+            bounds.append(Bound(what, count / size, 0.01))
     yield Section(
         "Calls in flight when a worker or server is killed",
         "All calls are in flight at once, in one process. The worker's process is killed (SIGKILL) "
         "and another one registers the function. The server resets all connections and accepts new "
-        "ones at once. In real time, with the default policy.",
-        ("calls", "in flight", "failed"),
+        "ones at once. In real time, with the default policy. In the rows with failures at random "
+        "these attempts fail too, before and after, and those of 50 other calls a second.",
+        ("calls", "in flight", "attempts that fail at random", "failed"),
         rows,
         bounds,
     )

@@ -7,10 +7,13 @@ coroutine. Knows nothing of what is good or bad: the tests judge, and the benchm
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,21 @@ from iii_resilience import RetryPolicy, iii_retry, resilient
 
 _WORK = 8.0  # seconds a call takes in the worker: all have arrived before the first one ends
 _WITHIN = 60.0  # seconds for the calls to arrive
+_BEFORE = 1.0  # seconds that other calls fail at random before
+_EVERY = 0.02  # seconds between two of them
 
 
-def through_trigger(calls: int, home: Path, policy: RetryPolicy | None = None) -> int:
+def through_trigger(
+    calls: int, home: Path, policy: RetryPolicy | None = None, *, failing: float = 0.0
+) -> int:
     """How many of the calls fail whose worker is killed (SIGKILL); another one takes over.
 
     Args:
         calls: Calls in flight.
         home: A directory for what the run leaves behind.
         policy: Their policy; None for the default one.
+        failing: The part of all attempts that fail for another reason, at random. If there is
+            one, 50 other calls a second come before, meanwhile and after.
     """
     log = home / "runs.log"
     with Engine(home) as engine:
@@ -41,17 +50,21 @@ def through_trigger(calls: int, home: Path, policy: RetryPolicy | None = None) -
             first.register()
             engine.call("wait_registered", ECHO)
 
-            async def one(number: int) -> None:
-                payload = {"order": str(number), "work": _WORK}
+            async def one(order: str, work: float) -> None:
+                payload = {"order": order, "work": work, "failing": failing}
                 request = {"function_id": ECHO, "payload": payload, "timeout_ms": 60_000}
                 await worker.trigger_async(request, idempotent=True)
 
             async def main() -> int:
-                started = [asyncio.create_task(one(number)) for number in range(calls)]
-                await _until(lambda: len(read_log(log)) >= calls)
+                beside = await _beside(lambda number: one(f"beside {number}", 0.0), failing)
+                started = [asyncio.create_task(one(str(n), _WORK)) for n in range(calls)]
+                expected = {str(number) for number in range(calls)}
+                await _until(lambda: expected <= {run.order for run in read_log(log)})
                 await asyncio.to_thread(first.kill)
                 await asyncio.to_thread(second.register)
-                return await _failures(started)
+                failures = await _failures(started)
+                beside.cancel()
+                return failures
 
             return asyncio.run(main())
         finally:
@@ -60,43 +73,82 @@ def through_trigger(calls: int, home: Path, policy: RetryPolicy | None = None) -
             second.end()
 
 
-def through_decorator(calls: int, policy: RetryPolicy | None = None) -> int:
+def through_decorator(
+    calls: int, policy: RetryPolicy | None = None, *, failing: float = 0.0
+) -> int:
     """How many of the calls fail whose server drops its connections, and accepts new ones at once.
 
     Args:
         calls: Calls in flight.
         policy: Their policy; None for the default one.
+        failing: As for `through_trigger`.
     """
 
     async def main() -> int:
-        server = _Server()
+        server = _Server(failing)
         await server.start()
 
         @iii_retry(idempotent=True, policy=policy or RetryPolicy())
-        async def fetch() -> bytes:
+        async def fetch(how: bytes) -> bytes:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             try:
+                writer.write(how)
                 answer = await reader.readexactly(2)
             finally:
                 writer.close()
             return answer
 
-        started = [asyncio.create_task(fetch()) for _ in range(calls)]
+        beside = await _beside(lambda _: fetch(_QUICK), failing)
+        started = [asyncio.create_task(fetch(_LONG)) for _ in range(calls)]
         try:
             await _until(lambda: server.open >= calls)
             await server.restart()
             return await _failures(started)
         finally:
+            beside.cancel()
             await server.stop()
 
     return asyncio.run(main())
 
 
-class _Server:
-    """Answers no connection before its restart, and each one after it."""
+async def _beside(
+    call: Callable[[int], Awaitable[object]], failing: float
+) -> asyncio.Task[None]:
+    """Other calls, until they are cancelled; returns once there have been some.
 
-    def __init__(self) -> None:
+    Args:
+        call: Makes one.
+        failing: The part of attempts that fails; without any there are no other calls.
+    """
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in itertools.count() if failing else ():
+                group.create_task(one(number))
+                await asyncio.sleep(_EVERY)
+
+    async def one(number: int) -> None:
+        with suppress(Exception):
+            await call(number)
+
+    task = asyncio.create_task(main())
+    await asyncio.sleep(_BEFORE if failing else 0.0)
+    return task
+
+
+_QUICK, _LONG = b"q", b"l"
+
+
+class _Server:
+    """Answers long calls after its restart only, and quick ones at once.
+
+    Args:
+        failing: The part of the calls whose connection it resets, at random.
+    """
+
+    def __init__(self, failing: float) -> None:
         self.port = 0
+        self._failing = failing
         self._restarted = False
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
@@ -118,9 +170,7 @@ class _Server:
         assert self._server is not None
         self._server.close()
         for writer in self._writers:
-            connection = writer.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _reset(writer)
         self._writers.clear()
 
     async def restart(self) -> None:
@@ -129,12 +179,21 @@ class _Server:
         self._restarted = True
         await self.start()
 
-    async def _connected(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._restarted:
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        how = await reader.readexactly(1)
+        if random.random() < self._failing:
+            _reset(writer)
+        elif self._restarted or how == _QUICK:
             writer.write(b"ok")
             writer.close()
         else:
             self._writers.append(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _until(condition: Callable[[], bool]) -> None:

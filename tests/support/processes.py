@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ ECHO = "proof::echo"
 """An asynchronous function of every worker here: it writes down that it runs."""
 CLOCK_TOLERANCE = 0.1
 """Of hardened workers, in seconds: here all processes read one clock."""
+AT_RANDOM = '{"type": "transient", "message": "at random"}'
+"""How a call of `ECHO` fails, with the probability that its payload names."""
 PLAIN = "proof::plain"
 """The same, not asynchronous: it runs on a thread of the worker's."""
 
@@ -205,6 +208,8 @@ def _worker(url: str, name: str, path: str, prefix: str, how: str) -> None:
         os.write(log, f"{data.get('order', '?')}\t{time.time()!r}\t{name}\n".encode())
 
     async def echo(data: Any) -> Any:
+        if random.random() < data.get("failing", 0.0):
+            raise RuntimeError(AT_RANDOM)
         note(data)
         await asyncio.sleep(data.get("work", 0.0))
         return data.get("order")

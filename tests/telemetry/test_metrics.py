@@ -14,13 +14,14 @@ from support.telemetry_fixtures import Seen, provide
 from iii_resilience import (
     Backoff,
     Budget,
+    Bulkhead,
     PolicyBook,
     RetryPolicy,
     iii_retry,
     retrying,
     use_policies,
 )
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.scopes import Scope, everything
 from iii_resilience.telemetry import meters
 from iii_resilience.telemetry.guard_states import named
 from iii_resilience.telemetry.metrics import LIMIT, LIMIT_DEFAULT, Meters
@@ -226,6 +227,22 @@ class TestBudgets:
         found = self.budgets(seen)
         assert found["scoped", "a::b"] == 7
         assert ("inline", None) in found
+
+    def test_emptiest_of_all_namespaces(self, seen: Seen) -> None:
+        budget, bulkhead = Budget(ratio=0, burst=7, min_per_second=0), Bulkhead(3)
+        scopes: tuple[Scope, ...] = ("a::b", ("blue", "a::b"))
+        for scope in scopes:
+            named(budget.bucket_for(scope), "scoped")
+        inside = [bulkhead.slots_for(scope).acquire() for scope in scopes]
+        assert budget.bucket_for(("blue", "a::b")).reserve(0.0)
+        meters.succeeded("a", 0.0)
+        assert self.budgets(seen)["scoped", "a::b"] == 6
+        (in_use,) = [
+            point.value
+            for point in seen.metrics()["iii.bulkhead.in_use"].points
+            if point.attributes["iii.function.id"] == "a::b"
+        ]
+        assert in_use == len(inside) == 2
 
     def test_time_since_bucket_is_empty(self, seen: Seen, clock: FakeClock) -> None:
         budget = Budget(burst=1, min_per_second=0)

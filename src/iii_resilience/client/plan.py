@@ -12,11 +12,13 @@ from iii_resilience.client.readiness import Key, Readiness
 from iii_resilience.client.request import ENGINE_OWN
 from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.core.guards.budget import PermitBucket
+from iii_resilience.core.guards.scopes import Scope
 from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.retry.retry_context import RetryContext
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.telemetry import named
 
+_DEFAULT_NAMESPACE = "default"  # docs/engine-notes.md, 1
 _SDK_TIMEOUT_MS = 30_000  # the SDK's own default (docs/engine-notes.md, 6)
 
 
@@ -28,6 +30,7 @@ class CallPlan:
         ready: What is known of the functions that are registered.
         selected: The policy in force.
         function_id: The function.
+        namespace: Its namespace, or None for that of the client's calls.
 
     Attributes:
         guarded: Whether there is a `guard`.
@@ -44,6 +47,7 @@ class CallPlan:
         ready: Readiness,
         selected: SelectedPolicy,
         function_id: str,
+        namespace: str | None = None,
     ) -> None:
         self.connection = connection
         self.ready = ready
@@ -51,12 +55,20 @@ class CallPlan:
         self.policy = policy = selected.policy
         self.function_id = function_id
         own = function_id.startswith(ENGINE_OWN)
-        self.key: Key | None = None if own else (connection.client.namespace, function_id)
+        self.key: Key | None = None
+        # The same id in another namespace is another function: it shares no guard with this one.
+        self._scope: Scope = function_id
+        if not own:
+            if namespace is None:
+                namespace = connection.client.namespace
+            self.key = (namespace, function_id)
+            if namespace is not None and namespace != _DEFAULT_NAMESPACE:
+                self._scope = (namespace, function_id)
         self.carries = connection.sdk.sends_metadata and not own
         self.guarded = policy.breaker is not None or policy.bulkhead is not None
         self.bucket: PermitBucket | None = None
         if policy.budget is not None:
-            self.bucket = policy.budget.bucket_for(function_id)
+            self.bucket = policy.budget.bucket_for(self._scope)
             named(self.bucket, selected.name)
         self.timeout_ms: float = _SDK_TIMEOUT_MS
         self.timeout_from = "the SDK's default"
@@ -71,7 +83,7 @@ class CallPlan:
     @property
     def guard(self) -> AttemptGuard:
         """The breaker and bulkhead of the function; only where it is `guarded`."""
-        return cast("AttemptGuard", guard_for(self.policy, self.function_id))
+        return cast("AttemptGuard", guard_for(self.policy, self.function_id, self._scope))
 
     @cached_property
     def context(self) -> RetryContext:

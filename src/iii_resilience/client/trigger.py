@@ -34,6 +34,8 @@ from iii_resilience.telemetry import INLINE, meters, refused
 _INLINE_MOST = 1_000  # plans of policies that were given to calls
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
+_Target = str | tuple[str, str]  # function id; namespace and id where a call names a namespace
+
 
 class Caller:
     """The caller's side of one client.
@@ -47,8 +49,8 @@ class Caller:
         self._connection = connection
         self._book = book
         # One attribute, so that another thread never sees a policy set with another one's plans.
-        self._plans: tuple[PolicySet | None, dict[str, CallPlan]] = (None, {})
-        self._inline: dict[tuple[str, RetryPolicy], CallPlan] = {}
+        self._plans: tuple[PolicySet | None, dict[_Target, CallPlan]] = (None, {})
+        self._inline: dict[tuple[_Target, RetryPolicy], CallPlan] = {}
         self.ready = Readiness(connection)
 
     def trigger(
@@ -157,12 +159,15 @@ class Caller:
         function_id, connection = None, self._connection
         try:
             checked = read(request, connection.sdk)
-            function_id = checked.function_id
+            target: _Target = (function_id := checked.function_id)
+            namespace = checked.fields.get("namespace")
+            if namespace is not None:
+                target = (namespace, function_id)
             policy_set = (self._book if self._book is not None else default_book()).policy_set
             of, plans = self._plans
-            plan = plans.get(function_id) if of is policy_set and policy is None else None
+            plan = plans.get(target) if of is policy_set and policy is None else None
             if plan is None:
-                plan = self._plan(policy_set, function_id, policy)
+                plan = self._plan(policy_set, target, policy)
             if key is not None:
                 check_key(key)
                 if checked.action == "enqueue":
@@ -179,41 +184,46 @@ class Caller:
         options = CallOptions(idempotent, accept_enqueued, key)
         return TriggerCall(checked, plan, options)
 
-    def _plan(
-        self, book: PolicySet, function_id: str, policy: str | RetryPolicy | None
-    ) -> CallPlan:
+    def _plan(self, book: PolicySet, target: _Target, policy: str | RetryPolicy | None) -> CallPlan:
         if isinstance(policy, RetryPolicy):
-            return self._inline_plan(policy, function_id)
-        selected = book.for_function(function_id)
+            return self._inline_plan(policy, target)
+        selected = book.for_function(_function(target))
         if policy is not None:
             named = SelectedPolicy(policy, book.policy(policy), selected.idempotent)
-            return CallPlan(self._connection, self.ready, named, function_id)
+            return self._new_plan(named, target)
         of, plans = self._plans
         if of is not book:
             plans = {}
             self._plans = (book, plans)
         if len(plans) >= _PLANS_MOST:
             plans.clear()
-        plan = CallPlan(self._connection, self.ready, selected, function_id)
-        plans[function_id] = plan
+        plan = plans[target] = self._new_plan(selected, target)
         return plan
 
-    def _inline_plan(self, policy: RetryPolicy, function_id: str) -> CallPlan:
+    def _inline_plan(self, policy: RetryPolicy, target: _Target) -> CallPlan:
         """The plan of a policy that was given to the call, perhaps made anew for it."""
-        plans, key = self._inline, (function_id, policy)
+        plans, key = self._inline, (target, policy)
         try:
             plan = plans.get(key)
         except TypeError:  # a `wait` or `stop` of the user's that cannot be hashed
-            return self._new_inline(policy, function_id)
+            return self._new_inline(policy, target)
         if plan is None:
             if len(plans) >= _INLINE_MOST:
                 plans.clear()
-            plan = plans[key] = self._new_inline(policy, function_id)
+            plan = plans[key] = self._new_inline(policy, target)
         return plan
 
-    def _new_inline(self, policy: RetryPolicy, function_id: str) -> CallPlan:
-        selected = SelectedPolicy(INLINE, with_first_guards(policy, function_id))
-        return CallPlan(self._connection, self.ready, selected, function_id)
+    def _new_inline(self, policy: RetryPolicy, target: _Target) -> CallPlan:
+        selected = SelectedPolicy(INLINE, with_first_guards(policy, _function(target)))
+        return self._new_plan(selected, target)
+
+    def _new_plan(self, selected: SelectedPolicy, target: _Target) -> CallPlan:
+        namespace = target[0] if isinstance(target, tuple) else None
+        return CallPlan(self._connection, self.ready, selected, _function(target), namespace)
+
+
+def _function(target: _Target) -> str:
+    return target[1] if isinstance(target, tuple) else target
 
 
 def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:

@@ -102,15 +102,11 @@ class TriggerCall:
             if self._inherits:
                 self.deadline_at = inbound.deadline_at
         self._key = plan.key
-        if request.action is not None or "namespace" in request.fields:
-            self._key = self._other_key()
+        if request.action == "enqueue":
+            self._key = self._provider_key()
 
-    def _other_key(self) -> Key | None:
-        if self.request.action == "enqueue":
-            return PROVIDER if self.plan.ready.provider_seen else None
-        if self.plan.key is None:
-            return None
-        return self.plan.connection.namespace_of(self.request.fields), self.request.function_id
+    def _provider_key(self) -> Key | None:
+        return PROVIDER if self.plan.ready.provider_seen else None
 
     def attempt(self) -> Any:
         """One attempt: wait, send, learn."""
@@ -305,7 +301,7 @@ class TriggerCall:
         key = self._key
         if self.request.action == "enqueue":
             # Other calls may have learned of the provider since; a retry is not sent into a hole.
-            key = PROVIDER if self.run is not None else self._other_key()
+            key = PROVIDER if self.run is not None else self._provider_key()
         return key, self.plan.ready.generation, local
 
     def _patience(self) -> float:

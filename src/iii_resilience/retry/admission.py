@@ -21,6 +21,7 @@ from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Circuit, Rejection, Ticket
 from iii_resilience.core.guards.bulkhead import Permit, Slots
+from iii_resilience.core.guards.scopes import Scope
 from iii_resilience.core.policy import RetryPolicy
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ T = TypeVar("T")
 def guard_for(
     policy: RetryPolicy,
     name: str,
-    scope: str | None = None,
+    scope: Scope = None,
     rules: ExceptionRules | None = None,
 ) -> AttemptGuard | None:
     """The breaker and bulkhead that attempts of a function go through, or None.

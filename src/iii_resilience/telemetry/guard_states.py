@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.guards.bulkhead import Slots
-from iii_resilience.core.guards.scopes import everything
+from iii_resilience.core.guards.scopes import Scope, everything
 
 INLINE = "inline"
 """Stands for the policy's name where the policy was given in code."""
@@ -34,12 +34,17 @@ def buckets() -> Iterator[tuple[str, str | None, PermitBucket]]:
     for kept in everything():
         for scope, bucket in list(kept.items()):
             if isinstance(bucket, PermitBucket):
-                yield _names.get(bucket, INLINE), scope, bucket
+                yield _names.get(bucket, INLINE), _function(scope), bucket
 
 
 def bulkheads() -> Iterator[tuple[str, Slots]]:
     """Function id and places of every bulkhead in use."""
     for kept in everything():
         for scope, slots in list(kept.items()):
-            if isinstance(slots, Slots) and scope is not None:
-                yield scope, slots
+            if isinstance(slots, Slots) and (function_id := _function(scope)) is not None:
+                yield function_id, slots
+
+
+def _function(scope: Scope) -> str | None:
+    """The function alone: metrics have no namespace, as what they say of calls."""
+    return scope[1] if isinstance(scope, tuple) else scope

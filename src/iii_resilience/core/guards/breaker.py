@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Guard
+from iii_resilience.core.guards.scopes import Guard, Scope
 from iii_resilience.core.guards.sliding_window import SlidingWindow
 from iii_resilience.core.observers import logger
 from iii_resilience.core.validators import checked_names, number
@@ -371,12 +371,12 @@ class Breaker(Guard[Circuit]):
     )
 
     def circuit_for(
-        self, scope: str | None = None, on_transition: OnTransition | None = None
+        self, scope: Scope = None, on_transition: OnTransition | None = None
     ) -> Circuit:
         """The circuit of a scope, made at its first use.
 
         Args:
-            scope: A function id in `worker.trigger`; None for everything under one policy.
+            scope: The function (see `Scope`); None for everything under one policy.
             on_transition: Called at every change of state, as in `Circuit`. The first use's stays.
         """
         circuit = self._states.get(scope)

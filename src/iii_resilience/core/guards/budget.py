@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Guard
+from iii_resilience.core.guards.scopes import Guard, Scope
 from iii_resilience.core.validators import checked_names, number
 
 _COST = 2  # a failed call costs what two successes earn: the level rises while over 2/3 succeed
@@ -257,12 +257,11 @@ class Budget(Guard[PermitBucket]):
     burst: float = attrs.field(default=10.0, kw_only=True, validator=number(least=1))
     min_per_second: float = attrs.field(default=0.005, kw_only=True, validator=number(least=0))
 
-    def bucket_for(self, scope: str | None = None) -> PermitBucket:
+    def bucket_for(self, scope: Scope = None) -> PermitBucket:
         """The bucket of a scope, made at its first use.
 
         Args:
-            scope: A function id, or a decorated function's qualified name; None for one bucket
-                that several functions share.
+            scope: The function (see `Scope`); None for one bucket that several functions share.
         """
         bucket = self._states.get(scope)
         if bucket is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from iii_resilience.core.guards.scopes import Guard
+from iii_resilience.core.guards.scopes import Guard, Scope
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.validators import checked_names, number, seconds
 
@@ -248,11 +248,11 @@ class Bulkhead(Guard[Slots]):
                 "given together, or neither: with one of them alone no call could ever wait"
             )
 
-    def slots_for(self, scope: str | None = None) -> Slots:
+    def slots_for(self, scope: Scope = None) -> Slots:
         """The slots of a scope, made at its first use.
 
         Args:
-            scope: A function id in `worker.trigger`; None for everything under one policy.
+            scope: The function (see `Scope`); None for everything under one policy.
         """
         slots = self._states.get(scope)
         if slots is None:

@@ -15,6 +15,10 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import attrs
 
+Scope = str | tuple[str, str] | None
+"""What a guard keeps a state for: a function id or a decorated function's qualified name; namespace
+and id outside of the default namespace; None for what several functions share."""
+
 
 class ScopedState(Protocol):
     """What a guard keeps for one scope."""
@@ -29,7 +33,7 @@ class ScopedState(Protocol):
 S = TypeVar("S", bound=ScopedState)
 
 
-class ScopedStates(dict[str | None, S]):
+class ScopedStates(dict[Scope, S]):
     """The states of one guard by scope, and the numbers that they go by.
 
     A guard that replaces another one, because a policy file has changed, shares its states. Calls
@@ -51,7 +55,7 @@ class ScopedStates(dict[str | None, S]):
         self._lock = threading.RLock()
         _all[id(self)] = self
 
-    def add(self, scope: str | None, make: Callable[..., S]) -> S:
+    def add(self, scope: Scope, make: Callable[..., S]) -> S:
         """The state of a scope, made where there is none yet.
 
         Args:
