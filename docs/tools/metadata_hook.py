@@ -11,7 +11,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from package_page import Release, packaged  # noqa: E402 - from the folder above
+from package_page import Release, packaged
 
 
 class PackagePage(MetadataHookInterface):
