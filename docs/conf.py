@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "docs" / "tools")]
 
-import iii_resilience  # noqa: E402 - from the folder above
+from package_page import PAGES, Release  # noqa: E402 - from the folder above
+
+import iii_resilience  # noqa: E402
 
 project = "iii-resilience"
 author = "the iii-resilience contributors"
@@ -37,35 +40,40 @@ napoleon_use_ivar = True
 default_role = "py:obj"  # a name in single backquotes is a link if the site knows it
 add_module_names = False
 
+pygments_dark_style = "github-dark"  # furo's default underlines module names
+
 html_theme = "furo"
 html_title = "iii-resilience"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
 
-# Files of the repository that have a page on the site.
-_PAGES = {
-    "README.md": "/index.md",
-    "CONTRIBUTING.md": "/project/contributing.md",
-    "SECURITY.md": "/project/security.md",
-    "CHANGELOG.md": "/project/changelog.md",
-    "benchmarks/RESULTS.md": "/project/benchmarks.md",
-}
+_RELEASE = Release.of(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+html_baseurl = _RELEASE.documentation
+
 _LINK = re.compile(r"\[([^\]\n]*)\]\(((?:\.\./)*[\w./-]+)((?:#[\w-]+)?)\)")
 
 
 def _on_site(app: Any, name: str, source: list[str]) -> None:
-    """Let links to files of the repository lead to their pages, or be plain text."""
+    """Let links to files of the repository lead to their pages, or to the forge, or be text.
+
+    MyST makes a download of a link to an example.
+    """
     folder = (Path(app.srcdir) / name).parent
 
     def link(match: re.Match[str]) -> str:
         target = (folder / match[2]).resolve()
         if not target.is_relative_to(ROOT) or target.is_relative_to(app.srcdir):
             return match[0]
-        page = _PAGES.get(str(target.relative_to(ROOT)))
-        return match[1] if page is None else f"[{match[1]}]({page}{match[3]})"
+        path = target.relative_to(ROOT).as_posix()
+        if path.startswith("examples/"):
+            return match[0]
+        page, forge = PAGES.get(path), _RELEASE.link(path, release)
+        to = forge if page is None else f"/{page}.md{match[3]}"
+        return match[1] if to is None else f"[{match[1]}]({to})"
 
     source[0] = _LINK.sub(link, source[0])
 

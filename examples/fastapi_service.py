@@ -13,14 +13,25 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from itertools import count
 from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
-from iii import InitOptions, register_worker
+from iii import InitOptions, InvocationError, register_worker
 
-from iii_resilience import Category, classify, hint_for, load_policies, resilient
+from iii_resilience import (
+    Category,
+    InvalidPayloadError,
+    PayloadTooLargeError,
+    classify,
+    hint_for,
+    load_policies,
+    resilient,
+)
+from iii_resilience.handling import idempotent
+from iii_resilience.stores import MemoryStore
 from iii_resilience.testing import LoopbackEngine
 
 POLICIES: dict[str, Any] = {
@@ -74,18 +85,26 @@ STATUS = {
 }
 
 
-@app.exception_handler(Exception)
 async def failed(_: Request, error: Exception) -> JSONResponse:
-    """Turn a failed call into a status; the text stays in the log."""
+    """Turn a failed call into a status; the text of the error stays here."""
     failure, hint = classify(error), hint_for(error)
     headers = {}
     if failure.category is Category.TRANSIENT:
         seconds = hint.seconds if hint is not None and hint.seconds else 1
         headers["Retry-After"] = str(round(seconds) or 1)
-    body = {"code": failure.code, "advice": failure.remedy}
+    body = {"code": (failure.inner or failure).code}  # the handler's own code, if it has one
     return JSONResponse(body, status_code=STATUS[failure.category], headers=headers)
 
 
+# What a call through iii raises. Any other exception is a bug of the service: a 500.
+for kind in (
+    InvocationError,
+    ConnectionError,
+    TimeoutError,
+    InvalidPayloadError,
+    PayloadTooLargeError,
+):
+    app.add_exception_handler(kind, failed)
 # [end]
 
 
@@ -97,13 +116,26 @@ async def health(request: Request) -> JSONResponse:
     return JSONResponse({"connected": now.connected}, status_code=200 if good else 503)
 
 
+# [worker]
+numbers = count(1)
+
+
+@idempotent(MemoryStore())
+def place_order(order: dict[str, Any]) -> dict[str, Any]:
+    """Give an order its number; a repetition of its key gets the same one."""
+    return {"number": next(numbers), "amount": order["amount"]}
+
+
+# [end]
+
+
 def loopback(stack: ExitStack) -> None:
     """Start an engine and a worker in this process."""
     engine = stack.enter_context(LoopbackEngine())
     os.environ["III_URL"] = engine.url
     worker = resilient(register_worker(engine.url, InitOptions(worker_name="order-worker")))
     stack.callback(worker.shutdown)
-    worker.register_function("orders::place", lambda order: {"placed": True, **order})
+    worker.register_function("orders::place", place_order)
     engine.wait_registered("orders::place")
 
 

@@ -22,6 +22,10 @@ from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
 __all__ = ["postgres_of_session", "postgres_url"]
 
 SCREEN = 35  # lines
+PRINTS = re.compile(
+    r"^```python\n([^`]*?)^```\n\n(?:It prints:\n\n```text|```console\n\$ python \S+)\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -87,6 +91,17 @@ def test_block_runs_unchanged(
     assert [text for text in caplog.messages if text.startswith("Worker registration")] == []
 
 
+PRINTED = [match for page in PAGES for match in PRINTS.findall(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(("code", "output"), PRINTED, ids=[output for _, output in PRINTED])
+def test_block_prints_what_page_says(
+    engine: LoopbackEngine, code: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(code, "block")
+    assert re.sub(r"\d\.\d\d s", "0.00 s", capsys.readouterr().out) == output
+
+
 @pytest.mark.parametrize(("place", "text"), YAML, ids=[place for place, _ in YAML])
 def test_policy_file_has_no_warnings(tmp_path: Path, place: str, text: str) -> None:
     (tmp_path / "p.yaml").write_text(text, encoding="utf-8")
@@ -101,6 +116,7 @@ def test_scenario_can_be_simulated(tmp_path: Path, place: str, text: str) -> Non
 
 def test_there_are_blocks_to_run() -> None:
     assert len(PYTHON) >= 8
+    assert len(PRINTED) >= 4
     assert len(YAML) >= 2
     assert SCENARIOS
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -95,6 +96,7 @@ class TestService:
             process.terminate()
             _, said = process.communicate(timeout=30)
             assert "Application shutdown complete" in said
+            assert "Exception in ASGI application" not in said  # a failed call is no bug
         finally:
             process.kill()
             process.communicate()
@@ -106,10 +108,22 @@ class TestService:
         except httpx.TransportError:
             return False
 
+    @staticmethod
+    def place(service: httpx.Client, key: str, amount: int) -> tuple[int, dict[str, Any]]:
+        answer = service.post("/orders", json={"amount": amount}, headers={"Idempotency-Key": key})
+        return answer.status_code, answer.json()
+
     def test_order_is_placed(self, service: httpx.Client) -> None:
-        placed = service.post("/orders", json={"amount": 10}, headers={"Idempotency-Key": "o-1"})
-        assert placed.status_code == 200
-        assert placed.json()["placed"] is True
+        assert self.place(service, "o-1", 10) == (200, {"number": 1, "amount": 10})
+
+    def test_repetition_gets_first_result(self, service: httpx.Client) -> None:
+        assert self.place(service, "o-1", 10) == self.place(service, "o-1", 10)
+        assert self.place(service, "o-2", 10) == (200, {"number": 2, "amount": 10})
+
+    def test_key_of_another_order_is_payload_failure(self, service: httpx.Client) -> None:
+        self.place(service, "o-1", 10)
+        status, body = self.place(service, "o-1", 20)
+        assert (status, body["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
 
     def test_order_needs_key(self, service: httpx.Client) -> None:
         assert service.post("/orders", json={"amount": 10}).status_code == 422
