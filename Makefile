@@ -7,6 +7,9 @@ BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
 
 export OTEL_ENABLED = false
+# Bytecode is written wherever it was switched off: the tests start hundreds of processes, and each
+# would compile the package anew; pytest would rewrite the assertions of all tests in each run.
+export PYTHONDONTWRITEBYTECODE =
 # Tracebacks without carets: to place them Python parses the source again, in whichever thread logs,
 # and 3.11's parser fails in another thread that parses at that moment (CPython issue 106905).
 export PYTHONNODEBUGRANGES = 1

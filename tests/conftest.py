@@ -1,4 +1,4 @@
-"""What every test has: a home of its own, the default policies, and a clock it may move."""
+"""What every test has: a home apart, the default policies, and a clock it may move."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import attrs
 import pytest
 from hypothesis import Phase, settings
 from support.observers import observer_faults
+from support.postgres_fixtures import postgres_of_session, postgres_server, postgres_url
+from support.redis_fixtures import redis_of_session, redis_server, redis_url
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
@@ -20,7 +21,16 @@ from iii_resilience.config.default_book import default_book
 from iii_resilience.core import observers, system_clock
 from iii_resilience.core.guards.scopes import forget_all
 
-__all__ = ["observer_faults"]
+# A session fixture that several files import would start a server for each of them.
+__all__ = [
+    "observer_faults",
+    "postgres_of_session",
+    "postgres_server",
+    "postgres_url",
+    "redis_of_session",
+    "redis_server",
+    "redis_url",
+]
 
 # How long an example takes says something of the machine, nothing of the library.
 settings.register_profile("default-deadline-off", deadline=None)
@@ -31,11 +41,17 @@ settings.register_profile(
 settings.load_profile("default-deadline-off")
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK writes into the home directory, and its telemetry looks for an engine."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("OTEL_ENABLED", "false")
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The SDK writes into the home directory, and its telemetry looks for an engine.
+
+    One for all tests of a process: most tests write nothing, and a folder of its own for each
+    of them takes longer than many of them do.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patched.setenv("OTEL_ENABLED", "false")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,10 @@ from typing import Any
 import pytest
 from iii import InitOptions, InvocationError, register_worker
 from support.paths import PAGES, ROOT
-from support.postgres_fixtures import postgres_of_session, postgres_url
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
-
-__all__ = ["postgres_of_session", "postgres_url"]
 
 SCREEN = 35  # lines
 PRINTS = re.compile(

@@ -30,8 +30,8 @@ import redis
 import typer
 from support.engine_fixtures import QUICK, caller, connect, engine, target
 from support.paths import PACKAGE
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.postgres_fixtures import needs_postgres
+from support.redis_fixtures import needs_redis
 from support.telemetry_fixtures import Seen, attributes, clean_globals, seen
 from support.telemetry_run import told
 from typer.testing import CliRunner
@@ -76,18 +76,7 @@ from iii_resilience.stores import (
 )
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
-__all__ = [
-    "caller",
-    "clean_globals",
-    "connect",
-    "engine",
-    "postgres_of_session",
-    "postgres_url",
-    "redis_server",
-    "seen",
-    "target",
-    "told",
-]
+__all__ = ["caller", "clean_globals", "connect", "engine", "seen", "target", "told"]
 
 
 def until(true: Callable[[], object]) -> None:
@@ -356,11 +345,11 @@ class TestSqlite:
 
 class TestRedis:
     @pytest.fixture
-    def server(self, redis_server: RedisServer) -> Iterator[Any]:
-        store = RedisStore(redis_server.url)
+    def server(self, redis_url: str) -> Iterator[Any]:
+        store = RedisStore(redis_url)
         fill(store)
         store.close()
-        client: Any = redis.Redis.from_url(redis_server.url, decode_responses=True)
+        client: Any = redis.Redis.from_url(redis_url, decode_responses=True)
         yield client
         client.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from support.engine_fixtures import caller, connect, engine, target
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
+from support.postgres_fixtures import needs_postgres
 from typer.testing import CliRunner, Result
 
 from iii_resilience.cli.app import app
@@ -17,7 +17,7 @@ from iii_resilience.handling import PermanentError, consumer, idempotent
 from iii_resilience.stores import PostgresStore
 from iii_resilience.testing import LoopbackEngine
 
-__all__ = ["caller", "connect", "engine", "postgres_of_session", "postgres_url", "target"]
+__all__ = ["caller", "connect", "engine", "target"]
 
 pytestmark = needs_postgres
 

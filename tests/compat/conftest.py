@@ -13,11 +13,8 @@ from pathlib import Path
 import pytest
 from compat.versions import Start, Version, Worker
 from support.paths import PACKAGE, ROOT
-from support.redis_fixtures import redis_server
 
 from iii_resilience.testing import LoopbackEngine
-
-__all__ = ["redis_server"]
 
 COMMIT = "374c159caba161c4d140b393f646eace6af3f71a"
 
@@ -109,4 +106,4 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where both versions keep keys and messages."""
     if request.param == "sqlite":
         return str(tmp_path / "store.db")
-    return str(request.getfixturevalue("redis_server").url)
+    return str(request.getfixturevalue("redis_url"))

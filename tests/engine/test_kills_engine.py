@@ -22,9 +22,9 @@ import psycopg
 import pytest
 import redis
 from iii import InitOptions, register_worker
-from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
+from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.real_engine import RealEngine
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import RedisServer, needs_redis
 from support.sqlite_files import opened
 from support.waiting import until
 
@@ -32,8 +32,6 @@ from iii_resilience import discover
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.stores import PostgresStore, RedisStore, SqliteStore, Store
-
-__all__ = ["postgres_server", "redis_server"]
 
 pytestmark = [
     pytest.mark.engine,

@@ -24,14 +24,12 @@ import pytest
 from iii import InitOptions, register_worker
 from support import payments
 from support.payments import is_paid
-from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
+from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.real_engine import RealEngine
 from support.waiting import until
 
 from iii_resilience import discover, ensure_queue
 from iii_resilience.testing import LoopbackEngine
-
-__all__ = ["postgres_server"]
 
 PROGRAM = Path(payments.__file__)
 PATIENCE = float(os.environ.get("III_KILLS_PATIENCE", "1"))

@@ -14,10 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from support.paths import DOCS, ROOT
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
+from support.postgres_fixtures import needs_postgres
 from support.waiting import until
-
-__all__ = ["postgres_of_session", "postgres_url"]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

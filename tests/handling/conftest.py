@@ -7,24 +7,13 @@ from pathlib import Path
 
 import pytest
 from support.engine_fixtures import caller, connect, engine, target
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
-from support.redis_fixtures import needs_redis, redis_server
+from support.postgres_fixtures import needs_postgres
+from support.redis_fixtures import needs_redis
 from support.telemetry_fixtures import clean_globals, seen
 
 from iii_resilience.stores import MemoryStore, PostgresStore, RedisStore, SqliteStore, Store
 
-__all__ = [
-    "caller",
-    "clean_globals",
-    "connect",
-    "engine",
-    "postgres_of_session",
-    "postgres_url",
-    "redis_server",
-    "seen",
-    "target",
-]
-
+__all__ = ["caller", "clean_globals", "connect", "engine", "seen", "target"]
 
 KINDS = [
     "memory",
@@ -44,6 +33,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     elif request.param == "postgres":
         made = PostgresStore(request.getfixturevalue("postgres_url"))
     else:
-        made = RedisStore(request.getfixturevalue("redis_server").url)
+        made = RedisStore(request.getfixturevalue("redis_url"))
     yield made
     made.close()

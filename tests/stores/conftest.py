@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
-from support.redis_fixtures import needs_redis, redis_server
+from support.postgres_fixtures import needs_postgres
+from support.redis_fixtures import needs_redis
 
 from iii_resilience.stores import MemoryStore, PostgresStore, RedisStore, SqliteStore, Store
-
-__all__ = ["postgres_of_session", "postgres_url", "redis_server"]
 
 KINDS = [
     "memory",
@@ -31,6 +29,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     elif request.param == "postgres":
         made = PostgresStore(request.getfixturevalue("postgres_url"))
     else:
-        made = RedisStore(request.getfixturevalue("redis_server").url)
+        made = RedisStore(request.getfixturevalue("redis_url"))
     yield made
     made.close()

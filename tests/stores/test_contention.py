@@ -13,10 +13,8 @@ from typing import Any
 
 import attrs
 import pytest
-from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
-
-__all__ = ["postgres_server", "redis_server"]
+from support.postgres_fixtures import PostgresServer, needs_postgres
+from support.redis_fixtures import RedisServer, needs_redis
 
 CONTENDER = Path(__file__).with_name("contender.py")
 

@@ -12,13 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.postgres_fixtures import (
-    PostgresServer,
-    needs_postgres,
-    postgres_of_session,
-    postgres_server,
-    postgres_url,
-)
+from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.waiting import until
 
 from iii_resilience.handling import PermanentError, TransientError, idempotent
@@ -30,8 +24,6 @@ from iii_resilience.stores import (
     StoreUnavailableError,
 )
 from iii_resilience.stores.postgres_schema import VERSION
-
-__all__ = ["postgres_of_session", "postgres_server", "postgres_url"]
 
 pytestmark = needs_postgres
 HOUR = 3600.0

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.postgres_fixtures import PostgresServer, needs_postgres, postgres_server
+from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.waiting import until
 
 from iii_resilience.handling import TransientError, idempotent
 from iii_resilience.stores import PostgresStore
-
-__all__ = ["postgres_server"]
 
 pytestmark = needs_postgres
 

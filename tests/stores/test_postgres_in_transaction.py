@@ -12,12 +12,10 @@ import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy.orm import Session
-from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
+from support.postgres_fixtures import needs_postgres
 
 from iii_resilience.handling import PermanentError, idempotent
 from iii_resilience.stores import PostgresStore, StoreRefusedError, StoreUnavailableError
-
-__all__ = ["postgres_of_session", "postgres_url"]
 
 pytestmark = needs_postgres
 INSERT = "INSERT INTO effects VALUES ('a')"

@@ -13,19 +13,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.postgres_fixtures import (
-    PostgresServer,
-    needs_postgres,
-    postgres_of_session,
-    postgres_url,
-    server_in,
-)
+from support.postgres_fixtures import PostgresServer, needs_postgres, server_in
 from support.waiting import until
 
 from iii_resilience.handling import TransientError, idempotent
 from iii_resilience.stores import PostgresStore, State
-
-__all__ = ["postgres_of_session", "postgres_url"]
 
 pytestmark = needs_postgres
 RUNNER = Path(__file__).with_name("postgres_runner.py")

@@ -13,17 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.postgres_fixtures import (
-    PostgresServer,
-    as_postgres,
-    needs_postgres,
-    postgres_of_session,
-    postgres_url,
-)
+from support.postgres_fixtures import PostgresServer, as_postgres, needs_postgres
 
 from iii_resilience.stores import PostgresStore, State, StoreRefusedError
-
-__all__ = ["postgres_of_session", "postgres_url"]
 
 PROGRAM = shutil.which("pgbouncer")
 pytestmark = [

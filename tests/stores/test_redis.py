@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import redis
-from support.redis_fixtures import RedisServer, client, needs_redis, redis_server, store
+from support.redis_fixtures import RedisServer, client, needs_redis, store
 
 from iii_resilience.stores import RedisStore, State, StoreUnavailableError
 
-__all__ = ["client", "redis_server", "store"]
+__all__ = ["client", "store"]
 
 KEEP = 3600.0
 

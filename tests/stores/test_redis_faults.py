@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from support.redis_fixtures import RedisServer, client, needs_redis, redis_server, store
+from support.redis_fixtures import RedisServer, client, needs_redis, store
 
 from iii_resilience.handling import PermanentError, TransientError, consumer, idempotent
 from iii_resilience.stores import (
@@ -23,7 +23,7 @@ from iii_resilience.stores import (
 )
 from iii_resilience.stores.protocol import Renewal, digest
 
-__all__ = ["client", "redis_server", "store"]
+__all__ = ["client", "store"]
 
 pytestmark = needs_redis
 KEEP = 3600.0

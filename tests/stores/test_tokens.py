@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 
-from support.redis_fixtures import needs_redis, redis_server
+from support.redis_fixtures import needs_redis
 
 from iii_resilience.stores import RedisStore, State
 from iii_resilience.stores.transitions import claim
-
-__all__ = ["redis_server"]
 
 AHEAD = 9_000_000_000_000_000  # of a clock in the year 2255
 
@@ -24,8 +22,8 @@ def test_python_rules_go_on_from_row() -> None:
 
 
 @needs_redis
-def test_redis_script_goes_on_from_row(redis_server: object) -> None:
-    store = RedisStore(redis_server.url)  # type: ignore[attr-defined]
+def test_redis_script_goes_on_from_row(redis_url: str) -> None:
+    store = RedisStore(redis_url)
     first = store.claim("k", fingerprint="f", nonce="n", lease=0.05, keep=60.0)
     (key,) = store._client.keys("*")
     store._client.hset(key, "token", AHEAD)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,16 @@ MISSING = "redis-server is not installed (Debian: apt-get install redis-server)"
 needs_redis = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 
 
+_DATABASES = 10_000  # of one server; each test takes the next one
+_numbers = itertools.count()
+
+
 class RedisServer:
-    """A server of its own that answers only after what it was told stands on the disk."""
+    """A server of its own. It writes each change to its file before it answers.
+
+    A process that is killed loses nothing of that. Only the end of the machine would, so the
+    server does not wait for the disk.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,6 +45,10 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def database(self) -> str:
+        """The URL of an empty database."""
+        return f"redis://127.0.0.1:{self.port}/{next(_numbers) % _DATABASES}"
+
     def start(self) -> None:
         assert PROGRAM is not None, MISSING
         settings = {
@@ -43,7 +57,8 @@ class RedisServer:
             "dir": str(self._folder),
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            "appendfsync": "no",
+            "databases": str(_DATABASES),
         }
         self._process = subprocess.Popen(
             [PROGRAM, *(part for name, value in settings.items() for part in (f"--{name}", value))],
@@ -83,18 +98,36 @@ class RedisServer:
             return False
 
 
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+@contextmanager
+def _server(folder: Path) -> Iterator[RedisServer]:
     if PROGRAM is None:
         pytest.skip(MISSING)
-    folder = tmp_path / "redis"
-    folder.mkdir()
     server = RedisServer(folder)
     try:
         server.start()
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests that do it no harm."""
+    with _server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_of_session: RedisServer) -> str:
+    """A database of its own."""
+    return redis_of_session.database()
+
+
+@pytest.fixture
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that a test may configure, stop and start."""
+    with _server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture

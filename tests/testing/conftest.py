@@ -1,9 +1,8 @@
-"""What all tests of the loopback engine share: a home of their own, and engines."""
+"""What all tests of the loopback engine share: names of their own, and engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,10 @@ from iii_resilience.testing import LoopbackEngine
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The SDK writes into the home directory, and telemetry wants an engine on port 49134."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("OTEL_ENABLED", "false")
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK takes these from the environment."""
     for name in ("III_URL", "III_TOKEN", "III_WORKER_NAME", "III_NAMESPACE", "III_ISOLATION"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @pytest.fixture
@@ -28,7 +24,7 @@ def engine() -> Iterator[LoopbackEngine]:
 
 
 @pytest.fixture
-def sdk(home: Path) -> Iterator[Callable[..., Any]]:
+def sdk() -> Iterator[Callable[..., Any]]:
     """Connects clients of the real SDK, and shuts every one of them down."""
     from iii import InitOptions, register_worker
 

@@ -166,9 +166,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(
-    max_examples=settings().max_examples * 3 // 2, stateful_step_count=60, deadline=None
-)
+TestBreakerMachine.settings = settings(stateful_step_count=60, deadline=None)
 
 
 # Closed.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.redis_fixtures import RedisServer, needs_redis, redis_server
+from support.redis_fixtures import needs_redis
 
 from iii_resilience import classify
 from iii_resilience.core.codes.model import Category
@@ -20,8 +20,6 @@ from iii_resilience.handling import idempotent
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
 from iii_resilience.stores import MemoryStore, RedisStore, SqliteStore, State, Store
 from iii_resilience.stores.protocol import Renewal, digest
-
-__all__ = ["redis_server"]
 
 KEEP = 3600.0
 
@@ -98,8 +96,7 @@ def test_many_leases_are_renewed_at_once(
     if kind == "sqlite":
         store = SqliteStore(tmp_path / "store.db")
     else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        store = RedisStore(server.url)
+        store = RedisStore(request.getfixturevalue("redis_url"))
     tokens = [claim(store, f"k-{n}", lease=0.5).token for n in range(3)]
     store.finish("k-1", tokens[1], "1", keep=KEEP)
     renewals = [Renewal(f"k-{n}", token, KEEP, KEEP) for n, token in enumerate(tokens)]
