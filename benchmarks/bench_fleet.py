@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import bench_limit
 import budget_rules
 import fleet_live
 from table import Bound, Section, write_part
@@ -367,6 +368,7 @@ PARTS: dict[str, Callable[..., Iterator[Section]]] = {
     "functions": functions,
     "kills": fleet_live.kills,
     "live": fleet_live.live,
+    "limit": bench_limit.limits,
 }
 
 

@@ -22,7 +22,7 @@ from support.processes import ECHO, Engine, Worker, read_log
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
 
-_WORK = 8.0  # seconds a call takes in the worker: all have arrived before the first one ends
+_WORK = 60.0  # seconds a call takes in the worker that is killed
 _WITHIN = 60.0  # seconds for the calls to arrive
 _BEFORE = 1.0  # seconds that other calls fail at random before
 _EVERY = 0.02  # seconds between two of them
@@ -51,7 +51,7 @@ def through_trigger(
             engine.call("wait_registered", ECHO)
 
             async def one(order: str, work: float) -> None:
-                payload = {"order": order, "work": work, "failing": failing}
+                payload = {"order": order, "work": work, "at": "first", "failing": failing}
                 request = {"function_id": ECHO, "payload": payload, "timeout_ms": 60_000}
                 await worker.trigger_async(request, idempotent=True)
 
@@ -111,9 +111,7 @@ def through_decorator(
     return asyncio.run(main())
 
 
-async def _beside(
-    call: Callable[[int], Awaitable[object]], failing: float
-) -> asyncio.Task[None]:
+async def _beside(call: Callable[[int], Awaitable[object]], failing: float) -> asyncio.Task[None]:
     """Other calls, until they are cancelled; returns once there have been some.
 
     Args:

@@ -21,7 +21,8 @@ from typing import Any, Self
 import attrs
 
 ECHO = "proof::echo"
-"""An asynchronous function of every worker here: it writes down that it runs."""
+"""An asynchronous function of every worker here: it writes down that it runs, and works for the
+seconds that its payload names, or at the worker alone whose name stands beside them."""
 CLOCK_TOLERANCE = 0.1
 """Of hardened workers, in seconds: here all processes read one clock."""
 AT_RANDOM = '{"type": "transient", "message": "at random"}'
@@ -211,7 +212,8 @@ def _worker(url: str, name: str, path: str, prefix: str, how: str) -> None:
         if random.random() < data.get("failing", 0.0):
             raise RuntimeError(AT_RANDOM)
         note(data)
-        await asyncio.sleep(data.get("work", 0.0))
+        if data.get("at", name) == name:
+            await asyncio.sleep(data.get("work", 0.0))
         return data.get("order")
 
     def plain(data: Any) -> Any:
