@@ -37,8 +37,8 @@ def through_trigger(
         calls: Calls in flight.
         home: A directory for what the run leaves behind.
         policy: Their policy; None for the default one.
-        failing: The part of all attempts that fail for another reason, at random. If there is
-            one, 50 other calls a second come before, meanwhile and after.
+        failing: The part of the attempts that fail for another reason, at random: of retries, and
+            of 50 other calls a second that come before, meanwhile and after. 0 for no others.
     """
     log = home / "runs.log"
     with Engine(home) as engine:
@@ -179,13 +179,13 @@ class _Server:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         how = await reader.readexactly(1)
-        if random.random() < self._failing:
+        if how == _LONG and not self._restarted:
+            self._writers.append(writer)
+        elif random.random() < self._failing:
             _reset(writer)
-        elif self._restarted or how == _QUICK:
+        else:
             writer.write(b"ok")
             writer.close()
-        else:
-            self._writers.append(writer)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
