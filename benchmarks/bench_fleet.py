@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import bench_limit
 import budget_rules
 import fleet_live
 from table import Bound, Section, write_part
@@ -312,6 +313,47 @@ def failures(*, quick: bool) -> Iterator[Section]:
     )
 
 
+def sequence(*, quick: bool) -> Iterator[Section]:
+    """A process with few calls: each gets the attempts that it needs."""
+    del quick  # it takes no time
+
+    async def attempts(calls: int, failing: int) -> tuple[int, int]:
+        made = succeeded = 0
+
+        @iii_retry(idempotent=True, policy=RetryPolicy())
+        async def call(before: list[int]) -> None:
+            nonlocal made
+            made += 1
+            before.append(made)
+            if len(before) <= failing:
+                raise ConnectionResetError
+
+        for _ in range(calls):
+            with contextlib.suppress(ConnectionResetError):
+                await call([])
+                succeeded += 1
+        return made, succeeded
+
+    logging.getLogger("iii_resilience").setLevel(logging.CRITICAL)
+    rows, bounds = [], []
+    for calls, failing in ((1, 3), (1, 4), (50, 2)):
+        made, succeeded = run_in_virtual_time(attempts(calls, failing))
+        rows.append([str(calls), str(failing), str(made), str(succeeded)])
+        if failing < RetryPolicy().attempts:
+            what = f"{calls} that fail {failing} times each, failed"
+            bounds.append(Bound(what, calls - succeeded, 0.0))
+        else:
+            missing = RetryPolicy().attempts - made
+            bounds.append(Bound("attempts that a call that always fails lacks", missing, 0.0))
+    yield Section(
+        "Few calls, one after the other",
+        "Calls of one process, each of which fails as often as is said before it would succeed.",
+        ("calls", "failures of each", "attempts in all", "calls that succeed"),
+        rows,
+        bounds,
+    )
+
+
 def functions(*, quick: bool) -> Iterator[Section]:
     """A dead function and a healthy one under one policy."""
     calls = 500 if quick else 5_000
@@ -364,9 +406,11 @@ PARTS: dict[str, Callable[..., Iterator[Section]]] = {
     "outage": outage,
     "sharing": sharing,
     "failures": failures,
+    "sequence": sequence,
     "functions": functions,
     "kills": fleet_live.kills,
     "live": fleet_live.live,
+    "limit": bench_limit.limits,
 }
 
 

@@ -23,18 +23,27 @@ from typing import Any
 
 import attrs
 from served_pool import Fixed, LimitOfCalls, Pool
+from table import Bound, Section
 
 from iii_resilience import Limit, RetryPolicy, classify, resilient
 from iii_resilience.core.guards.latency_gradient import LatencyGradient
 
 FOR = 30.0
 TIMEOUT_MS = 2000
-HEAD = "| limit | answered, of capacity | p50, ms | p99, ms | of unloaded p99 | last limit |"
+COLUMNS = (
+    "limit",
+    "answered, of capacity",
+    "p50, ms",
+    "p99, ms",
+    "of unloaded p99",
+    "last limit",
+)
+NONE = "none"
 
 # In virtual time.
 MANY, QUICK = 20, 0.1
 VIRTUAL: dict[str, Callable[[], LimitOfCalls]] = {
-    "none": lambda: Fixed(1_000_000),
+    NONE: lambda: Fixed(1_000_000),
     "`Limit(concurrency=20)`": lambda: Fixed(MANY),
     "`Limit(adaptive=True, low=5, high=200)`": lambda: LatencyGradient(5, 200, 5, 0.0),
 }
@@ -43,7 +52,7 @@ VIRTUAL: dict[str, Callable[[], LimitOfCalls]] = {
 PLACES, SECONDS = 4, 0.2
 CAPACITY = PLACES / SECONDS
 LIMITS = {
-    "none": None,
+    NONE: None,
     "`Limit(concurrency=4)`": Limit(concurrency=4),
     "`Limit(adaptive=True, low=2, high=50)`": Limit(adaptive=True, low=2, high=50),
 }
@@ -189,54 +198,99 @@ def run(limit: Limit | None, seconds: float, able: float | None) -> Figures:
     return Figures([took for _, took in alone], able, done, last)
 
 
-def row(name: str, answered: float, took: list[float], alone: list[float], last: object) -> str:
-    """One row of the table.
+@attrs.frozen
+class Answered:
+    """What became of the calls under one limit.
 
-    Args:
+    Attributes:
         name: The limit.
-        answered: Calls that were answered in time, of those that the capacity allows.
+        part: Calls that were answered in time, of those that the capacity allows.
         took: Their latencies, in seconds.
         alone: Those of a worker that has little to do.
         last: The limit at the end.
     """
-    p99 = quantile(took, 0.99)
-    return (
-        f"| {name} | {answered:.2f} | {quantile(took, 0.5) * 1000:.0f} | {p99 * 1000:.0f} "
-        f"| {p99 / quantile(alone, 0.99):.1f} | {last} |"
-    )
+
+    name: str
+    part: float
+    took: list[float]
+    alone: list[float]
+    last: object
+
+    @property
+    def slower(self) -> float:
+        """Their 99th percentile, of that of a worker that has little to do."""
+        return quantile(self.took, 0.99) / quantile(self.alone, 0.99)
+
+    @property
+    def row(self) -> list[str]:
+        """One row of the table."""
+        milliseconds = (f"{quantile(self.took, part) * 1000:.0f}" for part in (0.5, 0.99))
+        return [
+            self.name,
+            f"{self.part:.2f}",
+            *milliseconds,
+            f"{self.slower:.1f}",
+            str(self.last),
+        ]
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """What has to hold with a limit."""
+        return [
+            Bound(f"{self.name}: not answered, of capacity", max(0.0, 1 - self.part), 0.1),
+            Bound(f"{self.name}: p99, of the unloaded one", self.slower, 3.0),
+        ]
 
 
-def virtual() -> Iterator[str]:
+def virtual(seconds: float) -> Iterator[Answered]:
     """The rows in virtual time."""
     able = MANY / QUICK
     alone = Pool(MANY, lambda _: QUICK).run(Fixed(MANY), 0.1 * able, 600)
     for name, make in VIRTUAL.items():
         limit = make()
-        served = Pool(MANY, lambda _: QUICK).run(limit, 3 * able, FOR)
+        served = Pool(MANY, lambda _: QUICK).run(limit, 3 * able, seconds)
         took = [one.latency for one in served if one.latency <= TIMEOUT_MS / 1000]
-        last = "-" if limit.limit > MANY * 100 else limit.limit
-        yield row(name, len(took) / FOR / able, took, [one.latency for one in alone], last)
+        last = "-" if name == NONE else limit.limit
+        part = len(took) / seconds / able
+        yield Answered(name, part, took, [one.latency for one in alone], last)
 
 
-def real() -> Iterator[str]:
+def real(seconds: float) -> Iterator[Answered]:
     """The rows in real time."""
     able = None
     for name, limit in LIMITS.items():
-        found = run(limit, FOR, able)
+        found = run(limit, seconds, able)
         able = able or found.capacity
-        took = [took for at, took in found.done if at <= FOR]
+        took = [took for at, took in found.done if at <= seconds]
         last = found.last[0] if found.last else "-"
-        yield row(name, len(took) / FOR / able, took, found.alone, last)
+        yield Answered(name, len(took) / seconds / able, took, found.alone, last)
+
+
+def limits(*, quick: bool, in_real_time: bool = True) -> Iterator[Section]:
+    """A worker that is offered three times what it can do, in virtual and in real time."""
+    seconds = 10.0 if quick else FOR
+    how = [("in virtual time", virtual, MANY, QUICK)]
+    if in_real_time:
+        how.append(("in real time", real, PLACES, SECONDS))
+    os.environ["OTEL_ENABLED"] = "false"
+    for when, measured, places, each in how:
+        with tempfile.TemporaryDirectory() as home:
+            os.environ["HOME"] = home
+            found = list(measured(seconds))
+        yield Section(
+            f"A worker that is offered three times its capacity, {when}",
+            f"Its handlers share {places} places of {each:g} s. Calls arrive at random for "
+            f"{seconds:g} s, with a timeout of {TIMEOUT_MS / 1000:g} s and one attempt each.",
+            COLUMNS,
+            [one.row for one in found],
+            [bound for one in found if one.name != NONE for bound in one.bounds],
+        )
 
 
 def main() -> None:
-    """Measure each limit and print the table."""
-    os.environ["OTEL_ENABLED"] = "false"
-    print(f"{HEAD}\n| --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["HOME"] = home
-        for line in real() if "real" in sys.argv[1:] else virtual():
-            print(line, flush=True)
+    """Measure each limit and print the tables."""
+    for section in limits(quick=False, in_real_time="real" in sys.argv[1:]):
+        print(section, end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -170,8 +170,9 @@ def kills(*, quick: bool) -> Iterator[Section]:
         "Calls in flight when a worker or server is killed",
         "All calls are in flight at once, in one process. The worker's process is killed (SIGKILL) "
         "and another one registers the function. The server resets all connections and accepts new "
-        "ones at once. In real time, with the default policy. In the rows with failures at random "
-        "these attempts fail too, before and after, and those of 50 other calls a second.",
+        "ones at once. In real time, with the default policy. In the rows with failures at random, "
+        "retries fail too, and so do 50 other calls a second that come before, meanwhile and "
+        "after.",
         ("calls", "in flight", "attempts that fail at random", "failed"),
         rows,
         bounds,

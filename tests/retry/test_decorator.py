@@ -1380,7 +1380,28 @@ class TestInFlight:
         up.set()
         assert await asyncio.gather(*tasks) == ["done"] * calls
 
-    async def test_only_first_retry_and_only_of_what_was_in_flight(self) -> None:
+    async def test_failure_before_trouble_does_not_count(self) -> None:
+        policy = QUICK.replace(budget=Budget(burst=1, min_per_second=0))
+        trouble = asyncio.Event()
+
+        @iii_retry(idempotent=True, policy=policy)
+        async def function(tries: list[int]) -> str:
+            tries.append(1)
+            if len(tries) == 2:
+                await trouble.wait()
+            if len(tries) <= 2:
+                raise ConnectionResetError
+            return "done"
+
+        tries: list[int] = []
+        task = asyncio.create_task(function(tries))
+        while len(tries) < 2:
+            await asyncio.sleep(0.001)
+        assert await function([1, 1]) == "done"  # all is well, though the permit is still out
+        trouble.set()
+        assert await task == "done"
+
+    async def test_only_one_retry_and_only_of_what_was_in_flight(self) -> None:
         up = asyncio.Event()
         attempts = 0
 

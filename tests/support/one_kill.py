@@ -22,7 +22,7 @@ from support.processes import ECHO, Engine, Worker, read_log
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
 
-_WORK = 8.0  # seconds a call takes in the worker: all have arrived before the first one ends
+_WORK = 60.0  # seconds a call takes in the worker that is killed
 _WITHIN = 60.0  # seconds for the calls to arrive
 _BEFORE = 1.0  # seconds that other calls fail at random before
 _EVERY = 0.02  # seconds between two of them
@@ -37,8 +37,8 @@ def through_trigger(
         calls: Calls in flight.
         home: A directory for what the run leaves behind.
         policy: Their policy; None for the default one.
-        failing: The part of all attempts that fail for another reason, at random. If there is
-            one, 50 other calls a second come before, meanwhile and after.
+        failing: The part of the attempts that fail for another reason, at random: of retries, and
+            of 50 other calls a second that come before, meanwhile and after. 0 for no others.
     """
     log = home / "runs.log"
     with Engine(home) as engine:
@@ -51,7 +51,7 @@ def through_trigger(
             engine.call("wait_registered", ECHO)
 
             async def one(order: str, work: float) -> None:
-                payload = {"order": order, "work": work, "failing": failing}
+                payload = {"order": order, "work": work, "at": "first", "failing": failing}
                 request = {"function_id": ECHO, "payload": payload, "timeout_ms": 60_000}
                 await worker.trigger_async(request, idempotent=True)
 
@@ -111,9 +111,7 @@ def through_decorator(
     return asyncio.run(main())
 
 
-async def _beside(
-    call: Callable[[int], Awaitable[object]], failing: float
-) -> asyncio.Task[None]:
+async def _beside(call: Callable[[int], Awaitable[object]], failing: float) -> asyncio.Task[None]:
     """Other calls, until they are cancelled; returns once there have been some.
 
     Args:
@@ -181,13 +179,13 @@ class _Server:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         how = await reader.readexactly(1)
-        if random.random() < self._failing:
+        if how == _LONG and not self._restarted:
+            self._writers.append(writer)
+        elif random.random() < self._failing:
             _reset(writer)
-        elif self._restarted or how == _QUICK:
+        else:
             writer.write(b"ok")
             writer.close()
-        else:
-            self._writers.append(writer)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

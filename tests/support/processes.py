@@ -21,11 +21,12 @@ from typing import Any, Self
 import attrs
 
 ECHO = "proof::echo"
-"""An asynchronous function of every worker here: it writes down that it runs."""
+"""An asynchronous function of every worker here: it writes down that it runs, and works for the
+seconds that its payload names, or at the worker alone whose name stands beside them."""
 CLOCK_TOLERANCE = 0.1
 """Of hardened workers, in seconds: here all processes read one clock."""
 AT_RANDOM = '{"type": "transient", "message": "at random"}'
-"""How a call of `ECHO` fails, with the probability that its payload names."""
+"""How a call of `ECHO` that does not work fails, with the probability that its payload names."""
 PLAIN = "proof::plain"
 """The same, not asynchronous: it runs on a thread of the worker's."""
 
@@ -208,10 +209,11 @@ def _worker(url: str, name: str, path: str, prefix: str, how: str) -> None:
         os.write(log, f"{data.get('order', '?')}\t{time.time()!r}\t{name}\n".encode())
 
     async def echo(data: Any) -> Any:
-        if random.random() < data.get("failing", 0.0):
+        work = data.get("work", 0.0) if data.get("at", name) == name else 0.0
+        if not work and random.random() < data.get("failing", 0.0):
             raise RuntimeError(AT_RANDOM)
         note(data)
-        await asyncio.sleep(data.get("work", 0.0))
+        await asyncio.sleep(work)
         return data.get("order")
 
     def plain(data: Any) -> Any:

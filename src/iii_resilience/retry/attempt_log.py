@@ -82,7 +82,7 @@ class AttemptLog:
             return True
         self.permit = bucket.reserve(now)
         self.sent = False  # the attempt that holds it
-        return self.permit or (len(self.failed) == 1 and bucket.was_in_flight(self.started))
+        return self.permit or bucket.was_in_flight(self.started)
 
     def settle_permit(self, *, sent: bool) -> None:
         """The attempt that holds a permit has failed, or will not be made.

@@ -17,7 +17,7 @@ from iii_resilience import RetryPolicy, resilient
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.sdk.versions import installed
 
-STOPPED_FOR = 3.0
+STOPPED_FOR = [3.0, pytest.param(10.0, marks=pytest.mark.long)]  # seconds
 # The call goes on long after the worker does: only its attempt is over.
 POLICY = RetryPolicy(attempts=1, deadline=60.0, attempt_timeout=0.5, budget=None)
 # Between the moment in which a caller notes that it gave up, and that in which it did.
@@ -38,9 +38,10 @@ def client(engine: Engine) -> Iterator[Resilient]:
     made.shutdown()
 
 
+@pytest.mark.parametrize("seconds", STOPPED_FOR)
 @pytest.mark.skipif(installed().version < (0, 21, 3), reason="SDK before 0.21.3 has no metadata")
 def test_no_handler_starts_for_caller_that_has_given_up(
-    engine: Engine, client: Resilient, tmp_path: Path
+    engine: Engine, client: Resilient, tmp_path: Path, seconds: float
 ) -> None:
     log = tmp_path / "log"
     worker = Worker(engine.url, "w", log, home=tmp_path, hardened=True).register()
@@ -67,7 +68,7 @@ def test_no_handler_starts_for_caller_that_has_given_up(
             thread.start()
         time.sleep(0.5)
         worker.stop()
-        time.sleep(STOPPED_FOR)
+        time.sleep(seconds)
         worker.go_on()
         back = time.time()
         until(lambda: sum(at > back and how == "ok" for at, how in list(ended.values())) > 50)
@@ -78,7 +79,7 @@ def test_no_handler_starts_for_caller_that_has_given_up(
             thread.join(20)
         worker.end()
     gave_up = {order: at for order, (at, how) in ended.items() if how == "TIMEOUT"}
-    assert len(gave_up) >= 8 * 3, "callers gave up while the worker stood still"
+    assert len(gave_up) >= 8 * seconds, "callers gave up while the worker stood still"
     late = [
         (run.order, run.at - gave_up[run.order])
         for run in read_log(log)

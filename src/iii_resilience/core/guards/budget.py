@@ -99,8 +99,9 @@ class PermitBucket:
     def was_in_flight(self, started: float) -> bool:
         """Whether an attempt was in flight when the bucket was last full.
 
-        What was in flight when trouble began is one event, such as the death of a worker: the first
-        retry of each of these calls needs no permit. That is at most one attempt for each of them.
+        What was in flight when trouble began is one event, such as the death of a worker: one retry
+        of each of these calls needs no permit. What it sends then has started after that moment, so
+        it is at most one attempt for each of them.
 
         Args:
             started: Monotonic time of the attempt's start, in seconds.
@@ -229,7 +230,7 @@ class Budget(Guard[PermitBucket]):
 
     Over any time, the permits that are not given back are at most ``burst + ratio * successes +
     min_per_second * seconds``. With an empty bucket, calls that were in flight when it was last
-    full still get their first retry.
+    full still get one retry.
 
     The state is kept for each function. The object holds it, so policies that hold the same object
     share it, and a `replace` of a policy shares that of the policy.
