@@ -18,15 +18,17 @@ from iii_resilience.core.failure import Failure
 
 NO_RECEIPT: Final = "no receipt"
 """The code of an enqueue that was answered without a receipt."""
-TRIES_MOST: Final = 10
-"""Tries after which a refusal in unknown words is taken for one of the message: over a minute."""
-_PAUSES: Final = Backoff(base=0.25, cap=15.0, jitter="equal")
+TRIES_MOST: Final = 20
+"""Tries after which a refusal in unknown words is taken for one of the message: about a minute."""
+# One enqueue that is refused costs the engine little, and a provider is to be noticed soon.
+_PAUSES: Final = Backoff(base=0.25, cap=5.0, jitter="equal")
+_PAUSES_OF_ALL: Final = Backoff(base=0.25, cap=2.0, jitter="equal")
 # Nothing was sent, or nothing says that this queue is to blame: every queue waits.
 _TEXT: Final = 1000  # characters of a message that are looked at
 _OF_ALL: Final = frozenset({"NOT_CONNECTED", "CONNECTION_LOST"})
 
 
-class Verdict(StrEnum):
+class AfterFailure(StrEnum):
     """What becomes of a message."""
 
     PARK = "park"
@@ -34,7 +36,7 @@ class Verdict(StrEnum):
     ALL_WAIT = "all_wait"
 
 
-def verdict(failure: Failure, tries: int) -> Verdict:
+def after_failure(failure: Failure, tries: int) -> AfterFailure:
     """What becomes of a message that could not be enqueued.
 
     Args:
@@ -42,14 +44,14 @@ def verdict(failure: Failure, tries: int) -> Verdict:
         tries: How often it was tried in a row, this time included.
     """
     if failure.code in _OF_ALL or failure.message.startswith(NO_PROVIDER):
-        return Verdict.ALL_WAIT
+        return AfterFailure.ALL_WAIT
     if failure.category is Category.TRANSIENT or QUEUE_MISSING.search(failure.message[:_TEXT]):
-        return Verdict.QUEUE_WAITS
+        return AfterFailure.QUEUE_WAITS
     refused = failure.category in {Category.PAYLOAD, Category.AUTH}
     if failure.code in {"enqueue_error", NO_RECEIPT} and not refused and tries < TRIES_MOST:
         # The provider's own words, which may be of the message, of the queue, or of the provider.
-        return Verdict.QUEUE_WAITS
-    return Verdict.PARK
+        return AfterFailure.QUEUE_WAITS
+    return AfterFailure.PARK
 
 
 @attrs.define
@@ -90,7 +92,8 @@ class QueuePauses:
             now: Monotonic time in seconds.
         """
         pause = self._pauses.setdefault(queue, _Pause())
-        pause.until = now + _PAUSES.delay(max(0, pause.tries - 1), self._random)
+        backoff = _PAUSES_OF_ALL if queue is None else _PAUSES
+        pause.until = now + backoff.delay(max(0, pause.tries - 1), self._random)
 
     def worked(self, queue: str | None) -> None:
         """A hand-over has succeeded, or its message is parked: nothing is in the way."""
