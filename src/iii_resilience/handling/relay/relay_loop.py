@@ -134,14 +134,18 @@ class Relay:
         if (left := self._pauses.left(now)) > 0:
             return left
         if not self._seat.active():
-            self._stand_by()
+            self._step_down()
             return _STAND_BY
         self._report.active()
         self._listen()
         found, pause = self._found(now)
         if self._report.to_count(now):
             self._report.counted(self.store.backlog())
-        self._hand_over_all(found, now)
+        for each in found:
+            if self._ends or not self._hand_over(each, now):
+                break
+        else:
+            self._report.goes_on(None)
         now = time.monotonic()
         if not found and not self._pauses.held(now):
             self._report.nothing_waits()
@@ -167,23 +171,11 @@ class Relay:
             return found, 0.0
         return found, min(POLL, POLL if next_due is None else max(0.0, next_due))
 
-    def _hand_over_all(self, found: list[HandOver], since: float) -> None:
-        failed: set[str] = set()
-        for each in found:
-            # Those behind one that failed wait for it, though its pause may be over before this
-            # round is.
-            if each.queue in failed:
-                continue
-            if self._ends or not self._hand_over(each, since):
-                return
-            if self._pauses.has_failed(each.queue):
-                failed.add(each.queue)
-        self._pauses.worked(None)
-        self._report.goes_on(None)
-
     def _hand_over(self, each: HandOver, since: float) -> bool:
         """Hand one message over; whether the next one may follow."""
         now = time.monotonic()
+        if each.queue in self._pauses.held(now):  # the messages behind one that failed
+            return True
         if now - max(since, self._checked_at) > _CHECK_SEAT:
             self._checked_at = now
             if not self._seat.active():
@@ -229,13 +221,10 @@ class Relay:
         self._report.waits(None, code, why)
         return self._pauses.left(now)
 
-    def _stand_by(self) -> None:
+    def _step_down(self) -> None:
         heard, self._heard = self._heard, None
         if heard is not None:
             heard.cancel()
         self._report.stands_by()
-
-    def _step_down(self) -> None:
-        self._stand_by()
         with suppress(StoreUnavailableError, StoreRefusedError):  # then its time is over soon
             self._seat.release()
