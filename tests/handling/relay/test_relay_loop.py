@@ -193,9 +193,11 @@ class TestWaits:
         until(lambda: first.health().relay.active, 60)
         second = small.relay()
         first._connection.client._client._ws.transport.abort()
-        monkeypatch.setattr(type(first._connection), "connected", property(
-            lambda self: self is second._connection and self.client.connected
-        ))
+        monkeypatch.setattr(
+            type(first._connection),
+            "connected",
+            property(lambda self: self is second._connection and self.client.connected),
+        )
         until(lambda: second.health().relay.active, 60)
         small.enqueue(1)
         small.delivered(1)
