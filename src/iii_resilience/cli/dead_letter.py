@@ -172,14 +172,12 @@ def from_dead_letter(record: Mapping[str, Any], recorded: Recordings) -> DeadLet
     return letter
 
 
-def from_stored(message: ParkedMessage) -> DeadLetter | None:
-    """A message that a consumer parked, or that waits; None for one that the queue retries."""
-    if message.parked_at is None and message.due_at is None:
-        return None
+def from_stored(message: ParkedMessage) -> DeadLetter:
+    """A message that a consumer parked, or that waits to be tried again."""
     summary = message.told
     return DeadLetter(
         id=message.id,
-        source="waiting" if message.parked_at is None else "parked",
+        source="parked" if message.due_at is None else "waiting",
         function_id=message.function_id,
         category=summary.category,
         code=summary.code,

@@ -27,7 +27,7 @@ def main(url: str, where: str, *more: str) -> None:
         deletes(row)
 
     store.handed_over = handed_over
-    worker = resilient(register_worker(url, InitOptions(otel={"enabled": False})), relay=store)
+    worker: Any = resilient(register_worker(url, InitOptions(otel={"enabled": False})), relay=store)
     print("standby", flush=True)
     while not worker.health().relay.active:
         time.sleep(0.02)

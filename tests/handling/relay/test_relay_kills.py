@@ -15,8 +15,8 @@ import pytest
 from support.postgres_fixtures import needs_postgres
 from support.waiting import until
 
-from iii_resilience import resilient
-from iii_resilience.handling import idempotent
+from iii_resilience import Backoff, resilient
+from iii_resilience.handling import consumer, idempotent
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD
 from iii_resilience.stores import PostgresStore, SqliteStore
 from iii_resilience.testing import LoopbackEngine
@@ -28,9 +28,9 @@ PROGRAM = Path(__file__).parent / "relay_process.py"
 class RelayProcess:
     """One relay, killed at the end."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: Path = PROGRAM) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *arguments], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True
         )
 
     def says(self, word: str) -> None:
@@ -48,8 +48,8 @@ class RelayProcess:
 def start() -> Iterator[Callable[..., RelayProcess]]:
     started: list[RelayProcess] = []
 
-    def start(*arguments: str) -> RelayProcess:
-        started.append(RelayProcess(*arguments))
+    def start(*arguments: str, **more: Path) -> RelayProcess:
+        started.append(RelayProcess(*arguments, **more))
         return started[-1]
 
     yield start
@@ -111,4 +111,42 @@ def test_killed_between_receipt_and_delete(
     assert took < 60
     worker.shutdown()
     mine.close()
+    store.close()
+
+
+def test_killed_between_record_and_acknowledgement(
+    tmp_path: Path,
+    engine: LoopbackEngine,
+    connect: Callable[..., Any],
+    start: Callable[..., RelayProcess],
+) -> None:
+    where = str(tmp_path / "store.db")
+    store = SqliteStore(where)
+    engine.define_queue("orders", backoff_ms=100)
+    dies = start(engine.url, where, program=PROGRAM.with_name("waiting_process.py"))
+    dies.says("serves")
+    engine.wait_registered(ID)
+    caller = resilient(connect())
+    action = {"type": "enqueue", "queue": "orders"}
+    caller.trigger({"function_id": ID, "payload": {"n": 1}, "action": action})
+    dies.says("recorded")
+    dies.process.wait()
+    ran: list[Any] = []
+
+    @consumer(parking=store, key="n", queue="orders", retry_later=Backoff())
+    def save(data: Any) -> None:
+        ran.append(store.backlog().retries)
+
+    worker: Any = resilient(connect(), relay=store)
+    worker.register_function(ID, save)
+    until(lambda: ran, 60)
+    engine.wait_queue_idle("orders")
+    until(lambda: store.backlog().retries == 0, 60)
+    time.sleep(1.0)
+    assert len(ran) == 1, "the repeated delivery is acknowledged, and the retry is one"
+    enqueued = [call.data.get(PAYLOAD_FIELD) for call in engine.calls(ID)]
+    assert enqueued == [None, {"attempt": 2}]
+    assert list(store.records()) == []
+    worker.shutdown()
+    caller.shutdown()
     store.close()

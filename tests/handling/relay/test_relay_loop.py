@@ -17,7 +17,7 @@ import pytest
 from support.postgres_fixtures import needs_postgres
 from support.waiting import until
 
-from iii_resilience import resilient
+from iii_resilience import NotConnectedError, resilient
 from iii_resilience.handling import consumer, idempotent
 from iii_resilience.handling.relay import relay_loop
 from iii_resilience.handling.relay.hand_over_rules import TRIES_MOST
@@ -233,6 +233,53 @@ class TestWaits:
         small.delivered(1)
 
 
+class TestOrder:
+    def test_pause_that_ends_within_batch_changes_no_order(
+        self, small: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The row of another queue takes longer than the pause after the first row's failure."""
+        worker = small.relay()
+        sent: list[tuple[str, int]] = []
+        fails = [NotConnectedError("no"), BusyError()]
+
+        def send(request: Any, **_: Any) -> Any:
+            where = request["action"]["queue"], request["payload"]["n"]
+            if where == ("late", 0) and fails:
+                raise fails.pop()
+            if where[0] == "slow":
+                time.sleep(1.0)
+            sent.append(where)
+            return {"messageReceiptId": "r"}
+
+        monkeypatch.setattr(worker._connection.in_flight, "send", send)
+        for number, queue in enumerate(("late", "slow", "late", "late")):
+            small.store.enqueue(small.mine, queue, ID, {"n": number})
+        small.mine.commit()
+        small.emptied()
+        assert [number for queue, number in sent if queue == "late"] == [0, 2, 3]
+
+    def test_standby_keeps_its_session(self, small: World) -> None:
+        seats: list[str] = []
+        first = small.relay()
+        until(lambda: first.health().relay.active, 60)
+        second = resilient(small.connect(), relay=small.store)
+        small.relays.append(second)
+        relay: Any = second._handlers._relay
+        released = relay._seat.release
+
+        def release() -> None:
+            seats.append("released")
+            released()
+
+        relay._seat.release = release
+        time.sleep(2.5)
+        assert not seats
+
+
+class BusyError(Exception):
+    code = "RATE_LIMITED"
+
+
 class TestNeverEnqueued:
     def test_refused_function_is_parked_and_next_row_goes_on(self, world: World) -> None:
         world.engine.forbid("admin::*")
@@ -349,7 +396,7 @@ class TestSeats:
         world.delivered(1, 2)
 
     def test_one_store_has_no_outbox(self, engine: LoopbackEngine, connect: Any) -> None:
-        worker = resilient(connect(), relay=MemoryStore())
+        worker: Any = resilient(connect(), relay=MemoryStore())
         until(lambda: worker.health().relay.active, 60)
         worker.shutdown()
 

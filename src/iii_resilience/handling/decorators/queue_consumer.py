@@ -49,6 +49,7 @@ from iii_resilience.telemetry import logger, worker_events
 from iii_resilience.telemetry.parkings import parkings
 
 _MONTH = 30 * 86_400.0
+_YEAR = 366 * 86_400.0  # a time beyond is none that was meant, and some stores cannot hold it
 _NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
 
 
@@ -249,7 +250,7 @@ class _Delivery:
             return None
         failure = classify(error)
         seconds = self.retry_later.delay(count - 1, random.random, throttled=failure.throttled)
-        seconds = max(seconds, failure.retry_after or 0.0)
+        seconds = min(_YEAR, max(seconds, failure.retry_after or 0.0))
         parking: Any = self.parking
         try:
             # It is committed before the acknowledgement. In between, the queue repeats it.

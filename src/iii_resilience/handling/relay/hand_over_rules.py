@@ -18,9 +18,11 @@ from iii_resilience.core.failure import Failure
 
 NO_RECEIPT: Final = "no receipt"
 """The code of an enqueue that was answered without a receipt."""
-TRIES_MOST: Final = 10
-"""Tries after which a refusal in unknown words is taken for one of the message: over a minute."""
-_PAUSES: Final = Backoff(base=0.25, cap=15.0, jitter="equal")
+TRIES_MOST: Final = 20
+"""Tries after which a refusal in unknown words is taken for one of the message: about a minute."""
+# One enqueue that is refused costs the engine little, and a provider is to be noticed soon.
+_PAUSES: Final = Backoff(base=0.25, cap=5.0, jitter="equal")
+_PAUSES_OF_ALL: Final = Backoff(base=0.25, cap=2.0, jitter="equal")
 # Nothing was sent, or nothing says that this queue is to blame: every queue waits.
 _TEXT: Final = 1000  # characters of a message that are looked at
 _OF_ALL: Final = frozenset({"NOT_CONNECTED", "CONNECTION_LOST"})
@@ -90,7 +92,8 @@ class QueuePauses:
             now: Monotonic time in seconds.
         """
         pause = self._pauses.setdefault(queue, _Pause())
-        pause.until = now + _PAUSES.delay(max(0, pause.tries - 1), self._random)
+        backoff = _PAUSES_OF_ALL if queue is None else _PAUSES
+        pause.until = now + backoff.delay(max(0, pause.tries - 1), self._random)
 
     def worked(self, queue: str | None) -> None:
         """A hand-over has succeeded, or its message is parked: nothing is in the way."""

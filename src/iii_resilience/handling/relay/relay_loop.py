@@ -134,17 +134,19 @@ class Relay:
         if (left := self._pauses.left(now)) > 0:
             return left
         if not self._seat.active():
-            self._step_down()
+            self._stand_by()
             return _STAND_BY
         self._report.active()
         self._listen()
         found, pause = self._found(now)
         if self._report.to_count(now):
             self._report.counted(self.store.backlog())
+        stuck: set[str] = set()
         for each in found:
-            if self._ends or not self._hand_over(each, now):
+            if self._ends or not self._hand_over(each, stuck, now):
                 break
         else:
+            self._pauses.worked(None)
             self._report.goes_on(None)
         now = time.monotonic()
         if not found and not self._pauses.held(now):
@@ -171,10 +173,16 @@ class Relay:
             return found, 0.0
         return found, min(POLL, POLL if next_due is None else max(0.0, next_due))
 
-    def _hand_over(self, each: HandOver, since: float) -> bool:
-        """Hand one message over; whether the next one may follow."""
+    def _hand_over(self, each: HandOver, stuck: set[str], since: float) -> bool:
+        """Hand one message over; whether the next one may follow.
+
+        Args:
+            each: The message.
+            stuck: The queues whose earlier messages of this round were not handed over.
+            since: Monotonic time at which the round began, in seconds.
+        """
         now = time.monotonic()
-        if each.queue in self._pauses.held(now):  # the messages behind one that failed
+        if each.queue in stuck:  # though its pause may be over by now: the order is to be kept
             return True
         if now - max(since, self._checked_at) > _CHECK_SEAT:
             self._checked_at = now
@@ -185,14 +193,14 @@ class Relay:
         try:
             each.send(self._connection)
         except Exception as error:
-            return self._failed(each, error)
+            return self._failed(each, stuck, error)
         each.done()
         self._pauses.worked(each.queue)
         self._pauses.worked(None)
         self._report.goes_on(each.queue, None)
         return True
 
-    def _failed(self, each: HandOver, error: Exception) -> bool:
+    def _failed(self, each: HandOver, stuck: set[str], error: Exception) -> bool:
         unanswered = error.failure if isinstance(error, NotEnqueuedError) else None
         failure = unanswered or classify(error)
         what = verdict(failure, self._pauses.failed(each.queue))
@@ -200,18 +208,34 @@ class Relay:
             told = FailureSummary.of(error)
             if unanswered is not None:
                 told = FailureSummary(failure.code, failure.category, failure.remedy, str(error))
-            parked = each.park(told)
-            self._pauses.worked(each.queue)
-            worker_events.not_enqueued(
-                each.function_id, each.queue, told.code, told.category, parked
-            )
-            return True
+            if self._parks(each, told):
+                self._pauses.worked(each.queue)
+                return True
         if what is Verdict.ALL_WAIT:
             self._pauses.worked(each.queue)
             self._all_wait(failure.code, failure.remedy)
             return False
+        stuck.add(each.queue)
         self._pauses.wait(each.queue, time.monotonic())
         self._report.waits(each.queue, failure.code, failure.remedy)
+        return True
+
+    @staticmethod
+    def _parks(each: HandOver, told: FailureSummary) -> bool:
+        """Park a message; whether it is parked, as all are that the store can keep."""
+        try:
+            parked = each.park(told)
+        except (StoreUnavailableError, StoreRefusedError):
+            raise
+        except Exception as fault:  # its queue waits then, and no other one
+            logger.error(
+                "%s: a message can be neither enqueued nor parked: %s",
+                each.function_id,
+                where(fault),
+                extra={"function_id": each.function_id, "code": told.code},
+            )
+            return False
+        worker_events.not_enqueued(each.function_id, each.queue, told.code, told.category, parked)
         return True
 
     def _all_wait(self, code: str, why: str) -> float:
@@ -221,10 +245,13 @@ class Relay:
         self._report.waits(None, code, why)
         return self._pauses.left(now)
 
-    def _step_down(self) -> None:
+    def _stand_by(self) -> None:
         heard, self._heard = self._heard, None
         if heard is not None:
             heard.cancel()
         self._report.stands_by()
+
+    def _step_down(self) -> None:
+        self._stand_by()
         with suppress(StoreUnavailableError, StoreRefusedError):  # then its time is over soon
             self._seat.release()
