@@ -148,7 +148,7 @@ class World:
     def dead(self, queue: str) -> list[tuple[int, str | None]]:
         """The number and the cause of each dead letter."""
         letters = DeadLetterQueue(self.client, queue, self.store).letters()
-        return sorted((letter.data["n"], letter.code) for letter in letters if not letter.parked)
+        return sorted((letter.data["n"], letter.code) for letter in letters if not letter.stored)
 
     def close(self) -> None:
         self.kill_worker()

@@ -242,6 +242,23 @@ def test_sessions_settings_and_locks_end_with_transaction(store: PostgresStore) 
         assert connection.execute(held).fetchone() == (0,)
 
 
+@pytest.mark.parametrize(("set_to", "used"), [("off", "on"), ("local", "local")])
+def test_what_is_confirmed_is_on_disk(postgres_url: str, set_to: str, used: str) -> None:
+    """Also for a user, or in a database, whose commits do not wait for the disk."""
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        name = owner.info.dbname
+        owner.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {set_to}'.encode())
+    store = PostgresStore(postgres_url)
+    for _ in range(2):  # a new session, and one that is used again
+        transaction = store.begin("s", claim(store).token)
+        assert transaction.handle.execute("SHOW synchronous_commit").fetchone() == (used,)
+        transaction.rollback()
+        assert store.release("s", claim(store).token)
+    with store._operations.lent() as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == (used,)
+    store.close()
+
+
 def deadlock(store: PostgresStore, url: str, **options: Any) -> tuple[list[Any], list[int]]:
     """Two handlers that wait for each other: what they end with, and how often each ran."""
     with psycopg.connect(url, autocommit=True) as connection:

@@ -507,6 +507,24 @@ class TestPostgres:
         with pytest.raises(psycopg.errors.CheckViolation):
             mine.execute("""SELECT "my""outbox's".enqueue('', 'a::b', '{}')""")
 
+    @pytest.mark.parametrize("by_function", [False, True], ids=["enqueue", "SQL function"])
+    @pytest.mark.parametrize(("set_to", "used"), [("off", "on"), ("local", "local")])
+    def test_commit_that_is_seen_is_on_disk(
+        self, store: Any, mine: Any, set_to: str, used: str, *, by_function: bool
+    ) -> None:
+        """Else a server that is killed forgets what the message, which is sent, belongs to."""
+        keys(store)
+        mine.execute(f"SET synchronous_commit = {set_to}")
+        mine.commit()
+        if by_function:
+            mine.execute("""SELECT "my""outbox's".enqueue('q', 'a::b', '{}')""")
+        else:
+            store.enqueue(mine, "q", "a::b", {})
+        assert mine.execute("SHOW synchronous_commit").fetchone() == (used,)
+        mine.commit()
+        assert mine.execute("SHOW synchronous_commit").fetchone() == (set_to,)
+        assert len(keys(store)) == 1
+
     def test_commit_wakes_idle_relay_and_no_busy_one(self, store: Any, mine: Any) -> None:
         seat = store.seat()
         assert seat.active()

@@ -318,7 +318,15 @@ def settings(connection: Any, timeout: float) -> str:
     }
     if connection.checked:  # also while a statement runs: the end of its client ends it
         wanted["client_connection_check_interval"] = 1000
-    return "RESET ALL; " + "; ".join(f"SET {name} = {value}" for name, value in wanted.items())
+    steps = ["RESET ALL", *(f"SET {name} = {value}" for name, value in wanted.items())]
+    return "; ".join([*steps, _DURABLE])
+
+
+# What is confirmed is acknowledged, or sent: a server that is killed must not forget it.
+_DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
 
 
 def refuse_transaction_pooling(connection: Any, dsn: str, timeout: float) -> None:

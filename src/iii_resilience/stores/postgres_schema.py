@@ -76,6 +76,8 @@ _SECOND: Final = (
             RAISE invalid_parameter_value USING MESSAGE = 'enqueue: data must be a JSON object, '
                 'because the idempotency key travels inside it';
         END IF;
+        PERFORM set_config('synchronous_commit', 'on', true)
+            WHERE current_setting('synchronous_commit') = 'off';
         INSERT INTO {schema}.outbox (queue, function_id, data, key)
         VALUES (enqueue.queue, enqueue.function_id, enqueue.data::text, made);
         PERFORM pg_notify({channel}, 'outbox') FROM {schema}.relay WHERE idle;

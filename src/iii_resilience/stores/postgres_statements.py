@@ -219,11 +219,15 @@ RETURNING true
 
 # The outbox.
 
+# A commit that does not wait for the disk is seen, and then a killed server forgets it: the relay
+# would have sent a message of what never was. So this transaction waits.
 # A relay that is busy looks again anyway: a notification makes commits wait for one another.
 ENQUEUE: Final = """
 WITH made AS (
     INSERT INTO {schema}.outbox (queue, function_id, data, key)
-    VALUES (%(queue)s, %(function_id)s, %(data)s, %(key)s)
+    SELECT %(queue)s, %(function_id)s, %(data)s, %(key)s
+    WHERE current_setting('synchronous_commit') <> 'off'
+        OR set_config('synchronous_commit', 'on', true) = 'on'
 )
 SELECT pg_notify({channel}, 'outbox') FROM {schema}.relay WHERE idle
 """

@@ -162,7 +162,7 @@ def test_only_kill_in_window_repeats_effect_elsewhere(
     assert sorted(one.data()["n"] for one in parked) == sorted(numbers["refused"])
     assert engine.dead_letters("jobs") == ()
     letters = DeadLetterQueue(connect(), "doomed", store).letters()
-    dead = [letter for letter in letters if not letter.parked]
+    dead = [letter for letter in letters if not letter.stored]
     assert sorted(letter.data["n"] for letter in dead) == sorted(numbers["busy"])
     # Of one whose deliveries were all cut off nobody could record why.
     unknown = [one.data["n"] for one in dead if one.code != "BUSY"]

@@ -20,7 +20,6 @@ from support.waiting import until
 from iii_resilience import NotConnectedError, resilient
 from iii_resilience.handling import consumer, idempotent
 from iii_resilience.handling.relay import relay_loop
-from iii_resilience.handling.relay.hand_over import HandOver
 from iii_resilience.handling.relay.hand_over_rules import TRIES_MOST
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD
 from iii_resilience.stores import MemoryStore, PostgresStore, SqliteStore, StoreUnavailableError
@@ -177,28 +176,6 @@ class TestWaits:
         small.delivered(2, 3, 1)
         until(lambda: worker.health().relay.waits_for is None, 60)
 
-    def test_rows_behind_failed_one_wait_for_it(
-        self, small: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Also where its pause is over before the rows that were read with it have gone."""
-        small.engine.define_queue("slow")
-        small.engine.inject(ENQUEUE, AnswerError("enqueue_error", "channel_send_failed: closed"))
-        sends = HandOver.send
-
-        def send(each: HandOver, connection: Any) -> None:
-            if each.queue == "slow":
-                time.sleep(0.5)
-            sends(each, connection)
-
-        monkeypatch.setattr(HandOver, "send", send)
-        small.enqueue(1)
-        small.enqueue(2, queue="slow")
-        small.enqueue(3)
-        small.relay()
-        small.emptied()
-        until(lambda: len(small.numbers()) == 3, 60)
-        assert [n for n in small.numbers() if n != 2] == [1, 3]
-
     def test_engine_that_restarts(self, small: World) -> None:
         worker = small.relay()
         until(lambda: worker.health().relay.active, 60)
@@ -238,24 +215,6 @@ class TestWaits:
         small.enqueue(1)
         small.relay()
         small.delivered(1)
-
-    def test_each_outage_begins_with_short_pause(
-        self, small: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        fails = [True, True, True, True, False, True]
-        found, looked_at = small.store.outbox, list[float]()
-
-        def outbox(**more: Any) -> Any:
-            looked_at.append(time.monotonic())
-            if fails and fails.pop(0):
-                raise StoreUnavailableError("away")
-            return found(**more)
-
-        monkeypatch.setattr(small.store, "outbox", outbox)
-        worker = small.relay()
-        until(lambda: len(looked_at) >= 7, 60)
-        pauses = worker._handlers._relay._pauses
-        until(lambda: pauses._pauses == {}, 10)  # the store is there, and nothing is in the way
 
     def test_fault_of_its_own_does_not_end_it(
         self, small: World, monkeypatch: pytest.MonkeyPatch
@@ -435,26 +394,6 @@ class TestSeats:
         until(lambda: second.health().relay.active, 8)  # a lease would last longer
         world.enqueue(2)
         world.delivered(1, 2)
-
-    def test_who_stands_by_keeps_its_session(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(relay_loop, "_STAND_BY", 0.05)
-        first = world.relay()
-        until(lambda: first.health().relay.active, 60)
-        tries = list[Any]()
-        made = type(world.store.seat()).active
-
-        def active(seat: Any) -> bool:
-            has = made(seat)
-            if not has:
-                tries.append(getattr(seat, "_session", None))
-            return has
-
-        monkeypatch.setattr(type(world.store.seat()), "active", active)
-        world.relay()
-        until(lambda: len(tries) >= 3, 60)
-        assert len(set(map(id, tries))) == 1
 
     def test_one_store_has_no_outbox(self, engine: LoopbackEngine, connect: Any) -> None:
         worker: Any = resilient(connect(), relay=MemoryStore())

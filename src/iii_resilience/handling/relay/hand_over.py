@@ -31,6 +31,8 @@ ANSWER_WITHIN: Final = 10.0
 """Seconds for a receipt."""
 KEPT: Final = 30 * 86_400.0
 """Seconds the record of a retry is kept that was handed over; as a consumer keeps it."""
+# What other programs write: no JSON, a lone surrogate, deeper nesting than Python reads.
+_NO_JSON: Final = (ValueError, RecursionError)
 _FRAME_MOST: Final = 1024  # bytes of ids, trace headers and action around a payload
 
 
@@ -115,19 +117,15 @@ def of_row(store: RelayableStore, row: OutboxRow) -> HandOver:
     def payload_to_send() -> dict[str, Any]:
         try:
             payload = json.loads(row.data)
-        except ValueError:
+        except _NO_JSON:
             payload = None
         if not isinstance(payload, dict):
             raise InvalidPayloadError("the data of the outbox's row is no JSON object")
         return {**payload, PAYLOAD_FIELD: carried.to_wire()}
 
-    def park(told: FailureSummary) -> str:
+    def parked(told: FailureSummary, payload: Any) -> ParkedMessage:
         key = json.dumps(row.key)
-        try:
-            payload = json.loads(row.data)
-        except ValueError:  # something else than `enqueue` has written it
-            payload = row.data
-        message = ParkedMessage.of(
+        return ParkedMessage.of(
             payload,
             told,
             kept_under=message_id(row.function_id, key, payload),
@@ -136,6 +134,12 @@ def of_row(store: RelayableStore, row: OutboxRow) -> HandOver:
             key=key,
             carried=carried,
         )
+
+    def park(told: FailureSummary) -> str:
+        try:
+            message = parked(told, json.loads(row.data))
+        except _NO_JSON:  # then its text is what is kept: no row holds up those behind it
+            message = parked(told, row.data)
         store.note(message.id, message.to_note(), parked=True, keep=KEPT)
         store.handed_over(row.id)
         return message.id

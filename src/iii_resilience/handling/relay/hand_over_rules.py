@@ -99,14 +99,6 @@ class QueuePauses:
         """A hand-over has succeeded, or its message is parked: nothing is in the way."""
         self._pauses.pop(queue, None)
 
-    def has_failed(self, queue: str) -> bool:
-        """Whether the latest hand-over to a queue has failed.
-
-        Args:
-            queue: The queue.
-        """
-        return queue in self._pauses
-
     def held(self, now: float) -> frozenset[str]:
         """The queues that wait.
 
