@@ -42,9 +42,10 @@ help: ## 1 s: print this list, with durations on two cores
 	@awk -F' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); n = index($$2, ": "); \
 		printf "make %-12s %6s  %s\n", $$1, substr($$2, 1, n - 1), substr($$2, n + 2) }' Makefile
 
-# Two processes, a file of tests at a time: most of the suite's time is waiting and starting others.
-test: $(STAMP) ## 5 min: run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# More processes than cores, for most of a test's time is waiting; a file of tests at a time, in the
+# order of tests/conftest.py.
+test: $(STAMP) ## 4 min: run the tests
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: outages and deploys at full size, with the bounds that hold on a machine with
 # nothing else to do.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from unittest.mock import patch
@@ -39,6 +40,12 @@ settings.register_profile(
     "brief", deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate], database=None
 )
 settings.load_profile("default-deadline-off")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: those start processes and wait, and none of them should be last."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,6 @@ import json
 import logging
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from enum import StrEnum
@@ -34,6 +33,7 @@ from support.postgres_fixtures import needs_postgres
 from support.redis_fixtures import needs_redis
 from support.telemetry_fixtures import Seen, attributes, clean_globals, seen
 from support.telemetry_run import told
+from support.waiting import until
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -77,13 +77,6 @@ from iii_resilience.stores import (
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = ["caller", "clean_globals", "connect", "engine", "seen", "target", "told"]
-
-
-def until(true: Callable[[], object]) -> None:
-    end = time.monotonic() + 15
-    while not true():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.005)
 
 
 def paths(value: Any, start: str = "") -> set[str]:

@@ -162,7 +162,7 @@ class TestFallback:
         began = time.monotonic()
         with pytest.raises(NotConnectedError):
             caller.trigger({"function_id": "t::echo"}, policy=policy, accept_enqueued=True)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < policy.ready_timeout - 2
 
     def test_what_is_handed_over_carries_what_handler_needs(
         self, engine: LoopbackEngine, target: Any, caller: Resilient

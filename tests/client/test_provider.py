@@ -145,7 +145,7 @@ class TestEnqueue:
         began = time.monotonic()
         with pytest.raises(InvocationError, match="No queue provider"):
             caller.trigger(ENQUEUE, policy=policy)
-        assert 0.3 <= time.monotonic() - began < 2.0
+        assert 0.3 <= time.monotonic() - began < 8.0
 
     def test_retry_whose_provider_stays_away_gives_up(
         self, provider: Provider, caller: Resilient
@@ -170,7 +170,7 @@ class TestEnqueue:
             Reason.NOT_RETRYABLE,
             "permanent",
         )
-        assert report.elapsed < 1.0
+        assert len(report.attempts) == 1
         assert engine.calls(INFO) == ()
         assert hint_for(caught.value) is not None
 
@@ -258,7 +258,7 @@ class TestHandOver:
         began = time.monotonic()
         with pytest.raises(InvocationError, match="invocation_stopped") as caught:
             self.hand_over(caller)
-        assert 3.0 <= time.monotonic() - began < 15.0
+        assert 3.0 <= time.monotonic() - began < 25.0
         (note,) = caught.value.__notes__
         assert "the fallback to queue 'later' failed too: enqueue_error" in note
 
@@ -266,7 +266,7 @@ class TestHandOver:
         self, engine: LoopbackEngine, provider: Provider, caller: Resilient
     ) -> None:
         provider.stop()
-        began = time.monotonic()
         with pytest.raises(InvocationError, match="invocation_stopped"):
             self.hand_over(caller)
-        assert time.monotonic() - began < 1.5
+        asked = [each.data["function_ids"] for each in engine.calls(INFO)]  # it waits by these
+        assert asked == [["t::echo"]]

@@ -300,8 +300,8 @@ def test_new_definition_is_polled_longer_than_reload_takes(
     assert ensure_queue(client, "jobs")
     assert time.monotonic() - began >= 0.75
     began = time.monotonic()
-    assert not ensure_queue(client, "jobs")
-    assert time.monotonic() - began < 0.5, "what is there already is not waited for"
+    assert not ensure_queue(client, "jobs", settle=20.0)
+    assert time.monotonic() - began < 10.0, "what is there already is not waited for"
 
 
 def test_one_of_two_concurrent_definitions_defines_it(

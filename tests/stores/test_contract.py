@@ -27,7 +27,7 @@ def claim(store: Store, slot: str = SLOT, **more: Any) -> Claim:
     return store.claim(slot, **{**settings, **more})
 
 
-def eventually(ask: Callable[[], Any], seconds: float = 10.0) -> Any:
+def eventually(ask: Callable[[], Any], seconds: float = 30.0) -> Any:
     until = time.monotonic() + seconds
     while not (answer := ask()) and time.monotonic() < until:
         time.sleep(0.02)

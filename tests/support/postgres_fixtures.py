@@ -31,11 +31,8 @@ def _programs() -> Path | None:
 PROGRAMS = _programs()
 needs_postgres = pytest.mark.skipif(PROGRAMS is None, reason=MISSING)
 
-# Small, so that a start takes a moment. A server that is killed loses nothing that it has written,
-# on the disk or not: only the end of the machine would.
+# Every commit is on the disk; the rest is small, so that a start takes a moment.
 _SETTINGS = {
-    "fsync": "off",
-    "full_page_writes": "off",
     "listen_addresses": "",
     "shared_buffers": "16MB",
     "max_connections": "80",
@@ -43,13 +40,20 @@ _SETTINGS = {
     "autovacuum_naptime": "2s",
     "log_min_messages": "fatal",
 }
+_NO_FSYNC = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer:
-    """A server of its own, with trust on its socket. It refuses root, so it runs as `postgres`."""
+    """A server of its own, with trust on its socket. It refuses root, so it runs as `postgres`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where its data and its socket are.
+        fsync: Whether a commit waits for the disk.
+    """
+
+    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
         self.folder = folder
+        self._settings = _SETTINGS if fsync else {**_SETTINGS, **_NO_FSYNC}
         self.data = folder / "data"
         self._postmaster: subprocess.Popen[bytes] | None = None
 
@@ -74,7 +78,7 @@ class PostgresServer:
 
     def start(self) -> None:
         assert PROGRAMS is not None, MISSING
-        options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
         self._postmaster = subprocess.Popen(
             [
                 *as_postgres(),
@@ -174,9 +178,9 @@ def as_postgres() -> list[str]:
 
 
 @contextmanager
-def server_in(folder: Path) -> Iterator[PostgresServer]:
+def server_in(folder: Path, *, fsync: bool = True) -> Iterator[PostgresServer]:
     """A server with its data in a folder of its own."""
-    server = PostgresServer(folder)
+    server = PostgresServer(folder, fsync=fsync)
     try:
         server.create()
         server.start()
@@ -186,13 +190,13 @@ def server_in(folder: Path) -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def _server() -> Iterator[PostgresServer]:
+def _server(*, fsync: bool = True) -> Iterator[PostgresServer]:
     if PROGRAMS is None:
         pytest.skip(MISSING)
     # Not in pytest's folder: a socket's path has 107 bytes at most, and only root may enter that.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
-        with server_in(folder) as server:
+        with server_in(folder, fsync=fsync) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,7 +205,7 @@ def _server() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def postgres_of_session() -> Iterator[PostgresServer]:
     """One server for all tests that do it no harm."""
-    with _server() as server:
+    with _server(fsync=False) as server:
         yield server
 
 

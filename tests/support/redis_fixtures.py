@@ -28,14 +28,16 @@ _numbers = itertools.count()
 
 
 class RedisServer:
-    """A server of its own. It writes each change to its file before it answers.
+    """A server of its own that writes each change to its file before it answers.
 
-    A process that is killed loses nothing of that. Only the end of the machine would, so the
-    server does not wait for the disk.
+    Args:
+        folder: Where its file is.
+        fsync: Whether an answer waits for the disk too.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
         self._folder = folder
+        self._fsync = "always" if fsync else "no"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -57,7 +59,7 @@ class RedisServer:
             "dir": str(self._folder),
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "no",
+            "appendfsync": self._fsync,
             "databases": str(_DATABASES),
         }
         self._process = subprocess.Popen(
@@ -99,10 +101,10 @@ class RedisServer:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[RedisServer]:
+def _server(folder: Path, *, fsync: bool = True) -> Iterator[RedisServer]:
     if PROGRAM is None:
         pytest.skip(MISSING)
-    server = RedisServer(folder)
+    server = RedisServer(folder, fsync=fsync)
     try:
         server.start()
         yield server
@@ -113,7 +115,7 @@ def _server(folder: Path) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def redis_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """One server for all tests that do it no harm."""
-    with _server(tmp_path_factory.mktemp("redis")) as server:
+    with _server(tmp_path_factory.mktemp("redis"), fsync=False) as server:
         yield server
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def until(happened: Callable[[], object], timeout: float = 20.0) -> None:
+def until(happened: Callable[[], object], timeout: float = 60.0) -> None:
     """Poll until something is true.
 
     Args:

@@ -38,7 +38,7 @@ def entered(slots: Slots, timeout: float | None = None) -> Permit:
 
 
 def soon(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while not true():
         assert time.monotonic() < until, "it never came true"
         time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_full_queue_rejects_at_once() -> None:
         soon(lambda: slots.waiting == 1)
         started = time.monotonic()
         assert slots.acquire() is None
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < LONG / 2
         slots.release(kept)
     assert (slots.inside, slots.waiting) == (0, 0)
 
@@ -140,7 +140,7 @@ def test_wait_is_bounded_by_the_gate_and_by_the_caller(wait: float, timeout: flo
     kept = entered(slots)
     started = time.monotonic()
     assert slots.acquire(timeout) is None
-    assert 0.029 <= time.monotonic() - started < 1.0
+    assert 0.029 <= time.monotonic() - started < LONG / 2
     assert (slots.inside, slots.waiting) == (1, 0)
     slots.release(kept)
 
@@ -151,7 +151,7 @@ async def test_wait_of_coroutine_is_bounded_too(wait: float, left: float | None)
     kept = entered(slots)
     started = time.monotonic()
     assert await slots.acquire_async(left) is None
-    assert 0.028 <= time.monotonic() - started < 1.0
+    assert 0.028 <= time.monotonic() - started < LONG / 2
     assert (slots.inside, slots.waiting) == (1, 0)
     slots.release(kept)
 

@@ -49,13 +49,13 @@ class Raw:
     def say(self, message: Message | str) -> None:
         self.socket.send(message if isinstance(message, str) else json.dumps(message))
 
-    def hear(self, timeout: float = 5.0) -> Message:
+    def hear(self, timeout: float = 30.0) -> Message:
         message: Message = json.loads(self.socket.recv(timeout=timeout))
         return message
 
     def silent(self) -> bool:
         """Whether the engine, having seen all that was said, has sent nothing."""
-        assert self.socket.ping().wait(5)
+        assert self.socket.ping().wait(30)
         try:
             self.socket.recv(timeout=0)
         except TimeoutError:
