@@ -22,10 +22,16 @@ needs_redis = pytest.mark.skipif(PROGRAM is None, reason=MISSING)
 
 
 class RedisServer:
-    """A server of its own that answers only after what it was told stands on the disk."""
+    """A server of its own that answers only after what it was told stands on the disk.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where its data are.
+        options: More of its settings, as on its command line.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
+        self._options = options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -46,7 +52,11 @@ class RedisServer:
             "appendfsync": "always",
         }
         self._process = subprocess.Popen(
-            [PROGRAM, *(part for name, value in settings.items() for part in (f"--{name}", value))],
+            [
+                PROGRAM,
+                *(part for name, value in settings.items() for part in (f"--{name}", value)),
+                *self._options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
