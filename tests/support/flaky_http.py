@@ -29,8 +29,8 @@ class FlakyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.script: dict[str, list[Any]] = {}
         self.requests: list[str] = []
         self.released = threading.Event()
@@ -98,9 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def flaky_server() -> Iterator[FlakyServer]:
-    """A server of its own, ended with its threads."""
-    server = FlakyServer()
+def flaky_server(port: int = 0) -> Iterator[FlakyServer]:
+    """A server of its own, ended with its threads.
+
+    Args:
+        port: Where it listens; 0 for any port that is free.
+    """
+    server = FlakyServer(port)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:

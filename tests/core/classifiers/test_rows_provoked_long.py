@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -165,9 +166,7 @@ def _sso(site: Site) -> Any:
 
     class NoToken:
         def __call__(self, url: str) -> Any:
-            import datetime
-
-            past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+            past = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
             return {"accessToken": "x", "expiresAt": past.isoformat()}
 
     def sso(*args: Any, **more: Any) -> Any:
@@ -267,18 +266,6 @@ def _bad_parameter(connection: Any) -> None:
     connection.execute(sqlalchemy.text("select :x"), {"y": 1})
 
 
-def _disconnected(connection: Any) -> None:
-    import sqlalchemy
-
-    @sqlalchemy.event.listens_for(connection.engine, "checkout")
-    def refuse(*_: Any) -> None:
-        raise sqlalchemy.exc.DisconnectionError("stale")
-
-    connection.close()
-    refused = connection.engine
-    refused.connect()
-
-
 def _wrong_usage(connection: Any) -> None:
     connection.close()
     connection.exec_driver_sql("select 1")
@@ -332,7 +319,7 @@ DATABASES: dict[str, Callable[[str], Any]] = {
 
 NOT_PROVOKED = {
     "botocore.exceptions.ConnectionError": "the base of those above, which are raised",
-    "sqlalchemy.exc.DisconnectionError": "a pool's own signal: it reconnects, or InvalidRequestError",
+    "sqlalchemy.exc.DisconnectionError": "a pool takes it as a signal, and connects anew",
 }
 
 
