@@ -10,11 +10,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
 import requests
 from support.flaky_http import BODY, FlakyServer, closed_port, flaky_server
+from support.paths import DOCS
 
 from iii_resilience import Backoff, iii_retry, report_for
 
@@ -159,6 +162,41 @@ def test_nightly_batch_repairs_all_it_can(server: FlakyServer) -> None:
         "denied": ("HTTP 403", "not_retryable", 1),
         "refused": ("httpx.ConnectError", "exhausted", 4),
     }
+
+
+def test_batch_program_of_documents(server: FlakyServer) -> None:
+    """The program of docs/exceptions.md as it stands there, but for the timeout."""
+    text = (DOCS / "exceptions.md").read_text("utf-8")
+    program: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], program)
+    port = closed_port()
+    refused = f"http://127.0.0.1:{port}/"
+    urls = {
+        "refused": refused,
+        "reset": server.says("/docs/reset", "reset"),
+        "unavailable": server.says("/docs/unavailable", (503, {"Retry-After": "1"})),
+        "slow": server.says("/docs/slow", "slow"),
+        "missing": server.says("/docs/missing", 404),
+        "fine": server.says("/docs/fine"),
+    }
+    made: dict[str, list[float]] = {}
+
+    def before(request: httpx.Request) -> None:
+        url = str(request.url)
+        made.setdefault(url, []).append(time.monotonic())
+        if url == refused and len(made[url]) == 2:  # what was down is up again
+            stack.enter_context(flaky_server(port))
+
+    with ExitStack() as stack, program["client"] as client:
+        client.timeout, client.event_hooks = TIMEOUT, {"request": [before]}
+        done, failed = program["batch"](urls.values())
+    assert failed == {urls["missing"]: ("HTTP 404", "not_retryable", "discover")}
+    assert set(done) == set(urls.values()) - {urls["missing"]}
+    requests_made = {name: len(made[url]) for name, url in urls.items()}
+    twice = dict.fromkeys(("refused", "reset", "unavailable", "slow"), 2)
+    assert requests_made == {**twice, "missing": 1, "fine": 1}
+    first, second = made[urls["unavailable"]]
+    assert second - first >= 1.0
 
 
 def _run_batch(

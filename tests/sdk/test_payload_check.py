@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from iii_resilience import InvalidPayloadError
-from iii_resilience.sdk.payload_check import DEEPEST, check_payload, size_of
+from iii_resilience.sdk import payload_check
+from iii_resilience.sdk.payload_check import DEEPEST, as_sent, check_payload, flat_size, size_of
 
 
 def nested(levels: int, inner: Any = 1, *, mapping: bool = False) -> Any:
@@ -79,6 +80,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"d": decimal.Decimal(1)}, "$.d is of type Decimal, which JSON does not know"),
     ({"c": Colour.RED}, "$.c is of type Colour, which JSON does not know"),
     ({"m": Model}, "$.m is of type ModelMetaclass, which JSON does not know"),
+    ({"m": Plain}, "$.m is of type type, which JSON does not know"),
     ({"b": Broken()}, "$.b is of type Broken, which could not be turned into JSON"),
     ({(1, 2): 3}, "$[key 0] has a key of type tuple, which JSON does not know"),
     ({"m": Model(price=math.nan)}, "$.m.price is NaN"),
@@ -184,6 +186,130 @@ def test_the_same_collection_twice_is_no_circle() -> None:
     check_payload({"first": part, "second": [part, part]})
     with pytest.raises(InvalidPayloadError, match=r"\$\.third is NaN"):
         check_payload({"first": part, "second": [part, part], "third": math.nan})
+
+
+class Aliased(BaseModel):
+    price: float = Field(alias="unitPrice")
+    note: str | None = None
+
+
+class FailsOnce:
+    """A model that cannot be written, and a moment later can."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def model_dump(self, **options: Any) -> Any:
+        self.tries += 1
+        if self.tries == 1:
+            raise RuntimeError("not now")
+        return {"price": 1}
+
+
+def test_models_are_sent_by_alias_and_without_none() -> None:
+    assert as_sent({"m": Aliased(unitPrice=1.5)}) == '{"m": {"unitPrice": 1.5}}'
+    assert check_payload([Aliased(unitPrice=1.5)]) == len('[{"unitPrice":1.5}]')
+
+
+def test_size_of_what_json_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"^set is not JSON serialisable$"):
+        size_of({1})
+
+
+def test_payload_without_place_of_its_problem_is_refused() -> None:
+    with pytest.raises(InvalidPayloadError) as caught:
+        check_payload([FailsOnce()])
+    expected = "the payload cannot be sent: $ cannot be written as JSON. Nothing was sent"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("value", [[math.nan], [2**64 + 1], nested(DEEPEST + 1)])
+def test_message_names_what_was_to_be_sent(value: Any) -> None:
+    with pytest.raises(InvalidPayloadError, match=r"^the result cannot be sent: \$"):
+        check_payload(value, what="the result")
+
+
+# A small, flat object is not written: six bytes a character and 32 a field bound its size.
+FLAT: list[tuple[Any, int | None]] = [
+    ({}, 2),
+    ({"a": 1}, 40),
+    ({"a": None, "bc": True}, 84),
+    ({"a": 1.5, "b": "cd"}, 90),
+    ({"a": 2**53 - 1, "b": 1 - 2**53}, 78),
+    ({str(n): n for n in range(10)}, 382),
+    ({chr(97 + n): n for n in range(16)}, 610),
+    ({chr(97 + n): n for n in range(17)}, None),
+    ({"a": 2**53}, None),
+    ({"a": -(2**53)}, None),
+    ({"a": math.inf}, None),
+    ({"a": -math.inf}, None),
+    ({"a": math.nan}, None),
+    ({"\xe4": 1}, None),
+    ({"a": "\xe4"}, None),
+    ({"a": []}, None),
+    ({"a": Level.HIGH}, None),
+    ({1: "a"}, None),
+    ([], None),
+    ("a", None),
+    (type("Own", (dict,), {})(), None),
+]
+
+
+@pytest.mark.parametrize(("value", "size"), FLAT)
+def test_small_flat_object_has_bound_of_its_size(value: Any, size: int | None) -> None:
+    assert flat_size(value) == size
+    if size is not None:
+        assert check_payload(value) == size >= size_of(value)
+
+
+# What does not look suspicious is never walked through.
+SUSPICIOUS: list[tuple[Any, bool]] = [
+    (10**18, True),
+    ([10**18], True),
+    ({"n": 10**18}, True),
+    ([1, 10**18], True),
+    (10**17, False),
+    ({"n": "1" * 19}, False),
+    ([0.1234567890123456789], False),
+    (nested(DEEPEST), False),
+    (nested(DEEPEST + 1), True),
+    (nested(DEEPEST + 1, mapping=True), True),
+    ([nested(60)] * 3, False),
+    (nested(DEEPEST - 1, ["[" * 200, ""]), False),
+    (nested(DEEPEST, ["[" * 200, ""]), True),
+    (nested(DEEPEST, '"[' * 200), False),
+    (nested(DEEPEST + 1, '"[' * 200), True),
+    ([["\\"]] * 200, False),
+    ([["\\", Model()]] * 200, True),
+    ([{"a": ("\\",)}] * 200, False),
+]
+
+
+@pytest.mark.parametrize(("value", "suspicious"), SUSPICIOUS)
+def test_only_suspicious_text_is_looked_at_again(value: Any, suspicious: bool) -> None:
+    raw = payload_check._compact(value).encode()
+    skeleton = raw.translate(payload_check._ALIKE, payload_check._NOT_SKELETON)
+    assert payload_check._suspicious(value, raw, skeleton) is suspicious
+
+
+@pytest.mark.parametrize(
+    ("brackets", "deep"),
+    [
+        (b"[" * DEEPEST + b"]" * DEEPEST, False),
+        (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), True),
+        (b'[""]' * 9, False),
+        (b'["[[["]', False),
+        (b"[][]" * 300, False),
+    ],
+)
+def test_depth_of_brackets(brackets: bytes, deep: bool) -> None:
+    assert payload_check._deep_text(brackets) is deep
+
+
+def test_long_path_is_cut_in_its_middle() -> None:
+    path = "".join(chr(97 + n % 26) for n in range(300))
+    assert payload_check._shortened(path[:200]) == path[:200]
+    assert payload_check._shortened(path[:201]) == f"{path[:179]}…{path[181:201]}"
 
 
 # An oracle that shares nothing with the code: slow, recursive, plain.

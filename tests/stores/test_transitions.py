@@ -160,6 +160,20 @@ class TestMessages:
         assert applied(rule, STORED) == Change({**STORED, "deliveries": 3}, 3, NOW + 60)
         assert applied(rule, PARKED) == Change({**PARKED, "deliveries": 3}, 3)
 
+    def test_delivery_that_does_not_count_is_taken_back(self) -> None:
+        rule = transitions.undelivered(60.0)
+        assert applied(rule, STORED) == Change({**STORED, "deliveries": 1}, None, NOW + 60)
+        assert applied(rule, PARKED) == Change({**PARKED, "deliveries": 1}, None)
+        once = {**STORED, "deliveries": 1}
+        assert applied(rule, once) == Change({**STORED, "deliveries": 0}, None, NOW + 60)
+
+    def test_nothing_is_kept_of_delivery_that_was_the_first(self) -> None:
+        assert applied(transitions.undelivered(60.0), self.FIRST) == Change(None, None)
+
+    @pytest.mark.parametrize("row", [None, {**STORED, "deliveries": 0}])
+    def test_delivery_that_is_not_counted_is_not_taken_back(self, row: Row | None) -> None:
+        assert applied(transitions.undelivered(60.0), row) == unchanged(row, None)
+
     def test_failure_is_noted(self) -> None:
         rule = transitions.note({"code": "B"}, 60.0, parked=False)
         new = {**self.FIRST, "deliveries": 0, "note": {"code": "B"}}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 BODY = b"x" * 300_000
 
@@ -23,8 +29,8 @@ class FlakyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.script: dict[str, list[Any]] = {}
         self.requests: list[str] = []
         self.released = threading.Event()
@@ -92,9 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def flaky_server() -> Iterator[FlakyServer]:
-    """A server of its own, ended with its threads."""
-    server = FlakyServer()
+def flaky_server(port: int = 0) -> Iterator[FlakyServer]:
+    """A server of its own, ended with its threads.
+
+    Args:
+        port: Where it listens; 0 for any port that is free.
+    """
+    server = FlakyServer(port)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -104,6 +114,47 @@ def flaky_server() -> Iterator[FlakyServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def secure_server(folder: Path) -> Iterator[str]:
+    """The URL of a server whose certificate nothing trusts.
+
+    Args:
+        folder: Where its key is written.
+    """
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subject = ["-subj", "/CN=localhost", "-days", "2", "-nodes"]
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", cert, *subject],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with flaky_server() as secure:
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        yield f"https://127.0.0.1:{secure.server_address[1]}/"
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port whose backlog is full: the next handshake gets no answer."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = int(listener.getsockname()[1])
+        filling = [socket.socket() for _ in range(8)]
+        try:
+            for one in filling:
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            yield port
+        finally:
+            for one in filling:
+                one.close()
 
 
 @contextmanager

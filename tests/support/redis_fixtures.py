@@ -32,12 +32,14 @@ class RedisServer:
 
     Args:
         folder: Where its file is.
+        options: More of its settings, as on its command line.
         fsync: Whether an answer waits for the disk too.
     """
 
-    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
+    def __init__(self, folder: Path, *options: str, fsync: bool = True) -> None:
         self._folder = folder
         self._fsync = "always" if fsync else "no"
+        self._options = options
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -63,7 +65,11 @@ class RedisServer:
             "databases": str(_DATABASES),
         }
         self._process = subprocess.Popen(
-            [PROGRAM, *(part for name, value in settings.items() for part in (f"--{name}", value))],
+            [
+                PROGRAM,
+                *(part for name, value in settings.items() for part in (f"--{name}", value)),
+                *self._options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -6,11 +6,8 @@ import asyncio
 import errno
 import functools
 import importlib
-import shutil
 import socket
 import sqlite3
-import ssl
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +24,14 @@ import pytest
 import redis
 import requests
 import urllib3
-from support.flaky_http import FlakyServer, closed_port, flaky_server, raw_server
+from support.flaky_http import (
+    FlakyServer,
+    closed_port,
+    flaky_server,
+    full_port,
+    raw_server,
+    secure_server,
+)
 from support.postgres_wire import refusing_postgres
 from support.redis_fixtures import RedisServer, needs_redis
 
@@ -292,24 +296,11 @@ def test_exhausted_pool_of_client_is_throttled(server: FlakyServer) -> None:
 
 
 def test_connect_timeout_never_ran() -> None:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    port = listener.getsockname()[1]
-    filling = []
-    try:
-        for _ in range(8):  # the backlog is full: the next handshake gets no answer
-            one = socket.socket()
-            one.setblocking(False)
-            one.connect_ex(("127.0.0.1", port))
-            filling.append(one)
+    with full_port() as port:
         failure = raised(lambda: httpx.get(f"http://127.0.0.1:{port}/", timeout=0.3))
         assert facts(failure) == ("httpx.ConnectTimeout", T, NE)
         failure = raised(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=0.3))
         assert facts(failure) == ("requests.ConnectTimeout", T, NE)
-    finally:
-        for one in (*filling, listener):
-            one.close()
 
 
 def test_httpcore_by_itself() -> None:
@@ -318,20 +309,7 @@ def test_httpcore_by_itself() -> None:
 
 
 def test_untrusted_certificate_is_permanent(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    subject = ["-subj", "/CN=localhost", "-days", "2", "-nodes"]
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-keyout", key, "-out", cert, *subject],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    with flaky_server() as secure:
-        secure.socket = context.wrap_socket(secure.socket, server_side=True)
-        url = f"https://127.0.0.1:{secure.server_address[1]}/"
+    with secure_server(tmp_path) as url:
         for client, code in (
             ("httpx", "httpx.ConnectError"),
             ("requests", "requests.exceptions.SSLError"),

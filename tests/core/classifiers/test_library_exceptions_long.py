@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
+import pkgutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -36,15 +36,16 @@ T, A, N, P, X = (
 NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 LIBRARIES = {"grpc", "botocore", "asyncpg", "sqlalchemy"}
+PRINTED = {"sqlalchemy.dialects.postgresql.asyncpg.Error"}  # a name that can only be read
 
 
 @pytest.mark.parametrize(
     "row", [r for r in ROWS if r.module.split(".")[0] in LIBRARIES], ids=lambda r: r.name
 )
 def test_row_finds_its_class_under_both_names(row: Any) -> None:
-    kind = getattr(importlib.import_module(row.module), row.name.rpartition(".")[2])
-    public, _, name = row.name.rpartition(".")
-    assert getattr(importlib.import_module(public), name) is kind
+    kind = pkgutil.resolve_name(f"{row.module}.{row.name.rpartition('.')[2]}")
+    if row.name not in PRINTED:
+        assert pkgutil.resolve_name(row.name) is kind
     error = kind.__new__(kind)
     found = from_library(error)
     assert found is None or found.code == row.name

@@ -12,7 +12,12 @@ import pytest
 
 from iii_resilience import Backoff, Category, CircuitOpenError, RetryPolicy, classify, iii_retry
 from iii_resilience.handling import PermanentError, TransientError
-from iii_resilience.handling.hardening.error_encoding import HandlerFailed, encode_error, structured
+from iii_resilience.handling.hardening.error_encoding import (
+    HandlerFailed,
+    NotStarted,
+    encode_error,
+    structured,
+)
 
 LONGEST = 100_000
 
@@ -155,3 +160,10 @@ def test_mark_of_earlier_call_does_not_count() -> None:
 def test_fields_that_are_none_are_left_out() -> None:
     text = structured(Category.AUTH, "C", "m", a=None, b=0)
     assert text == '{"type": "auth", "code": "C", "message": "m", "b": 0}'
+
+
+def test_handler_that_does_not_start_has_text_and_answer() -> None:
+    assert str(NotStarted("words")) == "words"
+    assert NotStarted("words").answer is None
+    answer = {"error": "words"}
+    assert NotStarted("words", answer).answer is answer

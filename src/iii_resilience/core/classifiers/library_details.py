@@ -337,7 +337,21 @@ def sqlstate(error: BaseException, failure: Failure) -> Failure | None:
     return changed.replace(remedy=f"{changed.remedy} (SQLSTATE {state[:5]})")
 
 
-_PASSWORD = re.compile(r"authentication failed|no pg_hba.conf entry|role .{0,64} does not exist")
+# What the server said, by its own words in English.
+_REFUSALS: tuple[tuple[re.Pattern[str], tuple[Category, Execution, bool]], ...] = (
+    (
+        re.compile(
+            "authentication failed|no pg_hba.conf entry|role .{0,64} does not exist"
+            "|permission denied for database"
+        ),
+        _STATES["28"],
+    ),
+    (re.compile("database .{0,64} does not exist"), _STATES["3D"]),
+    (
+        re.compile("too many (?:clients|connections)|connection slots are reserved"),
+        _STATES["53300"],
+    ),
+)
 
 
 def postgres(error: BaseException, failure: Failure) -> Failure | None:
@@ -347,9 +361,15 @@ def postgres(error: BaseException, failure: Failure) -> Failure | None:
     text = text_of(error)[:_TEXT]
     if not text.startswith(("connection failed", "connection timeout", "failed to resolve")):
         return failure
-    if _PASSWORD.search(text):
-        return of_category(failure, A, NE)
+    for words, (category, execution, throttled) in _REFUSALS:
+        if words.search(text):
+            return of_category(failure, category, execution, throttled=throttled)
     return failure.replace(execution=NE)
+
+
+def closed(error: BaseException, failure: Failure) -> Failure:
+    """A connection that was lost before: asyncpg raises what it does for wrong usage, too."""
+    return of_category(failure, T, NE) if "connection is closed" in text_of(error) else failure
 
 
 def sqlite(error: BaseException, failure: Failure) -> Failure | None:
@@ -395,6 +415,11 @@ def argument(error: BaseException) -> object:
 def orig(error: BaseException) -> object:
     """``orig``, as in SQLAlchemy's exceptions around a driver's."""
     return attribute(error, "orig")
+
+
+def raised_from(error: BaseException) -> object:
+    """``__cause__``, as in what SQLAlchemy raises for drivers of asyncio."""
+    return error.__cause__
 
 
 def executed(error: BaseException, failure: Failure) -> Failure:  # noqa: ARG001 - a `Detail`
