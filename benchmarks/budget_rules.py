@@ -22,6 +22,10 @@ class OtherRule(PermitBucket):
 
     def __init__(self, *_: float) -> None:
         super().__init__(ratio=0.0, burst=1.0, min_per_second=0.0)
+
+    def forget(self) -> None:
+        """See `PermitBucket`. A rule adds its own state."""
+        super().forget()
         self.level = 0.0
 
     def was_in_flight(self, started: float) -> bool:
@@ -36,8 +40,9 @@ class WindowRule(OtherRule):
     __slots__ = ("_calls", "_retries")
     RATIO, PER_SECOND, WINDOW = 0.2, 10.0, 10.0
 
-    def __init__(self, *_: float) -> None:
-        super().__init__()
+    def forget(self) -> None:
+        """See `PermitBucket`."""
+        super().forget()
         self._calls: deque[float] = deque()
         self._retries: deque[float] = deque()
 
@@ -69,8 +74,9 @@ class QuotaRule(OtherRule):
     __slots__ = ("_tokens",)
     TOKENS, COST = 500, 5
 
-    def __init__(self, *_: float) -> None:
-        super().__init__()
+    def forget(self) -> None:
+        """See `PermitBucket`."""
+        super().forget()
         self._tokens = self.TOKENS
 
     def reserve(self, now: float) -> bool:
@@ -103,8 +109,9 @@ class TokenRule(OtherRule):
     __slots__ = ("_denied", "_tokens")
     TOKENS, RATIO = 10.0, 0.1
 
-    def __init__(self, *_: float) -> None:
-        super().__init__()
+    def forget(self) -> None:
+        """See `PermitBucket`."""
+        super().forget()
         self._tokens = self.TOKENS
         self._denied = 0
 

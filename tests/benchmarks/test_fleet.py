@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench_fleet import OURS, UNLIMITED, Outage
+from bench_fleet import BUDGETS, OURS, UNLIMITED, Flaky, Outage, run, run_flaky
 from budget_rules import QuotaRule, RuleBudget, TimeoutQuotaRule, TokenRule, WindowRule
 from table import write_part
 
@@ -60,6 +60,15 @@ class TestRules:
 def test_fleet_of_ten_is_measured(rule: str, least: float, most: float) -> None:
     row = Outage(rule, 10, rate=80.0, duration=45.0).run()
     assert least < row.load <= most
+
+
+def test_run_leaves_no_state_to_next_one() -> None:
+    outage = Outage(OURS, 10, rate=80.0, duration=45.0)
+    first = run(outage)
+    assert run(outage) == first
+    for rule in BUDGETS:
+        flaky = Flaky(rule, 0.3, 1, 20.0, 200)
+        assert run_flaky(flaky) == run_flaky(flaky)
 
 
 def test_part_is_written_between_its_marks(tmp_path: Path) -> None:

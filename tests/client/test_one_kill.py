@@ -12,14 +12,22 @@ from iii_resilience import RetryPolicy
 SIZES = [50, pytest.param(500, marks=pytest.mark.long)]
 
 
+# With failures at random a call in a thousand may lack a permit; each of 50 makes 2 %.
+AT_RANDOM = [(0.0, 0.01), (0.05, 0.05)]
+
+
+@pytest.mark.parametrize(("failing", "most"), AT_RANDOM)
 @pytest.mark.parametrize("calls", SIZES)
-def test_calls_on_killed_worker_are_repaired(calls: int, tmp_path: Path) -> None:
-    assert through_trigger(calls, tmp_path) <= calls // 100
+def test_calls_on_killed_worker_are_repaired(
+    calls: int, failing: float, most: float, tmp_path: Path
+) -> None:
+    assert through_trigger(calls, tmp_path, failing=failing) <= calls * most
 
 
+@pytest.mark.parametrize(("failing", "most"), AT_RANDOM)
 @pytest.mark.parametrize("calls", [50, 500])
-def test_calls_on_restarted_server_are_repaired(calls: int) -> None:
-    assert through_decorator(calls) <= calls // 100
+def test_calls_on_restarted_server_are_repaired(calls: int, failing: float, most: float) -> None:
+    assert through_decorator(calls, failing=failing) <= calls * most
 
 
 def test_without_retries_they_all_fail() -> None:
