@@ -54,9 +54,10 @@ class Rounds:
 async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
     """So many coroutines call at once, on one event loop."""
     found = Rounds(f"{at_once} coroutines")
+    each = max(1, CALLS // at_once)
 
     async def calls(way: str) -> None:
-        for _ in range(max(1, CALLS // at_once // 4)):
+        for _ in range(each):
             answers = await asyncio.gather(
                 *(ways[way]() for _ in range(at_once)), return_exceptions=True
             )
@@ -68,14 +69,14 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
             began = time.perf_counter()
             await calls(way)
             if number >= 0:  # the first round warms up
-                found.times[way].append(_each(began, at_once * max(1, CALLS // at_once // 4)))
+                found.times[way].append(_each(began, at_once * each))
     return found
 
 
 def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
     """So many threads call at once."""
     found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
-    each = max(1, CALLS // at_once // 4)
+    each = max(1, CALLS // at_once)
 
     def calls(way: str) -> None:
         for _ in range(each):

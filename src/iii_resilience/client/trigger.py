@@ -33,6 +33,9 @@ from iii_resilience.telemetry import INLINE, meters, refused
 _INLINE_MOST = 1_000  # plans of policies that were given to calls
 _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more makes them anew
 
+# What most calls say about themselves, made once.
+_PLAIN, _IDEMPOTENT = CallOptions(idempotent=False), CallOptions(idempotent=True)
+
 
 class Caller:
     """The caller's side of one client.
@@ -173,7 +176,10 @@ class Caller:
             raise
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
-        options = CallOptions(idempotent, accept_enqueued, key)
+        if key is None and not accept_enqueued:
+            options = _IDEMPOTENT if idempotent else _PLAIN
+        else:
+            options = CallOptions(idempotent, accept_enqueued, key)
         return TriggerCall(checked, plan, options)
 
     def _plan(
