@@ -10,20 +10,22 @@ and through ours, one after the other; the next one begins with the other. Usage
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
 
-from bench_trigger import POLICY, SMALL, TIMEOUT_MS, lost, options, served
+from bench_trigger import POLICY, SMALL, lost, options, served
 
 from iii_resilience import resilient
 
 COROUTINES = (10, 50, 200, 1000)
 THREADS = (1, 8, 32)
-CALLS = 1000
-"""Calls of one round, whatever runs at once."""
+CALLS = 250 if "III_URL" in os.environ else 1000
+"""Calls of one round, whatever runs at once; fewer where answers are lost, each for `_MOST_MS`."""
+_MOST_MS = 3000
 ROUNDS = 11
 
 Way = Callable[[], object]
@@ -54,9 +56,10 @@ class Rounds:
 async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
     """So many coroutines call at once, on one event loop."""
     found = Rounds(f"{at_once} coroutines")
+    each = max(1, CALLS // at_once)
 
     async def calls(way: str) -> None:
-        for _ in range(max(1, CALLS // at_once // 4)):
+        for _ in range(each):
             answers = await asyncio.gather(
                 *(ways[way]() for _ in range(at_once)), return_exceptions=True
             )
@@ -68,14 +71,14 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
             began = time.perf_counter()
             await calls(way)
             if number >= 0:  # the first round warms up
-                found.times[way].append(_each(began, at_once * max(1, CALLS // at_once // 4)))
+                found.times[way].append(_each(began, at_once * each))
     return found
 
 
 def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
     """So many threads call at once."""
     found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
-    each = max(1, CALLS // at_once // 4)
+    each = max(1, CALLS // at_once)
 
     def calls(way: str) -> None:
         for _ in range(each):
@@ -119,7 +122,7 @@ def measure(url: str, rounds: int) -> None:
 
     client = register_worker(url, options("caller"))
     wrapped = resilient(client, policies=POLICY)
-    request = {"function_id": "bench::echo", "payload": SMALL, "timeout_ms": TIMEOUT_MS * 5}
+    request = {"function_id": "bench::echo", "payload": SMALL, "timeout_ms": _MOST_MS}
 
     async def all_coroutines() -> None:
         ways: dict[str, AsyncWay] = {

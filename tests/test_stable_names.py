@@ -100,7 +100,7 @@ CONTEXT = CallContext(
     function_id="a::b",
     code="TIMEOUT",
     attempt_left=0.5,
-    attempt_deadline_unix=1000.0,
+    attempt_deadline_unix=1999.0,
 )
 ON_THE_WIRE = {
     "left_ms": 1500,
@@ -111,7 +111,6 @@ ON_THE_WIRE = {
     "function_id": "a::b",
     "code": "TIMEOUT",
     "attempt_left_ms": 500,
-    "attempt_deadline_unix_ms": 1_000_000,
 }
 
 
@@ -120,6 +119,12 @@ class TestCallContext:
 
     def test_fields_written(self) -> None:
         assert CONTEXT.to_wire() == ON_THE_WIRE
+
+    def test_attempt_deadline_is_written_without_deadline(self) -> None:
+        context = attrs.evolve(CONTEXT, left=None, deadline_unix=None)
+        wire = context.to_wire()
+        assert (wire["attempt_left_ms"], wire["attempt_deadline_unix_ms"]) == (500, 1_999_000)
+        assert from_metadata({"iii.resilience": wire}) == context
 
     def test_fields_read(self) -> None:
         assert from_metadata({"iii.resilience": ON_THE_WIRE}) == CONTEXT
@@ -135,8 +140,6 @@ class TestCallContext:
         (call,) = engine.calls("t::f")
         assert set(call.metadata) == {"iii.resilience"}
         assert set(call.metadata["iii.resilience"]) == {
-            "attempt",
-            "attempt_deadline_unix_ms",
             "attempt_left_ms",
             "deadline_unix_ms",
             "idempotency_key",

@@ -484,6 +484,39 @@ class TestEnd:
         """The SDK's loop has done what it had to do."""
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), client.loop).result(5)
 
+    def test_answer_is_not_lost_where_loop_stops_before_waking_threads(self, client: Any) -> None:
+        in_flight = self.in_flight(client, self.ended)
+
+        async def call(request: dict[str, Any]) -> Any:
+            client.loop.stop()  # no further iteration follows this one
+            return request["payload"]
+
+        in_flight._call = call
+        began = time.monotonic()
+        assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
+        assert time.monotonic() - began < 10
+        client.thread.join(5)
+        client.loop.close()
+
+    def test_threads_wake_after_what_else_the_iteration_does(self, client: Any) -> None:
+        order: list[str] = []
+
+        async def call(request: dict[str, Any]) -> Any:
+            asyncio.get_running_loop().call_soon(order.append, "other")
+            order.append("answered")
+            return request["payload"]
+
+        in_flight = InFlightCalls(client.loop, self.fine, call, self.fine, may_cancel=True)
+        wake = in_flight._wake_threads
+
+        def woken() -> None:
+            order.append("woken")
+            wake()
+
+        in_flight._wake_threads = woken  # type: ignore[method-assign]
+        assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
+        assert order[:3] == ["answered", "other", "woken"]
+
     def test_client_ending_under_call_does_not_claim_unsent(self, client: Any) -> None:
         client.hangs = True
         with pytest.raises(ConnectionLostError, match="may have run"):

@@ -22,30 +22,35 @@ from iii_resilience.sdk.propagation import (
 )
 
 texts = st.text(min_size=1, max_size=40)
-milliseconds = st.integers(0, 10**13).map(lambda value: value / 1000)
+milliseconds = st.integers(0, 10**12).map(lambda value: value / 1000)
 
 
-@given(
-    st.builds(
-        CallContext,
-        left=st.none() | milliseconds,
-        deadline_unix=st.none() | milliseconds,
-        attempt=st.integers(1, 1000),
-        idempotency_key=st.none() | texts,
-        already_retried=st.booleans(),
-        function_id=st.none() | texts,
-        code=st.none() | texts,
-        attempt_left=st.none() | milliseconds,
-        attempt_deadline_unix=st.none() | milliseconds,
+@st.composite
+def contexts(draw: st.DrawFn) -> CallContext:
+    """Contexts as calls carry them: all times are those of one moment, the sending."""
+    sent = draw(milliseconds)
+    left, attempt_left = (draw(st.none() | milliseconds) for _ in range(2))
+    return CallContext(
+        left=left,
+        deadline_unix=None if left is None else sent + left,
+        attempt=draw(st.integers(1, 1000)),
+        idempotency_key=draw(st.none() | texts),
+        already_retried=draw(st.booleans()),
+        function_id=draw(st.none() | texts),
+        code=draw(st.none() | texts),
+        attempt_left=attempt_left,
+        attempt_deadline_unix=None if attempt_left is None else sent + attempt_left,
     )
-)
-def test_what_is_carried_arrives_within_millisecond(carried: CallContext) -> None:
+
+
+@given(contexts())
+def test_what_is_carried_arrives_within_milliseconds(carried: CallContext) -> None:
     arrived = from_metadata({METADATA_FIELD: json.loads(json.dumps(carried.to_wire())), "x": 1})
     assert arrived is not None
     for name in ("left", "deadline_unix", "attempt_left", "attempt_deadline_unix"):
         sent, got = getattr(carried, name), getattr(arrived, name)
         assert (sent is None) == (got is None)
-        assert sent is None or abs(sent - got) <= 0.0011
+        assert sent is None or abs(sent - got) <= 0.0031  # of three that are rounded down
     for name in ("attempt", "idempotency_key", "already_retried", "function_id", "code"):
         assert getattr(arrived, name) == getattr(carried, name)
 
@@ -58,9 +63,15 @@ anything = st.recursive(
 
 
 EVERY_FIELD = CallContext(1.0, 2.0, 3, "k", True, "a::b", "TIMEOUT", 4.0, 5.0)
+NAMES = sorted({*EVERY_FIELD.to_wire(), "attempt_deadline_unix_ms"})
 
 
-@given(st.dictionaries(st.sampled_from(sorted(EVERY_FIELD.to_wire())), anything) | anything)
+def test_what_a_reader_works_out_does_not_travel() -> None:
+    wire = CallContext(1.0, 2.0, attempt_left=4.0, attempt_deadline_unix=5.0).to_wire()
+    assert wire == {"left_ms": 1000, "deadline_unix_ms": 2000, "attempt_left_ms": 4000}
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), anything) | anything)
 def test_whatever_stands_there_is_read_without_error(wire: Any) -> None:
     carried = from_metadata({METADATA_FIELD: wire})
     if isinstance(wire, dict):
@@ -102,7 +113,6 @@ def test_work_that_waits_in_queue_has_no_times() -> None:
         "left_ms",
         "deadline_unix_ms",
         "attempt_left_ms",
-        "attempt_deadline_unix_ms",
     }
 
 

@@ -36,6 +36,9 @@ _PLANS_MOST = 10_000  # functions whose plan is kept; a program that calls more 
 
 _Target = str | tuple[str, str]  # function id; namespace and id where a call names a namespace
 
+# What most calls say about themselves, made once.
+_PLAIN, _IDEMPOTENT = CallOptions(idempotent=False), CallOptions(idempotent=True)
+
 
 class Caller:
     """The caller's side of one client.
@@ -181,7 +184,10 @@ class Caller:
             raise
         if idempotent is None:  # code wins over a rule in a file
             idempotent = plan.selected.idempotent is True
-        options = CallOptions(idempotent, accept_enqueued, key)
+        if key is None and not accept_enqueued:
+            options = _IDEMPOTENT if idempotent else _PLAIN
+        else:
+            options = CallOptions(idempotent, accept_enqueued, key)
         return TriggerCall(checked, plan, options)
 
     def _plan(self, book: PolicySet, target: _Target, policy: str | RetryPolicy | None) -> CallPlan:

@@ -260,16 +260,19 @@ class TriggerCall:
         ):
             return None
         if (
-            request.timeout_ms is not None
-            or request.action is not None
+            request.action is not None
             or "metadata" in request.fields
             or options.idempotency_key is not None
         ):
             return self._next_fields()
         self._sent = True
-        timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.policy.deadline
+        timeout, source = self._full_timeout()
+        left = plan.policy.deadline
         if left is not None and 1000 * left < timeout:
-            timeout, source = 1000 * left, _DEADLINE
+            if request.timeout_ms is None:
+                timeout, source = 1000 * left, _DEADLINE
+            else:
+                left = timeout / 1000  # as it extends the deadline
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import attrs
-
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
-from iii_resilience.core.failure import Failure
-from iii_resilience.sdk.event_loops import call_soon, settle, substitute_loop
+from iii_resilience.sdk.event_loops import call_soon, substitute_loop
+from iii_resilience.sdk.in_flight_call import AsyncCall, InFlightCall, SyncCall
 from iii_resilience.sdk.send_check import SendCheck, unsent
 
 T = TypeVar("T")
@@ -48,9 +44,10 @@ _SLACK = 0.25
 # loop reports that the time is over.
 _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
+_Pending = dict[InFlightCall, None]
 
-AT_ONCE = 8
-"""Calls that leave before one of them is answered; the next leave one an iteration of the loop."""
+AT_ONCE = 4
+"""Calls that leave in one iteration of the loop; answers are read before the next ones leave."""
 PACED = 30.0
 """Seconds after the loss of a worker or connection in which calls leave one at a time."""
 
@@ -88,11 +85,12 @@ class InFlightCalls:
         self._local: _Pending = {}  # what runs in this process needs no connection
         self._left: set[asyncio.Task[None]] = set()
         # With the context of the caller, in which the SDK finds the trace that a call belongs to.
-        self._waiting: deque[
-            tuple[_InFlightCall, _Pending, dict[str, Any], contextvars.Context]
-        ] = deque()
+        self._waiting: deque[tuple[InFlightCall, _Pending, dict[str, Any], contextvars.Context]] = (
+            deque()
+        )
         self._woken = False  # whether the loop is about to look at those that wait
-        self._unanswered = 0  # calls that were sent since the last answer
+        # Calls of threads that have ended on the loop, and whose threads still sleep.
+        self._ended: deque[tuple[SyncCall, Any, BaseException | None]] = deque()
         self._paced_until = 0.0
 
     @property
@@ -120,6 +118,7 @@ class InFlightCalls:
         """The client is gone: every call ends now."""
         self._end(self._remote, _SHUT_DOWN)
         self._end(self._local, _SHUT_DOWN)
+        self._wake_threads()
 
     async def cancel_rest(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
@@ -159,7 +158,7 @@ class InFlightCalls:
                 SDK could not send the call in time.
             Exception: Whatever the SDK raises.
         """
-        pending_call = _SyncCall(send_check)
+        pending_call = SyncCall(send_check)
         pending_call.settled.acquire()
         pending = self._local if local else self._remote
         left = seconds + _SLACK
@@ -196,7 +195,7 @@ class InFlightCalls:
         """As `send`, for coroutines on any event loop; a cancellation ends it at once."""
         here = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = here.create_future()
-        pending_call = _AsyncCall(send_check, here, answer)
+        pending_call = AsyncCall(send_check, here, answer)
         pending = self._local if local else self._remote
         bound = here.call_later(seconds + _SLACK, self._out_of_time, pending_call, pending, seconds)
         pending[pending_call] = None
@@ -216,7 +215,7 @@ class InFlightCalls:
             del answer  # it holds the error that it ended in, and that one this frame
 
     def _submit(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+        self, pending_call: InFlightCall, pending: _Pending, request: dict[str, Any]
     ) -> None:
         """Have a call sent on the SDK's loop, in the context of its caller.
 
@@ -243,7 +242,7 @@ class InFlightCalls:
     def _send_waiting(self) -> None:
         """Let as many calls leave as may in one iteration of the loop.
 
-        If one of them reports that its worker is gone, the rest are held back.
+        If an answer reports that its worker is gone, the rest are held back.
         """
         waiting = self._waiting
         if not waiting:
@@ -252,11 +251,8 @@ class InFlightCalls:
                 return
             self._woken = True
         loop = asyncio.get_running_loop()
-        most = AT_ONCE - self._unanswered
-        if most <= 0 or self._paced_until > time.monotonic():
-            most = 1
+        most = 1 if self._paced_until > time.monotonic() else AT_ONCE
         for _ in range(min(len(waiting), most)):
-            self._unanswered += 1
             pending_call, pending, request, context = waiting.popleft()
             if pending_call in pending:
                 sending = self._send_now(pending_call, pending, request)
@@ -267,7 +263,7 @@ class InFlightCalls:
         loop.call_soon(self._send_waiting)
 
     async def _send_now(
-        self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]
+        self, pending_call: InFlightCall, pending: _Pending, request: dict[str, Any]
     ) -> None:
         # In this order, and in the same step as the sending: the remover of a call reads
         # `sent` afterwards, so its error never claims less than the truth.
@@ -285,20 +281,31 @@ class InFlightCalls:
                 if send_check is not None:
                     pending_call.failure = send_check.classify(error)
                 raise
-            finally:
-                self._unanswered = 0
         except BaseException as error:
             # A cancellation that is not ours is the SDK's own end.
             lost = isinstance(error, asyncio.CancelledError)
             if pending.pop(pending_call, _GONE) is None:
-                pending_call.settle(None, ConnectionLostError(LOST) if lost else error)
+                self._settle(pending_call, None, ConnectionLostError(LOST) if lost else error)
             if not isinstance(error, Exception):
                 raise
         else:
             if pending.pop(pending_call, _GONE) is None:
-                pending_call.settle(answer, None)
+                self._settle(pending_call, answer, None)
 
-    def _drop(self, pending_call: _InFlightCall) -> None:
+    def _settle(self, pending_call: InFlightCall, answer: Any, error: BaseException | None) -> None:
+        """End the wait for a call that was removed here.
+
+        A thread that wakes takes the interpreter from this loop at its next read or write. So all
+        threads wake together, after what else this iteration of the loop has to do.
+        """
+        if not isinstance(pending_call, SyncCall):
+            pending_call.settle(answer, error)
+            return
+        self._ended.append((pending_call, answer, error))
+        if len(self._ended) == 1:
+            asyncio.get_running_loop().call_soon(self._wake_threads)
+
+    def _drop(self, pending_call: InFlightCall) -> None:
         """The caller no longer waits: end the SDK's part of the call too.
 
         Before 0.24.4 that is left to end by itself: there a late answer to a cancelled call kills
@@ -308,6 +315,18 @@ class InFlightCalls:
             pending_call.task.cancel()
         if self._waiting:  # its thread was interrupted, perhaps just before it woke this loop
             self._send_waiting()
+
+    # On any thread.
+
+    def _wake_threads(self) -> None:
+        """Settle what has ended; each once, whichever thread is here."""
+        while self._ended:
+            try:
+                pending_call, answer, error = self._ended.popleft()
+            except IndexError:  # another thread has taken it in this very moment
+                return
+            pending_call.settle(answer, error)
+            del pending_call, answer, error  # an error holds the frames below it
 
     # Before its answer.
 
@@ -322,20 +341,22 @@ class InFlightCalls:
             )
             pending_call.settle(None, error)
 
-    def _out_of_time(self, pending_call: _InFlightCall, pending: _Pending, seconds: float) -> None:
+    def _out_of_time(self, pending_call: InFlightCall, pending: _Pending, seconds: float) -> None:
         error = self._taken(pending_call, pending, *_stuck(seconds))
         if error is not None:
             pending_call.settle(None, error)
 
-    def _give_up(self, pending_call: _SyncCall, pending: _Pending, seconds: float) -> None:
+    def _give_up(self, pending_call: SyncCall, pending: _Pending, seconds: float) -> None:
         error = self._taken(pending_call, pending, *_stuck(seconds))
         if error is not None:
             raise error
         # It is being settled, unless its remover was interrupted before.
+        self._wake_threads()
         if not pending_call.settled.acquire(timeout=_SLACK):
             raise ConnectionLostError(LOST)
 
-    def _look_after(self, pending_call: _InFlightCall, pending: _Pending) -> None:
+    def _look_after(self, pending_call: InFlightCall, pending: _Pending) -> None:
+        self._wake_threads()  # the loop may have stopped before it could
         try:
             self._usable(local=pending is self._local)
         except Exception as unusable:
@@ -345,7 +366,7 @@ class InFlightCalls:
                 raise error from None
 
     def _taken(
-        self, pending_call: _InFlightCall, pending: _Pending, sent: Exception, never_sent: Exception
+        self, pending_call: InFlightCall, pending: _Pending, sent: Exception, never_sent: Exception
     ) -> Exception | None:
         """Remove a call; its error, or None if another thread has removed it."""
         if pending.pop(pending_call, _GONE) is not None:
@@ -353,7 +374,7 @@ class InFlightCalls:
         return self._end_of(pending_call, sent, never_sent)
 
     def _end_of(
-        self, pending_call: _InFlightCall, sent: Exception, never_sent: Exception
+        self, pending_call: InFlightCall, sent: Exception, never_sent: Exception
     ) -> Exception:
         """The error for a call that was removed."""
         if not pending_call.sent:  # and it never will
@@ -367,27 +388,6 @@ def _stuck(seconds: float) -> tuple[Exception, Exception]:
     return sent, NotConnectedError(_STANDS_STILL.format(seconds))
 
 
-@attrs.define(eq=False)
-class _InFlightCall(ABC):
-    """A call that a thread or coroutine waits for.
-
-    Attributes:
-        send_check: What is consulted on the SDK's loop, or None.
-        sent: Whether the SDK may have got it.
-        task: The SDK's part of it, or None before.
-        failure: What the SDK raised, classified; None before, and without a check.
-    """
-
-    send_check: SendCheck | None
-    sent: bool = attrs.field(default=False, init=False)
-    task: asyncio.Task[None] | None = attrs.field(default=None, init=False)
-    failure: Failure | None = attrs.field(default=None, init=False)
-
-    @abstractmethod
-    def settle(self, answer: Any, error: BaseException | None) -> None:
-        """End the wait for it, from any thread; called by what removed it from the pending set."""
-
-
 def _show_own_cause(error: Exception) -> None:
     """The cause of a failed local dispatch is the handler's own exception, as the SDK documents.
 
@@ -396,42 +396,3 @@ def _show_own_cause(error: Exception) -> None:
     original = getattr(error.__cause__, "original", None)
     if isinstance(original, BaseException):
         error.__cause__ = original
-
-
-_Pending = dict[_InFlightCall, None]
-
-
-@attrs.define(eq=False)
-class _SyncCall(_InFlightCall):
-    """A call that a thread waits for.
-
-    Attributes:
-        settled: Held until the call is settled.
-    """
-
-    answer: Any = attrs.field(default=None, init=False)
-    error: BaseException | None = attrs.field(default=None, init=False)
-    settled: threading.Lock = attrs.field(factory=threading.Lock, init=False)
-
-    def settle(self, answer: Any, error: BaseException | None) -> None:
-        self.answer = answer
-        self.error = error
-        self.settled.release()
-
-
-@attrs.define(eq=False)
-class _AsyncCall(_InFlightCall):
-    """A call that a coroutine waits for."""
-
-    _here: asyncio.AbstractEventLoop
-    _future: asyncio.Future[Any] | None
-
-    def settle(self, answer: Any, error: BaseException | None) -> None:
-        # The error's traceback holds frames that hold this object, which must not hold the error.
-        future, self._future = self._future, None
-        if future is None:
-            return
-        if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
-            settle(future, answer, error)
-        else:
-            call_soon(self._here, settle, future, answer, error)

@@ -98,17 +98,23 @@ class CallContext:
         if not isinstance(wire, Mapping):
             return None
         attempt = wire.get("attempt")
-        left, deadline = _milliseconds(wire.get("left_ms")), wire.get("deadline_unix_ms")
+        left, deadline = (_milliseconds(wire.get(name)) for name in ("left_ms", "deadline_unix_ms"))
+        attempt_left = _milliseconds(wire.get("attempt_left_ms"))
+        attempt_deadline = _milliseconds(wire.get("attempt_deadline_unix_ms"))
+        if attempt_deadline is None and not (
+            attempt_left is None or left is None or deadline is None
+        ):
+            attempt_deadline = deadline - left + attempt_left
         return cls(
             left=left,
-            deadline_unix=_milliseconds(deadline),
+            deadline_unix=deadline,
             attempt=attempt if type(attempt) is int and 1 <= attempt < 1 << 31 else 1,
             idempotency_key=_text(wire.get("idempotency_key")),
             already_retried=wire.get("already_retried") is True,
             function_id=_text(wire.get("function_id")),
             code=_text(wire.get("code")),
-            attempt_left=_milliseconds(wire.get("attempt_left_ms")),
-            attempt_deadline_unix=_milliseconds(wire.get("attempt_deadline_unix_ms")),
+            attempt_left=attempt_left,
+            attempt_deadline_unix=attempt_deadline,
         )
 
 
@@ -120,15 +126,21 @@ def outgoing(
     attempt_left: float | None = None,
     attempt_deadline_unix: float | None = None,
 ) -> dict[str, Any]:
-    """As an attempt carries it; see `CallContext`."""
-    wire: dict[str, Any] = {"attempt": attempt}
+    """As an attempt carries it; see `CallContext`.
+
+    Caller, engine and worker all write or read each field, so what can be left out is: a first
+    attempt's number, and the attempt's deadline where the reader gets it from the other times.
+    """
+    wire: dict[str, Any] = {}
+    if attempt != 1:
+        wire["attempt"] = attempt
     if left is not None:
         wire["left_ms"] = max(0, int(left * 1000))
     if deadline_unix is not None:
         wire["deadline_unix_ms"] = int(deadline_unix * 1000)
     if attempt_left is not None:
         wire["attempt_left_ms"] = int(attempt_left * 1000)
-    if attempt_deadline_unix is not None:
+    if attempt_deadline_unix is not None and (left is None or deadline_unix is None):
         wire["attempt_deadline_unix_ms"] = int(attempt_deadline_unix * 1000)
     if idempotency_key is not None:
         wire["idempotency_key"] = idempotency_key

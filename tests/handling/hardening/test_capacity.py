@@ -565,11 +565,12 @@ class TestLateStarts:
             return 5
 
         serve(engine, make(None), handle)
+        sent = time.time() - 6
         carried = CallContext(
             left=60.0,
-            deadline_unix=time.time() + 60,
+            deadline_unix=sent + 60,
             attempt_left=1.0,
-            attempt_deadline_unix=time.time() - 5,
+            attempt_deadline_unix=sent + 1,
         )
         late = request(1, metadata={METADATA_FIELD: carried.to_wire()})
         if late_starts:

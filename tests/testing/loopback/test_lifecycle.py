@@ -48,6 +48,15 @@ def test_stopping_leaves_no_thread_and_no_port() -> None:
         engine.wait_workers("again")
 
 
+def test_answers_do_not_wait_for_one_another(engine: LoopbackEngine) -> None:
+    with Raw(engine.url, "caller"):
+        engine.wait_workers("caller")
+        (connection,) = engine._sockets._connections
+        transport: Any = connection._transport
+        accepted = transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
 def test_port_stays_while_nobody_listens(engine: LoopbackEngine) -> None:
     port = engine.port
     engine.stop_listening()
