@@ -130,7 +130,7 @@ $(STAMP): pyproject.toml constraints.txt
 $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-r benchmarks/requirements.txt -e '.[iii,testing]'
+		-r benchmarks/requirements.txt -e '.[iii,postgres,redis,testing]' pytest
 	touch $(BENCH_STAMP)
 
 clean: ## 1 s: remove the environments and caches

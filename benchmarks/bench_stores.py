@@ -1,8 +1,9 @@
 """How fast keys run on SQLite, Redis and PostgreSQL, beside a transaction without a store.
 
-Run with ``PYTHONPATH=tests``: it starts servers of its own, each on this machine's disk, Redis with
-``appendfsync always``. One thread; the stores take turns in short rounds, so that other work on
-the machine hits all of them. Prints operations a second, and the ratio to the bare transaction.
+Part of `make bench`; by itself with ``PYTHONPATH=tests``. It starts servers of its own, each on
+this machine's disk, Redis with ``appendfsync always``. One thread; the stores take turns in short
+rounds, so that other work on the machine hits all of them. Prints operations a second, and the
+ratio to the bare transaction.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import redis
 from support.postgres_fixtures import server_in
 from support.redis_fixtures import RedisServer
 
@@ -70,9 +72,11 @@ def main(rounds: int) -> None:
         for name in ("postgres", "redis"):
             (folder / name).mkdir()
         folder.chmod(0o755)
-        redis = RedisServer(folder / "redis")
-        redis.start()
-        stack.callback(redis.stop)
+        server_of_redis = RedisServer(folder / "redis")
+        server_of_redis.start()
+        stack.callback(server_of_redis.stop)
+        client: Any = redis.Redis.from_url(server_of_redis.url, decode_responses=True)
+        stack.enter_context(client)
         postgres = stack.enter_context(server_in(folder / "postgres"))
         postgres.execute("CREATE TABLE effects (n int)")
         file = folder / "store.db"
@@ -87,23 +91,29 @@ def main(rounds: int) -> None:
             bare.execute(insert)
             bare.commit()
 
-        stores: dict[str, Store] = {
-            "SQLite": SqliteStore(file),
-            "Redis": RedisStore(redis.url),
-            "PostgreSQL": PostgresStore(postgres.url),
-        }
-        writes: dict[str, Callable[[Any], object]] = {
-            "SQLite": lambda transaction: transaction.execute(insert),
-            "Redis": lambda transaction: transaction.incr("n"),
-            "PostgreSQL": lambda transaction: transaction.execute(insert),
-        }
+        def execute(transaction: Any) -> None:
+            transaction.execute(insert)
+
+        server = bare.info.server_version
+        lite_name = f"SQLite {sqlite3.sqlite_version}"
+        redis_name = f"Redis {client.info('server')['redis_version']}"
+        bare_name = f"PostgreSQL {server // 10_000}.{server % 10_000}"
+        stores: list[tuple[str, Store, Callable[[Any], object]]] = [
+            (lite_name, SqliteStore(file), execute),
+            (
+                redis_name,
+                RedisStore(server_of_redis.url),
+                lambda transaction: transaction.incr("n"),
+            ),
+            (bare_name, PostgresStore(postgres.url), execute),
+        ]
         runs: dict[tuple[str, str], Callable[[], object]] = {}
-        for name, store in stores.items():
+        for name, store, write in stores:
             stack.callback(store.close)
             runs[name, "claim + finish"] = claim_and_finish(store)
-            runs[name, "handler with transaction"] = in_transaction(store, writes[name])
-        runs["SQLite, no store", BARE] = lambda: lite.execute(insert)
-        runs["PostgreSQL, no store", BARE] = commit
+            runs[name, "handler with transaction"] = in_transaction(store, write)
+        runs[f"{lite_name}, no store", BARE] = lambda: lite.execute(insert)
+        runs[f"{bare_name}, no store", BARE] = commit
         for run in runs.values():
             run()
         found: dict[tuple[str, str], list[float]] = {what: [] for what in runs}
@@ -114,7 +124,7 @@ def main(rounds: int) -> None:
         bare.close()
     print("| store | what | a second | of PostgreSQL's own insert and commit |")
     print("| --- | --- | --- | --- |")
-    own = found["PostgreSQL, no store", BARE]
+    own = found[f"{bare_name}, no store", BARE]
     for (name, what), rates in found.items():
         ratio = statistics.median(a / b for a, b in zip(rates, own, strict=True))
         print(f"| {name} | {what} | {statistics.median(rates):.0f} | {ratio:.2f} |")

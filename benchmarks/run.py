@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [--quick] [--write FILE] [NAME ...]
 
-Prints every table with its bounds; with ``--write`` they are put between the marks of the file too.
+Prints every table with its bounds; with ``--write`` they are put between the marks of the file too,
+those of the parts that are named in place of their older ones.
 A bound that is missed does not fail the run: it is said where it stands.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import bench_at_once
 import bench_breaker
 import bench_import
@@ -32,21 +34,28 @@ HERE = Path(__file__).resolve().parent
 _TRIGGER_MOST = {"`trigger`, 200 bytes": 1.03, "`trigger_async`, 200 bytes": 1.1}
 
 
-def trigger(effort: Effort) -> Iterator[Section]:
-    """`worker.trigger` against the bare SDK: what `bench_trigger` measures and prints."""
-    calls = max(50, int(3000 * effort.scale))
+def _printed(name: str, *arguments: object) -> list[list[list[str]]]:
+    """The tables that a benchmark with a process of its own prints; none where it cannot run."""
     ran = subprocess.run(
-        [sys.executable, str(HERE / "bench_trigger.py"), str(calls)],
+        [sys.executable, str(HERE / f"{name}.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent / "tests")},
     )
     if ran.returncode:
-        print(f"bench_trigger was left out: {ran.stderr.strip().splitlines()[-1:]}")
-        return
-    for block in ran.stdout.strip().split("\n\n"):
-        lines = [line for line in block.splitlines() if line.startswith("|")]
-        heading, _, *rows = ([c.strip() for c in line[1:-1].split("|")] for line in lines)
+        print(f"{name} was left out: {ran.stderr.strip().splitlines()[-1:]}")
+        return []
+    blocks = (block.splitlines() for block in ran.stdout.strip().split("\n\n"))
+    tables = ([line for line in block if line.startswith("|")] for block in blocks)
+    cells = ([[c.strip() for c in line[1:-1].split("|")] for line in one] for one in tables)
+    return [[heading, *rows] for heading, _, *rows in cells]
+
+
+def trigger(effort: Effort) -> Iterator[Section]:
+    """`worker.trigger` against the bare SDK: what `bench_trigger` measures and prints."""
+    calls = max(50, int(3000 * effort.scale))
+    for heading, *rows in _printed("bench_trigger", calls):
         payloads = heading[0] == "payload"
         title = "Checking a payload" if payloads else "A call through the engine"
         text = (
@@ -63,25 +72,29 @@ def trigger(effort: Effort) -> Iterator[Section]:
 def at_once(effort: Effort) -> Iterator[Section]:
     """Many calls at once through both: what `bench_at_once` measures and prints."""
     rounds = bench_at_once.ROUNDS if effort.scale >= 1 else 1
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "bench_at_once.py"), str(rounds)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ran.returncode:
-        print(f"bench_at_once was left out: {ran.stderr.strip().splitlines()[-1:]}")
-        return
-    heading, _, *rows = (
-        [cell.strip() for cell in line[1:-1].split("|")] for line in ran.stdout.splitlines()
-    )
-    bounds = [Bound(name, float(ratio), 1.05) for name, _, _, ratio, _ in rows]
-    text = (
-        "Through a LoopbackEngine in a process of its own (with `III_URL` the engine there): so "
-        f"many calls are under way all the time, {rounds} rounds of both in turn, the median of "
-        "the ratios within a round."
-    )
-    yield Section("Calls through the engine at once", text, heading, rows, bounds)
+    for heading, *rows in _printed("bench_at_once", rounds):
+        bounds = [Bound(name, float(ratio), 1.05) for name, _, _, ratio, _ in rows]
+        text = (
+            "Through a LoopbackEngine in a process of its own (with `III_URL` the engine there): "
+            f"so many calls are under way all the time, {rounds} rounds of both in turn, the "
+            "median of the ratios within a round."
+        )
+        yield Section("Calls through the engine at once", text, heading, rows, bounds)
+
+
+def stores(effort: Effort) -> Iterator[Section]:
+    """Keys on each store beside a transaction without one: what `bench_stores` prints."""
+    rounds = max(1, int(40 * effort.scale))
+    for heading, *rows in _printed("bench_stores", rounds):
+        text = (
+            "Operations a second of one thread: a key that is claimed and finished, whose effects "
+            "go elsewhere; a call of a handler that writes one row in the store's `transaction`; "
+            "and the same row written and committed without a store. An outcome, and a commit, is "
+            "on the disk before it is answered (Redis: `appendfsync always`). Servers of their "
+            f"own on this machine, over a socket; {rounds} rounds of all in turn, the median of "
+            "the ratios within a round."
+        )
+        yield Section("Keys on each store", text, heading, rows)
 
 
 PARTS: dict[str, Callable[[Effort], Iterator[Section]]] = {
@@ -92,19 +105,25 @@ PARTS: dict[str, Callable[[Effort], Iterator[Section]]] = {
     "import": bench_import.sections,
     "trigger": trigger,
     "at_once": at_once,
+    "stores": stores,
 }
 
 
 def machine() -> str:
-    """What it was measured on, and with which versions."""
-    versions = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
-    left_out = [name for name in (*peers.PEERS, *peers.BREAKERS) if name not in peers.versions()]
-    absent = f" Not installed, and left out: {', '.join(left_out)}." if left_out else ""
+    """What it is measured on, and when."""
     return (
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.python_implementation()} "
         f"{platform.python_version()}, {time.strftime('%Y-%m-%d')}, a load of "
-        f"{os.getloadavg()[0]:.1f} when it began. {versions}.{absent}"
+        f"{os.getloadavg()[0]:.1f} when it began."
     )
+
+
+def versions() -> str:
+    """Which peers are measured."""
+    found = ", ".join(f"{name} {version}" for name, version in peers.versions().items())
+    left_out = [name for name in (*peers.PEERS, *peers.BREAKERS) if name not in peers.versions()]
+    absent = f" Not installed, and left out: {', '.join(left_out)}." if left_out else ""
+    return f"{found}.{absent}"
 
 
 def main(arguments: list[str]) -> int:
@@ -118,7 +137,8 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"no part is named {', '.join(unknown)} (there are: {', '.join(PARTS)})")
     effort = QUICK if given.quick else FULL
-    said = [machine()]
+    where = machine()
+    said = [f"{where} {versions()}"]
     print(said[0], end="\n\n", flush=True)
     found: list[Section] = []
     for name in given.names or PARTS:
@@ -128,9 +148,14 @@ def main(arguments: list[str]) -> int:
             print(section, end="\n\n", flush=True)
     bounds = [bound for section in found for bound in section.bounds]
     missed = sum(not bound.met for bound in bounds)
-    said.append(f"{len(bounds) - missed} of {len(bounds)} bounds are met.")
+    said.append(table.verdict(len(bounds) - missed, missed))
     print(said[-1])
-    if given.write is not None:
+    if given.write is not None and given.names:
+        table.write_sections(
+            given.write,
+            [attrs.evolve(one, text=f"{one.text} Measured by itself: {where}") for one in found],
+        )
+    elif given.write is not None:
         table.write(given.write, "\n\n".join(said))
     return 0
 

@@ -5,6 +5,7 @@ Knows nothing of how anything was measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,11 +85,43 @@ def write(path: Path, text: str) -> None:
     Raises:
         ValueError: The file does not have both marks.
     """
+    before, _, after = _around(path)
+    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def write_sections(path: Path, sections: Sequence[Section]) -> None:
+    """Put some sections in place of those with their titles; new ones after all others.
+
+    Args:
+        path: The file, written by `write` before.
+        sections: What was measured.
+
+    Raises:
+        ValueError: The file does not have both marks.
+    """
+    head, *parts = re.split(r"^(?=### )", _around(path)[1].strip(), flags=re.MULTILINE)
+    kept = {part.partition("\n")[0]: _VERDICT.sub("", part).strip() for part in parts}
+    kept |= {f"### {section.title}": str(section) for section in sections}
+    text = "\n\n".join(kept.values())
+    met, missed = text.count("\n- met: "), text.count("\n- **missed**: ")
+    write(path, f"{head.strip()}\n\n{text}\n\n{verdict(met, missed)}")
+
+
+def verdict(met: int, missed: int) -> str:
+    """The last line of what was measured."""
+    return f"{met} of {met + missed} bounds are met."
+
+
+_VERDICT = re.compile(r"^\d+ of \d+ bounds are met\.$", re.MULTILINE)
+
+
+def _around(path: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the marks."""
     before, found, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    between, ended, after = rest.partition(END)
     if not (found and ended):
         raise ValueError(f"{path.name} has no lines {BEGIN!r} and {END!r}: put them where to write")
-    path.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    return before, between, after
 
 
 def write_part(path: Path, name: str, text: str) -> None:

@@ -21,6 +21,8 @@ import run
 import table
 from measure import Effort
 from support.paths import ROOT
+from support.postgres_fixtures import needs_postgres
+from support.redis_fixtures import needs_redis
 from table import Bound, Section
 
 TINY = Effort(rounds=2, slice=0.0001, scale=0.001)
@@ -131,11 +133,11 @@ def test_what_is_asked_for_is_printed_and_put_between_marks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = Section("A", "Text.", ["", "µs"], [["x", "1"]], [Bound("b", 2.0, 1.0, "ms")])
-    monkeypatch.setitem(run.PARTS, "overhead", lambda _: iter([section]))
+    monkeypatch.setattr(run, "PARTS", {"overhead": lambda _: iter([section])})
     results = tmp_path / "RESULTS.md"
     results.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
     for _ in range(2):
-        assert run.main(["--quick", "--write", str(results), "overhead"]) == 0
+        assert run.main(["--quick", "--write", str(results)]) == 0
     text = results.read_text(encoding="utf-8")
     assert text.startswith(f"before\n{table.BEGIN}\n\n")
     assert text.endswith(f"\n\n{table.END}\nafter\n")
@@ -146,6 +148,30 @@ def test_what_is_asked_for_is_printed_and_put_between_marks(
     assert "old" not in text
     assert "0 of 1 bounds are met." in text
     assert "### A" in capsys.readouterr().out
+
+
+def test_named_part_takes_place_of_its_older_sections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def section(title: str, measured: float) -> Section:
+        return Section(title, "Text.", ["", "µs"], [["x", "1"]], [Bound("b", measured, 1.0)])
+
+    parts = {"a": [section("A", 0.5)], "b": [section("B", 2.0)]}
+    monkeypatch.setattr(run, "PARTS", {name: lambda _, n=name: iter(parts[n]) for name in parts})
+    results = tmp_path / "RESULTS.md"
+    results.write_text(f"before\n{table.BEGIN}\n{table.END}\nafter\n", encoding="utf-8")
+    run.main(["--quick", "--write", str(results)])
+    whole = results.read_text(encoding="utf-8")
+    assert "1 of 2 bounds are met." in whole
+    parts |= {"b": [section("B", 0.75), section("C", 3.0)]}
+    for _ in range(2):
+        run.main(["--quick", "--write", str(results), "b"])
+    text = results.read_text(encoding="utf-8")
+    kept, _, new = text.partition("### B")
+    assert whole.startswith(kept)
+    assert [new.count(title) for title in ("### B", "### C")] == [0, 1]
+    assert new.count("Text. Measured by itself: ") == 2
+    assert new.endswith(f"3 (at most 1)\n\n2 of 3 bounds are met.\n\n{table.END}\nafter\n")
 
 
 def test_part_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +240,17 @@ def test_what_many_at_once_prints_is_read_as_table(monkeypatch: pytest.MonkeyPat
     (section,) = run.at_once(TINY)
     assert section.columns[3] == "ratio"
     assert [bound.met for bound in section.bounds] == [False, True]
+
+
+@needs_postgres
+@needs_redis
+def test_keys_are_measured_on_each_store() -> None:
+    (section,) = run.stores(TINY)
+    names = [row[0].partition(" ")[0] for row in section.rows]
+    assert names == ["SQLite"] * 2 + ["Redis"] * 2 + ["PostgreSQL"] * 2 + ["SQLite", "PostgreSQL"]
+    assert [row[1] for row in section.rows[-2:]] == ["insert and commit"] * 2
+    assert section.rows[-1][-1] == "1.00"
+    assert all(int(row[2]) > 0 for row in section.rows)
 
 
 def test_both_ways_take_turns_and_lost_answers_are_counted(

@@ -68,18 +68,20 @@ def test_whether_retry_stays_here_is_looked_up_again(
     target.register_function("t::theirs", lambda data: "done")
     engine.wait_registered("t::theirs")
     caller.trigger({"function_id": "t::theirs"})  # known from here on
-    looks: list[Any] = []
-    look = caller._connection.client.dispatches_locally
+    looks: list[object] = []
 
-    def noted(fields: dict[str, Any]) -> bool:
-        looks.append(fields)
-        return look(fields)
+    class Noted:
+        """What this client serves: nothing, and each look is noted."""
 
-    monkeypatch.setattr(caller._connection.client, "dispatches_locally", noted)
+        def __contains__(self, function_id: object) -> bool:
+            looks.append(function_id)
+            return False
+
+    monkeypatch.setattr(caller._connection.client, "local_functions", Noted())
     engine.inject("t::theirs", AnswerError("invocation_stopped", "Invocation stopped"))
     policy = RetryPolicy(backoff=Backoff(base=0.001))
     assert caller.trigger({"function_id": "t::theirs"}, idempotent=True, policy=policy) == "done"
-    assert len(looks) == 2
+    assert looks == ["t::theirs"] * 2
 
 
 def test_lost_connection_does_not_concern_it(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
+import attrs
 import pytest
 
 from iii_resilience.core.effects import Blocking, CallHandler, Sleep, Wait, drive, drive_async
@@ -34,6 +35,21 @@ def run(steps: Steps, how: str, call: Callable[..., Any] | None = None) -> Any:
     return asyncio.run(drive_async(steps, coroutine, in_thread))
 
 
+@attrs.define
+class Woken:
+    """A sleeper whose sleeps one future ends."""
+
+    future: Future[float]
+    left: int = 0
+
+    def add(self) -> Future[float]:
+        return self.future
+
+    def leave(self, future: Future[float]) -> None:
+        assert future is self.future
+        self.left += 1
+
+
 def done(value: float = 0.0) -> Future[float]:
     future: Future[float] = Future()
     future.set_result(value)
@@ -46,7 +62,7 @@ def test_each_effect_has_its_value(how: str) -> None:
         blocked = yield Blocking(lambda: threading.current_thread().name)
         plain = yield Blocking(lambda: "plain", blocking=False)
         slept = yield Sleep(0.0)
-        woken = yield Sleep(60.0, wake=done())
+        woken = yield Sleep(60.0, Woken(done()))
         waited = yield Wait(done(3.0), 60.0)
         called = yield CallHandler({"n": 1})
         return [bool(blocked), plain, slept, woken, waited, called]
@@ -58,14 +74,14 @@ def test_each_effect_has_its_value(how: str) -> None:
 @BOTH
 def test_sleep_that_is_not_woken_ends_by_itself(how: str) -> None:
     def steps() -> Steps:
-        yield Sleep(0.001, wake=Future())
+        yield Sleep(0.001, Woken(Future()))
         return "slept"
 
     assert run(steps(), how) == "slept"
 
 
 @BOTH
-@pytest.mark.parametrize("effect", [lambda f: Sleep(60.0, wake=f), lambda f: Wait(f, 60.0)])
+@pytest.mark.parametrize("effect", [lambda f: Sleep(60.0, Woken(f)), lambda f: Wait(f, 60.0)])
 def test_error_of_future_is_raised_at_effect(
     how: str, effect: Callable[[Future[float]], Any]
 ) -> None:

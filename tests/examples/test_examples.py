@@ -14,7 +14,10 @@ from typing import Any
 import httpx
 import pytest
 from support.paths import DOCS, ROOT
+from support.postgres_fixtures import needs_postgres, postgres_of_session, postgres_url
 from support.waiting import until
+
+__all__ = ["postgres_of_session", "postgres_url"]
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -23,18 +26,22 @@ def command(name: str, *more: str) -> list[str]:
     return [sys.executable, "-W", "error::ResourceWarning", str(ROOT / "examples" / name), *more]
 
 
-def run(name: str, folder: Path) -> list[str]:
-    ran = subprocess.run(
+def ran(name: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command(name, "--loopback"),
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "OTEL_ENABLED": "false"},
+        env={**os.environ, "OTEL_ENABLED": "false", **more},
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()
+
+
+def run(name: str, folder: Path, **more: str) -> list[str]:
+    done = ran(name, folder, **more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_batch_stores_what_can_be_stored(tmp_path: Path) -> None:
@@ -47,6 +54,19 @@ def test_batch_stores_what_can_be_stored(tmp_path: Path) -> None:
 
 def test_worker_writes_each_order_once(tmp_path: Path) -> None:
     assert run("worker_store.py", tmp_path) == ["5 orders written, 1 parked"]
+
+
+@needs_postgres
+def test_order_follows_each_payment(tmp_path: Path, postgres_url: str) -> None:
+    said = run("worker_postgres.py", tmp_path, DATABASE_URL=postgres_url)
+    assert said == ["5 payments, 5 orders, 1 parked"]
+
+
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/nothing", f"host={os.devnull}"])
+def test_example_without_postgres_says_so(tmp_path: Path, url: str) -> None:
+    done = ran("worker_postgres.py", tmp_path, DATABASE_URL=url)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("there is no PostgreSQL: set DATABASE_URL=postgresql://")
 
 
 def test_deploy_fails_no_call(tmp_path: Path) -> None:

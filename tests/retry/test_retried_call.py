@@ -48,7 +48,7 @@ def failing(
 ) -> RetriedCall:
     """A run whose first attempt has failed."""
     idempotent = more.pop("idempotent", True)
-    names = {"deadline_at", "classified", "swallowed", "refine"}
+    names = {"deadline_at", "classified", "swallowed"}
     own = {name: more.pop(name) for name in names & set(more)}
     started = more.pop("started", 1000.0)
     context = RetryContext(policy=policy, name="n", **more)

@@ -154,7 +154,7 @@ class TestLink:
         connection = Connection(connect())
         assert not connection.history.answered
         question = connection.ask_functions_info(["t::none"], None)
-        connection.in_flight.run(question).result(5)
+        connection.run(question).result(5)
         assert connection.history.answered
 
     def test_work_of_client_ends_with_it(self, connect: Callable[..., Any]) -> None:

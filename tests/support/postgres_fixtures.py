@@ -23,7 +23,7 @@ def _programs() -> Path | None:
     """The folder of the server's programs: Debian keeps them off the path."""
     found = shutil.which("postgres")
     if found is not None:
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     return versions[-1].parent if versions else None
 
@@ -58,6 +58,16 @@ class PostgresServer:
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
         self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8")
+
+    def create_standby_of(self, primary: PostgresServer) -> None:
+        """A copy that follows the primary, which commits nothing that the copy has not written."""
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self._run("pg_basebackup", f"-h{primary.folder}", "-Upostgres", "-R", "--checkpoint=fast")
+
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        self.execute("SELECT pg_promote()")
 
     def start(self) -> None:
         assert PROGRAMS is not None, MISSING

@@ -101,11 +101,15 @@ class RealEngine:
             process.kill()
             process.wait()
 
-    def end(self) -> None:
+    def kill_queue_worker(self) -> None:
+        """The queue worker alone, at once."""
         queue, self._queue = self._queue, None
         if queue is not None:
             queue.kill()
             queue.wait()
+
+    def end(self) -> None:
+        self.kill_queue_worker()
         self.kill()
 
     def _run(self, command: list[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.client.readiness import PROVIDER, Key
-from iii_resilience.client.request import Request, add_context, check, for_queue
+from iii_resilience.client.request import Request, check, for_queue
 from iii_resilience.client.trigger_call import ANSWER_WITHIN, TriggerCall
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category, Execution
@@ -22,6 +22,7 @@ from iii_resilience.core.effects import CallHandler
 from iii_resilience.core.policy import Enqueue, Enqueued, Reroute
 from iii_resilience.core.report import amend
 from iii_resilience.retry.retried_call import RetriedCall
+from iii_resilience.sdk.propagation import add_context
 from iii_resilience.telemetry.call_events import Fallback
 
 # A call that used its deadline up must still be able to reach its fallback queue; the enqueue

@@ -98,10 +98,11 @@ class Readiness:
             waiters, future = self._queue_for(key)
             try:
                 spread = yield Wait(future, left)
-            except TimeoutError:
-                return self._gives_up(key, seconds)
-            finally:
+            except BaseException as error:  # one that was released has left already
                 waiters.leave(future)
+                if not isinstance(error, TimeoutError):
+                    raise
+                return self._gives_up(key, seconds)
             if spread > 0:
                 yield Sleep(min(spread, _left(until)))
             if waiters.there:

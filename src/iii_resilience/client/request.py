@@ -13,7 +13,7 @@ import attrs
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
 from iii_resilience.core.validators import LONGEST_SECONDS
 from iii_resilience.sdk.payload_check import check_payload, flat_size, size_of
-from iii_resilience.sdk.propagation import METADATA_FIELD, PAYLOAD_FIELD, CallContext, outgoing
+from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, add_context, outgoing
 from iii_resilience.sdk.versions import Sdk
 
 _LONGEST_KEY = 512  # what the other side reads (`sdk.propagation`)
@@ -147,23 +147,6 @@ def _message(request: Request, sdk: Sdk, key: str | None) -> dict[str, Any]:
         queue = action["queue"] if isinstance(action, dict) else action.queue
         message["action"] = {"type": "enqueue", "queue": queue}
     return message
-
-
-def add_context(fields: dict[str, Any], wire: dict[str, Any]) -> None:
-    """Add a call's context to the metadata of a request that is about to be sent.
-
-    Not for the action enqueue: a queue carries no metadata. Metadata of the user's that is not a
-    mapping is left alone.
-
-    Args:
-        fields: The request as the SDK takes it; it is changed.
-        wire: The context.
-    """
-    metadata = fields.get("metadata")
-    if metadata is None:
-        fields["metadata"] = {METADATA_FIELD: wire}
-    elif isinstance(metadata, dict):
-        fields["metadata"] = {**metadata, METADATA_FIELD: wire}
 
 
 def for_queue(payload: Any, carried: CallContext) -> dict[str, Any] | None:

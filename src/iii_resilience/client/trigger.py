@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from iii_resilience.client.fallback import Handover, handover
@@ -59,7 +60,8 @@ class Caller:
         accept_enqueued: bool,
     ) -> Any:
         """See `iii_resilience.client.resilient.Resilient.trigger`."""
-        if self._connection.client.on_loop_thread:
+        client = self._connection.client
+        if client.thread_ident in {None, get_ident()} and client.on_loop_thread:
             raise RuntimeError(
                 "trigger() was called on the SDK's own thread (an async handler, or a connection "
                 "listener), where it would wait for itself; nothing was sent. Use 'await "
@@ -165,8 +167,9 @@ class Caller:
                 check_key(key)
                 if checked.action == "enqueue":
                     checked = keyed(checked, key)
-            local = connection.client.dispatches_locally(checked.fields)
-            if not local:
+            client = connection.client
+            local = function_id in client.local_functions
+            if not (local and client.dispatches_locally(checked.fields)):
                 check(checked, connection.sdk, plan.policy.max_payload_bytes, key)
         except (InvalidPayloadError, PayloadTooLargeError) as error:
             _refused(error, function_id)

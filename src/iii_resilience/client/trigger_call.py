@@ -15,7 +15,7 @@ import attrs
 
 from iii_resilience.client.plan import CallPlan
 from iii_resilience.client.readiness import DOUBTFUL, PROVIDER, Key
-from iii_resilience.client.request import Request, add_context, check
+from iii_resilience.client.request import Request, check
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decide import Reason
@@ -26,7 +26,7 @@ from iii_resilience.retry.retried_call import RetriedCall
 from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.sdk import propagation
 from iii_resilience.sdk.payload_check import size_of
-from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, outgoing
+from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, add_context, outgoing
 from iii_resilience.sdk.send_check import SendRefused
 
 _PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
@@ -201,7 +201,6 @@ class TriggerCall:
             idempotent=idempotent,
             deadline_at=self.deadline_at,
             classified=self.classified,
-            refine=self._refine,
         )
         run.attempt_failed(error, traceback, sent=self._sent)
         return run
@@ -294,7 +293,10 @@ class TriggerCall:
             raise DeadlinePassedError(
                 "the time that the caller of this handler had left is over; nothing was sent"
             )
-        local = connection.client.dispatches_locally(self.request.fields)
+        client = connection.client
+        local = self.request.function_id in client.local_functions and client.dispatches_locally(
+            self.request.fields
+        )
         if local:
             connection.check_usable()  # else the wait does it
         if not local and self.request.bytes is None:  # it was to run in this process a moment ago
@@ -330,8 +332,11 @@ class TriggerCall:
         if self.run is not None:
             if self.deadline_at is not None and time.monotonic() >= self.deadline_at:
                 raise StopRetrying(Reason.DEADLINE)
-            self.run.attempt_sent()
-            number = len(self.run.log.failed) + 1
+            log = self.run.log
+            log.sent = True
+            if self.run.observer is not None:
+                self.run.attempt_sent()
+            number = len(log.failed) + 1
         self._sent = True
         request, now = self.request, time.monotonic()
         timeout, source = self._full_timeout()
@@ -376,9 +381,11 @@ class TriggerCall:
         if isinstance(error, NotConnectedError):
             self._sent = False
             return
-        if not self.classified:
-            self.classified.append(classify(error, function_id=self.request.function_id))
-        if not isinstance(error, ConnectionError) and self.classified[0].code not in _UNHEARD:
+        classified = self.classified
+        if not classified:
+            classified.append(classify(error, function_id=self.request.function_id))
+        failure = classified[0] = self._refine(classified[0])
+        if not isinstance(error, ConnectionError) and failure.code not in _UNHEARD:
             connection.history.answered = True
         if self.request.action == "void" and self.run is not None:
             self.run.idempotent = False

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import TIMEOUT_MAX
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -43,17 +43,28 @@ class Blocking:
     cleanup: bool = False
 
 
+class Sleeper(Protocol):
+    """What can end a sleep early, such as a queue of those that wait for one event."""
+
+    def add(self) -> Future[float]:
+        """A future that ends a sleep once it is done; if it holds an error, with that."""
+        ...
+
+    def leave(self, future: Future[float]) -> None:
+        """The sleep is over."""
+
+
 @attrs.frozen
 class Sleep:
     """Time passes.
 
     Attributes:
         seconds: How long.
-        wake: Ends the sleep early once it is done, with an error if it holds one; or None.
+        sleeper: What may end the sleep early, or None.
     """
 
     seconds: float
-    wake: Future[float] | None = None
+    sleeper: Sleeper | None = None
 
 
 @attrs.frozen
@@ -117,11 +128,15 @@ def drive(
                 if isinstance(step, CallHandler):
                     value = call(**step.extra)
                 elif isinstance(step, Sleep):
-                    if step.wake is None:
+                    if step.sleeper is None:
                         sleep(step.seconds)
                     else:
-                        with suppress(TimeoutError):
-                            step.wake.result(min(step.seconds, TIMEOUT_MAX))
+                        wake = step.sleeper.add()
+                        try:
+                            with suppress(TimeoutError):
+                                wake.result(min(step.seconds, TIMEOUT_MAX))
+                        finally:
+                            step.sleeper.leave(wake)
                 elif isinstance(step, Wait):
                     value = step.future.result(min(step.seconds, TIMEOUT_MAX))
                 else:
@@ -201,8 +216,12 @@ async def _block(
 
 
 async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
-    if step.wake is None:
+    if step.sleeper is None:
         await (sleep or asyncio.sleep)(step.seconds)
-    else:
+        return
+    wake = step.sleeper.add()
+    try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(step.wake), step.seconds)
+            await asyncio.wait_for(asyncio.wrap_future(wake), step.seconds)
+    finally:
+        step.sleeper.leave(wake)

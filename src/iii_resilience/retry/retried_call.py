@@ -54,11 +54,11 @@ class RetriedCall:
             None where none does.
         swallowed: Whether the attempt that has just failed with this exception swallowed a
             cancellation; None where there are none.
-        refine: Adds what the caller knows about a failure and the error alone does not say.
 
     Attributes:
         reason: Why it was given up, or None.
         log: Its attempts.
+        observer: What its attempts are reported to, or None where nothing listens.
     """
 
     # Most calls fail once: what they do not change is not written for them.
@@ -76,7 +76,6 @@ class RetriedCall:
         deadline_at: float | None = None,
         classified: list[Failure] | None = None,
         swallowed: Callable[[Exception], bool] | None = None,
-        refine: Callable[[Failure], Failure] | None = None,
     ) -> None:
         self.context = context
         self.idempotent = idempotent
@@ -85,8 +84,7 @@ class RetriedCall:
         self.log = AttemptLog(started, context.bucket if may_repeat else None)
         self._classified = classified
         self._swallowed = swallowed
-        self._refine = refine
-        self._telemetry = begin(
+        self.observer = begin(
             context.name,
             started,
             remote=context.function_id is not None,
@@ -96,10 +94,10 @@ class RetriedCall:
     @property
     def telemetry(self) -> FailedCall:
         """What reports the call's end: also where nothing listens to its retries."""
-        telemetry = self._telemetry
+        telemetry = self.observer
         if telemetry is None:
             failed = self.log.failed
-            telemetry = self._telemetry = FailedCall(
+            telemetry = self.observer = FailedCall(
                 self.context.name,
                 self.log.begun,
                 whole=self.context.reports_end,
@@ -125,8 +123,8 @@ class RetriedCall:
         """The attempt leaves this process: its span starts."""
         log = self.log
         log.sent = True
-        if log.failed and self._telemetry is not None:
-            self._telemetry.sends(log.started, log.delay)
+        if log.failed and self.observer is not None:
+            self.observer.sends(log.started, log.delay)
 
     def too_late(self) -> StopRetrying | None:
         """What ends the call instead of a retry, if its delay took longer than it should."""
@@ -155,16 +153,14 @@ class RetriedCall:
         if isinstance(error, StopRetrying):
             self._stopped = error.reason
             log.settle_permit(sent=False)
-            if self._telemetry is not None:
-                self._telemetry.not_made()
+            if self.observer is not None:
+                self.observer.not_made()
             return
         if isinstance(error, tenacity.TryAgain):
             failure = of_try_again(error, context.function_id, context.rules)
         elif failure is None:
             failure = classify(error, function_id=context.function_id, rules=context.rules)
         if context.function_id is not None:
-            if self._refine is not None:
-                failure = self._refine(failure)
             log.stops += failure.code == "invocation_stopped"
         if sent is None:
             sent = log.sent
@@ -182,8 +178,8 @@ class RetriedCall:
         if log.permit:
             log.settle_permit(sent=sent)
         log.failed.append(failed)
-        if self._telemetry is not None:
-            self._telemetry.failed(failed.attempt, log.started, error)
+        if self.observer is not None:
+            self.observer.failed(failed.attempt, log.started, error)
         if self._driver is not None:
             self._driver.attempt_failed(error)
 
@@ -199,9 +195,9 @@ class RetriedCall:
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
         permits = self.log.succeeded(clock.monotonic())
-        if self._telemetry is not None:
-            self._telemetry.permits(REFUNDED, permits)
-            self._telemetry.succeeded()
+        if self.observer is not None:
+            self.observer.permits(REFUNDED, permits)
+            self.observer.succeeded()
 
     # The rest of a call after its first failure.
 
@@ -247,17 +243,11 @@ class RetriedCall:
         sleeper = self.context.sleeper
         try:
             while delay is not None:
-                wake = None
                 try:
-                    if sleeper is not None:
-                        wake = sleeper.add()
-                    yield Sleep(delay, wake)
+                    yield Sleep(delay, sleeper)
                 except BaseException as error:
                     self.interrupted(error)
                     raise
-                finally:
-                    if sleeper is not None and wake is not None:
-                        sleeper.leave(wake)
                 try:
                     deadline_at = self.deadline_at
                     if deadline_at is not None and clock.monotonic() >= deadline_at:
@@ -329,10 +319,10 @@ class RetriedCall:
             one.error.with_traceback(one.traceback)
         retryable = reason is not Reason.NOT_RETRYABLE
         permits = log.gave_up(now, retryable=retryable)
-        if permits and self._telemetry is not None:
-            self._telemetry.permits(WASTED, permits)
-        if self._telemetry is not None and (fallback is None or context.function_id is None):
-            self._telemetry.gave_up(failure)
+        if permits and self.observer is not None:
+            self.observer.permits(WASTED, permits)
+        if self.observer is not None and (fallback is None or context.function_id is None):
+            self.observer.gave_up(failure)
         return error.with_traceback(traceback)
 
     def not_handed_over(self) -> None:
@@ -397,12 +387,12 @@ class RetriedCall:
         self._decision = decision
         if decision.delay is None:
             self.reason = decision.reason
-            if self._telemetry is not None or heard(logging.WARNING):
+            if self.observer is not None or heard(logging.WARNING):
                 self.telemetry.decided(failure, decision)
         else:
             log.delay = decision.delay
-            if self._telemetry is not None:
-                self._telemetry.decided(failure, decision)
+            if self.observer is not None:
+                self.observer.decided(failure, decision)
         return decision
 
     def _so_far(self, last: FailedAttempt, *, asked: bool) -> CallSoFar:

@@ -6,13 +6,13 @@ Knows nothing of attempts or decisions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
 from iii_resilience.core.classifiers.registered_exceptions import ExceptionRules
 from iii_resilience.core.decide import Reason
+from iii_resilience.core.effects import Sleeper
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.policy import RetryPolicy
 
@@ -37,17 +37,6 @@ class StopRetrying(Exception):  # noqa: N818 - control flow between an attempt a
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
         super().__init__(reason.value)
-
-
-class Sleeper(Protocol):
-    """What can end a delay early, such as a `WaitQueue`."""
-
-    def add(self) -> Future[float]:
-        """A future that ends a sleep once it is done; if it holds an error, that ends the call."""
-        ...
-
-    def leave(self, future: Future[float]) -> None:
-        """The sleep is over."""
 
 
 @attrs.frozen(kw_only=True)

@@ -11,7 +11,7 @@ import asyncio
 import os
 import platform
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Container, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
@@ -43,6 +43,10 @@ class ClientAdapter:
         call_async: The client's own coroutine function for a call.
         own_loop: The client's own event loop, or None where it shows none.
         namespace: Where calls go that name none, or None for the engine's default one.
+        thread_ident: The ident of the SDK's thread, or None where it shows none. Another thread
+            may have it once that one has ended: `on_loop_thread` knows.
+        local_functions: The ids of what this client serves, if its SDK may run calls to them in
+            this process: `dispatches_locally` knows.
 
     Raises:
         TypeError: The object is not a client of the SDK.
@@ -62,7 +66,10 @@ class ClientAdapter:
         own = getattr(client, "_worker_namespace", None)
         namespace = own() if callable(own) else None
         self.namespace = namespace if isinstance(namespace, str) else None
-        self._thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
+        self.thread_ident: int | None = getattr(getattr(client, "_thread", None), "ident", None)
+        functions = getattr(client, "_functions", None)
+        runs_here = isinstance(functions, dict) and hasattr(client, "_prepare_call")
+        self.local_functions: Container[Any] = cast("Any", functions) if runs_here else ()
         self._open: Any = None
 
     def __repr__(self) -> str:
@@ -140,8 +147,7 @@ class ClientAdapter:
     @property
     def on_loop_thread(self) -> bool:
         """Whether this code runs on the SDK's thread, where a sync call would wait for itself."""
-        ident = self._thread_ident
-        if ident is not None and ident != threading.get_ident():
+        if self.thread_ident not in {None, threading.get_ident()}:
             return False
         # The ident of a thread that has ended may be another one's by now.
         return threading.current_thread() is getattr(self._client, "_thread", None)

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from iii_resilience.core.effects import Sleep, Wait
 from iii_resilience.core.errors import NotConnectedError
@@ -25,6 +25,8 @@ from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
 from iii_resilience.sdk.pending_calls import InFlightCalls
 from iii_resilience.sdk.versions import Sdk, installed
 from iii_resilience.sdk.wait_queue import WaitQueue
+
+T = TypeVar("T")
 
 _ENDED = "the client was shut down while the call waited; nothing more was sent"
 
@@ -249,9 +251,21 @@ class Connection:
         self.history.answered = True
         return answers
 
+    def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something on the SDK's loop.
+
+        Raises:
+            NotConnectedError: That loop has ended.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self.client.own_loop or self.loop)
+        except RuntimeError:  # the loop was closed after the check
+            work.close()
+            raise NotConnectedError("this client was shut down; nothing was sent") from None
+
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
-        running = self.in_flight.run(task)
+        running = self.run(task)
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
 

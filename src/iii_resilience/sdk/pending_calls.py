@@ -14,7 +14,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import attrs
@@ -215,18 +214,6 @@ class InFlightCalls:
             if pending.pop(pending_call, _GONE) is None:  # the caller gave it up
                 call_soon(self.loop, self._drop, pending_call)
             del answer  # it holds the error that it ended in, and that one this frame
-
-    def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run something on the SDK's loop.
-
-        Raises:
-            NotConnectedError: That loop has ended.
-        """
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._own_loop or self.loop)
-        except RuntimeError:  # the loop was closed after the check
-            work.close()
-            raise NotConnectedError(_ENDED) from None
 
     def _submit(
         self, pending_call: _InFlightCall, pending: _Pending, request: dict[str, Any]

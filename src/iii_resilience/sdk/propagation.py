@@ -135,6 +135,23 @@ def outgoing(
     return wire
 
 
+def add_context(fields: dict[str, Any], wire: dict[str, Any]) -> None:
+    """Add a call's context to the metadata of a request that is about to be sent.
+
+    Not for the action enqueue: a queue carries no metadata. Metadata of the user's that is not a
+    mapping is left alone.
+
+    Args:
+        fields: The request as the SDK takes it; it is changed.
+        wire: The context.
+    """
+    metadata = fields.get("metadata")
+    if metadata is None:
+        fields["metadata"] = {METADATA_FIELD: wire}
+    elif isinstance(metadata, dict):
+        fields["metadata"] = {**metadata, METADATA_FIELD: wire}
+
+
 def from_metadata(metadata: object) -> CallContext | None:
     """What a call's metadata carries of ours, or None.
 

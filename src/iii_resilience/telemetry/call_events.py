@@ -10,14 +10,17 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry.trace import NoOpTracer
+
 from iii_resilience.core import system_clock as clock
 from iii_resilience.core.classify import classify
 from iii_resilience.core.decide import Decision, Reason
 from iii_resilience.core.failure import Failure
+from iii_resilience.core.observers import logger
 from iii_resilience.core.report import Attempt
 from iii_resilience.telemetry import logs, spans
 from iii_resilience.telemetry.metrics import labels, meters, passing_type
-from iii_resilience.telemetry.spans import Attributes
+from iii_resilience.telemetry.spans import Attributes, CurrentTracer
 
 
 class FailedCall:
@@ -298,11 +301,15 @@ def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> Fai
     Returns:
         None if neither spans nor metrics nor log records of retries have anywhere to go.
     """
-    call_spans = spans.begin(name, started, remote=remote) if whole else None
+    tracer = CurrentTracer.tracer
+    # The API's stand-in has what it passes on to; without a provider that is nothing. Another
+    # tracer, or another API, is called for a span like any other.
+    silent = isinstance(getattr(tracer, "_tracer", tracer), NoOpTracer)
+    call_spans = spans.begin(name, started, remote=remote) if whole and not silent else None
     if (
         call_spans is None
         and meters.probe._real_instrument is None  # noqa: SLF001 - see `Meters.probe`
-        and not logs.heard(logging.INFO)
+        and not (logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
     ):
         return None
     return FailedCall(name, started, whole=whole, call_spans=call_spans)

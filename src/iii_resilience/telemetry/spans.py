@@ -37,13 +37,18 @@ Ids = tuple[str | None, str | None]
 _isolated = IsolatedObserver("a span")
 
 
-class _Tracer:
-    """The tracer, created at first use: it is needed often, and the API takes its time."""
+class CurrentTracer:
+    """The tracer, created at first use: it is needed often, and the API takes its time.
+
+    Attributes:
+        tracer: The tracer, or None before its first use.
+    """
 
     tracer: trace.Tracer | None = None
 
     @classmethod
     def get(cls) -> trace.Tracer:
+        """The tracer, created if there is none yet."""
         tracer = cls.tracer
         if tracer is None:
             tracer = trace.NoOpTracer()
@@ -55,7 +60,7 @@ class _Tracer:
 
 def forget() -> None:
     """Get the tracer anew at the next use: for tests, which set more than one provider."""
-    _Tracer.tracer = None
+    CurrentTracer.tracer = None
 
 
 def begin(name: str, started: float, *, remote: bool) -> Spans | None:
@@ -70,11 +75,7 @@ def begin(name: str, started: float, *, remote: bool) -> Spans | None:
         The call's spans, or None where there is no tracer provider: then the spans around the call
         stay the current ones. None too where the span cannot be made.
     """
-    tracer = _Tracer.tracer or _Tracer.get()
-    # The API's stand-in has what it passes on to; without a provider that is nothing. Another
-    # tracer, or another API, is called for a span like any other.
-    if isinstance(getattr(tracer, "_tracer", tracer), trace.NoOpTracer):
-        return None
+    tracer = CurrentTracer.get()
     # One look at both clocks for the whole call: a wall clock that is set meanwhile moves no
     # attempt out of its call.
     offset = time.time_ns() - round(clock.monotonic() * 1e9)
@@ -129,7 +130,7 @@ class Spans:
             attributes: What is known of it at its start.
         """
         with _isolated:
-            self._attempt = _Tracer.get().start_span(
+            self._attempt = CurrentTracer.get().start_span(
                 f"{what} {self._name}",
                 context=self._parent,
                 kind=self._kind,

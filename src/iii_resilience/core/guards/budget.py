@@ -91,7 +91,9 @@ class PermitBucket:
             if self.level < 1.0:
                 return False
             self.taken += 1
-            self._take(1.0, now)
+            self.level -= 1.0
+            if self.level < 1.0:  # as `_take`, without its frame: each retry comes here
+                self._empty_since = now
             return True
 
     def was_in_flight(self, started: float) -> bool:
@@ -192,9 +194,12 @@ class PermitBucket:
         elapsed = now - self._refilled
         if elapsed >= 0.0:
             self._refilled = now
-            self._add(self._min_per_second * elapsed)
-            if self.level >= self.burst:
-                self._full_at = now
+            level = self.level + self._min_per_second * elapsed
+            if level >= self.burst:
+                level, self._full_at = self.burst, now
+            self.level = level
+            if level >= 1.0:
+                self._empty_since = None
         elif elapsed < -_OTHER_CLOCK:  # another clock than before (freezegun's ended): adds nothing
             self._refilled = now
             self._full_at = min(self._full_at, now)

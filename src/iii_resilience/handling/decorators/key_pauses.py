@@ -21,17 +21,24 @@ class KeyPauses:
     def __init__(self, store: Store, slot: str) -> None:
         self._slot = slot
         self._watch: Any = getattr(store, "watch", None)
-        self._ended: Future[float] | None = None
+        self._ended: Future[float] = Future()
+        self._ended.cancel()  # nothing is watched before the first pause
         self._length = _FIRST_LOOK
 
     def next(self, left: float) -> Sleep:
         """The next pause, of the seconds that are left at most."""
         length, self._length = self._length, min(2 * self._length, _LAST_LOOK)
-        if self._watch is not None and (self._ended is None or self._ended.done()):
+        if self._watch is not None and self._ended.done():
             self._ended = self._watch(self._slot)
-        return Sleep(min(length, left), wake=self._ended)
+        return Sleep(min(length, left), None if self._watch is None else self)
+
+    def add(self) -> Future[float]:
+        """As `core.effects.Sleeper`: the news, one for all pauses until it has come."""
+        return self._ended
+
+    def leave(self, future: Future[float]) -> None:
+        """As `core.effects.Sleeper`: the next pause waits for the same news."""
 
     def end(self) -> None:
         """Nothing waits any longer."""
-        if self._ended is not None:
-            self._ended.cancel()
+        self._ended.cancel()
