@@ -268,6 +268,7 @@ MESSAGE_FIELDS = {
     "parked_at",
     "revision",
 }
+OUTBOX_FIELDS = {"id", "queue", "function_id", "data", "key", "enqueued_at"}
 NOTE_FIELDS = {
     "carried",
     "category",
@@ -303,6 +304,8 @@ def fill(store: Store) -> None:
         runs({"n": 2})
     assert parks({"n": 3}) == {"parked": PARKED}
     store.claim("slot", fingerprint="f", nonce="n", lease=60.0, keep=60.0)
+    postpones: Any = store
+    postpones.postpone("waits", {"queue": "jobs"}, seconds=60.0)
 
 
 class TestSqlite:
@@ -316,7 +319,13 @@ class TestSqlite:
 
     def test_table_and_columns(self, file: sqlite3.Connection) -> None:
         made = file.execute("SELECT type, name FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-        assert made == [("table", "iii_resilience"), ("index", "iii_resilience_keep_until")]
+        assert made == [
+            ("table", "iii_resilience"),
+            ("index", "iii_resilience_keep_until"),
+            ("index", "iii_resilience_due_at"),
+            ("table", "iii_resilience_outbox"),
+            ("table", "sqlite_sequence"),
+        ]
         columns = file.execute("SELECT name, type, pk FROM pragma_table_info('iii_resilience')")
         assert columns.fetchall() == [
             ("kind", "TEXT", 1),
@@ -324,6 +333,8 @@ class TestSqlite:
             ("body", "TEXT", 0),
             ("keep_until", "REAL", 0),
         ]
+        columns = file.execute("SELECT name FROM pragma_table_info('iii_resilience_outbox')")
+        assert {name for (name,) in columns} == OUTBOX_FIELDS
 
     def test_rows(self, file: sqlite3.Connection) -> None:
         rows = file.execute("SELECT kind, id, body FROM iii_resilience").fetchall()
@@ -333,6 +344,7 @@ class TestSqlite:
             ("key", FAILED): KEY_FIELDS,
             ("key", "slot"): KEY_FIELDS,
             ("message", PARKED): MESSAGE_FIELDS,
+            ("message", "waits"): {*MESSAGE_FIELDS, "due_at"},
         }
         assert set(found["message", PARKED]["note"]) == NOTE_FIELDS
         assert found["key", DONE]["fingerprint"] == FINGERPRINT
@@ -365,15 +377,20 @@ class TestRedis:
             f"iii-resilience:key:{FAILED}": "hash",
             "iii-resilience:key:slot": "hash",
             f"iii-resilience:message:{PARKED}": "hash",
+            "iii-resilience:message:waits": "hash",
             "iii-resilience:messages": "zset",
+            "iii-resilience:waiting": "zset",
         }
         assert {key: set(server.hkeys(key)) for key, of in found.items() if of == "hash"} == {
             f"iii-resilience:key:{DONE}": KEY_FIELDS,
             f"iii-resilience:key:{FAILED}": KEY_FIELDS,
             "iii-resilience:key:slot": KEY_FIELDS - {"outcome"},
             f"iii-resilience:message:{PARKED}": MESSAGE_FIELDS,
+            "iii-resilience:message:waits": MESSAGE_FIELDS - {"parked_at", "deliveries"}
+            | {"due_at"},
         }
-        assert server.zrange("iii-resilience:messages", 0, -1) == [PARKED]
+        assert server.zrange("iii-resilience:messages", 0, -1) == [PARKED, "waits"]
+        assert server.zrange("iii-resilience:waiting", 0, -1) == ["waits"]
 
     @needs_redis
     def test_values(self, server: Any) -> None:
@@ -409,7 +426,9 @@ class TestPostgres:
             "version": {"version", "oldest"},
             "keys": KEY_FIELDS - {"until"}
             | {"slot", "lease_until", "keep_until", "lock", "waited"},
-            "messages": MESSAGE_FIELDS | {"id", "keep_until"},
+            "messages": MESSAGE_FIELDS | {"id", "keep_until", "due_at", "handing"},
+            "outbox": OUTBOX_FIELDS,
+            "relay": {"idle"},
         }
 
     @needs_postgres
@@ -452,6 +471,8 @@ METRICS = {
     "iii.handler.successes": ("Sum", "{success}", {"iii.function.id"}),
     "iii.messages.parked": ("Sum", "{message}", CALL),
     "iii.dead_letters": ("Gauge", "{message}", {"iii.function.id", "iii.error.category"}),
+    "iii.relay.waiting": ("Gauge", "{message}", {"iii.relay.kind"}),
+    "iii.relay.oldest": ("Gauge", "s", set()),
     "iii.bulkhead.in_use": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.bulkhead.waiting": ("Gauge", "{call}", {"iii.function.id"}),
     "iii.handler.limit": ("Gauge", "{call}", {"iii.function.id"}),
@@ -491,6 +512,7 @@ RECORDS = [
     FAILURE,
     {*FAILURE, "iii_duration", "iii_exception"},
     {*FAILURE, "iii_parked"},
+    {*FAILURE, "iii_waiting"},
     {*FAILURE, "iii_refused"},
     {"iii_function_id", "iii_state", "iii_was"},
     {"iii_function_id", "iii_kind", "iii_state", "iii_was", "iii_owner", "iii_code"},
@@ -534,6 +556,7 @@ class TestTelemetry:
         }
         assert found == {
             "code",
+            "delay",
             "duration",
             "exception",
             "function_id",
@@ -546,9 +569,11 @@ class TestTelemetry:
             "parked",
             "payload_bytes",
             "problems",
+            "queue",
             "refused",
             "sender",
             "state",
+            "waiting",
             "was",
         }
 
@@ -866,6 +891,7 @@ class TestJson:
             "[].category",
             "[].code",
             "[].deliveries",
+            "[].due",
             "[].function_id",
             "[].id",
             "[].queue",
@@ -936,7 +962,7 @@ def test_methods_of_store_protocol() -> None:
 
 def test_fields_that_stores_answer_with() -> None:
     assert names(Claim) == {"state", "token", "left", "outcome"}
-    assert names(Record) == {"id", *MESSAGE_FIELDS}
+    assert names(Record) == {"id", *MESSAGE_FIELDS, "due_at"}
     transaction = inspect.get_annotations(Store.begin, eval_str=True)["return"]
     assert {name for name in dir(transaction) if not name.startswith("_")} == {
         "commit",
@@ -963,6 +989,7 @@ PUBLIC = {
         "PermanentError",
         "Registration",
         "RegistrationState",
+        "RelayStatus",
         "TransientError",
         "consumer",
         "idempotent",

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from iii_resilience import Category
-from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_parked
+from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_stored
 from iii_resilience.cli.dead_letter_queue import triage
 from iii_resilience.handling import PermanentError, TransientError
 from iii_resilience.handling.decorators.parked_message import FailureSummary, ParkedMessage
@@ -135,14 +135,14 @@ def test_parked_message_says_everything() -> None:
     parked = attrs.evolve(
         message({"n": 1}, PermanentError("why", code="X")), deliveries=2, first_failed_at=5.0
     )
-    letter = from_parked(parked)
+    letter = from_stored(parked)
     assert letter.parked
     assert (letter.category, letter.code, letter.message) == (Category.PERMANENT, "X", "why")
     assert (letter.deliveries, letter.since, letter.data) == (2, 5.0, {"n": 1})
 
 
 def test_neither_payload_nor_message_shows() -> None:
-    secret = from_parked(message({"n": "secret"}, PermanentError("secret"), key="secret"))
+    secret = from_stored(message({"n": "secret"}, PermanentError("secret"), key="secret"))
     assert "secret" not in repr(secret) + repr(from_dead_letter(QUEUE, NOTHING).id)
 
 

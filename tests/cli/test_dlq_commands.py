@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from iii_resilience import Category
+from iii_resilience import Backoff, Category
 from iii_resilience.cli.app import app
 from iii_resilience.handling import (
     PayloadError,
@@ -473,3 +473,55 @@ def test_triage_of_many_codes_fits_terminal(tmp_path: Path) -> None:
     everything = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert len(everything) == 1000
     assert {group["count"] for group in everything} == {10}
+
+
+class TestWaiting:
+    """Messages that wait to be tried again are seen, and left alone unless they are named."""
+
+    @pytest.fixture
+    def waiting(self, world: World) -> str:
+        options: Any = {"key": "n", "function_id": ID, "queue": "jobs"}
+        later = Backoff(base=900.0, cap=900.0, jitter="none")
+
+        @consumer(parking=world.store, retry_later=later, **options)
+        def fails(data: Any) -> None:
+            raise TransientError("busy", code="BUSY")
+
+        found: str = fails({"n": 5})["waiting"]
+        return found
+
+    def test_listed_with_their_time(self, world: World, waiting: str) -> None:
+        (row,) = json.loads(world.dlq("list", "--json").stdout)
+        assert (row["id"], row["source"], row["code"]) == (waiting, "waiting", "BUSY")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\dZ", row["due"])
+        shown = world.dlq("list").stdout
+        assert row["due"] in re.sub(r"\s+", " ", shown) or "waiting" in shown
+        assert "1 message(s) that wait to be tried again; no relay is active" in shown
+        assert row["due"] in world.dlq("show", waiting[:12]).stdout
+        triaged = world.dlq("triage").stdout
+        assert "BUSY" not in triaged
+        assert "1 message(s) that wait" in triaged
+        seat = world.store.seat()
+        assert seat.active()
+        assert "a relay is active" in world.dlq("list").stdout
+        seat.release()
+
+    def test_left_alone_unless_named(self, world: World, waiting: str) -> None:
+        for command, more in (("redrive", "--execute"), ("discard", "--yes")):
+            done = world.dlq(command, more).stdout
+            assert "1 message(s) that wait to be tried again are left alone" in done
+        assert world.store.backlog().retries == 1
+
+    def test_named_one_is_handed_over_now(self, world: World, waiting: str) -> None:
+        world.broken = False
+        done = world.dlq("redrive", "--id", waiting, "--execute")
+        assert "1 redriven, 0 failed" in done.stdout
+        world.engine.wait_queue_idle("jobs")
+        assert world.heard == [5]
+        assert world.store.backlog().retries == 0
+        sent = [call.data["_iii_resilience"] for call in world.engine.calls(ID)]
+        assert sent[-1] == {"attempt": 2}
+
+    def test_named_one_is_discarded(self, world: World, waiting: str) -> None:
+        assert "1 discarded" in world.dlq("discard", "--id", waiting, "--yes").stdout
+        assert list(world.store.records()) == []

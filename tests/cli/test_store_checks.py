@@ -32,10 +32,31 @@ def test_doctor_looks_at_store(engine: LoopbackEngine, postgres_url: str) -> Non
     result = CliRunner().invoke(app, arguments)
     told = {one["subject"]: one["told"] for one in json.loads(result.stdout)}
     assert told["store"].startswith("PostgreSQL ")
-    assert told["schema"] == "iii_resilience has version 1; this library makes 1"
+    assert told["schema"] == "iii_resilience has version 2; this library makes 2"
     assert told["privileges"] == "sufficient"
     assert told["clock"].startswith("the server's is 0.0 s ")
     assert "a lease of 30 s is renewed every 10 s" in told["latency"]
+
+
+def test_backlog_without_relay_is_trouble(postgres_url: str) -> None:
+    store = PostgresStore(postgres_url)
+    store.migrate()
+    told, advice, bad = found(postgres_url)["backlog"]
+    assert told == "0 row(s) in the outbox and 0 retry(s) wait; no relay is active"
+    assert (advice, bad) == (None, False)
+    with psycopg.connect(postgres_url) as mine:
+        store.enqueue(mine, "q", "a::b", {})
+    told, advice, bad = found(postgres_url)["backlog"]
+    assert told.startswith("1 row(s) in the outbox and 0 retry(s) wait, the oldest for ")
+    assert "relay=store" in str(advice)
+    assert bad
+    seat = store.seat()
+    assert seat.active()
+    told, advice, bad = found(postgres_url)["backlog"]
+    assert told.endswith("a relay is active")
+    assert (advice, bad) == (None, False)
+    seat.release()
+    store.close()
 
 
 def test_missing_schema_is_no_trouble(postgres_url: str) -> None:
@@ -60,6 +81,9 @@ def test_missing_privileges_are_named(postgres_url: str) -> None:
     assert "INSERT on keys" in told
     assert "SELECT" not in told
     assert bad
+    told, _, bad = findings["relay"]
+    assert told == "this user cannot relay: DELETE on outbox, UPDATE on relay is lacking"
+    assert not bad
 
 
 def test_lease_that_is_too_short_is_said(postgres_url: str) -> None:

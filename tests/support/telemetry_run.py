@@ -17,6 +17,7 @@ from support.engine_fixtures import QUICK
 from support.telemetry_fixtures import Seen
 
 from iii_resilience import (
+    Backoff,
     Breaker,
     Budget,
     Bulkhead,
@@ -30,7 +31,7 @@ from iii_resilience import (
     resilient,
 )
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.handling import consumer
+from iii_resilience.handling import TransientError, consumer
 from iii_resilience.stores import MemoryStore
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
@@ -47,9 +48,15 @@ def told(
 ) -> Iterator[list[logging.LogRecord]]:
     """A run in which everything happens that is told of; its records."""
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
-    worker = resilient(target, keep_registered=True, limit=Limit(concurrency=100))
-    caller = resilient(connect("caller"), policies=QUICK)
     parking = MemoryStore()
+    limit = Limit(concurrency=100)
+    worker = resilient(target, keep_registered=True, limit=limit, relay=parking)
+    caller = resilient(connect("caller"), policies=QUICK)
+    later = Backoff(base=900.0, cap=900.0)
+
+    @consumer(parking=parking, key="n", queue="q", function_id="t::waits", retry_later=later)
+    def waits(data: Any) -> None:
+        raise TransientError("busy")
 
     @consumer(parking=parking, function_id="t::parks")
     def parks(data: Any) -> None:
@@ -63,15 +70,16 @@ def told(
 
     worker.register_function("t::fails", fails)
     worker.register_function("t::parks", parks)
+    worker.register_function("t::waits", waits)
     worker.register_function("t::f", lambda data: "done")
     worker.register_function("t::full", fill, limit=Limit(concurrency=1, wait=0.0))
     worker.register_function("t::other", lambda data: "done")
-    engine.wait_registered("t::fails", "t::parks", "t::f", "t::full", "t::other")
+    engine.wait_registered("t::fails", "t::parks", "t::waits", "t::f", "t::full", "t::other")
     bulkhead = Bulkhead(limit=2)  # seen as long as it is used
     everything(caller, engine, bulkhead)
     refused_reload()
     for _ in range(250):  # the keeper asks about once a second
-        if "iii.worker.registration.transitions" in seen.metrics():
+        if {"iii.worker.registration.transitions", "iii.relay.waiting"} <= seen.metrics().keys():
             break
         pause()
     caller.shutdown()
@@ -108,6 +116,7 @@ def everything(caller: Resilient, engine: LoopbackEngine, bulkhead: Bulkhead) ->
     call("t::f", policy=QUICK.replace(bulkhead=bulkhead))
     call("t::fails")
     call("t::parks")
+    call("t::waits", {"n": 1})
     with ThreadPoolExecutor() as pool:  # one of them is refused, and retried
         list(pool.map(call, ["t::full", "t::full"]))
     with pytest.raises(InvalidPayloadError):

@@ -225,12 +225,14 @@ def test_alert_asks_for_what_there_is_and_says_what_to_do(rule: dict[str, Any]) 
         assert set(re.findall(r"\$labels\.(\w+)", text)) <= labels
 
 
-def test_alerts_are_four_that_are_documented() -> None:
+def test_alerts_are_those_that_are_documented() -> None:
     assert [rule["alert"] for rule in rules()] == [
         "IiiRetriesDoNotHelp",
         "IiiCircuitOpen",
         "IiiRetryRatioHigh",
         "IiiDeadLetters",
+        "IiiRelayIsLate",
+        "IiiNoRelay",
     ]
     assert rules()[2]["expr"].endswith("> 0.1")
 

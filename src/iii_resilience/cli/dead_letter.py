@@ -35,7 +35,7 @@ class DeadLetter:
         id: Names it: the dead letter's id, or the parked message's.
         source: ``queue``; ``topic``; ``bare``: a record that names neither function nor cause (a
             queue's of the engine's own, up to 0.20, or a topic's of the standalone queue worker);
-            or ``parked``.
+            ``parked``; or ``waiting``, to be tried again.
         function_id: The function it is for, or None if that was not recorded.
         category: The failure's category; None where it is unknown.
         code: The failure's code; None where it is unknown.
@@ -62,24 +62,34 @@ class DeadLetter:
     @property
     def data(self) -> Any:
         """The payload. A parked message's is decoded here: most commands never look at it."""
-        if self.parked and self.recorded is not None:
+        if self.stored and self.recorded is not None:
             return json.loads(self.recorded.payload)
         return self._data
 
     @property
-    def parked(self) -> bool:
+    def stored(self) -> bool:
         """Whether it is in a store of ours, and not with the queue."""
-        return self.source == "parked"
+        return self.source in {"parked", "waiting"}
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not dead, but waits to be tried again."""
+        return self.source == "waiting"
+
+    @property
+    def due_at(self) -> float | None:
+        """When it is to be tried again, in seconds since 1970; None where it does not wait."""
+        return self.recorded.due_at if self.waits and self.recorded is not None else None
 
     @property
     def queue(self) -> str | None:
-        """The queue that a parked message's consumer names; None where there is none."""
-        return self.recorded.queue if self.parked and self.recorded is not None else None
+        """The queue that a stored message's consumer names; None where there is none."""
+        return self.recorded.queue if self.stored and self.recorded is not None else None
 
     @property
     def queue_unknown(self) -> bool:
         """Whether it is parked by a consumer that does not name its queue."""
-        return self.parked and self.queue is None
+        return self.stored and self.queue is None
 
 
 class Recordings:
@@ -162,12 +172,12 @@ def from_dead_letter(record: Mapping[str, Any], recorded: Recordings) -> DeadLet
     return letter
 
 
-def from_parked(message: ParkedMessage) -> DeadLetter:
-    """A message that a consumer parked."""
+def from_stored(message: ParkedMessage) -> DeadLetter:
+    """A message that a consumer parked, or that waits to be tried again."""
     summary = message.told
     return DeadLetter(
         id=message.id,
-        source="parked",
+        source="parked" if message.due_at is None else "waiting",
         function_id=message.function_id,
         category=summary.category,
         code=summary.code,

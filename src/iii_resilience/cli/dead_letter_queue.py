@@ -14,13 +14,14 @@ from typing import Any
 
 import attrs
 
-from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_parked
+from iii_resilience.cli.dead_letter import DeadLetter, Recordings, from_dead_letter, from_stored
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.engine_api import call_engine
 from iii_resilience.stores.protocol import Store, StoreUnavailableError
+from iii_resilience.stores.relaying import Backlog
 
 _PAGE = 50  # the queue worker's own default
 _ANSWER_WITHIN = 10.0
@@ -65,7 +66,7 @@ class DeadLetterQueue:
         self._parking: Store | None = parking
 
     def letters(self) -> list[DeadLetter]:
-        """All of them, oldest first.
+        """All of them, oldest first; also messages that wait to be tried again (`waits`).
 
         Of the store those of this queue, and those whose queue is unknown (`queue_unknown`): their
         consumers do not name one, so they may be another queue's.
@@ -77,9 +78,9 @@ class DeadLetterQueue:
         recorded = Recordings(self._recorded())
         found = [from_dead_letter(record, recorded) for record in self._records()]
         found += [
-            from_parked(message)
+            letter
             for message in recorded.messages
-            if message.parked_at is not None and message.queue in {self._queue, None}
+            if message.queue in {self._queue, None} and (letter := from_stored(message)) is not None
         ]
         return sorted(found, key=lambda letter: (letter.since or 0.0, letter.id))
 
@@ -96,7 +97,7 @@ class DeadLetterQueue:
             letters: What to send.
             pause: Seconds between two of them.
         """
-        yield from self._each(letters, pause, self._redrive_parked, self._redrive_dead)
+        yield from self._each(letters, pause, self._redrive_stored, self._redrive_dead)
 
     def discard(self, letters: Iterable[DeadLetter]) -> Iterator[RedriveResult]:
         """Throw messages away, for good.
@@ -105,6 +106,17 @@ class DeadLetterQueue:
             letters: What to throw away.
         """
         yield from self._each(letters, 0.0, self._discard_parked, self._discard_dead)
+
+    def backlog(self) -> tuple[Backlog, bool] | None:
+        """What waits in the store for a relay, of all queues, and whether one is active.
+
+        None where nothing does, or the store is only read.
+        """
+        store: Any = self._parking
+        if not callable(getattr(store, "backlog", None)):
+            return None
+        found: Backlog = store.backlog()
+        return (found, bool(store.relayed())) if found.outbox or found.retries else None
 
     # One of them.
 
@@ -116,7 +128,7 @@ class DeadLetterQueue:
             time.sleep(max(0.0, due - time.monotonic()))
             due = max(due + pause, time.monotonic())
             try:
-                done = (parked if letter.parked else dead)(letter)
+                done = (parked if letter.stored else dead)(letter)
             except StoreUnavailableError:
                 yield RedriveResult(letter, RedriveOutcome.FAILED, "the store is away")
             except _Refused as refused:
@@ -130,8 +142,10 @@ class DeadLetterQueue:
             else:
                 yield RedriveResult(letter, RedriveOutcome.DONE if done else RedriveOutcome.GONE)
 
-    def _redrive_parked(self, letter: DeadLetter) -> bool:
+    def _redrive_stored(self, letter: DeadLetter) -> bool:
         store, message = self._kept(letter)
+        if letter.waits:
+            return self._hand_over(message)
         if not message.whole:
             raise _Refused("its payload holds a channel, which cannot be sent again")
         revision = store.prepare(message.id, message.revision)
@@ -139,18 +153,27 @@ class DeadLetterQueue:
             return False
         if message.slot is not None:
             store.forget_failure(message.slot)
+        self._enqueue(message, message.data())
+        store.remove(message.id, revision)
+        return True
+
+    def _hand_over(self, message: ParkedMessage) -> bool:
+        """What the relay would do when the message is due, now."""
+        store: Any = self._parking
+        revision = store.take(message.id, message.revision)
+        if revision is None:
+            return False
+        self._enqueue(message, message.data_of_attempt(message.deliveries + 1))
+        store.sent(message.id, revision, keep=_MONTH)
+        return True
+
+    def _enqueue(self, message: ParkedMessage, data: Any) -> None:
         action = {"type": "enqueue", "queue": self._queue}
         receipt = call_engine(
-            self._client,
-            message.function_id,
-            message.data(),
-            timeout=_ANSWER_WITHIN,
-            action=action,
+            self._client, message.function_id, data, timeout=_ANSWER_WITHIN, action=action
         )
         if not (isinstance(receipt, dict) and receipt.get("messageReceiptId")):
             raise _Refused("there was no receipt for it")
-        store.remove(message.id, revision)
-        return True
 
     def _redrive_dead(self, letter: DeadLetter) -> bool:
         message, store = letter.recorded, self._parking

@@ -43,6 +43,7 @@ from iii_resilience.stores import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from iii_resilience.stores.relaying import Backlog
 from iii_resilience.stores.sqlite_reader import SqliteReader
 
 app = typer.Typer(
@@ -95,14 +96,14 @@ def list_(
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is dead or parked, oldest first; without payloads."""
+    """List what is dead or parked, or waits to be tried again, oldest first; without payloads."""
     with _opened(engine, queue, parking, offline=offline) as dead:
-        letters = _chosen(dead.letters(), category, None)
+        letters, backlog = _chosen(dead.letters(), category, None), dead.backlog()
     if as_json:
         typer.echo(json.dumps([_summary(letter) for letter in letters], indent=2))
         return
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("id", "source", "function", "category", "code", "deliveries", "since"):
+    for heading in ("id", "source", "function", "category", "code", "deliveries", "since", "due"):
         table.add_column(heading, overflow="fold")
     for letter in letters:
         row = _summary(letter)
@@ -110,10 +111,13 @@ def list_(
             row["source"] += " (queue unknown)"
         cells = (row[name] for name in ("source", "function_id", "category", "code"))
         table.add_row(
-            row["id"][:12], *map(_cell, cells), _cell(row["deliveries"]), _cell(row["since"])
+            row["id"][:12],
+            *map(_cell, cells),
+            *(_cell(row[name]) for name in ("deliveries", "since", "due")),
         )
     _console().print(table)
     _console().print(f"{len(letters)} message(s)")
+    _print_backlog(backlog)
 
 
 @app.command()
@@ -165,7 +169,8 @@ def triage_(
 ) -> None:
     """Group what is dead or parked by how it failed, and say what to do about it."""
     with _opened(engine, queue, parking, offline=offline) as dead:
-        groups = triage(dead.letters())
+        letters, backlog = dead.letters(), dead.backlog()
+        groups = triage(letter for letter in letters if not letter.waits)
     if as_json:
         typer.echo(json.dumps([attrs.asdict(group) for group in groups], indent=2))
         return
@@ -188,6 +193,7 @@ def triage_(
         _console().print(
             f"and {len(rest)} more groups of {count} message(s): --json lists them all"
         )
+    _print_backlog(backlog)
 
 
 @app.command()
@@ -238,6 +244,18 @@ def discard(
                 abort=True,
             )
         _report("discarded", letters, len(everything), dead.discard(letters))
+
+
+def _print_backlog(found: tuple[Backlog, bool] | None) -> None:
+    """What waits in the store for a relay, where something does."""
+    if found is None:
+        return
+    backlog, relayed = found
+    _console().print(
+        f"in the store, of all queues: {backlog.outbox} row(s) in the outbox, {backlog.retries} "
+        f"message(s) that wait to be tried again; "
+        + ("a relay is active" if relayed else "no relay is active: resilient(worker, relay=store)")
+    )
 
 
 def _report(
@@ -381,7 +399,15 @@ def _to_act_on(
 ) -> list[DeadLetter]:
     """What is chosen, without what may be another queue's, unless it is named."""
     chosen = _chosen(letters, categories, ids)
-    if ids or unknown_queue:
+    if ids:
+        return chosen
+    waiting = [letter for letter in chosen if letter.waits]
+    if waiting:
+        chosen = [letter for letter in chosen if not letter.waits]
+        _console().print(
+            f"{len(waiting)} message(s) that wait to be tried again are left alone: --id names one"
+        )
+    if unknown_queue:
         return chosen
     known = [letter for letter in chosen if not letter.queue_unknown]
     if len(known) < len(chosen):
@@ -409,6 +435,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "deliveries": letter.deliveries,
         "since": _time(letter.since),
         "queue": letter.queue,
+        "due": _time(letter.due_at),
     }
 
 

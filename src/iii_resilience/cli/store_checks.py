@@ -42,6 +42,7 @@ def examine_store(url: str, *, lease: float = 30.0) -> Iterator[Finding]:
             yield Finding("privileges", f"lacking: {what}", f"Grant this user {what}.", bad=True)
         elif status.version:
             yield Finding("privileges", "sufficient")
+        yield from _relay(status)
         yield _clock(status)
         yield _latency(status, lease)
 
@@ -57,6 +58,33 @@ def _schema(status: PostgresStatus) -> Finding:
             "It is made at first use; with create=False its owner runs migrate() once.",
         )
     return Finding("schema", seen)
+
+
+def _relay(status: PostgresStatus) -> Iterator[Finding]:
+    if status.relay_lacks:
+        what = ", ".join(status.relay_lacks)
+        yield Finding(
+            "relay",
+            f"this user cannot relay: {what} is lacking",
+            "Only a worker with relay= needs it.",
+        )
+    if status.backlog is None:
+        return
+    outbox, retries = status.backlog.outbox, status.backlog.retries
+    oldest = status.backlog.oldest
+    seen = f"{outbox} row(s) in the outbox and {retries} retry(s) wait"
+    if oldest is not None:
+        seen += f", the oldest for {max(0.0, oldest):.0f} s"
+    if status.relayed:
+        yield Finding("backlog", f"{seen}; a relay is active")
+    else:
+        waits = bool(outbox or retries)
+        yield Finding(
+            "backlog",
+            f"{seen}; no relay is active",
+            "Start a worker with resilient(worker, relay=store)." if waits else None,
+            bad=waits,
+        )
 
 
 def _clock(status: PostgresStatus) -> Finding:

@@ -18,6 +18,7 @@ from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
 from iii_resilience.handling.registration.entries import Registration
+from iii_resilience.handling.relay.hand_over import RelayableStore
 from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
@@ -35,6 +36,7 @@ def resilient(
     clock_tolerance: float = 1.0,
     send_stack_traces: bool = False,
     limit: Limit | None = None,
+    relay: RelayableStore | None = None,
 ) -> Resilient:
     """Make an SDK client's calls safe to retry, and the functions it serves safe to call.
 
@@ -54,6 +56,8 @@ def resilient(
             the bare SDK does; without it the trace stays in this worker's log.
         limit: How many handlers this worker runs at once, or None for any number. All its
             functions share it, but those that are registered with a limit of their own.
+        relay: A store whose outbox, and whose retries that wait, this worker hands to their queues
+            while no other relay does; or None.
 
     Returns:
         An object to use in place of the client; what it does not change it passes through.
@@ -73,7 +77,12 @@ def resilient(
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces, limit)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")
-    return Resilient(worker, policies, how, keep_registered=keep_registered)
+    if not (relay is None or callable(getattr(relay, "seat", None))):
+        raise TypeError(
+            "relay must be a store with messages to hand over (PostgresStore, SqliteStore, "
+            f"RedisStore, MemoryStore), got {type(relay).__name__}"
+        )
+    return Resilient(worker, policies, how, keep_registered=keep_registered, relay=relay)
 
 
 _PARTS = frozenset({"_connection", "_ending", "_caller", "_handlers", "_observers"})
@@ -93,12 +102,15 @@ class Resilient:
         how: Hardening,
         *,
         keep_registered: bool = False,
+        relay: RelayableStore | None = None,
     ) -> None:
         self._connection = Connection(worker)
         self._ending = Shutdown(self._connection)
         self._observers = ObserverLog()
         self._caller = Caller(self._connection, policies)
-        self._handlers = Handlers(self._connection, how, keep_registered=keep_registered)
+        self._handlers = Handlers(
+            self._connection, how, keep_registered=keep_registered, relay=relay
+        )
 
     def trigger(
         self,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from iii_resilience.handling.registration.entries import (
         RegistrationState as RegistrationState,
     )
+    from iii_resilience.handling.relay.relay_status import RelayStatus as RelayStatus
 else:
     from iii_resilience.core.lazy_imports import lazy_exports
 
@@ -39,5 +40,6 @@ else:
             "health": "Health",
             "registration.drain": "Drained",
             "registration.entries": "Registration RegistrationState",
+            "relay.relay_status": "RelayStatus",
         },
     )

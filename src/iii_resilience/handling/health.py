@@ -10,6 +10,7 @@ import attrs
 from iii_resilience.handling.hardening.capacity import LimitUse
 from iii_resilience.handling.hardening.running_handlers import InFlight
 from iii_resilience.handling.registration.entries import Registration
+from iii_resilience.handling.relay.relay_status import RelayStatus
 
 
 @attrs.frozen
@@ -27,6 +28,7 @@ class Health:
             none waits.
         zombie: Why it is believed to be dead although it says that it is connected, or None.
         limits: How much of each of its limits is in use, that of the worker first.
+        relay: How its relay fares, or None where it has none.
     """
 
     connected: bool
@@ -37,3 +39,4 @@ class Health:
     silent_for: float | None
     zombie: str | None
     limits: tuple[LimitUse, ...] = ()
+    relay: RelayStatus | None = None

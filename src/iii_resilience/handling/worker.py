@@ -15,6 +15,11 @@ import attrs
 
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.guards.concurrency_limit import Limit
+from iii_resilience.handling.decorators.relay_needed import (
+    expect_relay,
+    relayed_here,
+    store_to_relay,
+)
 from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardener, Hardening
 from iii_resilience.handling.hardening.observe_hooks import harden_hooks
@@ -29,12 +34,15 @@ from iii_resilience.handling.registration.entries import (
 from iii_resilience.handling.registration.keeper import KeptClient, keeper
 from iii_resilience.handling.registration.registrations import Reference, RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
+from iii_resilience.handling.relay.hand_over import RelayableStore
+from iii_resilience.handling.relay.relay_loop import Relay
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, IDS_AT_ONCE
 from iii_resilience.sdk.frame_tap import watch
 
 _ASK_FOR = 1.5  # seconds
 _HAND_OVER = 0.5  # seconds that a shutdown may take for it
+_LAST_RECEIPT = 1.0  # seconds for the receipt of the message that the relay is handing over
 
 
 class Handlers:
@@ -44,9 +52,17 @@ class Handlers:
         connection: The client's connection.
         how: How handlers are hardened.
         keep_registered: Whether functions without an owner are registered again.
+        relay: The store whose messages are handed over, or None.
     """
 
-    def __init__(self, connection: Connection, how: Hardening, *, keep_registered: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        how: Hardening,
+        *,
+        keep_registered: bool,
+        relay: RelayableStore | None = None,
+    ) -> None:
         self._connection = connection
         self._keeps = keep_registered
         self._hardener = Hardener(how, running := Running())
@@ -63,6 +79,10 @@ class Handlers:
         self._connected_since = time.time() if connection.connected else None
         self._leaving = False
         connection.on_change(self._connection_changed)
+        self._relay = None if relay is None else Relay(connection, relay)
+        if self._relay is not None:
+            relayed_here(relay)
+            self._relay.start()
 
     # Registering.
 
@@ -79,6 +99,8 @@ class Handlers:
                 "function has none"
             )
         self._start()
+        if (store := store_to_relay(handler)) is not None:
+            expect_relay(store, function_id)
         if callable(handler):
             handler = self._hardener.harden(function_id, handler, limit)
         if options.get("observe") is not None:
@@ -177,6 +199,7 @@ class Handlers:
             ),
             silent_for=silent,
             zombie=self._zombie(silent, zombie_after),
+            relay=None if self._relay is None else self._relay.status,
         )
 
     def _zombie(self, silent: float | None, after: float) -> str | None:
@@ -237,6 +260,8 @@ class Handlers:
     def leave(self) -> None:
         """Before a shutdown: a standby that is known takes over what is owned here."""
         closed, client = self._connection.closed, self._connection.client
+        if self._relay is not None and not client.on_loop_thread:
+            self._relay.stop(0.0 if closed else _LAST_RECEIPT)
         if self._keeping and not (closed or client.on_loop_thread):
             self.stop_keeping()
             self._leave.hand_over(_HAND_OVER)
@@ -250,6 +275,9 @@ class Handlers:
             )
         self._connection.check_process()
         self.stop_keeping()
+        if self._relay is not None:
+            # Another one takes over while the handlers here come to their end.
+            self._relay.stop(min(timeout, _LAST_RECEIPT))
         if self._connection.closed:
             return Drained({}, (), 0.0)
         return self._leave.drain(timeout, shutdown)

@@ -5,12 +5,14 @@ Knows nothing of where rows are and how they are locked: each store defines that
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from iii_resilience.stores import transitions
 from iii_resilience.stores.protocol import Claim, Record
+from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseSeat, OutboxRow
 from iii_resilience.stores.transitions import Row, Rule
 
 T = TypeVar("T")
@@ -37,6 +39,10 @@ class LocalStore(ABC):
     @abstractmethod
     def _rows(self, kind: str) -> Iterable[tuple[str, Row]]:
         """Every row of a kind that is kept, with its id."""
+
+    @abstractmethod
+    def _waiting(self) -> Iterator[tuple[str, Row]]:
+        """The rows of messages that wait to be tried again, the first to be due first."""
 
     # Keys.
 
@@ -94,3 +100,56 @@ class LocalStore(ABC):
     def remove(self, message: str, revision: int) -> bool:
         """See `Messages.remove`."""
         return self._change(MESSAGE, message, transitions.remove(revision))
+
+    # Retries that wait, and the relay.
+
+    def arrived(self, message: str, *, keep: float) -> int:
+        """See `Postpones.arrived`."""
+        return self._change(MESSAGE, message, transitions.arrived(keep))
+
+    def postpone(self, message: str, note: Mapping[str, Any], *, seconds: float) -> None:
+        """See `Postpones.postpone`."""
+        # The message is acknowledged next, as one that is parked.
+        self._change(MESSAGE, message, transitions.postpone(note, seconds), lasting=True)
+
+    def due(self, *, without: Collection[str], most: int) -> tuple[Sequence[Record], float | None]:
+        """See `RelayedStore.due`."""
+        found: list[Record] = []
+        for message, row in self._waiting():
+            left = row["due_at"] - time.time()
+            if left > 0:
+                return found, left
+            if len(found) == most:
+                return found, 0.0
+            if row["note"].get("queue") not in without:
+                found.append(transitions.record(message, row))
+        return found, None
+
+    def take(self, message: str, revision: int) -> int | None:
+        """See `RelayedStore.take`."""
+        return self._change(MESSAGE, message, transitions.take(revision))
+
+    def sent(self, message: str, revision: int, *, keep: float) -> bool:
+        """See `RelayedStore.sent`."""
+        return self._change(MESSAGE, message, transitions.sent(revision, keep))
+
+    def seat(self) -> LeaseSeat:
+        """See `RelayedStore.seat`."""
+        return LeaseSeat(self)
+
+    def relayed(self) -> bool:
+        """See `RelayedStore.relayed`."""
+        return self._change(KEY, RELAY_SLOT, transitions.running())
+
+    def outbox(self, *, without: Collection[str], most: int) -> Sequence[OutboxRow]:  # noqa: ARG002
+        """See `RelayedStore.outbox`: none here."""
+        return ()
+
+    def handed_over(self, row: int) -> None:  # noqa: B027 - there is nothing to delete
+        """See `RelayedStore.handed_over`."""
+
+    def backlog(self) -> Backlog:
+        """See `RelayedStore.backlog`."""
+        now = time.time()
+        due = [row["due_at"] for _, row in self._waiting()]
+        return Backlog(retries=len(due), oldest=now - due[0] if due and due[0] <= now else None)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn, TypeVar
 
-from iii_resilience.stores.base import LocalStore
-from iii_resilience.stores.transitions import Row, Rule
+from iii_resilience.stores.base import MESSAGE, LocalStore
+from iii_resilience.stores.transitions import Row, Rule, waits
 
 T = TypeVar("T")
 
@@ -74,6 +74,10 @@ class MemoryStore(LocalStore):
             ids = [row_id for other, row_id in self._kept if other == kind]
             found = [(row_id, self._get(kind, row_id, now)) for row_id in ids]
         return [(row_id, row) for row_id, row in found if row is not None]
+
+    def _waiting(self) -> Iterator[tuple[str, Row]]:
+        rows = [(message, row) for message, row in self._rows(MESSAGE) if waits(row)]
+        return iter(sorted(rows, key=lambda each: float(each[1]["due_at"])))
 
     def _get(self, kind: str, row_id: str, now: float) -> Row | None:
         text, until = self._kept.get((kind, row_id), ("null", None))

@@ -29,6 +29,7 @@ from iii_resilience.stores.postgres_connections import (
 )
 from iii_resilience.stores.postgres_in_transaction import KeysInTransaction
 from iii_resilience.stores.postgres_listener import PostgresListener
+from iii_resilience.stores.postgres_relay import PostgresRelaying, record_of
 from iii_resilience.stores.postgres_schema import PostgresSchema
 from iii_resilience.stores.postgres_transaction import PostgresTransaction
 from iii_resilience.stores.protocol import (
@@ -51,7 +52,7 @@ class _PostgresLimits:
     timeout: float = attrs.field(validator=number(above=0, unit="seconds"))
 
 
-class PostgresStore:
+class PostgresStore(PostgresRelaying):
     """Idempotency keys and parked messages in PostgreSQL 14 or later; safe for threads and forks.
 
     Args:
@@ -230,8 +231,7 @@ class PostgresStore:
             TypeError: It holds none.
             StoreUnavailableError: The store's schema cannot be looked at.
         """
-        with self._operations.lent():  # the schema is there from now on
-            pass
+        self._look_at_schema()
         return KeysInTransaction(connection, self._schema.statement, self._schema.name)
 
     # Messages.
@@ -269,7 +269,7 @@ class PostgresStore:
                 parameters = {"after": after, "page": _PAGE}
                 page = self._run(connection, sql.RECORDS, parameters).fetchall()
             for row in page:
-                yield _record(*row)
+                yield record_of(*row)
                 after = row[0]
 
     def prepare(self, message: str, revision: int) -> int | None:
@@ -321,23 +321,3 @@ class PostgresStore:
         with suppress(import_psycopg().Error):
             for statement in (sql.SWEEP_KEYS, sql.SWEEP_MESSAGES):
                 self._run(connection, statement, {"most": _SWEEP_MOST})
-
-
-def _record(
-    message: str,
-    deliveries: int,
-    note: str | None,
-    first_failed_at: float | None,
-    last_failed_at: float | None,
-    parked_at: float | None,
-    revision: int,
-) -> Record:
-    return Record(
-        id=message,
-        deliveries=deliveries,
-        note={} if note is None else json.loads(note),
-        first_failed_at=first_failed_at,
-        last_failed_at=last_failed_at,
-        parked_at=parked_at,
-        revision=revision,
-    )

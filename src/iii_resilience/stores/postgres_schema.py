@@ -7,6 +7,7 @@ transaction, under an advisory lock. Knows nothing of connections and of what is
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -48,6 +49,40 @@ _FIRST: Final = (
     """CREATE INDEX messages_keep_until ON {schema}.messages (keep_until)
         WHERE keep_until IS NOT NULL""",
 )
+# Messages that wait to be tried again, and the outbox. Its one row says whether the relay waits for
+# a notification.
+_SECOND: Final = (
+    """ALTER TABLE {schema}.messages
+        ADD COLUMN due_at timestamptz, ADD COLUMN handing boolean NOT NULL DEFAULT false""",
+    "CREATE INDEX messages_due_at ON {schema}.messages (due_at) WHERE due_at IS NOT NULL",
+    """CREATE TABLE {schema}.outbox (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        queue text NOT NULL CHECK (queue <> ''),
+        function_id text NOT NULL CHECK (function_id <> ''),
+        data text NOT NULL,
+        key text NOT NULL CHECK (length(key) BETWEEN 1 AND 512),
+        enqueued_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    ) """
+    + _VACUUMED,
+    "CREATE TABLE {schema}.relay (idle boolean NOT NULL)",
+    "INSERT INTO {schema}.relay VALUES (true)",
+    """CREATE FUNCTION {schema}.enqueue(
+        queue text, function_id text, data jsonb, key text DEFAULT NULL
+    ) RETURNS text LANGUAGE plpgsql AS $enqueue$
+    DECLARE
+        made text := coalesce(enqueue.key, replace(gen_random_uuid()::text, '-', ''));
+    BEGIN
+        IF jsonb_typeof(enqueue.data) IS DISTINCT FROM 'object' THEN
+            RAISE invalid_parameter_value USING MESSAGE = 'enqueue: data must be a JSON object, '
+                'because the idempotency key travels inside it';
+        END IF;
+        INSERT INTO {schema}.outbox (queue, function_id, data, key)
+        VALUES (enqueue.queue, enqueue.function_id, enqueue.data::text, made);
+        PERFORM pg_notify({channel}, 'outbox') FROM {schema}.relay WHERE idle;
+        RETURN made;
+    END
+    $enqueue$""",
+)
 
 
 @attrs.frozen
@@ -64,9 +99,14 @@ class _Version:
     oldest: int
 
 
-_VERSIONS: Final = (_Version(_FIRST, oldest=1),)
+_VERSIONS: Final = (_Version(_FIRST, oldest=1), _Version(_SECOND, oldest=1))
 VERSION: Final = len(_VERSIONS)
 TABLES: Final = ("keys", "messages")
+_ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+NEEDED: Final = dict.fromkeys(TABLES, _ALL)
+"""What a store's user needs, by table."""
+NEEDED_BY_RELAY: Final = {"outbox": ("SELECT", "DELETE"), "relay": ("SELECT", "UPDATE")}
+"""What the user of a relay needs beside that."""
 
 # Not by to_regclass: that may remember, inside a transaction, that there was none.
 _EXISTS: Final = """
@@ -77,9 +117,9 @@ WHERE n.nspname = %s AND c.relname = 'version'
 _SET_VERSION: Final = "UPDATE {schema}.version SET version = %d, oldest = %d"
 _FOUND: Final = "SELECT version, oldest FROM {schema}.version"
 _PRIVILEGES: Final = """
-SELECT t.name, p.name FROM unnest(%(tables)s::text[]) AS t(name),
-    unnest('{{SELECT,INSERT,UPDATE,DELETE}}'::text[]) AS p(name)
-WHERE NOT has_table_privilege({literal} || t.name, p.name)
+SELECT n.table, n.privilege FROM unnest(%(tables)s::text[], %(privileges)s::text[])
+    AS n ("table", privilege)
+WHERE NOT has_table_privilege({literal} || n.table, n.privilege)
 """
 
 
@@ -97,13 +137,19 @@ class PostgresSchema:
         self._lock = _signed(f"iii-resilience schema {name}")
 
     def statement(self, text: str) -> str:
-        """A statement in which ``{schema}`` and ``{literal}`` stand for this schema."""
-        literal = "'" + (self.quoted + ".").replace("'", "''") + "'"
-        return text.format(schema=self.quoted, literal=literal)
+        """A statement in which ``{schema}``, ``{literal}`` and ``{channel}`` stand for this one."""
+        return text.format(
+            schema=self.quoted, literal=_quoted(f"{self.quoted}."), channel=_quoted(self.name)
+        )
 
     def lock_of(self, slot: str) -> int:
         """The number of the advisory lock that a running transaction of a key holds."""
         return _signed(f"{self.name}\0{slot}")
+
+    @property
+    def relay_lock(self) -> int:
+        """The number of the advisory lock that the session of the active relay holds."""
+        return _signed(f"iii-resilience relay {self.name}")
 
     def ddl(self, since: int = 0) -> list[str]:
         """The statements that lead from a version to the latest one."""
@@ -165,16 +211,38 @@ class PostgresSchema:
                 f"the PostgreSQL schema {self.quoted} has version {version}, which this library "
                 f"(version {VERSION}) does not know: upgrade iii-resilience"
             )
-        lacking = self.lacking(connection)
+        self.refuse_lacking(connection, NEEDED)
+
+    def refuse_lacking(self, connection: Any, needed: Mapping[str, Sequence[str]]) -> None:
+        """Refuse a user that lacks a privilege.
+
+        Args:
+            connection: A connection of the user.
+            needed: The privileges, by table.
+
+        Raises:
+            StoreRefusedError: It lacks one.
+        """
+        lacking = self.lacking(connection, needed)
         if lacking:
             raise StoreRefusedError(
                 f"the PostgreSQL user may not {', '.join(lacking)}: let the owner of the schema "
                 f"{self.quoted} grant it"
             )
 
-    def lacking(self, connection: Any) -> list[str]:
-        """The privileges that the user of a connection lacks, as SQL names them."""
-        rows = connection.execute(self.statement(_PRIVILEGES), {"tables": list(TABLES)}).fetchall()
+    def lacking(self, connection: Any, needed: Mapping[str, Sequence[str]]) -> list[str]:
+        """The privileges that the user of a connection lacks, as SQL names them.
+
+        Args:
+            connection: The connection.
+            needed: The privileges, by table.
+        """
+        pairs = [(table, privilege) for table in needed for privilege in needed[table]]
+        wanted = {
+            "tables": [table for table, _ in pairs],
+            "privileges": [privilege for _, privilege in pairs],
+        }
+        rows = connection.execute(self.statement(_PRIVILEGES), wanted).fetchall()
         return [f"{privilege} on {table}" for table, privilege in rows]
 
     def _upgrade(self, connection: Any) -> None:
@@ -184,6 +252,11 @@ class PostgresSchema:
             if version < VERSION:
                 for statement in self.ddl(version):
                     connection.execute(statement)
+
+
+def _quoted(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _signed(text: str) -> int:

@@ -100,7 +100,7 @@ IS_OURS: Final = "SELECT current_setting('iii_resilience.transaction', true)"
 
 _OVER: Final = "m.keep_until <= clock_timestamp()"
 
-DELIVERED: Final = f"""
+_COUNT: Final = f"""
 INSERT INTO {{schema}}.messages AS m (id, deliveries, keep_until)
 VALUES (%(id)s, 1, {_KEEP})
 ON CONFLICT (id) DO UPDATE SET
@@ -109,13 +109,18 @@ ON CONFLICT (id) DO UPDATE SET
     first_failed_at = CASE WHEN {_OVER} THEN NULL ELSE m.first_failed_at END,
     last_failed_at = CASE WHEN {_OVER} THEN NULL ELSE m.last_failed_at END,
     revision = CASE WHEN {_OVER} THEN 0 ELSE m.revision END,
-    keep_until = CASE WHEN m.parked_at IS NULL THEN excluded.keep_until END
-RETURNING deliveries
+    keep_until = CASE WHEN m.parked_at IS NULL AND m.due_at IS NULL THEN excluded.keep_until END
 """
+DELIVERED: Final = f"{_COUNT} RETURNING deliveries"
+
+_WAITS: Final = "m.due_at IS NOT NULL AND m.parked_at IS NULL"
+
+# Of a message that waits no row is returned.
+ARRIVED: Final = f"{_COUNT} WHERE NOT ({_WAITS} AND NOT m.handing) RETURNING deliveries"
 
 UNDELIVERED: Final = f"""
 UPDATE {{schema}}.messages AS m SET deliveries = deliveries - 1,
-    keep_until = CASE WHEN parked_at IS NULL THEN {_KEEP} END
+    keep_until = CASE WHEN parked_at IS NULL AND due_at IS NULL THEN {_KEEP} END
 WHERE id = %(id)s AND deliveries > 0 AND (keep_until IS NULL OR NOT {_OVER})
 """
 
@@ -138,16 +143,21 @@ ON CONFLICT (id) DO UPDATE SET
     last_failed_at = excluded.last_failed_at,
     parked_at = coalesce(excluded.parked_at, m.parked_at),
     revision = CASE WHEN {_OVER} THEN 0 ELSE m.revision END + excluded.revision,
-    keep_until = CASE WHEN coalesce(excluded.parked_at, m.parked_at) IS NULL
+    due_at = CASE WHEN excluded.parked_at IS NULL THEN m.due_at END,
+    handing = m.handing AND excluded.parked_at IS NULL,
+    keep_until = CASE WHEN coalesce(excluded.parked_at, m.parked_at, m.due_at) IS NULL
         THEN excluded.keep_until END
 """
 
 SETTLE: Final = "DELETE FROM {schema}.messages WHERE id = %(id)s"
 
-RECORDS: Final = """
+_RECORD: Final = """
 SELECT id, deliveries, note, extract(epoch FROM first_failed_at)::float8,
-    extract(epoch FROM last_failed_at)::float8, extract(epoch FROM parked_at)::float8, revision
-FROM {schema}.messages
+    extract(epoch FROM last_failed_at)::float8, extract(epoch FROM parked_at)::float8, revision,
+    extract(epoch FROM due_at)::float8
+"""
+RECORDS: Final = f"""{_RECORD}
+FROM {{schema}}.messages
 WHERE id > %(after)s AND (keep_until IS NULL OR keep_until > clock_timestamp())
 ORDER BY id LIMIT %(page)s
 """
@@ -164,6 +174,93 @@ WHERE id = %(id)s AND revision = %(revision)s
     AND (keep_until IS NULL OR keep_until > clock_timestamp())
 RETURNING true
 """
+
+# Messages that wait to be tried again.
+
+POSTPONE: Final = f"""
+INSERT INTO {{schema}}.messages AS m
+    (id, deliveries, note, first_failed_at, last_failed_at, revision, due_at)
+VALUES (%(id)s, 0, %(note)s, clock_timestamp(), clock_timestamp(), 1,
+    clock_timestamp() + make_interval(secs => %(seconds)s))
+ON CONFLICT (id) DO UPDATE SET
+    deliveries = CASE WHEN {_OVER} THEN 0 ELSE m.deliveries END,
+    note = excluded.note,
+    first_failed_at = CASE WHEN {_OVER} THEN excluded.first_failed_at
+        ELSE coalesce(m.first_failed_at, excluded.first_failed_at) END,
+    last_failed_at = excluded.last_failed_at,
+    parked_at = NULL,
+    revision = CASE WHEN {_OVER} THEN 0 ELSE m.revision END + 1,
+    due_at = excluded.due_at, handing = false, keep_until = NULL
+"""
+
+DUE: Final = f"""{_RECORD}
+FROM {{schema}}.messages AS m
+WHERE {_WAITS} AND due_at <= clock_timestamp()
+    AND (note::json ->> 'queue') <> ALL(%(without)s)
+ORDER BY due_at LIMIT %(most)s
+"""
+
+NEXT_DUE: Final = f"""
+SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8
+FROM {{schema}}.messages AS m WHERE {_WAITS} AND due_at > clock_timestamp()
+"""
+
+TAKE: Final = f"""
+UPDATE {{schema}}.messages AS m SET handing = true, revision = revision + 1
+WHERE id = %(id)s AND revision = %(revision)s AND {_WAITS}
+RETURNING revision
+"""
+
+SENT: Final = f"""
+UPDATE {{schema}}.messages AS m SET due_at = NULL, handing = false, keep_until = {_KEEP}
+WHERE id = %(id)s AND revision = %(revision)s AND {_WAITS}
+RETURNING true
+"""
+
+# The outbox.
+
+# A relay that is busy looks again anyway: a notification makes commits wait for one another.
+ENQUEUE: Final = """
+WITH made AS (
+    INSERT INTO {schema}.outbox (queue, function_id, data, key)
+    VALUES (%(queue)s, %(function_id)s, %(data)s, %(key)s)
+)
+SELECT pg_notify({channel}, 'outbox') FROM {schema}.relay WHERE idle
+"""
+
+OUTBOX: Final = """
+SELECT id, queue, function_id, data, key FROM {schema}.outbox
+WHERE queue <> ALL(%(without)s) ORDER BY id LIMIT %(most)s
+"""
+
+# One that is lost with the server is handed over again: nothing waits for the disk here.
+HANDED_OVER: Final = """
+WITH quick AS (SELECT set_config('synchronous_commit', 'off', true))
+DELETE FROM {schema}.outbox USING quick WHERE id = %(row)s
+"""
+
+BACKLOG: Final = f"""
+SELECT (SELECT count(*) FROM {{schema}}.outbox),
+    (SELECT count(*) FROM {{schema}}.messages AS m WHERE {_WAITS}),
+    extract(epoch FROM clock_timestamp() - least(
+        (SELECT enqueued_at FROM {{schema}}.outbox ORDER BY id LIMIT 1),
+        (SELECT min(due_at) FROM {{schema}}.messages AS m
+            WHERE {_WAITS} AND due_at <= clock_timestamp())
+    ))::float8
+"""
+
+# The session of the active relay holds an advisory lock.
+SEAT: Final = "SELECT pg_try_advisory_lock(%(lock)s)"
+
+RELAYED: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) | objid::bigint = %(lock)s
+)
+"""
+
+IDLE: Final = "UPDATE {schema}.relay SET idle = %(idle)s WHERE idle <> %(idle)s"
 
 # Rows whose time is over, a few at once; of those that another process removes now, none.
 

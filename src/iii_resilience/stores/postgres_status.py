@@ -11,15 +11,23 @@ from typing import Any, Final
 
 import attrs
 
+from iii_resilience.stores import postgres_statements as sql
 from iii_resilience.stores.postgres_connections import (
     as_store_errors,
     connect,
     import_psycopg,
     refuse_transaction_pooling,
 )
-from iii_resilience.stores.postgres_schema import VERSION, PostgresSchema
+from iii_resilience.stores.postgres_schema import (
+    NEEDED,
+    NEEDED_BY_RELAY,
+    VERSION,
+    PostgresSchema,
+)
+from iii_resilience.stores.relaying import Backlog
 
 _TRIPS: Final = 9
+_WITH_OUTBOX: Final = 2  # the version of the schema
 
 
 @attrs.frozen
@@ -33,6 +41,9 @@ class PostgresStatus:
         wanted: The version that this library makes.
         oldest: The oldest version whose library works on it.
         lacking: The privileges that the user lacks.
+        relay_lacks: The privileges that it lacks to relay: only a worker with a relay needs them.
+        backlog: What waits for a relay; None where that cannot be seen.
+        relayed: Whether a relay is active.
         ahead: How far the server's clock is ahead of this machine's, in seconds.
         round_trip: How long an answer takes, in seconds: the median of some.
     """
@@ -43,6 +54,9 @@ class PostgresStatus:
     wanted: int
     oldest: int
     lacking: tuple[str, ...]
+    relay_lacks: tuple[str, ...]
+    backlog: Backlog | None
+    relayed: bool
     ahead: float
     round_trip: float
 
@@ -69,7 +83,16 @@ def postgres_status(
         with as_store_errors():
             refuse_transaction_pooling(connection, dsn, timeout)
             version, oldest = place.found(connection)
-            lacking = tuple(place.lacking(connection)) if version else ()
+            lacking = tuple(place.lacking(connection, NEEDED)) if version else ()
+            relay_lacks: tuple[str, ...] = ()
+            backlog, relayed = None, False
+            if version >= _WITH_OUTBOX:
+                relay_lacks = tuple(place.lacking(connection, NEEDED_BY_RELAY))
+                lock = {"lock": place.relay_lock}
+                (relayed,) = connection.execute(sql.RELAYED, lock).fetchone()
+                if "SELECT on outbox" not in relay_lacks and "SELECT on messages" not in lacking:
+                    row = connection.execute(place.statement(sql.BACKLOG)).fetchone()
+                    backlog = Backlog(*row)
             (server,) = connection.execute("SHOW server_version").fetchone()
             trips = [_trip(connection) for _ in range(_TRIPS)]
     finally:
@@ -81,6 +104,9 @@ def postgres_status(
         wanted=VERSION,
         oldest=oldest,
         lacking=lacking,
+        relay_lacks=relay_lacks,
+        backlog=backlog,
+        relayed=relayed,
         ahead=statistics.median(ahead for _, ahead in trips),
         round_trip=statistics.median(took for took, _ in trips),
     )

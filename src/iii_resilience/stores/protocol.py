@@ -83,7 +83,8 @@ class Record:
         first_failed_at: Time of its first failure, in seconds since 1970, or None.
         last_failed_at: Time of its latest failure, in seconds since 1970, or None.
         parked_at: Since when it is parked, in seconds since 1970; None where it is not.
-        revision: Changes whenever it is parked or prepared to be redriven.
+        revision: Changes whenever it is parked, postponed, or prepared to be sent again.
+        due_at: When it is to be tried again, in seconds since 1970; None where it does not wait.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Record:
     last_failed_at: float | None = None
     parked_at: float | None = None
     revision: int = 0
+    due_at: float | None = None
 
 
 class Transaction(Protocol):

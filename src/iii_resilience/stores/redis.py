@@ -8,8 +8,9 @@ keys, or a replica that lags, loses keys that have run. Knows nothing of what it
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from iii_resilience.core.error_translation import ErrorTranslation
@@ -22,6 +23,7 @@ from iii_resilience.stores.protocol import (
     StoreRefusedError,
     StoreUnavailableError,
 )
+from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseSeat, OutboxRow
 
 _PAGE = 200
 _COMMITS_TRIED = 5
@@ -71,6 +73,7 @@ class RedisStore:
                 "a RedisStore needs redis-py: pip install 'iii-resilience[redis]'"
             ) from None
         self._prefix = prefix
+        self._waiting = f"{prefix}:waiting"
         self._redis: Any = redis
         # Where redis-py has a class for an answer it drops the answer's first word.
         self._transient = tuple(
@@ -164,19 +167,20 @@ class RedisStore:
 
     def records(self) -> Iterator[Record]:
         """See `Messages.records`."""
-        (everything,) = self._message()
         with self._as_unavailable():
-            ids = self._client.zrange(everything, 0, -1)
+            ids = self._client.zrange(f"{self._prefix}:messages", 0, -1)
         for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            with self._as_unavailable():
-                pipeline = self._client.pipeline(transaction=False)
-                for message in page:
-                    pipeline.hgetall(self._message(message)[0])
-                rows = pipeline.execute()
-            for message, row in zip(page, rows, strict=True):
+            for message, row in self._messages(ids[start : start + _PAGE]):
                 if row:  # the others have gone by themselves
                     yield _record(message, row)
+
+    def _messages(self, ids: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+        with self._as_unavailable():
+            pipeline = self._client.pipeline(transaction=False)
+            for message in ids:
+                pipeline.hgetall(self._message(message)[0])
+            rows = pipeline.execute()
+        return zip(ids, rows, strict=True)
 
     def prepare(self, message: str, revision: int) -> int | None:
         """See `Messages.prepare`."""
@@ -186,13 +190,88 @@ class RedisStore:
         """See `Messages.remove`."""
         return bool(self._once("remove", self._message(message), (message, revision)))
 
+    # Retries that wait, and the relay.
+
+    def arrived(self, message: str, *, keep: float) -> int:
+        """See `Postpones.arrived`."""
+        return int(self._once("arrived", self._message(message), (message, _ms(keep))))
+
+    def postpone(self, message: str, note: Mapping[str, Any], *, seconds: float) -> None:
+        """See `Postpones.postpone`."""
+        arguments = (message, json.dumps(dict(note)), math.ceil(seconds * 1000))
+        self._once("postpone", self._message(message), arguments)
+
+    def due(self, *, without: Collection[str], most: int) -> tuple[Sequence[Record], float | None]:
+        """See `RelayedStore.due`."""
+        found: list[Record] = []
+        now, start, page = self._now(), 0, [""]
+        while page and len(found) < most:
+            with self._as_unavailable():
+                page = self._client.zrangebyscore(self._waiting, "-inf", now, start, _PAGE)
+            start += len(page)
+            for message, row in self._messages(page):
+                if "due_at" not in row or "parked_at" in row:
+                    self._run("forget_due", self._message(message), (message,))
+                    start -= 1
+                elif len(found) < most:
+                    record = _record(message, row)
+                    if record.note.get("queue") not in without:
+                        found.append(record)
+        with self._as_unavailable():
+            following = self._client.zrangebyscore(
+                self._waiting, f"({now}", "+inf", 0, 1, withscores=True
+            )
+        return found, (following[0][1] - now) / 1000 if following else None
+
+    def take(self, message: str, revision: int) -> int | None:
+        """See `RelayedStore.take`."""
+        return int(self._once("take", self._message(message), (message, revision))) or None
+
+    def sent(self, message: str, revision: int, *, keep: float) -> bool:
+        """See `RelayedStore.sent`."""
+        arguments = (message, revision, _ms(keep))
+        return bool(self._once("sent", self._message(message), arguments))
+
+    def seat(self) -> LeaseSeat:
+        """See `RelayedStore.seat`."""
+        return LeaseSeat(self)
+
+    def relayed(self) -> bool:
+        """See `RelayedStore.relayed`."""
+        now = self._now()
+        with self._as_unavailable():
+            until = self._client.hget(self._key(RELAY_SLOT)[0], "until")
+        return until is not None and int(until) > now
+
+    def outbox(self, *, without: Collection[str], most: int) -> Sequence[OutboxRow]:  # noqa: ARG002
+        """See `RelayedStore.outbox`: none here, for Redis undoes nothing."""
+        return ()
+
+    def handed_over(self, row: int) -> None:
+        """See `RelayedStore.handed_over`."""
+
+    def backlog(self) -> Backlog:
+        """See `RelayedStore.backlog`."""
+        now = self._now()
+        with self._as_unavailable():
+            count = self._client.zcard(self._waiting)
+            first = self._client.zrange(self._waiting, 0, 0, withscores=True)
+        oldest = (now - first[0][1]) / 1000 if first and first[0][1] <= now else None
+        return Backlog(retries=count, oldest=oldest)
+
+    def _now(self) -> int:
+        """The server's time, in milliseconds since 1970."""
+        with self._as_unavailable():
+            seconds, micros = self._client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     # How it is called.
 
     def _key(self, slot: str) -> list[str]:
         return [f"{self._prefix}:key:{slot}"]
 
-    def _message(self, *message: str) -> list[str]:
-        return [*(f"{self._prefix}:message:{one}" for one in message), f"{self._prefix}:messages"]
+    def _message(self, message: str) -> list[str]:
+        return [f"{self._prefix}:message:{message}", f"{self._prefix}:messages", self._waiting]
 
     def _run(self, name: str, keys: list[str], arguments: tuple[Any, ...]) -> Any:
         with self._as_unavailable():
@@ -332,4 +411,5 @@ def _record(message: str, row: Mapping[str, str]) -> Record:
         last_failed_at=seconds("last_failed_at"),
         parked_at=seconds("parked_at"),
         revision=int(row.get("revision", 0)),
+        due_at=seconds("due_at"),
     )

@@ -106,21 +106,30 @@ return answered(1)
 """
 )
 
-# KEYS: the message's row, and the set of all messages with the time at which they may go.
+# KEYS: the message's row; the set of all messages with the time at which they may go; and the set
+# of those that wait to be tried again, with the time at which they are due.
 
-DELIVERED: Final = (
-    _NOW
-    + _ONCE
-    + """
+_COUNT: Final = """
 local id, keep = ARGV[1], tonumber(ARGV[2])
 local count = redis.call('HINCRBY', KEYS[1], 'deliveries', 1)
-if redis.call('HEXISTS', KEYS[1], 'parked_at') == 0 then
+local row = redis.call('HMGET', KEYS[1], 'parked_at', 'due_at')
+if not row[1] and not row[2] then
     redis.call('ZADD', KEYS[2], whole(now + keep), id)
     redis.call('PEXPIRE', KEYS[1], whole(keep))
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', whole(now))
 return answered(count)
 """
+DELIVERED: Final = _NOW + _ONCE + _COUNT
+
+ARRIVED: Final = (
+    _NOW
+    + _ONCE
+    + """
+local was = redis.call('HMGET', KEYS[1], 'due_at', 'handing', 'parked_at')
+if was[1] and not was[2] and not was[3] then return 0 end
+"""
+    + _COUNT
 )
 
 UNDELIVERED: Final = (
@@ -128,7 +137,7 @@ UNDELIVERED: Final = (
     + _ONCE
     + """
 local id, keep = ARGV[1], tonumber(ARGV[2])
-local row = redis.call('HMGET', KEYS[1], 'deliveries', 'note', 'parked_at')
+local row = redis.call('HMGET', KEYS[1], 'deliveries', 'note', 'parked_at', 'due_at')
 local count = tonumber(row[1] or '0')
 if count < 1 then return 0 end
 if count == 1 and not row[2] then
@@ -136,7 +145,7 @@ if count == 1 and not row[2] then
     redis.call('DEL', KEYS[1])
     return answered(1)
 end
-if row[3] then
+if row[3] or row[4] then
     redis.call('PERSIST', KEYS[1])
 else
     redis.call('PEXPIRE', KEYS[1], whole(keep))
@@ -157,8 +166,11 @@ redis.call('HSETNX', KEYS[1], 'first_failed_at', whole(now))
 if parked == '1' then
     redis.call('HSET', KEYS[1], 'parked_at', whole(now))
     redis.call('HINCRBY', KEYS[1], 'revision', 1)
+    redis.call('HDEL', KEYS[1], 'due_at', 'handing')
+    redis.call('ZREM', KEYS[3], id)
 end
-if redis.call('HEXISTS', KEYS[1], 'parked_at') == 1 then
+local row = redis.call('HMGET', KEYS[1], 'parked_at', 'due_at')
+if row[1] or row[2] then
     redis.call('PERSIST', KEYS[1])
     redis.call('ZADD', KEYS[2], '+inf', id)
 else
@@ -173,6 +185,7 @@ SETTLE: Final = (
     _ONCE
     + """
 redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('DEL', KEYS[1])
 return answered(1)
 """
@@ -194,10 +207,61 @@ REMOVE: Final = (
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 if (redis.call('HGET', KEYS[1], 'revision') or '0') ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('DEL', KEYS[1])
 return answered(1)
 """
 )
+
+# Messages that wait to be tried again.
+
+POSTPONE: Final = (
+    _NOW
+    + _ONCE
+    + """
+local id, note, due = ARGV[1], ARGV[2], whole(now + tonumber(ARGV[3]))
+redis.call('HSET', KEYS[1], 'note', note, 'last_failed_at', whole(now), 'due_at', due)
+redis.call('HSETNX', KEYS[1], 'first_failed_at', whole(now))
+redis.call('HINCRBY', KEYS[1], 'revision', 1)
+redis.call('HDEL', KEYS[1], 'parked_at', 'handing')
+redis.call('PERSIST', KEYS[1])
+redis.call('ZADD', KEYS[2], '+inf', id)
+redis.call('ZADD', KEYS[3], due, id)
+return answered(1)
+"""
+)
+
+TAKE: Final = (
+    _ONCE
+    + """
+local row = redis.call('HMGET', KEYS[1], 'due_at', 'parked_at', 'revision')
+if not row[1] or row[2] or row[3] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'handing', '1')
+return answered(redis.call('HINCRBY', KEYS[1], 'revision', 1))
+"""
+)
+
+SENT: Final = (
+    _NOW
+    + _ONCE
+    + """
+local id, keep = ARGV[1], tonumber(ARGV[3])
+local row = redis.call('HMGET', KEYS[1], 'due_at', 'parked_at', 'revision')
+if not row[1] or row[2] or row[3] ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], 'due_at', 'handing')
+redis.call('ZREM', KEYS[3], id)
+redis.call('PEXPIRE', KEYS[1], whole(keep))
+redis.call('ZADD', KEYS[2], whole(now + keep), id)
+return answered(1)
+"""
+)
+
+# One that an earlier version has settled or parked does not wait.
+FORGET_DUE: Final = """
+local row = redis.call('HMGET', KEYS[1], 'due_at', 'parked_at')
+if not row[1] or row[2] then redis.call('ZREM', KEYS[3], ARGV[1]) end
+return 0
+"""
 
 SCRIPTS: Final = {
     "claim": CLAIM,
@@ -211,4 +275,9 @@ SCRIPTS: Final = {
     "settle": SETTLE,
     "prepare": PREPARE,
     "remove": REMOVE,
+    "arrived": ARRIVED,
+    "postpone": POSTPONE,
+    "take": TAKE,
+    "sent": SENT,
+    "forget_due": FORGET_DUE,
 }

@@ -11,13 +11,15 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from iii_resilience.stores import transitions
+from iii_resilience.stores import sqlite_outbox, transitions
 from iii_resilience.stores.base import KEY, LocalStore
 from iii_resilience.stores.protocol import Renewal
+from iii_resilience.stores.relaying import Backlog, OutboxRow, checked_message
 from iii_resilience.stores.sqlite_connections import SqliteConnections, as_unavailable
 from iii_resilience.stores.sqlite_transaction import SqliteTransaction, begin
 from iii_resilience.stores.transitions import Change, Row, Rule
@@ -33,11 +35,17 @@ CREATE TABLE IF NOT EXISTS iii_resilience (
     PRIMARY KEY (kind, id)
 ) WITHOUT ROWID
 """
-_INDEX_NAME: Final = "iii_resilience_keep_until"
-_INDEX: Final = f"""
-CREATE INDEX IF NOT EXISTS {_INDEX_NAME}
+_INDEX: Final = """
+CREATE INDEX IF NOT EXISTS iii_resilience_keep_until
 ON iii_resilience (keep_until) WHERE keep_until IS NOT NULL
 """
+# A row has no column for it: earlier versions write four values a row.
+_DUE: Final = "json_extract(body, '$.due_at')"
+_WAITS: Final = f"kind = 'message' AND {_DUE} IS NOT NULL"
+_DUE_INDEX: Final = f"""
+CREATE INDEX IF NOT EXISTS iii_resilience_due_at ON iii_resilience ({_DUE}) WHERE {_WAITS}
+"""
+_SCHEMA: Final = (_TABLE, _INDEX, _DUE_INDEX, sqlite_outbox.TABLE)
 _GET: Final = (
     "SELECT body FROM iii_resilience "
     "WHERE kind = ? AND id = ? AND (keep_until IS NULL OR keep_until > ?)"
@@ -47,6 +55,8 @@ _DELETE: Final = "DELETE FROM iii_resilience WHERE kind = ? AND id = ?"
 ALL_ROWS: Final = (
     "SELECT id, body FROM iii_resilience WHERE kind = ? AND (keep_until IS NULL OR keep_until > ?)"
 )
+_WAITING: Final = f"SELECT id, body FROM iii_resilience WHERE {_WAITS} ORDER BY {_DUE}"  # noqa: S608
+_RETRIES: Final = f"SELECT count(*), min({_DUE}) FROM iii_resilience WHERE {_WAITS}"  # noqa: S608
 # A few with every write: rows go as fast as they come, and no write ever takes long for it.
 _SWEEP: Final = (
     "DELETE FROM iii_resilience WHERE (kind, id) IN "
@@ -75,7 +85,7 @@ class SqliteStore(LocalStore):
 
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 10.0) -> None:
         self._connections = SqliteConnections(
-            _checked(path), busy_timeout, schema=(_TABLE, _INDEX), index=_INDEX_NAME
+            _checked(path), busy_timeout, schema=_SCHEMA, newest=sqlite_outbox.NAME
         )
 
     def close(self) -> None:
@@ -123,7 +133,74 @@ class SqliteStore(LocalStore):
             connection.execute("COMMIT")
             return answers
 
+    # The outbox.
+
+    def enqueue(
+        self,
+        transaction: sqlite3.Connection,
+        queue: str,
+        function_id: str,
+        data: Mapping[str, Any],
+        *,
+        key: str | None = None,
+    ) -> str:
+        """Have a message enqueued when a transaction has been committed.
+
+        Args:
+            transaction: The handle of a handler's transaction, or a connection of your own to the
+                same file. You commit.
+            queue: The queue.
+            function_id: The function that the message is for.
+            data: Its payload: a dict that JSON carries.
+            key: Its idempotency key, of 1 to 512 characters; None makes one.
+
+        Returns:
+            The key.
+
+        Raises:
+            TypeError: The payload is none, or this is no connection of SQLite.
+            ValueError: An argument that is empty or too long, a payload that cannot be sent, or a
+                connection to another file.
+            RuntimeError: The connection commits each statement, and has begun no transaction.
+            sqlite3.Error: SQLite's refusal.
+        """
+        text, key = checked_message(queue, function_id, data, key)
+        row = (queue, function_id, text, key, time.time())
+        sqlite_outbox.insert(transaction, self._connections.path, _SCHEMA, row)
+        return key
+
+    def outbox(self, *, without: Collection[str], most: int) -> Sequence[OutboxRow]:
+        """See `RelayedStore.outbox`."""
+        with as_unavailable(), self._connections.lent() as connection:
+            return sqlite_outbox.rows(connection, without, most)
+
+    def handed_over(self, row: int) -> None:
+        """See `RelayedStore.handed_over`."""
+        with as_unavailable(), self._connections.lent() as connection:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(sqlite_outbox.DELETE, (row,))
+
+    def backlog(self) -> Backlog:
+        """See `RelayedStore.backlog`."""
+        with as_unavailable(), self._connections.lent() as connection:
+            retries, due = connection.execute(_RETRIES).fetchone()
+            rows, since = connection.execute(sqlite_outbox.COUNT).fetchone()
+        now = time.time()
+        ages = [now - at for at in (due, since) if at is not None and at <= now]
+        return Backlog(rows, retries, max(ages, default=None))
+
     # Rows.
+
+    def _waiting(self) -> Iterator[tuple[str, Row]]:
+        with (
+            as_unavailable(),
+            self._connections.lent() as connection,
+            closing(connection.execute(_WAITING)) as found,
+        ):
+            for row_id, body in found:
+                row = json.loads(body)
+                if transitions.waits(row):  # an earlier version may have parked it
+                    yield row_id, row
 
     def _change(self, kind: str, row_id: str, rule: Rule[T], *, lasting: bool = False) -> T:
         with as_unavailable(), self._connections.lent() as connection:

@@ -58,17 +58,17 @@ class SqliteConnections:
     Args:
         path: The file, as an absolute path.
         busy_timeout: Seconds a statement waits for another process that writes.
-        schema: Statements that make what the store needs, in a file that lacks `index`.
-        index: An index of the schema; where it exists, all of it does.
+        schema: Statements that make what the store needs, in a file that lacks `newest`.
+        newest: A table or index of the schema; where it exists, all of it does.
     """
 
     def __init__(
-        self, path: Path, busy_timeout: float, *, schema: Iterable[str], index: str
+        self, path: Path, busy_timeout: float, *, schema: Iterable[str], newest: str
     ) -> None:
         self.path = path
         self._busy_timeout = busy_timeout
         self._schema = tuple(schema)
-        self._index = index
+        self._newest = newest
         self._identity: Identity = None
         self._new()
 
@@ -198,7 +198,7 @@ class SqliteConnections:
             if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 self._switch_to_wal(connection)
             exists = "SELECT 1 FROM sqlite_master WHERE name = ?"
-            if connection.execute(exists, (self._index,)).fetchone() is None:
+            if connection.execute(exists, (self._newest,)).fetchone() is None:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement in self._schema:
                     connection.execute(statement)

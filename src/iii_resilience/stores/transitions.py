@@ -115,6 +115,16 @@ def forget_failure() -> Rule[bool]:
     return rule
 
 
+def running() -> Rule[bool]:
+    """Whether a key runs; nothing is changed."""
+
+    def rule(row: Row | None, now: float) -> Change[bool]:
+        runs = row is not None and row["state"] == State.RUNNING.value and row["until"] > now
+        return Change(row, answer=runs, written=False)
+
+    return rule
+
+
 def _mine(row: Row | None, token: int) -> TypeGuard[Row]:
     return row is not None and row["state"] == State.RUNNING.value and row["token"] == token
 
@@ -135,7 +145,7 @@ def delivered(keep: float) -> Rule[int]:
     def rule(row: Row | None, now: float) -> Change[int]:
         row = {**(row or _NEW)}
         row["deliveries"] += 1
-        return Change(row, row["deliveries"], None if row["parked_at"] is not None else now + keep)
+        return Change(row, row["deliveries"], _kept(row, now + keep))
 
     return rule
 
@@ -149,7 +159,7 @@ def undelivered(keep: float) -> Rule[None]:
         row = {**row, "deliveries": row["deliveries"] - 1}
         if row == _NEW:
             return Change(None, None)
-        return Change(row, None, None if row["parked_at"] is not None else now + keep)
+        return Change(row, None, _kept(row, now + keep))
 
     return rule
 
@@ -162,9 +172,8 @@ def note(content: Mapping[str, Any], keep: float, *, parked: bool) -> Rule[None]
         if row["first_failed_at"] is None:
             row["first_failed_at"] = now
         if parked:
-            row["parked_at"] = now
-            row["revision"] += 1
-        return Change(row, None, None if row["parked_at"] is not None else now + keep)
+            row = {**_ready(row), "parked_at": now, "revision": row["revision"] + 1}
+        return Change(row, None, _kept(row, now + keep))
 
     return rule
 
@@ -196,6 +205,75 @@ def remove(revision: int) -> Rule[bool]:
     return rule
 
 
+# Messages that wait to be tried again. Only their rows have a `due_at`: versions that know nothing
+# of it read all others.
+
+
+def arrived(keep: float) -> Rule[int]:
+    """See `Postpones.arrived`."""
+    count = delivered(keep)
+
+    def rule(row: Row | None, now: float) -> Change[int]:
+        if row is not None and waits(row) and not row.get("handing"):
+            return Change(row, 0, written=False)
+        return count(row, now)
+
+    return rule
+
+
+def postpone(content: Mapping[str, Any], seconds: float) -> Rule[None]:
+    """See `Postpones.postpone`."""
+
+    def rule(row: Row | None, now: float) -> Change[None]:
+        row = {**_ready(row or _NEW), "note": dict(content), "last_failed_at": now}
+        if row["first_failed_at"] is None:
+            row["first_failed_at"] = now
+        row |= {"parked_at": None, "revision": row["revision"] + 1, "due_at": now + seconds}
+        return Change(row, None)
+
+    return rule
+
+
+def take(revision: int) -> Rule[int | None]:
+    """See `RelayedStore.take`."""
+
+    def rule(row: Row | None, _: float) -> Change[int | None]:
+        if row is None or not waits(row) or row["revision"] != revision:
+            return Change(row, None, written=False)
+        return Change({**row, "handing": True, "revision": revision + 1}, revision + 1)
+
+    return rule
+
+
+def sent(revision: int, keep: float) -> Rule[bool]:
+    """See `RelayedStore.sent`."""
+
+    def rule(row: Row | None, now: float) -> Change[bool]:
+        if row is None or not waits(row) or row["revision"] != revision:
+            return Change(row, answer=False, written=False)
+        return Change(_ready(row), answer=True, keep_until=now + keep)
+
+    return rule
+
+
+def waits(row: Row) -> bool:
+    """Whether a message waits to be tried again."""
+    return row.get("due_at") is not None and row["parked_at"] is None
+
+
+def _ready(row: Row) -> Row:
+    """The row of a message that waits for nothing."""
+    return {name: value for name, value in row.items() if name not in {"due_at", "handing"}}
+
+
+def _kept(row: Row, until: float) -> float | None:
+    """When a message's row may go."""
+    return None if row["parked_at"] is not None or waits(row) else until
+
+
+_SHOWN = {field.name for field in attrs.fields(Record)}
+
+
 def record(message: str, row: Row) -> Record:
     """A message's row, for people and programs."""
-    return Record(id=message, **row)
+    return Record(id=message, **{name: row[name] for name in row if name in _SHOWN})

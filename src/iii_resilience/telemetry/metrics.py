@@ -24,6 +24,7 @@ from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.core.guards.budget import PermitBucket
 from iii_resilience.core.observers import IsolatedObserver, logger
 from iii_resilience.telemetry import handler_limits
+from iii_resilience.telemetry.backlogs import backlogs
 from iii_resilience.telemetry.guard_states import buckets, bulkheads
 from iii_resilience.telemetry.instruments import Instruments
 from iii_resilience.telemetry.parkings import parkings
@@ -291,6 +292,18 @@ class Meters:
             ("iii.bulkhead.in_use", "{call}", "Calls inside a bulkhead now", self._in_use),
             ("iii.bulkhead.waiting", "{call}", "Calls that wait for a place", self._waiting),
             ("iii.dead_letters", "{message}", "Messages that are parked now", self._dead),
+            (
+                "iii.relay.waiting",
+                "{message}",
+                "Messages that wait for the relay that is active here",
+                self._waiting_for_relay,
+            ),
+            (
+                "iii.relay.oldest",
+                "s",
+                "Time since the oldest of them could have been handed over",
+                self._oldest_of_relay,
+            ),
         ):
             meter.create_observable_gauge(
                 name, callbacks=[observe], unit=unit, description=description
@@ -337,6 +350,16 @@ class Meters:
             metrics.Observation(count, {"iii.function.id": name, "iii.error.category": category})
             for (name, category), count in sums.items()
         ]
+
+    def _waiting_for_relay(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return [
+            metrics.Observation(count, {"iii.relay.kind": kind})
+            for kind, count in backlogs.waiting().items()
+        ]
+
+    def _oldest_of_relay(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        oldest = backlogs.oldest()
+        return [] if oldest is None else [metrics.Observation(oldest)]
 
     def _available(self, _: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
         return self._of_budgets(PermitBucket.available, min)

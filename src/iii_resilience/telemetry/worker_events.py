@@ -164,7 +164,7 @@ def calls_refused(function_id: str, failure: Failure, count: int, *, attempt: in
 
 
 class ParkedAnswer(dict[str, str]):
-    """What acknowledges a parked message. It is a result, and no success of its handler."""
+    """What acknowledges a message that is parked or waits. It is no success of its handler."""
 
 
 def handler_returned(function_id: str | None, result: object) -> None:
@@ -198,6 +198,58 @@ def parked(function_id: str, code: str, category: Category, message: str, *, att
         code,
         category.value,
         extra={**_fields(function_id, failure, attempt), "parked": message},
+    )
+
+
+def postponed(
+    function_id: str, failure: Failure, message: str, *, seconds: float, attempt: int
+) -> None:
+    """Log and count a message whose handler failed, and that is tried again later.
+
+    Args:
+        function_id: The function.
+        failure: What the failure is.
+        message: What it is kept under.
+        seconds: When it is due, from now.
+        attempt: The attempt that failed, from 1.
+    """
+    telling = _telling(failure)
+    meters.handler_failed(function_id, telling)
+    logger.warning(
+        "%s: attempt %d failed with %s (%s); it is tried again in %.3g s",
+        function_id,
+        attempt,
+        telling.code,
+        telling.category.value,
+        seconds,
+        extra={
+            **_fields(function_id, telling, attempt),
+            "waiting": message,
+            "delay": seconds,
+        },
+    )
+
+
+def not_enqueued(function_id: str, queue: str, code: str, category: Category, message: str) -> None:
+    """Log and count a message that can never be enqueued, and that the relay has parked.
+
+    Args:
+        function_id: The function it is for.
+        queue: The queue.
+        code: What the failure is.
+        category: Of what category.
+        message: What it is parked under.
+    """
+    known = find(code) is not None
+    failure = Failure(code, category, Execution.NOT_EXECUTED, known=known, origin="engine")
+    meters.parked(function_id, failure)
+    logger.warning(
+        "%s: a message cannot be enqueued to %s and is parked: %s (%s)",
+        function_id,
+        queue,
+        code,
+        category.value,
+        extra={**fields(function_id, failure, None, attempt=1), "parked": message, "queue": queue},
     )
 
 

@@ -93,6 +93,7 @@ class ParkedMessage:
         first_failed_at: Time of the first failure, in seconds since 1970.
         last_failed_at: Time of the latest failure, in seconds since 1970.
         parked_at: Since when it is parked, in seconds since 1970; None where it is not.
+        due_at: When it is to be tried again, in seconds since 1970; None where it does not wait.
         revision: The record's, to remove or redrive exactly this.
     """
 
@@ -111,6 +112,7 @@ class ParkedMessage:
     first_failed_at: float | None = None
     last_failed_at: float | None = None
     parked_at: float | None = None
+    due_at: float | None = None
     revision: int = 0
 
     @classmethod
@@ -187,6 +189,7 @@ class ParkedMessage:
             first_failed_at=record.first_failed_at,
             last_failed_at=record.last_failed_at,
             parked_at=record.parked_at,
+            due_at=record.due_at,
             revision=record.revision,
         )
 
@@ -195,6 +198,18 @@ class ParkedMessage:
         payload = json.loads(self.payload)
         if self.carried is not None and isinstance(payload, dict):
             payload[PAYLOAD_FIELD] = dict(self.carried)
+        return payload
+
+    def data_of_attempt(self, attempt: int) -> Any:
+        """The payload to try again, with what travelled in it and the number of the attempt.
+
+        Args:
+            attempt: The number, from 1.
+        """
+        payload = json.loads(self.payload)
+        if isinstance(payload, dict):
+            carried = CallContext.from_wire(self.carried) or CallContext()
+            payload[PAYLOAD_FIELD] = attrs.evolve(carried, attempt=attempt).to_wire()
         return payload
 
     @property

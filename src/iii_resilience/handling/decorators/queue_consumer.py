@@ -1,4 +1,4 @@
-"""`@consumer`: parks queue messages that cannot succeed, with their cause, instead of retrying.
+"""`@consumer`: parks queue messages that cannot succeed, and lets others wait for their time.
 
 iii's queues retry every error, and their dead letters name no cause (docs/engine-notes.md, 9). Only
 an acknowledgement stops a message. So it is first parked in a store. Wherever the process ends, the
@@ -7,11 +7,14 @@ message is in the queue, or parked, or both.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 
+from iii_resilience.core.backoff import Backoff
+from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.core.decorator_order import refuse_inside
 from iii_resilience.core.effects import Blocking, CallHandler, Steps
@@ -23,6 +26,7 @@ from iii_resilience.handling.decorators.parked_message import (
     ParkedMessage,
     message_id,
 )
+from iii_resilience.handling.decorators.relay_needed import expect_relay, needs_relay
 from iii_resilience.handling.decorators.wrapper import (
     F,
     IncomingCall,
@@ -45,6 +49,7 @@ from iii_resilience.telemetry import logger, worker_events
 from iii_resilience.telemetry.parkings import parkings
 
 _MONTH = 30 * 86_400.0
+_YEAR = 366 * 86_400.0  # a time beyond is none that was meant, and some stores cannot hold it
 _NOT_KEPT = (StoreUnavailableError, StoreRefusedError)
 
 
@@ -55,6 +60,7 @@ def consumer(
     key: KeyOf = None,
     queue: str | None = None,
     max_deliveries: int | None = None,
+    retry_later: Backoff | None = None,
     keep: float = _MONTH,
     function_id: str | None = None,
 ) -> Callable[[F], F]:
@@ -78,15 +84,21 @@ def consumer(
         max_deliveries: Deliveries after which a message is parked whatever it fails with, even if
             it ends its worker each time; None leaves it to the queue. Deliveries that overlap
             count, too. Needs a ``key``.
+        retry_later: Transient failures are not raised: the message is recorded with the time at
+            which it is due, acknowledged, and enqueued again by the store's relay
+            (``resilient(worker, relay=store)``). The time is this backoff with its jitter, and a
+            failure's ``retry_after`` at least. Needs a ``key`` and a ``queue``. None leaves
+            retries to the queue.
         keep: Seconds the record of a message that failed, and was neither parked nor handled, is
             kept. Parked messages are kept until they are removed.
         function_id: The function it serves. None leaves it to the registration through
             ``resilient(worker)``.
 
     Raises:
-        TypeError: No store; a ``key`` that can be none; ``max_deliveries`` without a ``key``; or a
-            handler that `consumer` decorates already.
-        ValueError: A number that is none.
+        TypeError: No store; a ``key`` that can be none; ``max_deliveries`` or ``retry_later``
+            without a ``key``; ``retry_later`` without a ``queue``, or with a store in which
+            messages cannot wait; or a handler that `consumer` decorates already.
+        ValueError: A number that is none, or a backoff with decorrelated jitter.
     """
     check_key(key, "consumer")
     for needed in ("delivered", "note", "settle"):
@@ -99,16 +111,42 @@ def consumer(
             "field of the payload that identifies a message"
         )
     limits = _Limits(max_deliveries=max_deliveries, keep=keep)
+    if retry_later is not None:
+        _check_retry_later(retry_later, parking, key, queue)
     parkings.add(parking)
-    desk = _Delivery(parking, key, queue, limits, blocking=parking.blocking)
+    desk = _Delivery(parking, key, queue, limits, retry_later, blocking=parking.blocking)
 
     def decorate(handler: F) -> F:
         refuse_inside(
             "consumer", handler, consumer="the outer one would take what is parked for handled"
         )
-        return wrap(handler, desk.steps, name="consumer", function_id=function_id)
+        wrapped = wrap(handler, desk.steps, name="consumer", function_id=function_id)
+        if retry_later is not None:
+            needs_relay(wrapped, parking)
+        return wrapped
 
     return decorate
+
+
+def _check_retry_later(backoff: object, parking: object, key: object, queue: object) -> None:
+    if not isinstance(backoff, Backoff):
+        raise TypeError(f"consumer: retry_later must be a Backoff, got {type(backoff).__name__}")
+    if backoff.jitter == "decorrelated":
+        raise ValueError(
+            "consumer: retry_later cannot have decorrelated jitter, which needs the delay before, "
+            "and that is not recorded: use full or equal"
+        )
+    if not (callable(getattr(parking, "arrived", None)) and hasattr(parking, "postpone")):
+        raise TypeError(
+            f"consumer: in a {type(parking).__name__} messages cannot wait for retry_later: it "
+            "has no arrived() and postpone()"
+        )
+    for name, value, why in (
+        ("key", key, "two deliveries cannot be known as one message"),
+        ("queue", queue, "the message cannot be enqueued again"),
+    ):
+        if value is None:
+            raise TypeError(f"consumer: retry_later needs {name}=. Without one {why}")
 
 
 @attrs.frozen(kw_only=True)
@@ -125,6 +163,7 @@ class _Delivery:
     key: KeyOf
     queue: str | None
     limits: _Limits
+    retry_later: Backoff | None
     blocking: bool
 
     def steps(self, call: IncomingCall) -> Steps:
@@ -133,6 +172,8 @@ class _Delivery:
         message = message_id(function_id, key, call.payload)
         count = yield from self._counted(message)
         most = self.limits.max_deliveries
+        if count == 0:  # it waits already: a delivery that was repeated, for whatever reason
+            return worker_events.ParkedAnswer(waiting=message)
         if unusable is not None:
             return (yield from self._park(call, message, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
@@ -147,8 +188,10 @@ class _Delivery:
         except Exception as error:
             told = FailureSummary.of(error)
             if told.category is Category.TRANSIENT and not (most is not None and count >= most):
-                yield from self._record(call, message, key, told)
-                raise
+                later = yield from self._postpone(call, message, key, told, error, count)
+                if later is None:
+                    raise
+                return later
             return (yield from self._park(call, message, key, told))
         try:
             yield self._ask(lambda: self.parking.settle(message))
@@ -170,16 +213,20 @@ class _Delivery:
         keep = self.limits.keep
         count_back: Any = getattr(self.parking, "undelivered", None)
 
-        def undo(_: int) -> None:
+        def undo(counted: int) -> None:
             # Cancelled while it was counted: it was not begun, so it is not a delivery.
             try:
-                if count_back is not None:
+                if count_back is not None and counted:
                     count_back(message, keep=keep)
             except _NOT_KEPT as away:
                 logger.warning("a delivery that was not begun stays counted: %s", away)
 
+        parking: Any = self.parking
+
         def count() -> int:
-            return self.parking.delivered(message, keep=keep)
+            counted = parking.delivered if self.retry_later is None else parking.arrived
+            found: int = counted(message, keep=keep)
+            return found
 
         try:
             return (yield Blocking(count, undo, blocking=self.blocking))
@@ -187,10 +234,38 @@ class _Delivery:
             # Without the store this message could not be parked: it is not even begun.
             raise _not_now(away, "nothing was run") from None
 
-    def _record(
-        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+    def _postpone(
+        self,
+        call: IncomingCall,
+        kept_under: str,
+        key: str | None,
+        told: FailureSummary,
+        error: Exception,
+        count: int,
     ) -> Steps:
+        """Record a transient failure; None where the queue is to retry, else what acknowledges."""
         message = self._message(call, kept_under, key, told)
+        if self.retry_later is None or not message.whole:  # a channel cannot be sent again
+            yield from self._record(call, message)
+            return None
+        failure = classify(error)
+        seconds = self.retry_later.delay(count - 1, random.random, throttled=failure.throttled)
+        seconds = min(_YEAR, max(seconds, failure.retry_after or 0.0))
+        parking: Any = self.parking
+        try:
+            # It is committed before the acknowledgement. In between, the queue repeats it.
+            note = message.to_note()
+            yield self._ask(lambda: parking.postpone(message.id, note, seconds=seconds))
+        except _NOT_KEPT as away:
+            logger.warning("%s: a retry is left to the queue: %s", call.function_id, away)
+            return None
+        expect_relay(self.parking, message.function_id)
+        worker_events.postponed(
+            message.function_id, failure, message.id, seconds=seconds, attempt=count
+        )
+        return worker_events.ParkedAnswer(waiting=message.id)
+
+    def _record(self, call: IncomingCall, message: ParkedMessage) -> Steps:
         try:
             yield self._ask(lambda: self._note(message, parked=False))
         except _NOT_KEPT as away:

@@ -1,0 +1,1 @@
+"""The relay: hands committed messages, and retries that are due, to their queues."""
