@@ -50,7 +50,8 @@ def told(
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
     parking = MemoryStore()
     limit = Limit(concurrency=100)
-    worker = resilient(target, keep_registered=True, limit=limit, relay=parking)
+    worker = resilient(target, keep_registered=True, limit=limit)
+    relay = resilient(connect("relay"), relay=parking)
     caller = resilient(connect("caller"), policies=QUICK)
     later = Backoff(base=900.0, cap=900.0)
 
@@ -85,6 +86,7 @@ def told(
     caller.shutdown()
     worker.shutdown()
     yield [r for r in caplog.records if r.name == "iii_resilience"]
+    relay.shutdown()
     del bulkhead, parking
 
 

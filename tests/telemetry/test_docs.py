@@ -89,7 +89,7 @@ def test_table_lists_every_metric_span_and_record(
     records: dict[str, list[Any]] = {name: [] for name in kinds}
     for record in told:
         fields = frozenset(set(vars(record)) - plain)
-        if "iii_parked" in fields or "iii_exception" in fields:
+        if fields & {"iii_parked", "iii_exception", "iii_waiting"}:
             records["a handler's failure"].append((record, fields))
         elif "iii_refused" in fields:
             records["calls that a full worker refused"].append((record, fields))

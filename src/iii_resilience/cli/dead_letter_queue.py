@@ -78,9 +78,10 @@ class DeadLetterQueue:
         recorded = Recordings(self._recorded())
         found = [from_dead_letter(record, recorded) for record in self._records()]
         found += [
-            letter
+            from_stored(message)
             for message in recorded.messages
-            if message.queue in {self._queue, None} and (letter := from_stored(message)) is not None
+            if message.queue in {self._queue, None}
+            and not (message.parked_at is None and message.due_at is None)
         ]
         return sorted(found, key=lambda letter: (letter.since or 0.0, letter.id))
 
@@ -107,8 +108,8 @@ class DeadLetterQueue:
         """
         yield from self._each(letters, 0.0, self._discard_parked, self._discard_dead)
 
-    def backlog(self) -> tuple[Backlog, bool] | None:
-        """What waits in the store for a relay, of all queues, and whether one is active.
+    def backlog(self) -> str | None:
+        """What waits in the store for a relay, of all queues, in one sentence.
 
         None where nothing does, or the store is only read.
         """
@@ -116,7 +117,15 @@ class DeadLetterQueue:
         if not callable(getattr(store, "backlog", None)):
             return None
         found: Backlog = store.backlog()
-        return (found, bool(store.relayed())) if found.outbox or found.retries else None
+        if not (found.outbox or found.retries):
+            return None
+        relay = "a relay is active"
+        if not store.relayed():
+            relay = "no relay is active: resilient(worker, relay=store)"
+        return (
+            f"in the store, of all queues: {found.outbox} row(s) in the outbox, {found.retries} "
+            f"message(s) that wait to be tried again; {relay}"
+        )
 
     # One of them.
 

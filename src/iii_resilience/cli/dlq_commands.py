@@ -43,7 +43,6 @@ from iii_resilience.stores import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from iii_resilience.stores.relaying import Backlog
 from iii_resilience.stores.sqlite_reader import SqliteReader
 
 app = typer.Typer(
@@ -117,7 +116,8 @@ def list_(
         )
     _console().print(table)
     _console().print(f"{len(letters)} message(s)")
-    _print_backlog(backlog)
+    if backlog is not None:
+        _console().print(backlog)
 
 
 @app.command()
@@ -193,7 +193,8 @@ def triage_(
         _console().print(
             f"and {len(rest)} more groups of {count} message(s): --json lists them all"
         )
-    _print_backlog(backlog)
+    if backlog is not None:
+        _console().print(backlog)
 
 
 @app.command()
@@ -246,18 +247,6 @@ def discard(
                 abort=True,
             )
         _report("discarded", letters, len(everything), dead.discard(letters))
-
-
-def _print_backlog(found: tuple[Backlog, bool] | None) -> None:
-    """What waits in the store for a relay, where something does."""
-    if found is None:
-        return
-    backlog, relayed = found
-    _console().print(
-        f"in the store, of all queues: {backlog.outbox} row(s) in the outbox, {backlog.retries} "
-        f"message(s) that wait to be tried again; "
-        + ("a relay is active" if relayed else "no relay is active: resilient(worker, relay=store)")
-    )
 
 
 def _report(

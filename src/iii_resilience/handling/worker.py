@@ -77,7 +77,6 @@ class Handlers:
         self._lock = threading.Lock()
         self._started = False
         self._connected_since = time.time() if connection.connected else None
-        self._leaving = False
         connection.on_change(self._connection_changed)
         self._relay = None if relay is None else Relay(connection, relay)
         if self._relay is not None:
@@ -117,7 +116,7 @@ class Handlers:
     def _start(self) -> None:
         """With the first registration: a client that serves nothing needs none of this."""
         with self._lock:
-            if self._started or self._leaving:
+            if self._started or self._served.leaving:
                 return
             self._started = True
         watch(self._connection.client, self._rejected)
@@ -216,7 +215,7 @@ class Handlers:
 
     @property
     def _keeping(self) -> bool:
-        return self._keeps and self._started and not self._leaving
+        return self._keeps and self._started and not self._served.leaving
 
     def _ask(self, ids: list[str]) -> None:
         """Query the engine now, so that the state returned is current."""
@@ -253,7 +252,7 @@ class Handlers:
 
     def stop_keeping(self) -> None:
         """Nothing is registered again from now on."""
-        self._leaving = self._served.leaving = True
+        self._served.leaving = True
         keeper().remove(self._kept)
         self._hardener.log_rest()
 

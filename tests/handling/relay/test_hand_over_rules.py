@@ -14,9 +14,9 @@ from iii_resilience.core.errors import (
 from iii_resilience.handling.relay.hand_over import NotEnqueuedError
 from iii_resilience.handling.relay.hand_over_rules import (
     TRIES_MOST,
+    AfterFailure,
     QueuePauses,
-    Verdict,
-    verdict,
+    after_failure,
 )
 
 
@@ -27,41 +27,41 @@ def enqueue_error(message: str) -> dict[str, str]:
 UNDEFINED = "queue 'orders' is not defined; call queue::define before enqueueing"
 
 CASES = [
-    (NotConnectedError("no"), Verdict.ALL_WAIT),
-    (ConnectionLostError("no"), Verdict.ALL_WAIT),
-    (enqueue_error("No queue provider is installed. Run it"), Verdict.ALL_WAIT),
-    (enqueue_error(UNDEFINED), Verdict.QUEUE_WAITS),
-    (enqueue_error(f"invocation_failed: handler error: {UNDEFINED}"), Verdict.QUEUE_WAITS),
-    (enqueue_error("channel_send_failed: channel closed"), Verdict.QUEUE_WAITS),
-    (enqueue_error("words of a broker"), Verdict.QUEUE_WAITS),
-    (enqueue_error("function_not_found: Function x not found"), Verdict.QUEUE_WAITS),
-    (enqueue_error("FIFO queue 'a' requires field 'b' in data"), Verdict.PARK),
-    ({"code": "TIMEOUT", "message": "late"}, Verdict.QUEUE_WAITS),
-    ({"code": "FORBIDDEN", "message": "function 'a::b' not allowed"}, Verdict.PARK),
-    ({"code": "no_such_code", "message": "?"}, Verdict.PARK),
-    (InvalidPayloadError("NaN"), Verdict.PARK),
-    (PayloadTooLargeError(2, 1), Verdict.PARK),
+    (NotConnectedError("no"), AfterFailure.ALL_WAIT),
+    (ConnectionLostError("no"), AfterFailure.ALL_WAIT),
+    (enqueue_error("No queue provider is installed. Run it"), AfterFailure.ALL_WAIT),
+    (enqueue_error(UNDEFINED), AfterFailure.QUEUE_WAITS),
+    (enqueue_error(f"invocation_failed: handler error: {UNDEFINED}"), AfterFailure.QUEUE_WAITS),
+    (enqueue_error("channel_send_failed: channel closed"), AfterFailure.QUEUE_WAITS),
+    (enqueue_error("words of a broker"), AfterFailure.QUEUE_WAITS),
+    (enqueue_error("function_not_found: Function x not found"), AfterFailure.QUEUE_WAITS),
+    (enqueue_error("FIFO queue 'a' requires field 'b' in data"), AfterFailure.PARK),
+    ({"code": "TIMEOUT", "message": "late"}, AfterFailure.QUEUE_WAITS),
+    ({"code": "FORBIDDEN", "message": "function 'a::b' not allowed"}, AfterFailure.PARK),
+    ({"code": "no_such_code", "message": "?"}, AfterFailure.PARK),
+    (InvalidPayloadError("NaN"), AfterFailure.PARK),
+    (PayloadTooLargeError(2, 1), AfterFailure.PARK),
 ]
 
 
 @pytest.mark.parametrize(("error", "what"), CASES, ids=lambda case: str(case)[:40])
-def test_verdict(error: object, what: Verdict) -> None:
-    assert verdict(classify(error), 1) is what
+def test_verdict(error: object, what: AfterFailure) -> None:
+    assert after_failure(classify(error), 1) is what
 
 
 def test_unknown_words_are_believed_after_many_tries() -> None:
     for error in (enqueue_error("words of a broker"), enqueue_error(UNDEFINED)):
         failure = classify(error)
         known = failure.message == UNDEFINED
-        assert verdict(failure, TRIES_MOST - 1) is Verdict.QUEUE_WAITS
-        last = verdict(failure, TRIES_MOST)
-        assert last is (Verdict.QUEUE_WAITS if known else Verdict.PARK)
+        assert after_failure(failure, TRIES_MOST - 1) is AfterFailure.QUEUE_WAITS
+        last = after_failure(failure, TRIES_MOST)
+        assert last is (AfterFailure.QUEUE_WAITS if known else AfterFailure.PARK)
 
 
 def test_no_receipt_is_tried_again() -> None:
     failure = NotEnqueuedError().failure
-    assert verdict(failure, 1) is Verdict.QUEUE_WAITS
-    assert verdict(failure, TRIES_MOST) is Verdict.PARK
+    assert after_failure(failure, 1) is AfterFailure.QUEUE_WAITS
+    assert after_failure(failure, TRIES_MOST) is AfterFailure.PARK
 
 
 def test_queue_waits_longer_each_time_and_alone() -> None:

@@ -28,7 +28,7 @@ _TEXT: Final = 1000  # characters of a message that are looked at
 _OF_ALL: Final = frozenset({"NOT_CONNECTED", "CONNECTION_LOST"})
 
 
-class Verdict(StrEnum):
+class AfterFailure(StrEnum):
     """What becomes of a message."""
 
     PARK = "park"
@@ -36,7 +36,7 @@ class Verdict(StrEnum):
     ALL_WAIT = "all_wait"
 
 
-def verdict(failure: Failure, tries: int) -> Verdict:
+def after_failure(failure: Failure, tries: int) -> AfterFailure:
     """What becomes of a message that could not be enqueued.
 
     Args:
@@ -44,14 +44,14 @@ def verdict(failure: Failure, tries: int) -> Verdict:
         tries: How often it was tried in a row, this time included.
     """
     if failure.code in _OF_ALL or failure.message.startswith(NO_PROVIDER):
-        return Verdict.ALL_WAIT
+        return AfterFailure.ALL_WAIT
     if failure.category is Category.TRANSIENT or QUEUE_MISSING.search(failure.message[:_TEXT]):
-        return Verdict.QUEUE_WAITS
+        return AfterFailure.QUEUE_WAITS
     refused = failure.category in {Category.PAYLOAD, Category.AUTH}
     if failure.code in {"enqueue_error", NO_RECEIPT} and not refused and tries < TRIES_MOST:
         # The provider's own words, which may be of the message, of the queue, or of the provider.
-        return Verdict.QUEUE_WAITS
-    return Verdict.PARK
+        return AfterFailure.QUEUE_WAITS
+    return AfterFailure.PARK
 
 
 @attrs.define

@@ -23,7 +23,7 @@ from iii_resilience.handling.relay.hand_over import (
     of_retry,
     of_row,
 )
-from iii_resilience.handling.relay.hand_over_rules import QueuePauses, Verdict, verdict
+from iii_resilience.handling.relay.hand_over_rules import AfterFailure, QueuePauses, after_failure
 from iii_resilience.handling.relay.relay_status import RelayReport, RelayStatus
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.stores.protocol import StoreRefusedError, StoreUnavailableError
@@ -203,15 +203,15 @@ class Relay:
     def _failed(self, each: HandOver, stuck: set[str], error: Exception) -> bool:
         unanswered = error.failure if isinstance(error, NotEnqueuedError) else None
         failure = unanswered or classify(error)
-        what = verdict(failure, self._pauses.failed(each.queue))
-        if what is Verdict.PARK:
+        what = after_failure(failure, self._pauses.failed(each.queue))
+        if what is AfterFailure.PARK:
             told = FailureSummary.of(error)
             if unanswered is not None:
                 told = FailureSummary(failure.code, failure.category, failure.remedy, str(error))
             if self._parks(each, told):
                 self._pauses.worked(each.queue)
                 return True
-        if what is Verdict.ALL_WAIT:
+        if what is AfterFailure.ALL_WAIT:
             self._pauses.worked(each.queue)
             self._all_wait(failure.code, failure.remedy)
             return False
