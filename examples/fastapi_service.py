@@ -47,7 +47,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep one client for the life of the service."""
     options = InitOptions(worker_name="order-service")
     url = os.environ.get("III_URL", "ws://127.0.0.1:49134")
-    client = await asyncio.to_thread(register_worker, url, options)  # it blocks: not on this loop
+    client = await asyncio.to_thread(register_worker, url, options)  # it blocks
     app.state.orders = resilient(client, policies=load_policies(POLICIES))
     try:
         yield
@@ -92,7 +92,7 @@ async def failed(_: Request, error: Exception) -> JSONResponse:
     if failure.category is Category.TRANSIENT:
         seconds = hint.seconds if hint is not None and hint.seconds else 1
         headers["Retry-After"] = str(round(seconds) or 1)
-    body = {"code": (failure.inner or failure).code}  # the handler's own code, if it has one
+    body = {"code": (failure.inner or failure).code}  # the handler's own, if any
     return JSONResponse(body, status_code=STATUS[failure.category], headers=headers)
 
 

@@ -126,6 +126,10 @@ def test_payload_of_message_is_shown_only_on_request(world: World) -> None:
     assert world.dlq("show", "nosuch").exit_code == 2
 
 
+def test_triage_says_that_there_is_nothing(world: World) -> None:
+    assert world.dlq("triage").stdout.strip() == "nothing is dead or parked"
+
+
 def test_triage_says_what_to_do(world: World) -> None:
     world.enqueue(1, 2, 11)
     result = world.dlq("triage")

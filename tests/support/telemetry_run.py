@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.engine_fixtures import QUICK
 from support.telemetry_fixtures import Seen
+from support.waiting import until
 
 from iii_resilience import (
     Backoff,
@@ -79,10 +80,9 @@ def told(
     bulkhead = Bulkhead(limit=2)  # seen as long as it is used
     everything(caller, engine, bulkhead)
     refused_reload()
-    for _ in range(250):  # the keeper asks about once a second
-        if {"iii.worker.registration.transitions", "iii.relay.waiting"} <= seen.metrics().keys():
-            break
-        pause()
+    # The keeper polls about once a second, and a relay counts every five seconds.
+    late = {"iii.worker.registration.transitions", "iii.relay.waiting"}
+    until(lambda: late <= seen.metrics().keys(), timeout=60)
     caller.shutdown()
     worker.shutdown()
     yield [r for r in caplog.records if r.name == "iii_resilience"]

@@ -186,7 +186,7 @@ def triage_(
             _cell(_time(group.oldest)),
             group.advice,
         )
-    _console().print(table)
+    _console().print(table if groups else "nothing is dead or parked")
     rest = groups[_GROUPS_SHOWN:]
     if rest:
         count = sum(group.count for group in rest)
@@ -207,7 +207,9 @@ def redrive(
     rate: Annotated[str, typer.Option(help="At most so many: 10/s, 100/m, 50/h.")] = "10/s",
     *,
     unknown_queue: UnknownQueue = False,
-    execute: Annotated[bool, flag("Do it; without this it is only said.", "--execute")] = False,
+    execute: Annotated[
+        bool, flag("Send them; without it they are only counted.", "--execute")
+    ] = False,
 ) -> None:
     """Send messages again. A dry run, unless --execute is given."""
     pause = _pause(rate)

@@ -91,11 +91,13 @@ class RetryPolicy:
         backoff: The delays between them.
         deadline: Seconds from the call's start past which no retry starts and no delay is slept;
             None for none. It never cuts a running attempt.
-        attempt_timeout: Seconds one attempt of an async function may take; None for no limit.
+        attempt_timeout: Seconds one attempt of an async function may take, or one attempt of
+            ``worker.trigger`` whose request has no ``timeout_ms``; None for no limit.
         budget: How many retries may be sent; None for no limit.
         breaker: When calls are no longer sent for a while; None for never.
         bulkhead: How many calls may run at once; None for no limit.
-        wait: A tenacity ``wait_*`` that replaces the backoff (a server's pushback stays a floor).
+        wait: A tenacity ``wait_*`` that replaces the backoff (a server's pushback is the least
+            delay).
         stop: A tenacity ``stop_*``, OR-ed with ``attempts`` and ``deadline``.
         fallback: In `worker.trigger` only: where the call goes when it is given up.
         retry_unexecuted: In `worker.trigger` only: retry calls that are not idempotent too, as

@@ -100,7 +100,7 @@ def idempotent(
     Args:
         store: Where keys are kept: `MemoryStore`, `SqliteStore`, `RedisStore`, `PostgresStore`.
         key: The payload's field, a function of the payload, or None for the key that travelled
-            with the call. Keys of two functions never meet.
+            with the call. Each function has keys of its own.
         ttl: Seconds a result is kept.
         lease: Seconds after which a key is free again when its worker is gone. It is renewed
             while the handler runs, so it may be shorter than that takes.
@@ -118,7 +118,7 @@ def idempotent(
     Raises:
         TypeError: No store, no key, a ``transaction`` from a store that has none, or a handler that
             `consumer` or `idempotent` decorates already.
-        ValueError: A time that is none.
+        ValueError: A time is not a positive number of seconds.
 
     What its callers see beside the handler's own errors:
         PayloadError: ``IDEMPOTENCY_KEY_MISSING``, ``IDEMPOTENCY_KEY_INVALID``, or
@@ -126,7 +126,7 @@ def idempotent(
         TransientError: ``IDEMPOTENCY_KEY_RUNNING``: it still runs; ``STORE_UNAVAILABLE``;
             ``IDEMPOTENCY_LEASE_LOST``: the handler outlived its lease, and its result is void;
             ``TRANSACTION_ROLLED_BACK``: the database ended the transaction, and the handler went
-            on; ``TRANSACTIONCONFLICT``: another transaction was in the way.
+            on; ``TRANSACTION_CONFLICT``: another transaction was in the way.
         PermanentError: ``TRANSACTION_ENDED_BY_HANDLER``; ``STORE_REFUSED``: the store refuses the
             operation, and will again.
     """
