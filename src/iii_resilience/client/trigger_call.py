@@ -30,6 +30,7 @@ from iii_resilience.sdk.propagation import METADATA_FIELD, CallContext, add_cont
 from iii_resilience.sdk.send_check import SendRefused
 
 _PROVIDER_AWAY = "the queue worker was there and has gone: start it again; a retry waits for it"
+_REQUEST = "the request's timeout_ms"
 _DEADLINE = "the policy's deadline"
 _INHERITED = "what the caller of this handler has left"
 # What an engine that is not far away needs for an answer of its own, generously (it takes 1 ms).
@@ -266,13 +267,13 @@ class TriggerCall:
         ):
             return self._next_fields()
         self._sent = True
-        timeout, source = self._full_timeout()
-        left = plan.policy.deadline
-        if left is not None and 1000 * left < timeout:
-            if request.timeout_ms is None:
-                timeout, source = 1000 * left, _DEADLINE
-            else:
-                left = timeout / 1000  # as it extends the deadline
+        timeout, source, left = plan.timeout_ms, plan.timeout_from, plan.policy.deadline
+        if request.timeout_ms is not None:
+            timeout, source = request.timeout_ms, _REQUEST
+            if left is not None:
+                left = max(left, timeout / 1000)  # it extends the deadline
+        elif left is not None and 1000 * left < timeout:
+            timeout, source = 1000 * left, _DEADLINE
         milliseconds = max(1, int(timeout))
         self._timeout = (milliseconds, source)
         fields = {**request.fields, "timeout_ms": milliseconds}
@@ -362,7 +363,7 @@ class TriggerCall:
     def _full_timeout(self) -> tuple[float, str]:
         """An attempt's timeout in milliseconds, whatever is left; and where it is from."""
         if self.request.timeout_ms is not None:
-            return self.request.timeout_ms, "the request's timeout_ms"
+            return self.request.timeout_ms, _REQUEST
         return self.plan.timeout_ms, self.plan.timeout_from
 
     def _learn_success(self, generation: int) -> None:

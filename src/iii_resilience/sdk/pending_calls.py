@@ -325,7 +325,8 @@ class InFlightCalls:
                 pending_call, answer, error = self._ended.popleft()
             except IndexError:  # another thread has taken it in this very moment
                 return
-            pending_call.settle(answer, error)
+            pending_call.answer, pending_call.error = answer, error  # as `SyncCall.settle`
+            pending_call.settled.release()
             del pending_call, answer, error  # an error holds the frames below it
 
     # Before its answer.
