@@ -309,9 +309,12 @@ class InFlightCalls:
         """End the wait for a call that was removed here.
 
         A thread that wakes takes the interpreter from this loop at its next read or write. So all
-        threads wake together, after what else this iteration of the loop has to do.
+        threads wake together, after what else this iteration of the loop has to do; one that is
+        alone wakes at once.
         """
-        if not isinstance(pending_call, SyncCall):
+        if not isinstance(pending_call, SyncCall) or not (
+            self._remote or self._local or self._ended
+        ):
             pending_call.settle(answer, error)
             return
         self._ended.append((pending_call, answer, error))
