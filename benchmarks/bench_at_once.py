@@ -2,7 +2,7 @@
 
 The LoopbackEngine and the worker run in processes of their own; with ``III_URL`` the engine that
 listens there takes the LoopbackEngine's place. A round makes the same calls through the bare SDK
-and through ours, one after the other; the next one begins with the other. Usage:
+and through ours, in the order A B B A; the next one begins with the other. Usage:
 
     python benchmarks/bench_at_once.py [ROUNDS]
 """
@@ -44,6 +44,11 @@ class Rounds:
         self.times: dict[str, list[float]] = {"bare": [], "ours": []}
         self.lost = {"bare": 0, "ours": 0}
 
+    def add(self, took: dict[str, float]) -> None:
+        """The microseconds a call of one round, by way."""
+        for way, microseconds in took.items():
+            self.times[way].append(microseconds)
+
     def row(self) -> str:
         """Both medians, the median of the ratios within a round, and the lost answers."""
         bare, ours = self.times["bare"], self.times["ours"]
@@ -56,7 +61,7 @@ class Rounds:
 async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
     """So many coroutines call at once, on one event loop."""
     found = Rounds(f"{at_once} coroutines")
-    each = max(1, CALLS // at_once)
+    each = max(1, CALLS // at_once // 2)
 
     async def calls(way: str) -> None:
         for _ in range(each):
@@ -67,18 +72,20 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
                 _count(found, way, answer)
 
     for number in range(-1, rounds):
+        took = {"bare": 0.0, "ours": 0.0}
         for way in in_turn(number):
             began = time.perf_counter()
             await calls(way)
-            if number >= 0:  # the first round warms up
-                found.times[way].append(_each(began, at_once * each))
+            took[way] += _each(began, at_once * each) / 2
+        if number >= 0:  # the first round warms up
+            found.add(took)
     return found
 
 
 def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
     """So many threads call at once."""
     found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
-    each = max(1, CALLS // at_once)
+    each = max(1, CALLS // at_once // 2)
 
     def calls(way: str) -> None:
         for _ in range(each):
@@ -88,6 +95,7 @@ def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
                 _count(found, way, error)
 
     for number in range(-1, rounds):
+        took = {"bare": 0.0, "ours": 0.0}
         for way in in_turn(number):
             running = [threading.Thread(target=calls, args=(way,)) for _ in range(at_once)]
             began = time.perf_counter()
@@ -95,14 +103,16 @@ def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
                 thread.start()
             for thread in running:
                 thread.join()
-            if number >= 0:
-                found.times[way].append(_each(began, at_once * each))
+            took[way] += _each(began, at_once * each) / 2
+        if number >= 0:
+            found.add(took)
     return found
 
 
-def in_turn(number: int) -> tuple[str, str]:
-    """The ways of a round, in their order."""
-    return ("bare", "ours") if number % 2 else ("ours", "bare")
+def in_turn(number: int) -> tuple[str, ...]:
+    """The ways of a round, each twice, so that a machine that becomes slower delays both alike."""
+    first, second = ("bare", "ours") if number % 2 else ("ours", "bare")
+    return first, second, second, first
 
 
 def _each(began: float, calls: int) -> float:

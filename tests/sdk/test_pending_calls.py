@@ -26,6 +26,7 @@ from iii_resilience import (
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
+from iii_resilience.sdk.in_flight_call import InFlightCall, SyncCall
 from iii_resilience.sdk.pending_calls import AT_ONCE, InFlightCalls
 from iii_resilience.sdk.send_check import SendRefused
 from iii_resilience.sdk.versions import sdk_of
@@ -456,6 +457,11 @@ class TestPace:
         assert [request["payload"]["n"] for request in client.requests] == list(range(20))
 
 
+def another_call() -> InFlightCall:
+    """A call that is in flight as well, and whose thread has woken already."""
+    return SyncCall(None)
+
+
 class TestEnd:
     @pytest.fixture(autouse=True)
     def looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,6 +498,7 @@ class TestEnd:
             return request["payload"]
 
         in_flight._call = call
+        in_flight._local[another_call()] = None
         began = time.monotonic()
         assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
         assert time.monotonic() - began < 10
@@ -514,6 +521,10 @@ class TestEnd:
             wake()
 
         in_flight._wake_threads = woken  # type: ignore[method-assign]
+        assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
+        assert "woken" not in order  # it was alone
+        order.clear()
+        in_flight._local[another_call()] = None
         assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
         assert order[:3] == ["answered", "other", "woken"]
 

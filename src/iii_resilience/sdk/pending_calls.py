@@ -296,13 +296,17 @@ class InFlightCalls:
         """End the wait for a call that was removed here.
 
         A thread that wakes takes the interpreter from this loop at its next read or write. So all
-        threads wake together, after what else this iteration of the loop has to do.
+        threads wake together, after what else this iteration of the loop has to do; one that is
+        alone wakes at once.
         """
         if not isinstance(pending_call, SyncCall):
             pending_call.settle(answer, error)
             return
+        alone = not (self._remote or self._local or self._ended)
         self._ended.append((pending_call, answer, error))
-        if len(self._ended) == 1:
+        if alone:
+            self._wake_threads()
+        elif len(self._ended) == 1:
             asyncio.get_running_loop().call_soon(self._wake_threads)
 
     def _drop(self, pending_call: InFlightCall) -> None:
