@@ -151,7 +151,7 @@ class TestBlockedSocket:
     def _judge(self, error: BaseException, took: float) -> None:
         assert isinstance(error, ConnectionLostError)
         assert "did not end within its timeout of 0.5 s" in str(error)
-        assert 0.4 < took < 5, "0.75 s on a machine with nothing else to do"
+        assert 0.4 < took < 30, "0.75 s on a machine with nothing else to do; else it never ends"
         report = report_for(error)
         assert report is not None
         assert report.execution is Execution.MAYBE_EXECUTED
