@@ -252,7 +252,8 @@ def test_file_too_long_to_be_one_is_refused_unread(tmp_path: Path) -> None:
         ("/nowhere/p.yaml", "^/nowhere/p.yaml: cannot be read: No such file or directory$"),
         ("/", "^/: cannot be read: Is a directory$"),
         (b"/nowhere", "^/nowhere: cannot be read: No such file or directory$"),
-        ("a\0b", "cannot be read: embedded null byte$"),
+        # Python 3.13 words it otherwise.
+        ("a\0b", "cannot be read: .*embedded null (?:byte|character in path)$"),
     ],
 )
 def test_path_that_cannot_be_read_is_config_error(path: Any, message: str) -> None:

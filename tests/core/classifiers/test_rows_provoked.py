@@ -248,7 +248,8 @@ def _urllib3_empty(site: Site) -> None:
     with urllib3.HTTPConnectionPool(*where, maxsize=1, block=True) as pool:
         first = pool.request("GET", "/first", preload_content=False)
         try:
-            pool.urlopen("GET", "/second", pool_timeout=0.05, retries=False)
+            wait: Any = 0.05  # typed as whole seconds there
+            pool.urlopen("GET", "/second", pool_timeout=wait, retries=False)
         finally:
             first.release_conn()
             first.close()
@@ -425,6 +426,7 @@ def served(do: Callable[[redis.Redis], Any], *options: str) -> Callable[[Site], 
 
 
 def _redis_watch(client: redis.Redis) -> None:
+    pipe: Any
     with client.pipeline() as pipe:
         pipe.watch("k")
         client.set("k", "changed")
@@ -438,7 +440,7 @@ def _redis_memory(client: redis.Redis) -> None:
     client.set("k", "v")
 
 
-def _redis_slot(client: redis.Redis) -> None:
+def _redis_slot(client: Any) -> None:
     client.config_set("cluster-require-full-coverage", "no")
     client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 1)
     port = client.connection_pool.connection_kwargs["port"]
