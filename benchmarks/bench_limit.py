@@ -128,7 +128,7 @@ async def offer(client: Any, rate: float, seconds: float) -> tuple[list[tuple[fl
 
 
 async def capacity(client: Any, seconds: float) -> float:
-    """Calls a second that are answered where as many callers as there are places take turns."""
+    """Calls a second that are answered where there are always callers that wait for a place."""
     count = 0
     until = time.perf_counter() + seconds
 
@@ -136,15 +136,15 @@ async def capacity(client: Any, seconds: float) -> float:
         nonlocal count
         while time.perf_counter() < until:
             await client.trigger_async({"function_id": "bench::work", "payload": {}})
-            count += 1
+            count += time.perf_counter() < until
 
-    await asyncio.gather(*(caller() for _ in range(PLACES)))
-    return count / (seconds + SECONDS)
+    await asyncio.gather(*(caller() for _ in range(2 * PLACES)))
+    return count / seconds
 
 
 def quantile(values: list[float], part: float) -> float:
     """The value that a part of all lie below."""
-    return sorted(values)[int(part * len(values))]
+    return sorted(values)[int(part * (len(values) - 1))]
 
 
 @attrs.frozen
@@ -185,7 +185,7 @@ def run(limit: Limit | None, seconds: float, able: float | None) -> Figures:
     client = resilient(register_worker(url, options("caller")), policies=RetryPolicy(attempts=1))
     try:
         client.trigger({"function_id": "bench::work", "payload": {}})
-        alone, _ = asyncio.run(offer(client, 0.1 * CAPACITY, 10))
+        alone, _ = asyncio.run(offer(client, 0.25 * CAPACITY, 20))
         able = able or asyncio.run(capacity(client, 10))
         done, _ = asyncio.run(offer(client, 3 * CAPACITY, seconds))
     finally:
