@@ -137,6 +137,7 @@ def test_parked_message_says_everything() -> None:
     )
     letter = from_stored(parked)
     assert letter.parked
+    assert not letter.waits
     assert (letter.category, letter.code, letter.message) == (Category.PERMANENT, "X", "why")
     assert (letter.deliveries, letter.since, letter.data) == (2, 5.0, {"n": 1})
 

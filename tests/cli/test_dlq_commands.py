@@ -488,7 +488,7 @@ class TestWaiting:
         later = Backoff(base=900.0, cap=900.0, jitter="none")
 
         @consumer(parking=world.store, retry_later=later, **options)
-        def fails(data: Any) -> None:
+        def fails(data: Any) -> Any:
             raise TransientError("busy", code="BUSY")
 
         found: str = fails({"n": 5})["waiting"]

@@ -67,9 +67,14 @@ class DeadLetter:
         return self._data
 
     @property
+    def parked(self) -> bool:
+        """Whether a consumer, or the relay, has parked it."""
+        return self.source == "parked"
+
+    @property
     def stored(self) -> bool:
         """Whether it is in a store of ours, and not with the queue."""
-        return self.source in {"parked", "waiting"}
+        return self.parked or self.waits
 
     @property
     def waits(self) -> bool:
