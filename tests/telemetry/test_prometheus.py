@@ -38,24 +38,24 @@ pytestmark = [
 
 
 @pytest.fixture
-def exposed(told: list[logging.LogRecord], seen: Seen) -> str:
-    """What a run has measured, as Prometheus scrapes it."""
+def exposed(told: list[logging.LogRecord], seen: Seen) -> list[str]:
+    """The lines of what a run has measured, as Prometheus scrapes them."""
     exporter: Any = pytest.importorskip("opentelemetry.exporter.prometheus")
     client: Any = pytest.importorskip("prometheus_client")
     collector = exporter._CustomCollector(disable_target_info=True)
     collector.add_metrics_data(seen.reader.get_metrics_data())
     registry = client.CollectorRegistry()
     registry.register(collector)
-    return str(client.generate_latest(registry).decode())
+    return str(client.generate_latest(registry).decode()).splitlines(keepends=True)
 
 
 @pytest.fixture
-def api(exposed: str, tmp_path: Path) -> Iterator[str]:
+def api(exposed: list[str], tmp_path: Path) -> Iterator[str]:
     """A Prometheus that scrapes the run, with the alerts; the address of its API."""
 
     class Metrics(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = exposed.encode()
+            body = "".join(exposed).encode()
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
@@ -121,7 +121,9 @@ def expressions() -> dict[str, str]:
         for target in panel["targets"]
     }
     for group in yaml.safe_load((DOCS / "alerts.yaml").read_text("utf-8"))["groups"]:
-        found |= {rule["alert"]: rule["expr"].split(" > ")[0] for rule in group["rules"]}
+        for rule in group["rules"]:
+            for side in rule["expr"].split(" > ")[0].split(" unless "):
+                found[f"{rule['alert']} {side}"] = side
     return {
         name: expression.replace("$function", ".*").replace("$__rate_interval", "30s")
         for name, expression in found.items()
@@ -138,6 +140,19 @@ def test_each_expression_is_answered_with_series(api: str) -> None:
                 del missing[name]
         time.sleep(1)
     assert missing == {}
+
+
+def test_alert_fires_when_no_relay_is_active(api: str, exposed: list[str]) -> None:
+    groups = yaml.safe_load((DOCS / "alerts.yaml").read_text("utf-8"))["groups"]
+    rules = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+
+    def found(expression: str) -> list[Any]:
+        return list(asked(api, f"query?query={quote(expression)}")["result"])
+
+    until(lambda: found("iii_relay_waiting"), timeout=60)
+    assert found(rules["IiiNoRelay"]) == []
+    exposed[:] = [line for line in exposed if not line.startswith("iii_relay_")]
+    until(lambda: found(rules["IiiNoRelay"]), timeout=60)
 
 
 def test_each_rule_is_evaluated_without_error(api: str) -> None:
