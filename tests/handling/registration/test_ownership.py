@@ -379,10 +379,11 @@ def test_what_is_learned_makes_known_function_missing_at_once() -> None:
     entry, trigger = entry_of(served), add_trigger(served)
     entry.attempts.at = 100.0
     rounds.learn(["t::f0"], {}, 100.9)
-    assert entry.state is trigger.state is RegistrationState.UNKNOWN  # it may be on its way
+    both = (entry, trigger)
+    assert {one.state for one in both} == {RegistrationState.UNKNOWN}  # it may be on its way
     entry.set_state(RegistrationState.OWNER, owner="me")
     rounds.learn(["t::f0"], {}, 100.9)
-    assert entry.state is trigger.state is RegistrationState.MISSING
+    assert {one.state for one in both} == {RegistrationState.MISSING}
 
 
 def test_what_is_learned_counts_unknown_function_after_second() -> None:
