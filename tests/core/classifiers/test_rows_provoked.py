@@ -31,6 +31,7 @@ import redis
 import requests
 import urllib3
 from redis.cluster import RedisCluster
+from requests.adapters import HTTPAdapter
 from support.flaky_http import (
     FlakyServer,
     closed_port,
@@ -196,7 +197,7 @@ def _requests_proxy(site: Site) -> None:
 def _requests_retry(site: Site) -> None:
     with requests.Session() as session:
         retry = urllib3.Retry(1, status_forcelist=[503], backoff_factor=0)
-        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=retry))
+        session.mount("http://", HTTPAdapter(max_retries=retry))
         session.get(site.says(503, 503), timeout=5)
 
 
