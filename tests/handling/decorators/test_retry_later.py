@@ -299,7 +299,7 @@ class TestWithRelay:
         def save(data: Any) -> None:
             ran.append(data)
             if len(ran) == 1:
-                raise TransientError("busy", retry_after=2.0)
+                raise TransientError("busy", retry_after=900.0)
 
         worker = resilient(connect(), relay=store)
         worker.register_function(ID, save)
@@ -307,10 +307,11 @@ class TestWithRelay:
         engine.inject(ID, DropAnswer(), deliveries=True)
         action = {"type": "enqueue", "queue": "orders"}
         worker.trigger({"function_id": ID, "payload": ORDER, "action": action})
+        engine.wait_queue_idle("orders")
+        assert len(ran) == only(store).deliveries == 1, "the repeated delivery is not run"
+        store.postpone(only(store).id, only(store).note, seconds=0.0)  # its time has come
         until(lambda: len(ran) == 2, 60)
         engine.wait_queue_idle("orders")
-        time.sleep(0.5)
-        assert len(ran) == 2
         assert len(engine.calls(ID)) == 2, "one retry was enqueued"
         until(lambda: not list(store.records()), 60)
         worker.shutdown()

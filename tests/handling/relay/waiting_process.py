@@ -25,7 +25,7 @@ def main(url: str, where: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     store.postpone = postpone
-    later = Backoff(base=2.0, cap=2.0, jitter="none")
+    later = Backoff(base=900.0, cap=900.0, jitter="none")
 
     @consumer(parking=store, key="n", queue="orders", retry_later=later)
     def save(data: Any) -> None:
