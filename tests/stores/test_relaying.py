@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 from support.postgres_fixtures import needs_postgres
 
 from iii_resilience.stores import (
@@ -450,7 +451,7 @@ class TestPostgres:
             yield connection
 
     def test_row_is_committed_with_transaction(self, store: Any, mine: Any) -> None:
-        mine.row_factory = psycopg.rows.dict_row
+        mine.row_factory = dict_row
         store.enqueue(mine, "q", "a::b", {"n": 1}, key="k")
         mine.rollback()
         assert keys(store) == []

@@ -105,7 +105,7 @@ _VERSIONS: Final = (_Version(_FIRST, oldest=1), _Version(_SECOND, oldest=1))
 VERSION: Final = len(_VERSIONS)
 TABLES: Final = ("keys", "messages")
 _ALL: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
-NEEDED: Final = dict.fromkeys(TABLES, _ALL)
+NEEDED: Final[Mapping[str, Sequence[str]]] = dict.fromkeys(TABLES, _ALL)
 """What a store's user needs, by table."""
 NEEDED_BY_RELAY: Final = {"outbox": ("SELECT", "DELETE"), "relay": ("SELECT", "UPDATE")}
 """What the user of a relay needs beside that."""
