@@ -272,7 +272,7 @@ NOTE_FIELDS = {
 
 
 def fill(store: Store) -> None:
-    """One key that has run, one that has failed, one that runs; one message that is parked."""
+    """Keys that have run, have failed, and run; messages that are parked, and wait."""
 
     @idempotent(store, key="n", function_id="a::b")
     def runs(data: Any) -> str:
@@ -290,7 +290,8 @@ def fill(store: Store) -> None:
     assert parks({"n": 3}) == {"parked": PARKED}
     store.claim("slot", fingerprint="f", nonce="n", lease=60.0, keep=60.0)
     postpones: Any = store
-    postpones.postpone("waits", {"queue": "jobs"}, seconds=60.0)
+    (parked,) = store.records()
+    postpones.postpone("waits", parked.note, seconds=60.0)
 
 
 class TestSqlite:
@@ -427,7 +428,8 @@ class TestPostgres:
         }
         assert rows[DONE][1:] == [FINGERPRINT, '"done"']
         assert json.loads(rows[FAILED][2]) == DECLINED
-        ((message, note),) = tables.execute("SELECT id, note FROM iii_resilience.messages")
+        parked = "SELECT id, note FROM iii_resilience.messages WHERE parked_at IS NOT NULL"
+        ((message, note),) = tables.execute(parked)
         assert message == PARKED
         assert set(json.loads(note)) == NOTE_FIELDS
 
