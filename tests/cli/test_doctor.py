@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from iii import InitOptions, register_worker
 from support.engine_fixtures import connect, engine, target
+from support.waiting import freeze
 from typer.testing import CliRunner, Result
 from websockets.sync.server import ServerConnection, serve
 
@@ -116,7 +116,7 @@ class TestTrouble:
             assert child.stdout is not None
             url = child.stdout.readline().strip()
             assert not doctor.examine(url, timeout=10.0)[0].bad
-            child.send_signal(signal.SIGSTOP)
+            freeze(child.pid)
             result = run("--engine", url)
         finally:
             child.kill()

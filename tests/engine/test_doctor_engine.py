@@ -6,7 +6,6 @@ What stops an engine needs one of its own: `III_ENGINE`, a program, where `III_U
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from iii import InitOptions, register_worker
 from support.real_engine import RealEngine
 from support.real_sdk import needs
-from support.waiting import until
+from support.waiting import freeze, until
 
 from iii_resilience import discover
 from iii_resilience.cli.doctor import Finding, examine
@@ -110,7 +109,7 @@ def test_frozen(loopback: LoopbackEngine | None, tmp_path: Path) -> None:
     own = _own_engine(tmp_path) if loopback is None else _LoopbackProcess()
     try:
         until(lambda: not any(finding.bad for finding in examine(own.url)))
-        os.kill(own.pid, signal.SIGSTOP)
+        freeze(own.pid)
         found = trouble(own.url, timeout=1.0)
     finally:
         own.end()

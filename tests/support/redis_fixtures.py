@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from support.waiting import freeze
 
 from iii_resilience.stores import RedisStore
 
@@ -89,7 +90,7 @@ class RedisServer:
     def stall(self) -> None:
         """Answer nothing, with every connection open, until `go_on`."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def go_on(self) -> None:
         """Run what has arrived meanwhile."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 
@@ -17,3 +19,13 @@ def until(happened: Callable[[], object], timeout: float = 60.0) -> None:
     while not happened():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.005)
+
+
+def freeze(child: int) -> None:
+    """Stop a child process (SIGSTOP), and wait until it stands still: a signal takes its time.
+
+    Args:
+        child: Its process id.
+    """
+    os.kill(child, signal.SIGSTOP)
+    os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOWAIT)
