@@ -127,7 +127,7 @@ def test_payload_of_message_is_shown_only_on_request(world: World) -> None:
 
 
 def test_triage_says_that_there_is_nothing(world: World) -> None:
-    assert world.dlq("triage").stdout.strip() == "nothing is dead or parked"
+    assert world.dlq("triage", parking=False).stdout.strip() == "nothing is dead or parked"
 
 
 def test_triage_says_what_to_do(world: World) -> None:

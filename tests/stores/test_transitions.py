@@ -213,7 +213,11 @@ class TestMessages:
             assert applied(transitions.remove(3), row) == unchanged(row, answer=False)
 
     def test_record_has_every_field(self) -> None:
-        assert attrs.asdict(transitions.record("m", PARKED)) == {"id": "m", **PARKED}
+        assert attrs.asdict(transitions.record("m", PARKED)) == {
+            "id": "m",
+            **PARKED,
+            "due_at": None,
+        }
         assert transitions.record("m", self.FIRST) == Record("m", 1)
 
 

@@ -282,8 +282,7 @@ def _opened(
         if offline:
             yield DeadLetterQueue(None, queue, _reader(parking, stack))
             return
-        store = _store(parking)
-        if store is not None:
+        if (store := _store(parking)) is not None:
             stack.callback(store.close)
         try:
             from iii import InitOptions, register_worker  # noqa: PLC0415 - an extra

@@ -7,7 +7,7 @@ unchanged. Knows nothing of how calls are made safe.
 from __future__ import annotations
 
 import signal
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from iii_resilience.client.trigger import Caller
 from iii_resilience.config.book import PolicyBook
@@ -18,13 +18,15 @@ from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
 from iii_resilience.handling.registration.drain import Drained, drain_at
 from iii_resilience.handling.registration.entries import Registration
-from iii_resilience.handling.relay.hand_over import RelayableStore
 from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.event_loops import in_thread
 from iii_resilience.sdk.observer_log import ObserverLog
 from iii_resilience.sdk.shutdown import Shutdown
+
+if TYPE_CHECKING:
+    from iii_resilience.handling.relay.hand_over import RelayableStore
 
 
 def resilient(

@@ -64,7 +64,7 @@ class _Later:
 
 
 def lazy_module(name: str) -> Any:
-    """A module of the standard library, loaded when one of its names is first used.
+    """A module that not every program needs, loaded when one of its names is first used.
 
     A name costs some 200 ns more than on the module itself: not for what every call does.
 

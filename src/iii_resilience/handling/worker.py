@@ -9,12 +9,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.core.guards.concurrency_limit import Limit
+from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.handling.decorators.relay_needed import (
     expect_relay,
     relayed_here,
@@ -34,11 +35,16 @@ from iii_resilience.handling.registration.entries import (
 from iii_resilience.handling.registration.keeper import KeptClient, keeper
 from iii_resilience.handling.registration.registrations import Reference, RegistrationTable
 from iii_resilience.handling.registration.standby import Standby
-from iii_resilience.handling.relay.hand_over import RelayableStore
-from iii_resilience.handling.relay.relay_loop import Relay
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, IDS_AT_ONCE
 from iii_resilience.sdk.frame_tap import watch
+
+if TYPE_CHECKING:
+    from iii_resilience.handling.relay import relay_loop
+    from iii_resilience.handling.relay.hand_over import RelayableStore
+else:
+    # A program without a relay needs neither it nor the stores.
+    relay_loop = lazy_module("iii_resilience.handling.relay.relay_loop")
 
 _ASK_FOR = 1.5  # seconds
 _HAND_OVER = 0.5  # seconds that a shutdown may take for it
@@ -78,7 +84,7 @@ class Handlers:
         self._started = False
         self._connected_since = time.time() if connection.connected else None
         connection.on_change(self._connection_changed)
-        self._relay = None if relay is None else Relay(connection, relay)
+        self._relay = None if relay is None else relay_loop.Relay(connection, relay)
         if self._relay is not None:
             relayed_here(relay)
             self._relay.start()

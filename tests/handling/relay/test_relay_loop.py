@@ -114,7 +114,7 @@ class TestHandOver:
         world.delivered(*range(120))
         world.emptied()
         sent = [call.data[PAYLOAD_FIELD] for call in world.engine.calls(ID)]
-        assert sent == [{"attempt": 1, "idempotency_key": f"k{n}"} for n in range(120)]
+        assert sent == [{"idempotency_key": f"k{n}"} for n in range(120)]
 
     def test_commit_is_noticed(self, world: World) -> None:
         worker = world.relay()
@@ -293,7 +293,7 @@ class TestNeverEnqueued:
         assert (note["code"], note["category"], note["queue"]) == ("FORBIDDEN", "auth", "orders")
         assert (note["function_id"], note["key"]) == ("admin::drop", '"k0"')
         assert json.loads(note["payload"]) == {"n": 0}
-        assert note["carried"] == {"attempt": 1, "idempotency_key": "k0"}
+        assert note["carried"] == {"idempotency_key": "k0"}
 
     def test_payload_that_cannot_be_sent_is_parked(self, small: World) -> None:
         deep: Any = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from iii_resilience.stores.relaying import Backlog
 from iii_resilience.telemetry import logger
+
+if TYPE_CHECKING:
+    from iii_resilience.stores.relaying import Backlog
 
 COUNT_EVERY: Final = 5.0
 """Seconds between two counts of what waits."""
