@@ -505,10 +505,10 @@ class TestWaiting:
         triaged = world.dlq("triage").stdout
         assert "BUSY" not in triaged
         assert "1 message(s) that wait" in triaged
-        seat = world.store.seat()
-        assert seat.active()
+        lock = world.store.relay_lock()
+        assert lock.active()
         assert "a relay is active" in world.dlq("list").stdout
-        seat.release()
+        lock.release()
 
     def test_left_alone_unless_named(self, world: World, waiting: str) -> None:
         for command, more in (("redrive", "--execute"), ("discard", "--yes")):

@@ -50,12 +50,12 @@ def test_backlog_without_relay_is_trouble(postgres_url: str) -> None:
     assert told.startswith("1 row(s) in the outbox and 0 retry(s) wait, the oldest for ")
     assert "relay=store" in str(advice)
     assert bad
-    seat = store.seat()
-    assert seat.active()
+    lock = store.relay_lock()
+    assert lock.active()
     told, advice, bad = found(postgres_url)["backlog"]
     assert told.endswith("a relay is active")
     assert (advice, bad) == (None, False)
-    seat.release()
+    lock.release()
     store.close()
 
 

@@ -25,7 +25,7 @@ from iii_resilience.stores import (
     StoreUnavailableError,
 )
 from iii_resilience.stores.protocol import digest
-from iii_resilience.stores.relaying import Backlog, LeaseSeat, OutboxRow
+from iii_resilience.stores.relaying import Backlog, LeaseLock, OutboxRow
 
 FOREVER = 3600.0
 NOTE = {"queue": "orders", "n": 1}
@@ -179,9 +179,9 @@ class TestRetries:
         assert client.zrange(f"{prefix}:waiting", 0, -1) == ["kept"]
 
 
-class TestSeat:
+class TestRelayLock:
     def test_one_relay_is_active(self, waiting: Any) -> None:
-        first, second = waiting.seat(), waiting.seat()
+        first, second = waiting.relay_lock(), waiting.relay_lock()
         assert not waiting.relayed()
         assert first.active()
         assert first.active()
@@ -194,11 +194,11 @@ class TestSeat:
         assert not first.active()
         second.release()
 
-    def test_rows_show_no_seat(self, waiting: Any) -> None:
-        seat = waiting.seat()
-        seat.active()
+    def test_rows_show_no_lock(self, waiting: Any) -> None:
+        lock = waiting.relay_lock()
+        lock.active()
         assert list(waiting.records()) == []
-        seat.release()
+        lock.release()
 
 
 class Clock:
@@ -233,38 +233,38 @@ class Rows:
 class TestLease:
     def test_lease_is_renewed_in_time(self, tmp_path: Path) -> None:
         rows, clock = Rows(SqliteStore(tmp_path / "s.db")), Clock()
-        seat = LeaseSeat(rows, clock, lease=9.0)
-        assert seat.active()
+        lock = LeaseLock(rows, clock, lease=9.0)
+        assert lock.active()
         clock.now += 2.9
-        assert seat.active()
+        assert lock.active()
         assert rows.renewed == 0
         clock.now += 0.2
-        assert seat.active()
+        assert lock.active()
         assert rows.renewed == 1
         rows.store.close()
 
-    def test_seat_survives_store_that_is_away(self, tmp_path: Path) -> None:
+    def test_lock_survives_store_that_is_away(self, tmp_path: Path) -> None:
         rows, clock = Rows(SqliteStore(tmp_path / "s.db")), Clock()
-        seat = LeaseSeat(rows, clock, lease=9.0)
-        assert seat.active()
+        lock = LeaseLock(rows, clock, lease=9.0)
+        assert lock.active()
         clock.now += 5
         rows.away = True
         with pytest.raises(StoreUnavailableError):
-            seat.active()
+            lock.active()
         rows.away = False
-        assert seat.active()
+        assert lock.active()
         rows.store.close()
 
     def test_lost_lease_is_noticed(self, tmp_path: Path) -> None:
         rows, clock = Rows(SqliteStore(tmp_path / "s.db")), Clock()
-        seat = LeaseSeat(rows, clock, lease=0.1)
-        assert seat.active()
+        lock = LeaseLock(rows, clock, lease=0.1)
+        assert lock.active()
         time.sleep(0.15)
-        other = LeaseSeat(rows, lease=60.0)
+        other = LeaseLock(rows, lease=60.0)
         assert other.active()
         clock.now += 10
-        assert not seat.active()
-        assert not seat.active()
+        assert not lock.active()
+        assert not lock.active()
         assert other.active()
         rows.store.close()
 
@@ -527,22 +527,22 @@ class TestPostgres:
         assert len(keys(store)) == 1
 
     def test_commit_wakes_idle_relay_and_no_busy_one(self, store: Any, mine: Any) -> None:
-        seat = store.seat()
-        assert seat.active()
-        heard = seat.watch(busy=False)
+        lock = store.relay_lock()
+        assert lock.active()
+        heard = lock.watch(busy=False)
         assert heard is not None
         time.sleep(0.3)  # its connection listens
         store.enqueue(mine, "q", "a::b", {})
         mine.commit()
         assert heard.result(10) == 0.0
-        assert seat.watch(busy=True) is None
+        assert lock.watch(busy=True) is None
         (idle,) = mine.execute('SELECT idle FROM "my""outbox\'s".relay').fetchone()
         assert idle is False
         mine.rollback()
-        seat.release()
+        lock.release()
 
-    def test_session_that_ends_gives_seat_back(self, store: Any, mine: Any) -> None:
-        first, second = store.seat(), store.seat()
+    def test_session_that_ends_gives_lock_back(self, store: Any, mine: Any) -> None:
+        first, second = store.relay_lock(), store.relay_lock()
         assert first.active()
         assert not second.active()
         mine.execute(
@@ -575,7 +575,7 @@ class TestPostgres:
             store: Any = PostgresStore(url, create=False)
             assert store.arrived("m", keep=1.0) == 1, "who uses no outbox needs no more"
             with pytest.raises(StoreRefusedError, match=r"SELECT on outbox, .*UPDATE on relay"):
-                store.seat().active()
+                store.relay_lock().active()
             with psycopg.connect(url) as mine:
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     store.enqueue(mine, "q", "a::b", {})
@@ -587,9 +587,9 @@ class TestPostgres:
                 mine.commit()
             owner.execute(f"GRANT SELECT, DELETE ON iii_resilience.outbox TO {role}".encode())
             owner.execute(f"GRANT UPDATE ON iii_resilience.relay TO {role}".encode())
-            seat = store.seat()
-            assert seat.active()
-            seat.release()
+            lock = store.relay_lock()
+            assert lock.active()
+            lock.release()
             assert len(keys(store)) == 2
             store.close()
             owner.execute(f"DROP OWNED BY {role}".encode())

@@ -79,7 +79,7 @@ def resilient(
     how = Hardening(max_result_bytes, clock_tolerance, send_stack_traces, limit)
     if not isinstance(keep_registered, bool):
         raise TypeError(f"keep_registered must be True or False, got {keep_registered!r}")
-    if not (relay is None or callable(getattr(relay, "seat", None))):
+    if not (relay is None or callable(getattr(relay, "relay_lock", None))):
         raise TypeError(
             "relay must be a store with messages to hand over (PostgresStore, SqliteStore, "
             f"RedisStore, MemoryStore), got {type(relay).__name__}"

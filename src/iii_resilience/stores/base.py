@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from iii_resilience.stores import transitions
 from iii_resilience.stores.protocol import Claim, Record
-from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseSeat, OutboxRow
+from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseLock, OutboxRow
 from iii_resilience.stores.transitions import Row, Rule
 
 T = TypeVar("T")
@@ -133,9 +133,9 @@ class LocalStore(ABC):
         """See `RelayedStore.sent`."""
         return self._change(MESSAGE, message, transitions.sent(revision, keep))
 
-    def seat(self) -> LeaseSeat:
-        """See `RelayedStore.seat`."""
-        return LeaseSeat(self)
+    def relay_lock(self) -> LeaseLock:
+        """See `RelayedStore.relay_lock`."""
+        return LeaseLock(self)
 
     def relayed(self) -> bool:
         """See `RelayedStore.relayed`."""

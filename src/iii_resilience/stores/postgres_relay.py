@@ -117,9 +117,9 @@ class PostgresRelaying(ABC):
 
     # For a relay.
 
-    def seat(self) -> SessionSeat:
-        """See `RelayedStore.seat`."""
-        return SessionSeat(self._connect, self._schema, self.watch)
+    def relay_lock(self) -> SessionLock:
+        """See `RelayedStore.relay_lock`."""
+        return SessionLock(self._connect, self._schema, self.watch)
 
     def relayed(self) -> bool:
         """See `RelayedStore.relayed`."""
@@ -178,8 +178,8 @@ class PostgresRelaying(ABC):
             return list(found.fetchall())
 
 
-class SessionSeat:
-    """A `RelaySeat` by a session's advisory lock: of a relay that was killed it is free at once.
+class SessionLock:
+    """A `RelayLock` by a session's advisory lock: of a relay that was killed it is free at once.
 
     Args:
         connect: Makes a connection.
@@ -202,13 +202,13 @@ class SessionSeat:
         self._idle: bool | None = None
 
     def active(self) -> bool:
-        """See `RelaySeat.active`; where it is held, the session is asked whether it lives."""
+        """See `RelayLock.active`; where it is held, the session is asked whether it lives."""
         try:
             with as_store_errors():
                 if self._session is None:
                     self._session = self._connect()
                     self._schema.refuse_lacking(self._session, NEEDED_BY_RELAY)
-                query = "SELECT true" if self._has else sql.SEAT
+                query = "SELECT true" if self._has else sql.RELAY_LOCK
                 parameters = {"lock": self._schema.relay_lock}
                 (self._has,) = self._session.execute(query, parameters).fetchone()
         except BaseException:
@@ -217,7 +217,7 @@ class SessionSeat:
         return self._has
 
     def watch(self, *, busy: bool) -> Future[float] | None:
-        """See `RelaySeat.watch`."""
+        """See `RelayLock.watch`."""
         heard = None if busy else self._watch(NOTIFIED)
         if self._idle is busy or self._idle is None:
             try:
@@ -230,7 +230,7 @@ class SessionSeat:
         return heard
 
     def release(self) -> None:
-        """See `RelaySeat.release`."""
+        """See `RelayLock.release`."""
         if self._has and self._pid == os.getpid():
             with suppress(Exception):  # its end frees the lock as well, a moment later
                 self._session.execute("SELECT pg_advisory_unlock_all()")

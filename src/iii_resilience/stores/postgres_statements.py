@@ -254,7 +254,7 @@ SELECT (SELECT count(*) FROM {{schema}}.outbox),
 """
 
 # The session of the active relay holds an advisory lock.
-SEAT: Final = "SELECT pg_try_advisory_lock(%(lock)s)"
+RELAY_LOCK: Final = "SELECT pg_try_advisory_lock(%(lock)s)"
 
 RELAYED: Final = """
 SELECT EXISTS (

@@ -23,7 +23,7 @@ from iii_resilience.stores.protocol import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseSeat, OutboxRow
+from iii_resilience.stores.relaying import RELAY_SLOT, Backlog, LeaseLock, OutboxRow
 
 _PAGE = 200
 _COMMITS_TRIED = 5
@@ -232,9 +232,9 @@ class RedisStore:
         arguments = (message, revision, _ms(keep))
         return bool(self._once("sent", self._message(message), arguments))
 
-    def seat(self) -> LeaseSeat:
-        """See `RelayedStore.seat`."""
-        return LeaseSeat(self)
+    def relay_lock(self) -> LeaseLock:
+        """See `RelayedStore.relay_lock`."""
+        return LeaseLock(self)
 
     def relayed(self) -> bool:
         """See `RelayedStore.relayed`."""

@@ -59,7 +59,7 @@ class Backlog:
     oldest: float | None = None
 
 
-class RelaySeat(Protocol):
+class RelayLock(Protocol):
     """The right to relay a store's rows: one relay at a time has it."""
 
     def active(self) -> bool:
@@ -112,8 +112,8 @@ class Postpones(Protocol):
 class RelayedStore(Postpones, Protocol):
     """What a relay works on."""
 
-    def seat(self) -> RelaySeat:
-        """A seat of its own for one relay; it is not taken yet."""
+    def relay_lock(self) -> RelayLock:
+        """A lock of its own for one relay; it is not taken yet."""
         raise NotImplementedError
 
     def relayed(self) -> bool:
@@ -179,7 +179,7 @@ class RelayedStore(Postpones, Protocol):
 
 
 class Leases(Protocol):
-    """Of `Keys` what a seat needs."""
+    """Of `Keys` what a lock needs."""
 
     def claim(self, slot: str, *, fingerprint: str, nonce: str, lease: float, keep: float) -> Claim:
         """See `Keys.claim`."""
@@ -194,8 +194,8 @@ class Leases(Protocol):
         raise NotImplementedError
 
 
-class LeaseSeat:
-    """A `RelaySeat` by a lease: of a relay that was killed it is free when that is over.
+class LeaseLock:
+    """A `RelayLock` by a lease: of a relay that was killed it is free when that is over.
 
     Args:
         keys: The store's keys.
@@ -213,7 +213,7 @@ class LeaseSeat:
         self._until = 0.0
 
     def active(self) -> bool:
-        """See `RelaySeat.active`."""
+        """See `RelayLock.active`."""
         now = self._clock()
         if self._token is None:
             claim = self._keys.claim(
@@ -234,10 +234,10 @@ class LeaseSeat:
         return self._token is not None
 
     def watch(self, *, busy: bool) -> None:
-        """See `RelaySeat.watch`: nothing is reported here."""
+        """See `RelayLock.watch`: nothing is reported here."""
 
     def release(self) -> None:
-        """See `RelaySeat.release`."""
+        """See `RelayLock.release`."""
         token, self._token = self._token, None
         if token is not None:
             self._keys.release(RELAY_SLOT, token)

@@ -471,7 +471,9 @@ REDIS: dict[str, Callable[[Site], Any]] = {
 REDIS_SERVED: dict[str, Callable[[Site], Any]] = {
     "redis.WatchError": served(_redis_watch),
     "redis.OutOfMemoryError": served(_redis_memory),
-    "redis.exceptions.SlotNotCoveredError": served(_redis_slot, "--cluster-enabled", "yes"),
+    "redis.exceptions.SlotNotCoveredError": served(
+        _redis_slot, "--cluster-enabled", "yes", "--databases", "1"
+    ),
 }
 
 

@@ -194,7 +194,9 @@ class TestArguments:
 
 class TestNoRelay:
     @pytest.fixture(autouse=True)
-    def quickly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quickly(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        until(lambda: not relay_checks(), 60)  # those of tests before
+        caplog.clear()
         monkeypatch.setattr(relay_needed, "_GRACE", 0.05)
 
     @staticmethod
@@ -216,13 +218,13 @@ class TestNoRelay:
     def test_relay_anywhere_is_enough(
         self, connect: Callable[..., Any], store: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        seat = store.seat()
-        assert seat.active()
+        lock = store.relay_lock()
+        assert lock.active()
         worker = resilient(connect())
         worker.register_function(ID, self.handler(store))
         until(lambda: not relay_checks(), 60)
         assert "no relay" not in caplog.text
-        seat.release()
+        lock.release()
         worker.shutdown()
 
     def test_worker_that_relays_is_not_warned(

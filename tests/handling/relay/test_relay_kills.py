@@ -32,10 +32,16 @@ class RelayProcess:
         self.process = subprocess.Popen(
             [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True
         )
+        self.words: list[str] = []
 
     def says(self, word: str) -> None:
+        """Wait for a word; two threads say them, so others may come before it."""
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"{word}\n"
+        while word not in self.words:
+            line = self.process.stdout.readline()
+            assert line, f"it ended, and never said {word!r}"
+            self.words.append(line.strip())
+        self.words.remove(word)
 
     def kill(self) -> None:
         self.process.kill()

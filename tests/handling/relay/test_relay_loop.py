@@ -185,7 +185,7 @@ class TestWaits:
         small.engine.listen()
         small.delivered(1, 2)
 
-    def test_worker_without_connection_leaves_seat_to_another(
+    def test_worker_without_connection_leaves_lock_to_another(
         self, small: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(relay_loop, "_AWAY_MOST", 0.1)
@@ -259,21 +259,21 @@ class TestOrder:
         assert [number for queue, number in sent if queue == "late"] == [0, 2, 3]
 
     def test_standby_keeps_its_session(self, small: World) -> None:
-        seats: list[str] = []
+        locks: list[str] = []
         first = small.relay()
         until(lambda: first.health().relay.active, 60)
         second = resilient(small.connect(), relay=small.store)
         small.relays.append(second)
         relay: Any = second._handlers._relay
-        released = relay._seat.release
+        released = relay._relay_lock.release
 
         def release() -> None:
-            seats.append("released")
+            locks.append("released")
             released()
 
-        relay._seat.release = release
+        relay._relay_lock.release = release
         time.sleep(2.5)
-        assert not seats
+        assert not locks
 
 
 class BusyError(Exception):
@@ -381,7 +381,7 @@ class TestTwice:
         }
 
 
-class TestSeats:
+class TestRelayLocks:
     def test_one_of_two_is_active_until_it_leaves(self, world: World) -> None:
         first = world.relay()
         until(lambda: first.health().relay.active, 60)

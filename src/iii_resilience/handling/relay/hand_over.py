@@ -123,11 +123,11 @@ def of_row(store: RelayableStore, row: OutboxRow) -> HandOver:
             raise InvalidPayloadError("the data of the outbox's row is no JSON object")
         return {**payload, PAYLOAD_FIELD: carried.to_wire()}
 
-    def parked(told: FailureSummary, payload: Any) -> ParkedMessage:
+    def parked(summary: FailureSummary, payload: Any) -> ParkedMessage:
         key = json.dumps(row.key)
         return ParkedMessage.of(
             payload,
-            told,
+            summary,
             kept_under=message_id(row.function_id, key, payload),
             function_id=row.function_id,
             queue=row.queue,
@@ -135,11 +135,11 @@ def of_row(store: RelayableStore, row: OutboxRow) -> HandOver:
             carried=carried,
         )
 
-    def park(told: FailureSummary) -> str:
+    def park(summary: FailureSummary) -> str:
         try:
-            message = parked(told, json.loads(row.data))
+            message = parked(summary, json.loads(row.data))
         except _NO_JSON:  # then its text is what is kept: no row holds up those behind it
-            message = parked(told, row.data)
+            message = parked(summary, row.data)
         store.note(message.id, message.to_note(), parked=True, keep=KEPT)
         store.handed_over(row.id)
         return message.id
@@ -171,8 +171,8 @@ def of_retry(store: RelayableStore, record: Record) -> HandOver | None:
         revisions[:] = [] if revision is None else [revision]
         return revision is not None
 
-    def park(told: FailureSummary) -> str:
-        parked = attrs.evolve(message, told=told)
+    def park(summary: FailureSummary) -> str:
+        parked = attrs.evolve(message, told=summary)
         store.note(record.id, parked.to_note(), parked=True, keep=KEPT)
         return record.id
 

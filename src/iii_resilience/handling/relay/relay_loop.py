@@ -35,7 +35,7 @@ POLL: Final = 0.5
 _STAND_BY: Final = 1.0  # seconds between two tries to become the active one
 _AWAY_MOST: Final = 2.0  # seconds without a connection after which another relay may be active
 _BATCH: Final = 50  # messages that are read at once
-_CHECK_SEAT: Final = 1.0  # seconds after which the seat is looked at within a batch
+_CHECK_LOCK: Final = 1.0  # seconds after which the lock is looked at within a batch
 
 
 class Relay:
@@ -50,7 +50,7 @@ class Relay:
         self.store = store
         self._report = RelayReport()
         self._connection = connection
-        self._seat = store.seat()
+        self._relay_lock = store.relay_lock()
         self._pauses = QueuePauses(random.random)
         self._wake = threading.Event()
         self._stopping = False
@@ -133,7 +133,7 @@ class Relay:
             return POLL
         if (left := self._pauses.left(now)) > 0:
             return left
-        if not self._seat.active():
+        if not self._relay_lock.active():
             self._stand_by()
             return _STAND_BY
         self._report.active()
@@ -157,7 +157,7 @@ class Relay:
     def _listen(self) -> None:
         """Before the store is looked at: what is committed after that wakes this thread."""
         if self._heard is None or self._heard.done():
-            self._heard = self._seat.watch(busy=self._busy)
+            self._heard = self._relay_lock.watch(busy=self._busy)
             if self._heard is not None:
                 self._heard.add_done_callback(lambda _: self._wake.set())
 
@@ -184,9 +184,9 @@ class Relay:
         now = time.monotonic()
         if each.queue in stuck:  # though its pause may be over by now: the order is to be kept
             return True
-        if now - max(since, self._checked_at) > _CHECK_SEAT:
+        if now - max(since, self._checked_at) > _CHECK_LOCK:
             self._checked_at = now
-            if not self._seat.active():
+            if not self._relay_lock.active():
                 return False
         if not each.begin():
             return True
@@ -205,10 +205,10 @@ class Relay:
         failure = unanswered or classify(error)
         what = after_failure(failure, self._pauses.failed(each.queue))
         if what is AfterFailure.PARK:
-            told = FailureSummary.of(error)
+            summary = FailureSummary.of(error)
             if unanswered is not None:
-                told = FailureSummary(failure.code, failure.category, failure.remedy, str(error))
-            if self._parks(each, told):
+                summary = FailureSummary(failure.code, failure.category, failure.remedy, str(error))
+            if self._parks(each, summary):
                 self._pauses.worked(each.queue)
                 return True
         if what is AfterFailure.ALL_WAIT:
@@ -221,10 +221,10 @@ class Relay:
         return True
 
     @staticmethod
-    def _parks(each: HandOver, told: FailureSummary) -> bool:
+    def _parks(each: HandOver, summary: FailureSummary) -> bool:
         """Park a message; whether it is parked, as all are that the store can keep."""
         try:
-            parked = each.park(told)
+            parked = each.park(summary)
         except (StoreUnavailableError, StoreRefusedError):
             raise
         except Exception as fault:  # its queue waits then, and no other one
@@ -232,10 +232,12 @@ class Relay:
                 "%s: a message can be neither enqueued nor parked: %s",
                 each.function_id,
                 where(fault),
-                extra={"function_id": each.function_id, "code": told.code},
+                extra={"function_id": each.function_id, "code": summary.code},
             )
             return False
-        worker_events.not_enqueued(each.function_id, each.queue, told.code, told.category, parked)
+        worker_events.not_enqueued(
+            each.function_id, each.queue, summary.code, summary.category, parked
+        )
         return True
 
     def _all_wait(self, code: str, why: str) -> float:
@@ -254,4 +256,4 @@ class Relay:
     def _step_down(self) -> None:
         self._stand_by()
         with suppress(StoreUnavailableError, StoreRefusedError):  # then its time is over soon
-            self._seat.release()
+            self._relay_lock.release()
