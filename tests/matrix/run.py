@@ -89,7 +89,9 @@ def _environment(version: str) -> Path:
     pip.append("--disable-pip-version-check")
     sdk = f"iii-sdk=={version}"
     subprocess.run(
-        [*pip, "-c", constraints, "-e", ".[testing,postgres,redis]", sdk, *NEEDED], cwd=ROOT, check=True
+        [*pip, "-c", constraints, "-e", ".[testing,postgres,redis]", sdk, *NEEDED],
+        cwd=ROOT,
+        check=True,
     )
     stamp.write_text(made_of)
     return python
