@@ -305,14 +305,6 @@ class PostgresStore(PostgresRelaying):
     def _key(self, slot: str, token: int) -> dict[str, Any]:
         return {"slot": slot, "token": token, "channel": self._schema.name}
 
-    def _run(self, connection: Any, statement: str, parameters: Mapping[str, Any]) -> Any:
-        return connection.execute(self._schema.statement(statement), parameters)
-
-    def _found(self, statement: str, **parameters: Any) -> Any:
-        """The first row of what a statement returns, or None."""
-        with self._operations.lent() as connection:
-            return self._run(connection, statement, parameters).fetchone()
-
     def _sweep(self, connection: Any) -> None:
         """Remove a few rows whose time is over, now and then: so it never takes long."""
         if next(self._writes) % _SWEEP_EVERY:

@@ -123,7 +123,7 @@ class PostgresRelaying(ABC):
 
     def relayed(self) -> bool:
         """See `RelayedStore.relayed`."""
-        return bool(self._one(sql.RELAYED, lock=self._schema.relay_lock)[0])
+        return bool(self._found(sql.RELAYED, lock=self._schema.relay_lock)[0])
 
     def outbox(self, *, without: Collection[str], most: int) -> Sequence[OutboxRow]:
         """See `RelayedStore.outbox`."""
@@ -132,50 +132,52 @@ class PostgresRelaying(ABC):
     def handed_over(self, row: int) -> None:
         """See `RelayedStore.handed_over`."""
         with self._operations.lent() as connection:
-            connection.execute(self._schema.statement(sql.HANDED_OVER), {"row": row})
+            self._run(connection, sql.HANDED_OVER, {"row": row})
 
     def backlog(self) -> Backlog:
         """See `RelayedStore.backlog`."""
-        outbox, retries, oldest = self._one(sql.BACKLOG)
+        outbox, retries, oldest = self._found(sql.BACKLOG)
         return Backlog(outbox, retries, None if oldest is None else max(0.0, oldest))
 
     # Retries that wait.
 
     def arrived(self, message: str, *, keep: float) -> int:
         """See `Postpones.arrived`."""
-        found = self._one(sql.ARRIVED, id=message, keep=keep)
+        found = self._found(sql.ARRIVED, id=message, keep=keep)
         return 0 if found is None else int(found[0])
 
     def postpone(self, message: str, note: Mapping[str, Any], *, seconds: float) -> None:
         """See `Postpones.postpone`."""
         parameters = {"id": message, "note": json.dumps(dict(note)), "seconds": seconds}
         with self._operations.lent() as connection:
-            connection.execute(self._schema.statement(sql.POSTPONE), parameters)
+            self._run(connection, sql.POSTPONE, parameters)
 
     def due(self, *, without: Collection[str], most: int) -> tuple[Sequence[Record], float | None]:
         """See `RelayedStore.due`."""
         rows = self._all(sql.DUE, without=list(without), most=most)
-        (left,) = self._one(sql.NEXT_DUE)
+        (left,) = self._found(sql.NEXT_DUE)
         return [record_of(*row) for row in rows], left
 
     def take(self, message: str, revision: int) -> int | None:
         """See `RelayedStore.take`."""
-        found = self._one(sql.TAKE, id=message, revision=revision)
+        found = self._found(sql.TAKE, id=message, revision=revision)
         return None if found is None else int(found[0])
 
     def sent(self, message: str, revision: int, *, keep: float) -> bool:
         """See `RelayedStore.sent`."""
-        return self._one(sql.SENT, id=message, revision=revision, keep=keep) is not None
+        return self._found(sql.SENT, id=message, revision=revision, keep=keep) is not None
 
-    def _one(self, statement: str, **parameters: Any) -> Any:
+    def _run(self, connection: Any, statement: str, parameters: Mapping[str, Any]) -> Any:
+        return connection.execute(self._schema.statement(statement), parameters)
+
+    def _found(self, statement: str, **parameters: Any) -> Any:
         """The first row of what a statement returns, or None."""
         with self._operations.lent() as connection:
-            return connection.execute(self._schema.statement(statement), parameters).fetchone()
+            return self._run(connection, statement, parameters).fetchone()
 
     def _all(self, statement: str, **parameters: Any) -> list[Any]:
         with self._operations.lent() as connection:
-            found = connection.execute(self._schema.statement(statement), parameters)
-            return list(found.fetchall())
+            return list(self._run(connection, statement, parameters).fetchall())
 
 
 class SessionLock:

@@ -129,19 +129,22 @@ DELETE FROM {schema}.messages
 WHERE id = %(id)s AND deliveries = 0 AND note IS NULL AND parked_at IS NULL AND revision = 0
 """
 
+# A row whose time is over counts anew.
+_FAILED_AGAIN: Final = f"""ON CONFLICT (id) DO UPDATE SET
+    deliveries = CASE WHEN {_OVER} THEN 0 ELSE m.deliveries END,
+    note = excluded.note,
+    first_failed_at = CASE WHEN {_OVER} THEN excluded.first_failed_at
+        ELSE coalesce(m.first_failed_at, excluded.first_failed_at) END,
+    last_failed_at = excluded.last_failed_at,
+"""
+
 NOTE: Final = f"""
 INSERT INTO {{schema}}.messages AS m
     (id, deliveries, note, first_failed_at, last_failed_at, parked_at, revision, keep_until)
 VALUES (%(id)s, 0, %(note)s, clock_timestamp(), clock_timestamp(),
     CASE WHEN %(parked)s THEN clock_timestamp() END, %(parked)s::int,
     CASE WHEN NOT %(parked)s THEN {_KEEP} END)
-ON CONFLICT (id) DO UPDATE SET
-    deliveries = CASE WHEN {_OVER} THEN 0 ELSE m.deliveries END,
-    note = excluded.note,
-    first_failed_at = CASE WHEN {_OVER} THEN excluded.first_failed_at
-        ELSE coalesce(m.first_failed_at, excluded.first_failed_at) END,
-    last_failed_at = excluded.last_failed_at,
-    parked_at = coalesce(excluded.parked_at, m.parked_at),
+{_FAILED_AGAIN}    parked_at = coalesce(excluded.parked_at, m.parked_at),
     revision = CASE WHEN {_OVER} THEN 0 ELSE m.revision END + excluded.revision,
     due_at = CASE WHEN excluded.parked_at IS NULL THEN m.due_at END,
     handing = m.handing AND excluded.parked_at IS NULL,
@@ -182,13 +185,7 @@ INSERT INTO {{schema}}.messages AS m
     (id, deliveries, note, first_failed_at, last_failed_at, revision, due_at)
 VALUES (%(id)s, 0, %(note)s, clock_timestamp(), clock_timestamp(), 1,
     clock_timestamp() + make_interval(secs => %(seconds)s))
-ON CONFLICT (id) DO UPDATE SET
-    deliveries = CASE WHEN {_OVER} THEN 0 ELSE m.deliveries END,
-    note = excluded.note,
-    first_failed_at = CASE WHEN {_OVER} THEN excluded.first_failed_at
-        ELSE coalesce(m.first_failed_at, excluded.first_failed_at) END,
-    last_failed_at = excluded.last_failed_at,
-    parked_at = NULL,
+{_FAILED_AGAIN}    parked_at = NULL,
     revision = CASE WHEN {_OVER} THEN 0 ELSE m.revision END + 1,
     due_at = excluded.due_at, handing = false, keep_until = NULL
 """

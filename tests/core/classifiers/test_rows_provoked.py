@@ -16,12 +16,11 @@ import ssl
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import attrs
 import httpcore
 import httpx
 import psycopg
@@ -33,53 +32,19 @@ import urllib3
 from redis.cluster import RedisCluster
 from requests.adapters import HTTPAdapter
 from support.flaky_http import (
-    FlakyServer,
     closed_port,
-    flaky_server,
-    full_port,
     raw_server,
-    secure_server,
 )
 from support.library_rows import check_provoked, row_names
+from support.provoking_site import Site, site
 from support.redis_fixtures import RedisServer, needs_redis
+
+__all__ = ["site"]
 
 LIBRARIES = {
     *("httpx", "httpcore", "requests", "urllib3", "aiohttp", "redis", "psycopg", "psycopg_pool"),
     *("urllib", "http", "ssl", "socket", "sqlite3", "builtins"),
 }
-
-
-@attrs.frozen
-class Site:
-    """What the calls go to.
-
-    Attributes:
-        server: An HTTP server that answers as a call wants it.
-        secure: The URL of another one, whose certificate nothing trusts.
-        full: A port that takes no connection any more.
-        folder: A folder of the test's own.
-    """
-
-    server: FlakyServer
-    secure: str
-    full: int
-    folder: Path
-
-    def says(self, *instructions: Any) -> str:
-        """A URL that is answered so."""
-        return self.server.says(f"/{len(self.server.script)}", *instructions)
-
-    @property
-    def closed(self) -> str:
-        """A URL where nothing listens."""
-        return f"http://127.0.0.1:{closed_port()}/"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    with flaky_server() as server, secure_server(folder) as secure, full_port() as full:
-        yield Site(server, secure, full, folder)
 
 
 @pytest.fixture(autouse=True)

@@ -6,45 +6,23 @@ import asyncio
 import datetime as dt
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
-from support.flaky_http import FlakyServer, closed_port, flaky_server, full_port, secure_server
+from support.flaky_http import closed_port
 from support.library_rows import check_provoked, row_names
 from support.postgres_fixtures import needs_postgres
+from support.provoking_site import Site, site
+
+__all__ = ["site"]
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.library,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore.*"),
 ]
-
-
-@attrs.frozen
-class Site:
-    """What the calls go to.
-
-    Attributes:
-        server: An HTTP server that answers as a call wants it.
-        secure: The URL of another one, whose certificate nothing trusts.
-        full: A port that takes no connection any more.
-        folder: A folder of the test's own.
-    """
-
-    server: FlakyServer
-    secure: str
-    full: int
-    folder: Path
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    with flaky_server() as server, secure_server(folder) as secure, full_port() as full:
-        yield Site(server, secure, full, folder)
 
 
 @pytest.fixture(autouse=True)

@@ -178,21 +178,21 @@ class _Delivery:
             return (yield from self._park(call, message, key, FailureSummary.of(unusable)))
         if most is not None and count > most:
             # How the last one ended could not be recorded: it took the worker with it.
-            told = FailureSummary(
+            summary = FailureSummary(
                 "MAX_DELIVERIES", Category.PERMANENT, "find out what ends the worker", ""
             )
-            return (yield from self._park(call, message, key, told))
+            return (yield from self._park(call, message, key, summary))
         try:
             with consuming():
                 result = yield CallHandler()
         except Exception as error:
-            told = FailureSummary.of(error)
-            if told.category is Category.TRANSIENT and not (most is not None and count >= most):
-                later = yield from self._postpone(call, message, key, told, error, count)
+            summary = FailureSummary.of(error)
+            if summary.category is Category.TRANSIENT and not (most is not None and count >= most):
+                later = yield from self._postpone(call, message, key, summary, error, count)
                 if later is None:
                     raise
                 return later
-            return (yield from self._park(call, message, key, told))
+            return (yield from self._park(call, message, key, summary))
         try:
             yield self._ask(lambda: self.parking.settle(message))
         except _NOT_KEPT as away:
@@ -239,12 +239,12 @@ class _Delivery:
         call: IncomingCall,
         kept_under: str,
         key: str | None,
-        told: FailureSummary,
+        summary: FailureSummary,
         error: Exception,
         count: int,
     ) -> Steps:
         """Record a transient failure; None where the queue is to retry, else what acknowledges."""
-        message = self._message(call, kept_under, key, told)
+        message = self._message(call, kept_under, key, summary)
         if self.retry_later is None or not message.whole:  # a channel cannot be sent again
             yield from self._record(call, message)
             return None
@@ -272,18 +272,18 @@ class _Delivery:
             logger.warning("%s: a failure is not on record: %s", call.function_id, away)
 
     def _park(
-        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+        self, call: IncomingCall, kept_under: str, key: str | None, summary: FailureSummary
     ) -> Steps:
         """Park the message; what is returned acknowledges it."""
-        message = self._message(call, kept_under, key, told)
+        message = self._message(call, kept_under, key, summary)
         try:
             yield self._ask(lambda: self._note(message, parked=True))
         except _NOT_KEPT as away:
             raise _not_now(away, "the message is not parked") from None
         worker_events.parked(
             message.function_id,
-            told.code,
-            told.category,
+            summary.code,
+            summary.category,
             message.id,
             attempt=1 if call.carried is None else call.carried.attempt,
         )
@@ -294,11 +294,11 @@ class _Delivery:
         self.parking.note(message.id, message.to_note(), parked=parked, keep=keep)
 
     def _message(
-        self, call: IncomingCall, kept_under: str, key: str | None, told: FailureSummary
+        self, call: IncomingCall, kept_under: str, key: str | None, summary: FailureSummary
     ) -> ParkedMessage:
         return ParkedMessage.of(
             call.payload,
-            told,
+            summary,
             kept_under=kept_under,
             function_id=call.known_function(),
             queue=self.queue,
