@@ -70,10 +70,10 @@ def heard(level: int) -> bool:
     Args:
         level: The level.
     """
-    if not logger.isEnabledFor(level):
-        return False
     at: logging.Logger | None = logger.logger
-    if logger.logger.filters:
+    if not at.isEnabledFor(level):
+        return False
+    if at.filters:
         return True  # whatever they do, they see every record
     while at is not None:
         for handler in at.handlers:
