@@ -11,7 +11,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import tenacity
 
@@ -216,8 +216,7 @@ class RetriedCall:
             if delay is None:
                 return CallOutcome(error=self.finish())
             steps = self.retries(delay, sends=sends)
-            outcome: CallOutcome[T] = drive(steps, attempt, self._block)
-            return outcome
+            return cast("CallOutcome[T]", drive(steps, attempt, self._block))
         finally:
             del self, attempt  # the traceback of the outcome's error holds this frame
 
@@ -230,8 +229,8 @@ class RetriedCall:
             if delay is None:
                 return CallOutcome(error=self.finish())
             steps = self.retries(delay, sends=sends)
-            outcome: CallOutcome[T] = await drive_async(steps, attempt, sleep=clock.sleep_async)
-            return outcome
+            outcome = drive_async(steps, attempt, sleep=clock.sleep_async)
+            return cast("CallOutcome[T]", await outcome)
         finally:
             del self, attempt  # as in `retry`
 
