@@ -15,6 +15,7 @@ from iii_resilience.sdk.propagation import (
     PAYLOAD_FIELD,
     CallContext,
     InboundCall,
+    add_context,
     current_inbound,
     from_metadata,
     handling,
@@ -108,12 +109,30 @@ def test_sender_says_when_it_sent() -> None:
 
 
 def test_work_that_waits_in_queue_has_no_times() -> None:
-    lasting = EVERY_FIELD.without_times().to_wire()
-    assert {name for name in EVERY_FIELD.to_wire() if name not in lasting} == {
-        "left_ms",
-        "deadline_unix_ms",
-        "attempt_left_ms",
-    }
+    lasting = CallContext(
+        attempt=3, idempotency_key="k", already_retried=True, function_id="a::b", code="TIMEOUT"
+    )
+    assert EVERY_FIELD.without_times() == lasting
+
+
+def test_context_travels_beside_metadata_of_user() -> None:
+    wire = {"left_ms": 1000}
+    for fields in ({}, {"metadata": None}):
+        request: dict[str, Any] = {"function_id": "a::b", **fields}
+        add_context(request, wire)
+        assert request == {"function_id": "a::b", "metadata": {METADATA_FIELD: wire}}
+    theirs = {"tenant": "t", METADATA_FIELD: "older"}
+    request = {"metadata": theirs}
+    add_context(request, wire)
+    assert request == {"metadata": {"tenant": "t", METADATA_FIELD: wire}}
+    assert theirs == {"tenant": "t", METADATA_FIELD: "older"}
+
+
+@pytest.mark.parametrize("metadata", ["text", [1], 5])
+def test_metadata_that_is_no_mapping_is_left_alone(metadata: Any) -> None:
+    request = {"metadata": metadata}
+    add_context(request, {"left_ms": 1000})
+    assert request == {"metadata": metadata}
 
 
 def test_reserved_field_is_taken_out_of_copy() -> None:
