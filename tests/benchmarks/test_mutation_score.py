@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import mutation_score
@@ -11,7 +12,7 @@ import pytest
 KILLED, SURVIVED, NO_TESTS, TIMEOUT, UNTRIED = 1, 0, 33, 36, None
 
 
-def left_by_run(root: Path, module: str, ends: list[int | None]) -> None:
+def left_by_run(root: Path, module: str, ends: Sequence[int | None]) -> None:
     """Write the end of each mutant of a module, as mutmut does."""
     file = root / f"{module}.meta"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -247,7 +247,11 @@ def test_handlers_factories_do_not_reach_its_key(store: SqliteStore, path: Path)
 def test_handlers_settings_do_not_reach_next_handler(store: SqliteStore, end: str) -> None:
     transaction = store.begin("k", claim(store))
     connection = transaction.handle
-    before = (connection.row_factory, connection.text_factory, connection.isolation_level)
+
+    def settings() -> tuple[Any, Any, Any]:
+        return connection.row_factory, connection.text_factory, connection.isolation_level
+
+    assert settings() == (None, str, None)
     connection.row_factory = of_columns
     connection.text_factory = bytes
     connection.isolation_level = "EXCLUSIVE"
@@ -257,12 +261,7 @@ def test_handlers_settings_do_not_reach_next_handler(store: SqliteStore, end: st
         transaction.rollback()
     following = store.begin("other", 1)
     assert following.handle is connection
-    assert before == (None, str, None)
-    assert before == (
-        connection.row_factory,
-        connection.text_factory,
-        connection.isolation_level,
-    )
+    assert settings() == (None, str, None)
     following.rollback()
 
 
