@@ -7,7 +7,7 @@ import gc
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from unittest.mock import patch
 
@@ -51,12 +51,12 @@ settings.load_profile("default-deadline-off")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Iterator[None]:
-    """While mutmut records which test reaches what, collect no garbage within a test.
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """While mutmut records which test reaches what, collect garbage between tests only.
 
     It keeps the callers in a context variable. On CPython 3.11 a finalizer that is recorded too (a
     lost permit's) leaves a freed value in there, if the collector runs it in the middle of a
-    reset: tests fail, and once the interpreter crashed.
+    reset: then tests fail, or the interpreter crashes.
     """
     if os.environ.get("MUTANT_UNDER_TEST") == "stats":
         gc.disable()
