@@ -387,6 +387,7 @@ class TestBulkheadInADecorator:
 
 
 class TestLoops:
+    @pytest.mark.bare  # a loop's scope is the function that it stands in
     @pytest.mark.parametrize("attempts_before", [0, 1])
     def test_nobody_waits_for_place_past_deadline(self, attempts_before: int) -> None:
         bulkhead = Bulkhead(1, queue=5, wait=60.0)
@@ -415,6 +416,7 @@ class TestLoops:
         assert len(report.attempts) == attempts_before + 1
         assert report.reason is Reason.BULKHEAD_FULL
 
+    @pytest.mark.bare
     @pytest.mark.parametrize("attempts_before", [0, 1])
     async def test_no_coroutine_waits_for_place_past_its_deadline(
         self, attempts_before: int

@@ -137,6 +137,7 @@ class TestPlainFunctions:
         decorated = iii_retry(idempotent=True, policy=QUICK)(lambda: value)
         assert decorated() is decorated() is value
 
+    @pytest.mark.bare  # the warning's place is the caller's
     async def test_awaitable_is_warned_of_once_by_name(self) -> None:
         flaky = Flaky()
         decorated = iii_retry(idempotent=True, policy=QUICK)(flaky.plain)

@@ -64,6 +64,7 @@ def shortened(step: str) -> str:
 
 REFUSED: list[tuple[Any, str]] = [
     (math.nan, "$ is NaN"),
+    (["text", 1.5, True, None, {"k": "v"}, math.nan], "$[5] is NaN"),
     ({"items": [1, 2, 3, {"price": math.nan}]}, "$.items[3].price is NaN"),
     ({"a": [math.inf]}, "$.a[0] is Infinity"),
     ((1, (-math.inf,)), "$[1][0] is -Infinity"),
@@ -290,6 +291,23 @@ def test_only_suspicious_text_is_looked_at_again(value: Any, suspicious: bool) -
     raw = payload_check._compact(value).encode()
     skeleton = raw.translate(payload_check._ALIKE, payload_check._NOT_SKELETON)
     assert payload_check._suspicious(value, raw, skeleton) is suspicious
+
+
+class Counted:
+    """A model that counts how often it is written."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def model_dump(self, **options: Any) -> Any:
+        self.written += 1
+        return {"price": 1}
+
+
+def test_model_in_large_payload_is_written_once() -> None:
+    model = Counted()
+    check_payload([model, *(["row"] for _ in range(DEEPEST - 2))])
+    assert model.written == 1
 
 
 @pytest.mark.parametrize(

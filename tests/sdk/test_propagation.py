@@ -15,6 +15,7 @@ from iii_resilience.sdk.propagation import (
     PAYLOAD_FIELD,
     CallContext,
     InboundCall,
+    add_context,
     current_inbound,
     from_metadata,
     handling,
@@ -71,6 +72,49 @@ def test_what_a_reader_works_out_does_not_travel() -> None:
     assert wire == {"left_ms": 1000, "deadline_unix_ms": 2000, "attempt_left_ms": 4000}
 
 
+# The attempt's deadline is worked out only where both times of the call are there.
+@pytest.mark.parametrize(("left", "deadline_unix"), [(None, None), (1.0, None), (None, 2.0)])
+def test_deadline_of_attempt_travels_where_reader_lacks_time(
+    left: float | None, deadline_unix: float | None
+) -> None:
+    sent = CallContext(left, deadline_unix, attempt_left=4.0, attempt_deadline_unix=5.0)
+    wire = sent.to_wire()
+    assert wire["attempt_deadline_unix_ms"] == 5000
+    assert CallContext.from_wire(wire) == sent
+    del wire["attempt_deadline_unix_ms"]
+    carried = CallContext.from_wire(wire)
+    assert carried is not None
+    assert carried.attempt_deadline_unix is None
+
+
+def test_call_past_its_deadline_has_no_time_left() -> None:
+    wire = CallContext(left=-0.5, deadline_unix=2.0).to_wire()
+    assert wire == {"left_ms": 0, "deadline_unix_ms": 2000}
+    carried = CallContext.from_wire(wire)
+    assert carried is not None
+    assert carried.left == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "read"),
+    [
+        ("attempt", (1 << 31) - 1, CallContext(attempt=(1 << 31) - 1)),
+        ("left_ms", 1 << 53, CallContext(left=(1 << 53) / 1000)),
+    ],
+)
+def test_number_past_most_that_is_sent_is_as_good_as_absent(
+    name: str, most: int, read: CallContext
+) -> None:
+    assert CallContext.from_wire({name: most}) == read
+    assert CallContext.from_wire({name: most + 1}) == CallContext()
+
+
+def test_longest_key_that_is_read_has_512_characters() -> None:
+    longest = {"idempotency_key": "k" * 512}
+    assert CallContext.from_wire(longest) == CallContext(idempotency_key="k" * 512)
+    assert CallContext.from_wire({"idempotency_key": "k" * 513}) == CallContext()
+
+
 @given(st.dictionaries(st.sampled_from(NAMES), anything) | anything)
 def test_whatever_stands_there_is_read_without_error(wire: Any) -> None:
     carried = from_metadata({METADATA_FIELD: wire})
@@ -108,12 +152,30 @@ def test_sender_says_when_it_sent() -> None:
 
 
 def test_work_that_waits_in_queue_has_no_times() -> None:
-    lasting = EVERY_FIELD.without_times().to_wire()
-    assert {name for name in EVERY_FIELD.to_wire() if name not in lasting} == {
-        "left_ms",
-        "deadline_unix_ms",
-        "attempt_left_ms",
-    }
+    lasting = CallContext(
+        attempt=3, idempotency_key="k", already_retried=True, function_id="a::b", code="TIMEOUT"
+    )
+    assert EVERY_FIELD.without_times() == lasting
+
+
+def test_context_travels_beside_metadata_of_user() -> None:
+    wire = {"left_ms": 1000}
+    for fields in ({}, {"metadata": None}):
+        request: dict[str, Any] = {"function_id": "a::b", **fields}
+        add_context(request, wire)
+        assert request == {"function_id": "a::b", "metadata": {METADATA_FIELD: wire}}
+    theirs = {"tenant": "t", METADATA_FIELD: "older"}
+    request = {"metadata": theirs}
+    add_context(request, wire)
+    assert request == {"metadata": {"tenant": "t", METADATA_FIELD: wire}}
+    assert theirs == {"tenant": "t", METADATA_FIELD: "older"}
+
+
+@pytest.mark.parametrize("metadata", ["text", [1], 5])
+def test_metadata_that_is_no_mapping_is_left_alone(metadata: Any) -> None:
+    request = {"metadata": metadata}
+    add_context(request, {"left_ms": 1000})
+    assert request == {"metadata": metadata}
 
 
 def test_reserved_field_is_taken_out_of_copy() -> None:

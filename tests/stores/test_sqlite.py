@@ -226,12 +226,43 @@ def test_what_must_outlast_machine_is_written_through(store: SqliteStore) -> Non
     transaction.rollback()
 
 
-def test_handlers_row_factory_ends_with_its_transaction(store: SqliteStore) -> None:
+def of_columns(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    """The row factory of `sqlite3`'s own documentation."""
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+def test_handlers_factories_do_not_reach_its_key(store: SqliteStore, path: Path) -> None:
+    token = claim(store)
+    assert effects(path) == []
+    transaction = store.begin("k", token)
+    transaction.handle.row_factory = of_columns
+    transaction.handle.text_factory = lambda text: "x"
+    transaction.handle.execute("INSERT INTO effects VALUES (1)")
+    assert transaction.commit("1", keep=KEEP)
+    assert state(store) is State.DONE
+    assert effects(path) == [1]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_handlers_settings_do_not_reach_next_handler(store: SqliteStore, end: str) -> None:
     transaction = store.begin("k", claim(store))
-    transaction.handle.row_factory = lambda _, row: {"value": row}
-    transaction.handle.text_factory = bytes
-    transaction.rollback()
-    assert state(store) is State.RUNNING
+    connection = transaction.handle
+
+    def settings() -> tuple[Any, Any, Any]:
+        return connection.row_factory, connection.text_factory, connection.isolation_level
+
+    assert settings() == (None, str, None)
+    connection.row_factory = of_columns
+    connection.text_factory = bytes
+    connection.isolation_level = "EXCLUSIVE"
+    if end == "commit":
+        assert transaction.commit("1", keep=KEEP)
+    else:
+        transaction.rollback()
+    following = store.begin("other", 1)
+    assert following.handle is connection
+    assert settings() == (None, str, None)
+    following.rollback()
 
 
 def test_dropped_store_leaves_no_open_connection(path: Path) -> None:

@@ -236,16 +236,6 @@ def test_other_transaction_in_its_place_is_noticed(
     assert claim(store, "other").state is State.RUNNING
 
 
-def test_handlers_settings_do_not_reach_next_operation(store: SqliteStore) -> None:
-    token = claim(store).token
-    transaction = store.begin("k", token)
-    transaction.handle.row_factory = sqlite3.Row
-    transaction.handle.text_factory = bytes
-    assert transaction.commit("1", keep=KEEP)
-    store.delivered("m", keep=KEEP)
-    assert [record.id for record in store.records()] == ["m"]
-
-
 # What is no file that lasts.
 
 

@@ -33,6 +33,10 @@ STORED: Row = {
 PARKED: Row = {**STORED, "parked_at": 4.0}
 
 
+WAITING: Row = {**STORED, "due_at": NOW + 9}
+TAKEN: Row = {**WAITING, "handing": True}
+
+
 def unchanged(row: Row | None, answer: Any) -> Change[Any]:
     return Change(row, answer, written=False)
 
@@ -142,6 +146,19 @@ class TestEndOfAClaim:
         for row in (None, RUNNING, DONE):
             assert applied(rule, row) == unchanged(row, answer=False)
 
+    @pytest.mark.parametrize(
+        ("row", "runs"),
+        [
+            (None, False),
+            (RUNNING, True),
+            (DONE, False),
+            ({**RUNNING, "until": NOW}, False),
+            ({**RUNNING, "until": NOW - 1}, False),
+        ],
+    )
+    def test_key_runs_until_its_lease_is_over(self, row: Row | None, runs: bool) -> None:
+        assert applied(transitions.running(), row) == unchanged(row, runs)
+
 
 class TestMessages:
     FIRST: ClassVar[Row] = {
@@ -219,6 +236,74 @@ class TestMessages:
             "due_at": None,
         }
         assert transitions.record("m", self.FIRST) == Record("m", 1)
+
+
+class TestWaitingMessages:
+    """Messages that wait to be tried again, and are handed over by a relay."""
+
+    def test_postponed_message_is_due_after_its_seconds(self) -> None:
+        rule = transitions.postpone({"code": "B"}, 9.0)
+        row = {**WAITING, "note": {"code": "B"}, "last_failed_at": NOW, "revision": 4}
+        assert applied(rule, STORED) == Change(row, None)
+        new = {**row, "deliveries": 0, "first_failed_at": NOW, "revision": 1}
+        assert applied(rule, None) == Change(new, None)
+
+    @pytest.mark.parametrize("row", [WAITING, TAKEN, PARKED])
+    def test_postponed_message_waits_whatever_it_did_before(self, row: Row) -> None:
+        change = applied(transitions.postpone({"code": "B"}, 1.0), row)
+        assert change.row is not None
+        assert transitions.waits(change.row)
+        assert (change.row["due_at"], change.row["revision"]) == (NOW + 1, 4)
+        assert "handing" not in change.row
+        assert change.keep_until is None
+
+    def test_delivery_of_waiting_message_does_not_count(self) -> None:
+        rule = transitions.arrived(60.0)
+        assert applied(rule, WAITING) == unchanged(WAITING, 0)
+        handing_ended = {**WAITING, "handing": False}
+        assert applied(rule, handing_ended) == unchanged(handing_ended, 0)
+
+    def test_delivery_of_message_that_was_handed_over_counts(self) -> None:
+        change = applied(transitions.arrived(60.0), TAKEN)
+        assert change == Change({**TAKEN, "deliveries": 3}, 3)
+
+    def test_delivery_of_message_that_waits_for_nothing_counts(self) -> None:
+        rule = transitions.arrived(60.0)
+        assert applied(rule, None) == Change(TestMessages.FIRST, 1, NOW + 60)
+        assert applied(rule, STORED) == Change({**STORED, "deliveries": 3}, 3, NOW + 60)
+
+    def test_waiting_message_is_taken_once(self) -> None:
+        rule = transitions.take(3)
+        change = applied(rule, WAITING)
+        assert change == Change({**TAKEN, "revision": 4}, 4)
+        for row in (None, STORED, {**PARKED, "due_at": 5.0}, change.row):
+            assert applied(rule, row) == unchanged(row, None)
+
+    def test_sent_message_waits_no_longer(self) -> None:
+        rule = transitions.sent(3, 60.0)
+        for row in (TAKEN, WAITING):
+            assert applied(rule, row) == Change(STORED, answer=True, keep_until=NOW + 60)
+
+    @pytest.mark.parametrize(
+        "row", [None, STORED, {**TAKEN, "parked_at": 4.0}, {**TAKEN, "revision": 4}]
+    )
+    def test_message_that_changed_meanwhile_is_not_sent(self, row: Row | None) -> None:
+        assert applied(transitions.sent(3, 60.0), row) == unchanged(row, answer=False)
+
+    def test_waiting_message_is_kept_for_good(self) -> None:
+        counted = applied(transitions.delivered(60.0), WAITING)
+        assert counted == Change({**WAITING, "deliveries": 3}, 3)
+        noted = applied(transitions.note({}, 60.0, parked=False), WAITING)
+        assert noted.keep_until is None
+        assert applied(transitions.undelivered(60.0), WAITING).keep_until is None
+
+    def test_parked_message_waits_no_longer(self) -> None:
+        change = applied(transitions.note({"code": "A"}, 60.0, parked=True), TAKEN)
+        row = {**PARKED, "last_failed_at": NOW, "parked_at": NOW, "revision": 4}
+        assert change == Change(row, None)
+
+    def test_record_says_when_it_is_due(self) -> None:
+        assert transitions.record("m", TAKEN).due_at == NOW + 9
 
 
 def test_changes_show_neither_rows_nor_answers() -> None:

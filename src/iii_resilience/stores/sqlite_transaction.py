@@ -57,6 +57,12 @@ def begin(connection: FileConnection) -> None:
     connection.execute(f"SAVEPOINT {_SAVEPOINT}")
 
 
+def _reset_factories(connection: FileConnection) -> None:
+    """Read rows as they are: the handler's own factories make anything of them."""
+    connection.row_factory = None
+    connection.text_factory = str
+
+
 class SqliteTransaction:
     """An open connection whose effects are committed together with a key.
 
@@ -105,6 +111,7 @@ class SqliteTransaction:
             with as_unavailable():
                 self._check_begun()
                 self._connections.check_identity(connection)
+                _reset_factories(connection)
                 mine = self._finish(connection, outcome, keep)
                 connection.execute("COMMIT" if mine else "ROLLBACK")
                 return mine
@@ -138,8 +145,7 @@ class SqliteTransaction:
             connection.set_authorizer(None)
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            connection.row_factory = None
-            connection.text_factory = str
+            _reset_factories(connection)
             connection.isolation_level = None
         self._connections.give_back(connection)
 

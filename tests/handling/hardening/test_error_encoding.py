@@ -146,9 +146,15 @@ def test_retried_exception_without_words_is_its_text() -> None:
     assert encoded(given_up(ConnectionError()))["message"] == ""
 
 
+def test_retried_error_of_sdk_travels_without_its_code_in_words() -> None:
+    body = encoded(given_up(iii.InvocationError("TIMEOUT", "it took too long")))
+    assert (body["code"], body["message"]) == ("TIMEOUT", "it took too long")
+
+
 def test_pushback_travels_in_milliseconds() -> None:
-    body = encoded(given_up(CircuitOpenError("open", 0.0015)))
-    assert (body["retry_after_ms"], body["already_retried"]) == (2, True)
+    for seconds, milliseconds in ((0.0015, 2), (2.5, 2500)):
+        body = encoded(given_up(CircuitOpenError("open", seconds)))
+        assert (body["retry_after_ms"], body["already_retried"]) == (milliseconds, True)
 
 
 def test_mark_of_earlier_call_does_not_count() -> None:

@@ -579,3 +579,20 @@ def test_trigger_gone_itself_is_not_taken_by_another() -> None:
     seen(rounds, "me", ("own", "http"), ("theirs", "http"))
     seen(rounds, "me")
     assert (trigger.lost, trigger.taken) == (True, False)
+
+
+def test_each_function_has_its_own_triggers() -> None:
+    served, rounds = rounds_of(2)
+    own, other = add_trigger(served), add_trigger(served, function_id="t::f1")
+    made = add_trigger(served, function_id="t::f1", trigger_id="own", made=True)
+    seen(rounds, "w", ("x", "http"))
+    assert own.state is RegistrationState.STANDBY
+    assert other.state is made.state is RegistrationState.UNKNOWN
+
+
+def test_poll_finds_lost_trigger_as_well() -> None:
+    served, rounds = rounds_of(1)
+    trigger = add_trigger(served, trigger_id="own", made=True)
+    answer = FunctionStatus(True, "me", triggers=())
+    assert rounds.answered(["t::f0"], {"t::f0": answer}, 100.0) == ([], None)
+    assert (trigger.state, trigger.attempts.retry_at) == (RegistrationState.MISSING, 101.0)
