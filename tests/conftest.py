@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +41,15 @@ settings.register_profile(
     "brief", deadline=None, max_examples=25, phases=[Phase.explicit, Phase.generate], database=None
 )
 settings.load_profile("default-deadline-off")
+
+# Nothing that is imported or collected becomes garbage, and to look for some takes a second.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests themselves: most of the objects there are."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
