@@ -40,7 +40,7 @@ _SETTINGS = {
     "autovacuum_naptime": "2s",
     "log_min_messages": "fatal",
 }
-_NO_FSYNC = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off"}
+_NO_FSYNC = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer:
