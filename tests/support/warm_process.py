@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
@@ -46,10 +47,8 @@ class WarmProcess:
         self, program: Path | str, *arguments: str, env: Mapping[str, str] | None = None
     ) -> None:
         _context.set_forkserver_preload(_PRELOADED)
-        its_input, ours = _context.Pipe(duplex=False)
-        self.stdin: IO[str] = _opened(ours, "w")
-        theirs, its_output = _context.Pipe(duplex=False)
-        self.stdout: IO[str] = _opened(theirs, "r")
+        its_input, self._input = _context.Pipe(duplex=False)
+        self._output, its_output = _context.Pipe(duplex=False)
         environment = {**os.environ, **(env or {})}
         self._process = _context.Process(
             target=_run,
@@ -59,6 +58,16 @@ class WarmProcess:
         self._process.start()
         its_input.close()
         its_output.close()
+
+    @cached_property
+    def stdin(self) -> IO[str]:
+        """Where its standard input comes from."""
+        return _opened(self._input, "w")
+
+    @cached_property
+    def stdout(self) -> IO[str]:
+        """Where its standard output goes."""
+        return _opened(self._output, "r")
 
     @property
     def pid(self) -> int:
