@@ -151,7 +151,7 @@ def test_codes_that_lie_about_being_strings() -> None:
 
 @pytest.mark.parametrize(
     ("part", "times"),
-    [("[", 1000), ('{"a":', 1000), ("x", 1_000_000), ("{", 1_000_000), ("::", 500_000)],
+    [("[", 1000), ('{"a":', 1000), ("x", 100_000), ("{", 100_000), ("::", 50_000)],
 )
 def test_deep_json_and_long_texts(part: str, times: int) -> None:
     message = part * times

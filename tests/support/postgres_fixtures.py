@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +70,15 @@ class PostgresServer:
     def create(self) -> None:
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        self._run("initdb", "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8")
+        copy = ["cp", "-a", str(_empty_data()), str(self.data)]
+        subprocess.run([*as_postgres(), *copy], cwd=self.folder, check=True)
 
     def create_standby_of(self, primary: PostgresServer) -> None:
         """A copy that follows the primary, which commits nothing that the copy has not written."""
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        self._run("pg_basebackup", f"-h{primary.folder}", "-Upostgres", "-R", "--checkpoint=fast")
+        more = (f"-h{primary.folder}", "-Upostgres", "-R", "--checkpoint=fast")
+        _run("pg_basebackup", self.data, *more)
 
     def promote(self) -> None:
         """Make a primary of a standby."""
@@ -200,14 +204,27 @@ class PostgresServer:
             return False
         return True
 
-    def _run(self, program: str, *arguments: str) -> None:
-        assert PROGRAMS is not None, MISSING
-        subprocess.run(
-            [*as_postgres(), str(PROGRAMS / program), f"-D{self.data}", *arguments],
-            cwd=self.folder,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+
+@cache
+def _empty_data() -> Path:
+    """The data of a new server; to copy them takes a tenth of what it takes to make them."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    more = ("--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8")
+    _run("initdb", folder / "data", *more)
+    return folder / "data"
+
+
+def _run(program: str, data: Path, *arguments: str) -> None:
+    assert PROGRAMS is not None, MISSING
+    subprocess.run(
+        [*as_postgres(), str(PROGRAMS / program), f"-D{data}", *arguments],
+        cwd=data.parent,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def as_postgres() -> list[str]:
