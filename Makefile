@@ -44,7 +44,7 @@ help: ## 1 s: print this list, with durations on two cores
 
 # More processes than cores, for most of a test's time is waiting; a file of tests at a time, in the
 # order of tests/conftest.py.
-test: $(STAMP) ## 6 min: run the tests
+test: $(STAMP) ## 5 min: run the tests
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: outages and deploys at full size, with the bounds that hold on a machine with
