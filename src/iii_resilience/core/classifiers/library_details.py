@@ -16,7 +16,7 @@ from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.codes.shorthand import EX, ME, NE, A, N, P, T, X
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.validators import LONGEST_SECONDS
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 
 Detail = Callable[[BaseException, Failure], Failure | None]
 
