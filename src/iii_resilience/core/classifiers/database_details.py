@@ -45,8 +45,16 @@ _STATES: dict[str, tuple[Category, Execution, bool]] = {
 def sqlstate(error: BaseException, failure: Failure) -> Failure | None:
     """An error of a database by its SQLSTATE, or its class where it has none."""
     state = _state(error)
-    if state is None:
-        return failure
+    return failure if state is None else of_state(state, failure)
+
+
+def of_state(state: str, failure: Failure) -> Failure:
+    """The failure that a SQLSTATE says.
+
+    Args:
+        state: Five characters.
+        failure: The failure of the exception's row.
+    """
     category, execution, throttled = _STATES.get(state) or _STATES.get(state[:2]) or (X, ME, False)
     changed = of_category(failure, category, execution, throttled=throttled)
     return changed.replace(remedy=f"{changed.remedy} (SQLSTATE {state[:5]})")

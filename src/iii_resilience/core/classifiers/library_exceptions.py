@@ -11,7 +11,6 @@ that the function around it did not run (`Failure.proves_unexecuted`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -345,33 +344,13 @@ def reads_instances(kind: type) -> bool:
     return False
 
 
-def from_name(name: str, message: str = "") -> Failure | None:
-    """The failure of a class that is known by its printed name only, as in a traceback.
+def row_of(name: str) -> ExceptionRow | None:
+    """The row of a class, or None.
 
     Args:
-        name: The qualified name, public or not.
-        message: What was printed behind it. Of a row that goes by a status the status in it counts.
+        name: Its qualified name, public or not.
     """
-    row = _ROWS.get(name)
-    if row is None:
-        return None
-    failure = Failure(
-        row.name,
-        row.category,
-        row.execution,
-        throttled=row.throttled,
-        message=message,
-        remedy=row.remedy,
-        system="local",
-        origin=LIBRARY,
-    )
-    found = _STATUS_IN_TEXT.search(message[:512]) if row.detail is details.status else None
-    return failure if found is None else details.of_status(int(found[1]), None, failure)
-
-
-# As httpx ("Server error '503 …"), requests ("503 Server Error"), urllib ("HTTP Error 503:") and
-# aiohttp ("503, message=") word it.
-_STATUS_IN_TEXT = re.compile(r"(?:^|error '|HTTP Error )([1-5]\d\d)(?= |:|, message=)")
+    return _ROWS.get(name)
 
 
 def _of_row(row: ExceptionRow, error: BaseException, depth: int) -> Failure | None:
