@@ -17,9 +17,9 @@ export PYTHONNODEBUGRANGES = 1
 # What `make coverage` covers; `make mutate` has its own list in pyproject.toml. Not the tables of
 # other libraries' exceptions: some of their rows are raised by servers that no test starts.
 CORE_PARTS := $(addprefix core/,*.py codes/* guards/*)
-CLASSIFIERS := $(filter-out %/grpc_details.py %/library_details.py %/library_exceptions.py \
-	%/registered_exceptions.py,$(patsubst src/iii_resilience/%,%,\
-	$(wildcard src/iii_resilience/core/classifiers/*.py)))
+CLASSIFIERS := $(filter-out %/database_details.py %/grpc_details.py %/library_details.py \
+	%/library_exceptions.py %/printed_exceptions.py %/registered_exceptions.py,\
+	$(patsubst src/iii_resilience/%,%,$(wildcard src/iii_resilience/core/classifiers/*.py)))
 CORE := $(CORE_PARTS) $(CLASSIFIERS) retry/* telemetry/__init__.py telemetry/call_events.py telemetry/logs.py \
 	telemetry/instruments.py telemetry/metrics.py telemetry/spans.py
 CORE_TESTS := tests/core tests/retry tests/telemetry/test_call_events.py \

@@ -80,6 +80,11 @@ def test_input_of_any_bytes_is_read() -> None:
         ("no engine at redis://:secret@h:1/0 (x)", "no engine at redis://***@h:1/0 (x)"),
         ("wss://h/?token=secret&a=1", "wss://h/?token=***&a=1"),
         ("ws://h:1/a@b", "ws://h:1/a@b"),
+        ("ws://user:se@cret@h", "ws://***@h"),
+        ("redis://user:se/cret@h:1/0", "redis://***@h:1/0"),
+        ("redis://user:se#c:ret@h", "redis://***@h"),
+        ("no file 'host=h password=secret'", "no file 'host=h password=***'"),
+        ("postgresql://h/x?user=u&password=secret", "postgresql://h/x?user=u&password=***"),
     ],
 )
 def test_credentials_are_hidden(text: str, shown: str) -> None:
