@@ -228,12 +228,21 @@ class TestLevel:
 
 class TestInFlight:
     def test_what_started_before_trouble_began_is_in_flight(self) -> None:
-        bucket = PermitBucket(0.1, 2.0, 0.0)
+        bucket = PermitBucket(0.1, 3.0, 0.0)
         assert bucket.reserve(100.0)
-        assert bucket.reserve(101.0)
         assert bucket.was_in_flight(99.9)
         assert not bucket.was_in_flight(100.0)
-        assert not bucket.was_in_flight(100.5)
+        bucket.gave_up(100.5, 1)
+        assert bucket.reserve(101.0)
+        assert not bucket.was_in_flight(100.2)
+
+    def test_retry_under_way_before_it_is_no_trouble(self) -> None:
+        bucket = PermitBucket(0.1, 2.0, 0.0)
+        assert bucket.reserve(10.0)  # of another call, in its delay all the while
+        assert bucket.reserve(20.0)  # the first of many calls that fail at once
+        assert not bucket.reserve(20.0)
+        assert bucket.was_in_flight(15.0)
+        assert not bucket.was_in_flight(20.0)
 
     def test_cost_of_failed_call_begins_trouble_too(self) -> None:
         bucket = PermitBucket(0.1, 2.0, 0.0)

@@ -90,6 +90,7 @@ class PermitBucket:
             self._refill(now)
             if self.level < 1.0:
                 return False
+            self._note_if_full(now)
             self.taken += 1
             self.level -= 1.0
             if self.level < 1.0:  # as `_take`, without its frame: each retry comes here
@@ -124,11 +125,7 @@ class PermitBucket:
         with self._lock:
             self.refunded += permits
             self._add(permits + self._ratio)
-            # Permits that are out may all come back: retries of failures at random, that help,
-            # must not hide that nothing is lost.
-            out = self.taken - self.refunded - self.wasted
-            if self.level + out >= self.burst:
-                self._full_at = max(self._full_at, now)
+            self._note_if_full(now)
 
     def gave_up(self, now: float, permits: int = 0) -> None:
         """A call was sent, failed in a way that another call might not, and is given up.
@@ -204,6 +201,12 @@ class PermitBucket:
         elif elapsed < -_OTHER_CLOCK:  # another clock than before (freezegun's ended): adds nothing
             self._refilled = now
             self._full_at = min(self._full_at, now)
+
+    def _note_if_full(self, now: float) -> None:
+        # Permits that are out may all come back: retries of failures at random, that help, must not
+        # hide that nothing is lost.
+        if self.level + self.taken - self.refunded - self.wasted >= self.burst:
+            self._full_at = max(self._full_at, now)
 
     def _add(self, permits: float) -> None:
         level = self.level = min(self.burst, self.level + permits)
