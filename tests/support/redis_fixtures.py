@@ -106,7 +106,7 @@ class RedisServer:
 
 
 def _free_port() -> int:
-    # A node of a cluster also listens 10 000 above its port, and does not start where there is none.
+    # A node of a cluster also listens 10 000 above its port, or does not start.
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
