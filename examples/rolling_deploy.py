@@ -31,8 +31,8 @@ def serve(name: str, url: str | None = None) -> None:
     worker.register_function("orders::refund", lambda order: {"id": order["id"], "by": name})
     worker.drain_at_sigterm(timeout=30)
     while True:
-        (registration,) = worker.registrations()
-        print(name, registration.state.value, flush=True)  # "owner", or "standby": it is ready
+        for registration in worker.registrations():  # none any more while it drains
+            print(name, registration.state.value, flush=True)  # "owner", or "standby": it is ready
         time.sleep(1)
 
 

@@ -56,7 +56,7 @@ from iii_resilience.handling import (
     reports_errors,
 )
 from iii_resilience.handling.decorators.lease_renewal import LeaseRenewer
-from iii_resilience.handling.registration.drain import drain_at
+from iii_resilience.handling.registration.drain_signal import drain_at
 from iii_resilience.handling.registration.keeper import Keeper
 from iii_resilience.stores import MemoryStore, SqliteStore
 from iii_resilience.testing import AnswerError, CutCaller, CutTarget, LoopbackEngine
@@ -520,6 +520,7 @@ class TestInTheBackground:
                     thread.join()
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
 
     def test_renewal_of_leases(self, lookout: Lookout) -> None:
         with LeaseRenewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):

@@ -16,7 +16,8 @@ from iii_resilience.core.policy import RetryPolicy
 from iii_resilience.handling.hardening.capacity import SAME_AS_WORKER
 from iii_resilience.handling.hardening.harden import Hardening
 from iii_resilience.handling.health import Health
-from iii_resilience.handling.registration.drain import Drained, drain_at
+from iii_resilience.handling.registration.drain import Drained
+from iii_resilience.handling.registration.drain_signal import drain_at
 from iii_resilience.handling.registration.entries import Registration
 from iii_resilience.handling.worker import Handlers
 from iii_resilience.sdk.client_adapter import SdkClient

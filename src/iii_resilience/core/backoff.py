@@ -81,8 +81,8 @@ class Backoff:
             Seconds. Never overflows, whatever the number of the retry.
         """
         base = self.slow_base if throttled else self.base
-        if base == 0.0 or self.cap == 0.0:
-            return 0.0
+        if retry == 0 or base == 0.0:
+            return base  # at most the cap
         # Compared as logarithms first: factor**retry itself overflows after about 1000 retries.
         if retry * math.log(self.factor) >= math.log(self.cap / base):
             return self.cap

@@ -58,9 +58,8 @@ def consuming() -> ContextScope[bool]:
     return ContextScope(_consuming, True)
 
 
-def in_consumer() -> bool:
-    """Whether the code running now is inside a `consuming` block."""
-    return _consuming.get()
+in_consumer = _consuming.get
+"""Whether the code running now is inside a `consuming` block."""
 
 
 _BY_CATEGORY = {

@@ -112,11 +112,14 @@ class RetriedCall:
         """An attempt starts; ``sent`` says whether starting it is sending it."""
         log = self.log
         log.started = clock.monotonic()
-        log.sent = False
         if log.failed:
             # Raised again, the same object would carry the library's frames along.
             log.failed[-1].error.with_traceback(None)
-        if sent:
+        if not sent:
+            log.sent = False
+        elif self.observer is None:
+            log.sent = True  # as `attempt_sent`, without its frame: each retry comes here
+        else:
             self.attempt_sent()
 
     def attempt_sent(self) -> None:
@@ -301,7 +304,9 @@ class RetriedCall:
     def finish(self) -> Exception:
         """The exception the caller sees, with its report, hint and note."""
         context, log = self.context, self.log
-        shown, now = log.shown(), clock.monotonic()
+        now, shown = clock.monotonic(), log.failed[-1]
+        if not shown.sent:
+            shown = log.shown()
         error, traceback, failure = shown.error, shown.traceback, shown.failure
         if isinstance(error, tenacity.TryAgain) and isinstance(error.__cause__, Exception):
             # The user's code requested a retry because of this one: it is what happened.
@@ -318,9 +323,10 @@ class RetriedCall:
             # Each as it was raised; with the library's frames it would hold this object.
             one.error.with_traceback(one.traceback)
         retryable = reason is not Reason.NOT_RETRYABLE
-        permits = log.gave_up(now, retryable=retryable)
-        if permits and self.observer is not None:
-            self.observer.permits(WASTED, permits)
+        if retryable or log.spent or log.permit:
+            permits = log.gave_up(now, retryable=retryable)
+            if permits and self.observer is not None:
+                self.observer.permits(WASTED, permits)
         if self.observer is not None and (fallback is None or context.function_id is None):
             self.observer.gave_up(failure)
         return error.with_traceback(traceback)
@@ -423,11 +429,7 @@ class RetriedCall:
 def _in_event_loop() -> bool:
     if "asyncio" not in sys.modules:
         return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    return asyncio._get_running_loop() is not None  # noqa: SLF001 - asyncio exports it
 
 
 _REJECTIONS = (NotConnectedError, CircuitOpenError, BulkheadFullError)

@@ -19,7 +19,7 @@ from iii_resilience.core.policy import RetryPolicy
 T = TypeVar("T")
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # as `Failure`: made once a call
 class CallOutcome(Generic[T]):
     """How a call ended: a value, or the exception to raise.
 

@@ -309,7 +309,7 @@ def begin(name: str, started: float, *, remote: bool, whole: bool = True) -> Fai
     if (
         call_spans is None
         and meters.probe._real_instrument is None  # noqa: SLF001 - see `Meters.probe`
-        and not (logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
+        and not (logger.logger.isEnabledFor(logging.INFO) and logs.heard(logging.INFO))
     ):
         return None
     return FailedCall(name, started, whole=whole, call_spans=call_spans)

@@ -70,11 +70,12 @@ def heard(level: int) -> bool:
     Args:
         level: The level.
     """
-    if not logger.isEnabledFor(level):
+    ours = logger.logger
+    if not ours.isEnabledFor(level):
         return False
-    at: logging.Logger | None = logger.logger
-    if logger.logger.filters:
+    if ours.filters:
         return True  # whatever they do, they see every record
+    at: logging.Logger | None = ours
     while at is not None:
         for handler in at.handlers:
             if not isinstance(handler, logging.NullHandler):

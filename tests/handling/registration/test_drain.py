@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -229,72 +227,6 @@ class TestWhereItIsCalled:
         mine = worker("mine")
         mine.shutdown()
         assert mine.drain(5).seconds == 0.0
-
-
-PROGRAM = """
-    import signal, sys, time
-    from iii import InitOptions, register_worker
-    from iii_resilience import resilient
-    {before}
-    worker = resilient(register_worker({url!r}, InitOptions(worker_name="child",
-        otel={{"enabled": False}})), keep_registered=True)
-    def slow(data):
-        print("started", flush=True)
-        time.sleep(1)
-        return "done"
-    worker.register_function("t::slow", slow)
-    worker.drain_at_sigterm(10)
-    print("ready", flush=True)
-    try:
-        while True:
-            time.sleep(60)
-    finally:
-        print("ended", flush=True)
-"""
-
-
-class TestSigterm:
-    @pytest.mark.parametrize(
-        ("before", "code", "said"),
-        [
-            ("", 0, ["ready", "started", "ended"]),
-            (
-                "signal.signal(15, lambda *_: (print('mine', flush=True), sys.exit(7)))",
-                7,
-                ["ready", "started", "mine", "ended"],
-            ),
-        ],
-        ids=["default", "own"],
-    )
-    def test_process_drains_and_ends(
-        self, engine: LoopbackEngine, target: Any, before: str, code: int, said: list[str]
-    ) -> None:
-        program = textwrap.dedent(PROGRAM).format(url=engine.url, before=before)
-        child = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        assert child.stdout is not None
-        try:
-            assert child.stdout.readline() == "ready\n"
-            engine.wait_registered("t::slow")
-            answers: list[Any] = []
-            caller = threading.Thread(target=lambda: answers.append(call(target, "t::slow")))
-            caller.start()
-            engine.wait_calls("t::slow")
-            time.sleep(0.3)
-            child.send_signal(signal.SIGTERM)
-            child.send_signal(signal.SIGTERM)  # impatience changes nothing
-            caller.join(10)
-            out, _ = child.communicate(timeout=20)
-        finally:
-            child.kill()
-            child.wait()
-        assert answers == ["done"]
-        assert ["ready", *out.split()] == said
-        assert child.returncode == code
 
 
 class TestFork:

@@ -162,11 +162,15 @@ def test_taken_name_is_fatal(engine: LoopbackEngine, sdk: Connect) -> None:
 
     sdk(engine.url, "orders")
     engine.wait_workers("orders")
-    second = sdk(engine.url, "orders")
-    while second.get_connection_state() != "failed":
-        time.sleep(0.005)
-    with pytest.raises(RegistrationRejectedError) as caught:
+
+    def start_and_call() -> None:
+        second = sdk(engine.url, "orders")  # raised here if the engine was faster than the client
+        while second.get_connection_state() != "failed":
+            time.sleep(0.005)
         second.trigger({"function_id": "orders::do", "payload": {}})
+
+    with pytest.raises(RegistrationRejectedError) as caught:
+        start_and_call()
     assert caught.value.code == "WORKER_NAMESPACE_CONFLICT"
     assert engine.workers() == ("orders",)
 

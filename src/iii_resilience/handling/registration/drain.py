@@ -5,18 +5,15 @@ Knows nothing of how functions are kept registered.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
-from types import FrameType
 from typing import TypeVar
 
 import attrs
 
-from iii_resilience.core.observers import where
 from iii_resilience.handling.hardening.running_handlers import Running
 from iii_resilience.handling.registration.entries import FunctionEntry
 from iii_resilience.handling.registration.registrations import RegistrationTable
@@ -171,47 +168,6 @@ class Drainer:
                     functions_info_request([FUNCTIONS_INFO], None, timeout_ms),
                     seconds=timeout_ms / 1000,
                 )
-
-
-def drain_at(number: int, drain: Callable[[], object]) -> None:
-    """Drain when a signal comes, then end the process, or do what the signal did before.
-
-    Args:
-        number: The signal.
-        drain: What is done.
-
-    Raises:
-        ValueError: This is not the main thread.
-    """
-    before = signal.getsignal(number)
-    encode_error = threading.Event()
-    left = threading.Event()
-
-    def work() -> None:
-        try:
-            drain()
-        except Exception as error:  # the process ends all the same
-            logger.warning("draining caught %s", where(error))
-        left.set()
-        # Only the main thread can end the process, and it may be asleep: signal it once more.
-        signal.pthread_kill(threading.main_thread().ident or 0, number)
-
-    def received(signum: int, frame: FrameType | None) -> None:
-        if left.is_set():
-            if callable(before):
-                before(signum, frame)
-            elif before is not signal.SIG_IGN:
-                raise SystemExit(0)
-        elif not encode_error.is_set():
-            # Not here: the main thread may hold a lock that draining needs.
-            encode_error.set()  # before the start: the next signal may come during it
-            try:
-                threading.Thread(target=work, name="iii-resilience drain", daemon=True).start()
-            except RuntimeError as error:
-                encode_error.clear()
-                logger.warning("draining did not start: %s; send the signal again", error)
-
-    signal.signal(number, received)
 
 
 def _groups(values: Iterable[T], size: int) -> Iterator[list[T]]:
