@@ -49,6 +49,15 @@ settings.register_profile(
 )
 settings.load_profile("default-deadline-off")
 
+# Nothing that is imported or collected becomes garbage, and to look for some takes a second.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the tests themselves: most of the objects there are."""
+    gc.freeze()
+    gc.enable()
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:

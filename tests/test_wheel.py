@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from email import message_from_string
 from email.message import Message
@@ -43,8 +44,8 @@ def interpreters() -> dict[str, str]:
 FOUND = interpreters() or {"current": sys.executable}
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    environment = {"PATH": os.environ["PATH"], "OTEL_ENABLED": "false"}
+def run(*command: str | Path, cwd: Path | None = None, **more: str) -> str:
+    environment = {"PATH": os.environ["PATH"], "OTEL_ENABLED": "false", **more}
     ran = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -118,6 +119,30 @@ def test_wheel_holds_package_and_policies_only(wheel: Path) -> None:
     names = [line.split()[0] for line in listed]
     assert "iii_resilience/py.typed" in names
     assert "iii_resilience/policies/payments.yaml" in names
+
+
+def test_policies_are_found_where_wheel_is_unpacked(wheel: Path, tmp_path: Path) -> None:
+    """What it depends on is borrowed from this environment, whose own installation is not."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    names = sorted(path.stem for path in ROOT.glob("policies/*.yaml"))
+    code = (
+        "import iii_resilience as r, json, pathlib\n"
+        "folder = pathlib.Path(r.__file__).parent / 'policies'\n"
+        "print(folder, sorted(path.name for path in folder.iterdir()))\n"
+        f"books = [r.load_policies('builtin:' + n) for n in {names!r}]\n"
+        "print([book.policy_set.default for book in books])\n"
+        "print(books[3].explain('payments::charge')['attempts'].origin)\n"
+        "assert json.loads((folder / 'schema.json').read_text())\n"
+    )
+    path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
+    # Without the site directory no .pth file is followed, that of this environment neither.
+    said = run(sys.executable, "-S", "-W", "error", "-c", code, PYTHONPATH=path)
+    place, books, origin = said.splitlines()
+    files = sorted([*(f"{name}.yaml" for name in names), "schema.json"])
+    assert place == f"{tmp_path / 'iii_resilience' / 'policies'} {files}"
+    assert books == str(names)
+    assert origin.startswith("builtin:payments:")
 
 
 def test_without_addresses_nothing_leads_nowhere(wheel: Path) -> None:

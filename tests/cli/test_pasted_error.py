@@ -82,6 +82,34 @@ PASTED = {
         "HTTP 404",
     ),
     "urllib status": ("urllib.error.HTTPError: HTTP Error 429: Too Many", "HTTP 429"),
+    "built in": (
+        "ConnectionResetError: [Errno 104] Connection reset by peer",
+        "ConnectionResetError",
+    ),
+    "sqlalchemy": (
+        "sqlalchemy.exc.OperationalError: (psycopg2.OperationalError) server closed the connection",
+        "sqlalchemy.exc.OperationalError",
+    ),
+    "driver": (
+        "Traceback ...\npsycopg2.errors.SerializationFailure: could not serialize access",
+        "psycopg2.errors.SerializationFailure",
+    ),
+    "own record of a handler": (
+        "WARNING t::f: the handler failed with httpx.ReadTimeout (transient) after 0.1 s",
+        "httpx.ReadTimeout",
+    ),
+    "own record of a parked message": (
+        "WARNING t::f: a message is parked: psycopg.errors.UniqueViolation (payload)",
+        "psycopg.errors.UniqueViolation",
+    ),
+    "own record of a class of the user's": (
+        "orders::save: attempt 4 failed with shop.BusyError (transient): give up (exhausted)",
+        "shop.BusyError",
+    ),
+    "own record as json": (
+        json.dumps({"msg": "a call has failed", "iii_code": "shop.Busy", "iii_category": "auth"}),
+        "shop.Busy",
+    ),
 }
 
 
@@ -91,6 +119,16 @@ def test_pasted_text_is_understood(case: str) -> None:
     failure = explain(text).failure
     assert failure.code == code
     assert failure.known is (case != "printed, unknown code")
+
+
+@pytest.mark.parametrize("category", list(Category))
+def test_record_says_category_of_unknown_class(category: Category) -> None:
+    failure = explain(f"f: attempt 1 failed with shop.BusyError ({category}): retry").failure
+    assert (failure.code, failure.category, failure.origin) == (
+        "shop.BusyError",
+        category,
+        "library",
+    )
 
 
 def test_cause_in_traceback_is_read() -> None:

@@ -338,7 +338,7 @@ def switching_often() -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("switching_often")
-@pytest.mark.parametrize("reloads", [80, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("reloads", [40, pytest.param(1000, marks=pytest.mark.long)])
 def test_reloads_under_eight_threads_are_seen_whole(path: Path, reloads: int) -> None:
     write(path, edition_of(1))
     book = load_policies(path)

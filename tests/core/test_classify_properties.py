@@ -149,10 +149,15 @@ def test_codes_that_lie_about_being_strings() -> None:
     assert is_sound(classify({"code": Odd("TIMEOUT")}))
 
 
-@pytest.mark.parametrize("code", sorted(III))
-def test_deep_json_and_long_texts(code: str) -> None:
-    for message in ("[" * 1000, '{"a":' * 1000, "x" * 1_000_000, "{" * 1_000_000, "::" * 500_000):
-        assert is_sound(classify({"code": code, "message": message}, function_id="a::b"))
+@pytest.mark.parametrize(
+    ("part", "times"),
+    [("[", 1000), ('{"a":', 1000), ("x", 100_000), ("{", 100_000), ("::", 50_000)],
+)
+def test_deep_json_and_long_texts(part: str, times: int) -> None:
+    message = part * times
+    for code in III:
+        body = {"code": code, "message": message}
+        assert is_sound(classify(body, function_id="a::b")), code
 
 
 def inner_form(message: str) -> bool:

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from support.real_engine import RealEngine
 from support.redis_fixtures import RedisServer, needs_redis
 from support.sqlite_files import opened
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience import discover
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
@@ -88,7 +88,7 @@ class World:
             self.store = SqliteStore(folder / "store.db")
             with opened(folder / "store.db") as connection:
                 connection.execute("CREATE TABLE effects (n INTEGER)")
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._worker: WarmProcess | None = None
         self._events: list[dict[str, Any]] = []
         self._read = 0
         self._reading = threading.Lock()
@@ -97,13 +97,8 @@ class World:
         return self.client.trigger({"function_id": function_id, "payload": payload})
 
     def start_worker(self) -> None:
-        self._worker = subprocess.Popen(
-            [sys.executable, str(WORKER), self.engine.url, str(self.folder), "jobs"]
-            + ([self.store_url] if self.store_url else []),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        more = [self.store_url] if self.store_url else []
+        self._worker = WarmProcess(WORKER, self.engine.url, str(self.folder), "jobs", *more)
 
     def kill_worker(self) -> None:
         process, self._worker = self._worker, None

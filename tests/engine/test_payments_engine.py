@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from support.payments import is_paid
 from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.real_engine import RealEngine
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience import discover, ensure_queue
 from iii_resilience.testing import LoopbackEngine
@@ -55,17 +55,12 @@ class World:
 
     url: str
     address: str
-    processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict)
+    processes: dict[str, WarmProcess] = attrs.field(factory=dict)
 
     def start(self, name: str) -> None:
         role, _, size = name.partition(" ")
         more = size if role == "pay" else self.url
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, str(PROGRAM), role, self.address, more],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self.processes[name] = WarmProcess(PROGRAM, role, self.address, more)
 
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ from support.paths import ROOT
 from support.real_sdk import InvocationError, needs
 from support.sqlite_files import opened
 from support.waiting import until
+from support.warm_process import WarmProcess
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -593,15 +592,10 @@ def test_workers_killed_and_queue_restarted_lose_nothing(world: World, tmp_path:
     def reached(aim: int) -> bool:
         return events("end").total() >= aim
 
-    def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, str(KILLS_WORKER), world.url, str(tmp_path), world.tag],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def start() -> WarmProcess:
+        return WarmProcess(KILLS_WORKER, world.url, str(tmp_path), world.tag)
 
-    def kill(process: subprocess.Popen[bytes]) -> None:
+    def kill(process: WarmProcess) -> None:
         process.kill()
         process.communicate()
 

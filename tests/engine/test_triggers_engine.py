@@ -9,8 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -25,6 +23,7 @@ import pytest
 from iii import InitOptions, register_worker
 from support.real_sdk import InvocationError, needs
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience.testing import LoopbackEngine
 
@@ -43,11 +42,9 @@ class TriggerWorker:
     """One worker process, and what it is asked."""
 
     name: str
-    process: subprocess.Popen[str]
+    process: WarmProcess
 
     def ask(self, command: str) -> Any:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
@@ -79,20 +76,14 @@ class Scene:
         self.tag = uuid.uuid4().hex[:8]
         self.function_id = f"triggers-{self.tag}::f"
         self._address = urlsplit(http_url)
-        self._started: list[subprocess.Popen[str]] = []
+        self._started: list[WarmProcess] = []
         options = InitOptions(worker_name=f"asking-{self.tag}", otel={"enabled": False})
         self.client = register_worker(url, options)
 
     def worker(self, name: str, *triggers: dict[str, Any]) -> TriggerWorker:
         full = f"{name}-{self.tag}"
-        child = subprocess.Popen(
-            [sys.executable, str(PROGRAM), self.url, full, self.function_id, json.dumps(triggers)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        child = WarmProcess(PROGRAM, self.url, full, self.function_id, json.dumps(triggers))
         self._started.append(child)
-        assert child.stdout is not None
         assert json.loads(child.stdout.readline()) == "ready"
         return TriggerWorker(full, child)
 

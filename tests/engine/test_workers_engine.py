@@ -12,8 +12,6 @@ import itertools
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -28,6 +26,7 @@ import pytest
 from engine.worker_program import SCHEMA
 from iii import InitOptions, register_worker
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience import Enqueue, Enqueued, RetryPolicy, classify, report_for, resilient
 from iii_resilience.client.resilient import Resilient
@@ -61,7 +60,7 @@ class World:
             file.execute("INSERT INTO total VALUES (0)")
             file.commit()
         self.client = self.connect("asking")
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[WarmProcess] = []
         self._clients: list[Resilient] = []
 
     def connect(self, name: str) -> Any:
@@ -73,24 +72,12 @@ class World:
         self._clients.append(made)
         return made
 
-    def start(self, name: str, *, kept: bool = True) -> subprocess.Popen[str]:
+    def start(self, name: str, *, kept: bool = True) -> WarmProcess:
         """A worker process; returns when it has registered its function, or tried to."""
         how = "kept" if kept else "bare"
-        child = subprocess.Popen(
-            [
-                sys.executable,
-                str(PROGRAM),
-                self.url,
-                f"{name}-{self.tag}",
-                self.function_id,
-                str(self.ledger),
-                how,
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        full = f"{name}-{self.tag}"
+        child = WarmProcess(PROGRAM, self.url, full, self.function_id, str(self.ledger), how)
         self.processes.append(child)
-        assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         return child
 
@@ -242,7 +229,7 @@ class TestRollingDeploy:
                 until(lambda: world.owner() == "c", 30)
                 time.sleep(0.5)
             time.sleep(0.5)
-        assert first.returncode == 0
+        assert first.poll() == 0
         record(
             "rolling deploy",
             calls=len(calls.done),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from itertools import pairwise
@@ -15,6 +13,7 @@ import attrs
 import pytest
 from support.postgres_fixtures import PostgresServer, needs_postgres
 from support.redis_fixtures import RedisServer, needs_redis
+from support.warm_process import WarmProcess
 
 CONTENDER = Path(__file__).with_name("contender.py")
 
@@ -37,13 +36,13 @@ class Contest:
 
     folder: Path
     size: Size
-    running: list[subprocess.Popen[bytes]] = attrs.field(factory=list)
+    running: list[WarmProcess] = attrs.field(factory=list)
 
     def start(self, kind: str, address: str) -> None:
         for number in range(self.size.processes):
             log = self.folder / f"{number}.jsonl"
             arguments = [kind, address, str(log), str(number), str(self.size.keys)]
-            self.running.append(subprocess.Popen([sys.executable, str(CONTENDER), *arguments]))
+            self.running.append(WarmProcess(CONTENDER, *arguments))
 
     def events(self) -> list[dict[str, Any]]:
         return [
@@ -75,7 +74,7 @@ class Contest:
     def end(self) -> None:
         for process in self.running:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.fixture(params=[SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from support.postgres_fixtures import PostgresServer, needs_postgres, server_in
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience.handling import TransientError, idempotent
 from iii_resilience.stores import PostgresStore, State
@@ -23,9 +24,8 @@ pytestmark = needs_postgres
 RUNNER = Path(__file__).with_name("postgres_runner.py")
 
 
-def start(dsn: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(RUNNER), dsn, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(dsn: str, *arguments: str) -> WarmProcess:
+    return WarmProcess(RUNNER, dsn, *arguments)
 
 
 def rows(url: str, query: str) -> list[Any]:
@@ -54,7 +54,6 @@ def test_key_of_a_killed_worker_is_free_at_once(postgres_url: str, statement: st
         return store.claim("s", fingerprint="f", nonce="o", lease=60.0, keep=60.0).state
 
     worker = start(postgres_url, "hold", statement)
-    assert worker.stdout is not None
     assert worker.stdout.readline() == "begun\n"
     assert claim() is State.RUNNING
     worker.kill()

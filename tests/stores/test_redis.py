@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import traceback
 from typing import Any
 
 import pytest
@@ -154,6 +155,17 @@ def test_unreachable_server_fails_calls_until_it_is_back(
 
 def test_url_may_hold_password_and_does_not_show() -> None:
     assert "secret" not in repr(RedisStore("redis://user:secret@127.0.0.1:1/0"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://u:s3c#ret@host", "redis://u:s3cret@host:s3c", "s3c://host", "redis://h/0?db=s3c"],
+)
+def test_url_that_is_none_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ValueError, match="is none that redis-py takes") as caught:
+        RedisStore(url)
+    assert "s3c" not in "".join(traceback.format_exception(caught.value, chain=False))
+    assert caught.value.__suppress_context__
 
 
 def test_without_extra_it_says_what_to_install() -> None:

@@ -16,9 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
+
+if TYPE_CHECKING:
+    from support.warm_process import WarmProcess
 
 ECHO = "proof::echo"
 """An asynchronous function of every worker here: it writes down that it runs, and works for the
@@ -41,12 +44,19 @@ class Process:
     """
 
     def __init__(self, role: list[str], *, home: Path, python: str = sys.executable) -> None:
+        env = {"HOME": str(home), "OTEL_ENABLED": "false"}
+        self._process: WarmProcess | subprocess.Popen[str]
+        if python == sys.executable:
+            from support.warm_process import WarmProcess  # not there for a process of this file
+
+            self._process = WarmProcess(__file__, *role, env=env)
+            return
         self._process = subprocess.Popen(
             [python, __file__, *role],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "HOME": str(home), "OTEL_ENABLED": "false"},
+            env={**os.environ, **env},
             text=True,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import iii_resilience
 from iii_resilience import (
     Backoff,
     Breaker,
+    Budget,
     Bulkhead,
     PermanentError,
     Reason,
@@ -29,6 +31,7 @@ from iii_resilience import (
 from iii_resilience.core.observers import IsolatedObserver, logger
 from iii_resilience.handling import consumer, reports_errors
 from iii_resilience.stores import MemoryStore
+from iii_resilience.telemetry import metrics as metrics_of_calls
 from iii_resilience.telemetry.spans import current_ids
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
@@ -289,6 +292,24 @@ class TestOutcomes:
         assert len(calls) == 3
         assert observer.seen()
 
+    def test_permits_that_are_counted_change_nothing(self, observer: ObserverFaults) -> None:
+        errors = iter([ConnectionError("1"), ConnectionError("2")])
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+        def function() -> str:
+            for error in errors:
+                raise error
+            return "done"
+
+        @iii_retry(idempotent=True, policy=QUICK.replace(budget=Budget()))
+        def gives_up() -> None:
+            raise ConnectionError("the original")
+
+        assert function() == "done"  # its permits are refunded
+        with pytest.raises(ConnectionError, match="the original"):  # and here they are wasted
+            gives_up()
+        assert observer.seen()
+
     def test_interrupt_passes_through(self, observer: ObserverFaults) -> None:
         @iii_retry(idempotent=True, policy=QUICK)
         def function() -> None:
@@ -369,6 +390,45 @@ def flaky(times: int) -> Callable[[], str]:
         return "done"
 
     return function
+
+
+class RaisingSpan(trace.NonRecordingSpan):
+    def get_span_context(self) -> trace.SpanContext:
+        raise ObserverError
+
+
+def test_current_span_that_raises_keeps_no_message_back(observer_faults: ObserverFaults) -> None:
+    parking = MemoryStore()
+
+    @consumer(parking=parking, function_id="t::parks")
+    def parks(data: Any) -> None:
+        raise ValueError
+
+    with trace.use_span(RaisingSpan(trace.INVALID_SPAN_CONTEXT)):
+        answer = parks({"n": 1})
+    (record,) = parking.records()
+    assert answer == {"parked": record.id}
+    assert observer_faults.seen()
+
+
+def test_every_measurement_is_isolated() -> None:
+    tree = ast.parse(Path(metrics_of_calls.__file__).read_text("utf-8"))
+    isolated = {
+        id(call)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.With) and ast.unparse(block.items[0]) == "_isolated"
+        for call in ast.walk(block)
+    }
+    measured = [
+        call
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"add", "record", "set"}
+        and ast.unparse(call.func.value) != "self._ids"
+    ]
+    assert len(measured) > 3
+    assert [ast.unparse(call) for call in measured if id(call) not in isolated] == []
 
 
 class TestWhatIsSaid:

@@ -75,6 +75,7 @@ class Lookout:
     log: pytest.LogCaptureFixture
     found: list[str] = attrs.field(factory=list)
     looked: set[str] = attrs.field(factory=set)
+    before: list[object] = attrs.field(factory=list)
 
     def text(self, where: str, *texts: object) -> None:
         """Look through some texts."""
@@ -91,7 +92,8 @@ class Lookout:
     def objects(self, *_: Any) -> None:
         """The repr of every object of the library that is alive now."""
         ours = classes(len(sys.modules))
-        for thing in [thing for thing in gc.get_objects() if type(thing) in ours]:
+        since = [thing for thing in gc.get_objects() if type(thing) in ours]
+        for thing in (*self.before, *since):
             with suppress(ReferenceError):
                 self.text("repr", f"{type(thing).__qualname__}: {thing!r}")
 
@@ -130,10 +132,26 @@ def classes(_: int) -> frozenset[type]:
     )
 
 
+@pytest.fixture(scope="module")
+def before() -> list[object]:
+    """What the library has alive before these tests: one process has half a million objects.
+
+    Those are frozen, so that `gc.get_objects` returns what has been made since.
+    """
+    gc.unfreeze()
+    gc.collect()
+    ours = classes(len(sys.modules))
+    found = [thing for thing in gc.get_objects() if type(thing) in ours]
+    gc.freeze()
+    return found
+
+
 @pytest.fixture
-def lookout(seen: Seen, caplog: pytest.LogCaptureFixture) -> Iterator[Lookout]:
+def lookout(
+    seen: Seen, caplog: pytest.LogCaptureFixture, before: list[object]
+) -> Iterator[Lookout]:
     caplog.set_level(logging.DEBUG, logger="iii_resilience")
-    made = Lookout(seen, caplog)
+    made = Lookout(seen, caplog, before=before)
     # Whoever looks at everything keeps it alive for a moment; what is collected in that moment is
     # collected in another order than it was made, and loops that the SDK never closes complain.
     gc.disable()

@@ -12,9 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from iii_resilience.cli.terminal_text import plain
-from iii_resilience.core.classifiers.library_exceptions import from_name
+from iii_resilience.core.classifiers.printed_exceptions import from_name
 from iii_resilience.core.classifiers.text_patterns import legacy
 from iii_resilience.core.codes.lookup import LONGEST_CODE, find
+from iii_resilience.core.codes.model import Category, Execution
+from iii_resilience.core.failure import LIBRARY, Failure
 
 _DEPTH = 4  # records inside records
 _LONGEST_ERROR = 25  # lines of what one exception says
@@ -25,8 +27,14 @@ _HEAD = re.compile(r"(?<![\w./-])([A-Za-z_][\w./-]{0,255}): ?")
 _CLASS = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*\Z")
 _LOOKS_RAISED = re.compile(r"(?:Error|Exception|Timeout|Exit|Interrupt|Expired|Disconnected)\Z")
 # This library's own records, and its note in a traceback.
-_RECORD = re.compile(r"attempt \d+ failed with (HTTP \d{3}|\S{1,128}) \((?:[a-z-]+)")
-_NOTE = re.compile(r"iii-resilience: \d+ attempts? in .*?; last: (HTTP \d{3}|\S{1,128}) \(")
+_RECORD = re.compile(
+    r"(?:(?:attempt \d+|the handler) failed with|a message .{0,300}is parked:)"
+    r" (HTTP \d{3}|\S{1,128}) \(([a-z-]+)"
+)
+_NOTE = re.compile(
+    r"iii-resilience: \d+ attempts? in .*?; last: (HTTP \d{3}|\S{1,128}) \(([a-z-]+)"
+)
+_CATEGORIES = {member.value: member for member in Category}
 # Where records of programs that log JSON, and Docker's own, keep what was printed.
 _TEXTS = ("log", "exc_info", "exception", "exc_text", "stack", "error", "message", "msg", "event")
 
@@ -87,6 +95,9 @@ def _in_data(data: Any, depth: int) -> object:
             found = _in_lines(plain(value), depth + 1)
             if found is not None:
                 return found
+    code = data.get("iii_code")  # a field of this library's own records
+    if isinstance(code, str) and code:
+        return _of_code(code, data.get("iii_category"))
     raise _NoError("this JSON is not an error: it has neither code, nor error, nor status")
 
 
@@ -99,7 +110,7 @@ def _in_lines(text: str, depth: int = 0) -> object | None:
         if noted is not None and noted[0] - number > _LONGEST_ERROR:
             return noted[1]
         if noted is None and (note := _NOTE.search(lines[number])) is not None:
-            noted = number, _of_code(note[1])  # the exception above it says more
+            noted = number, _of_code(note[1], note[2])  # the exception above it says more
             continue
         for found, known in _in_line(lines[number], _rest(lines, number + 1), depth):
             if known:
@@ -121,7 +132,7 @@ def _rest(lines: list[str], start: int) -> str:
 def _in_line(line: str, rest: str, depth: int) -> Iterator[tuple[object, bool]]:
     """What a line names, and whether it is known; ``rest`` is what stands below it."""
     if (own := _RECORD.search(line)) is not None:
-        yield _of_code(own[1]), True
+        yield _of_code(own[1], own[2]), True
     for head in _HEAD.finditer(line):
         found = _printed(head[1], line[head.end() :], "" if head.start() else rest)
         if found is not None:
@@ -153,7 +164,20 @@ def _printed(name: str, message: str, rest: str) -> tuple[object, bool] | None:
     return (name.rpartition(".")[2], False) if _LOOKS_RAISED.search(name) else None
 
 
-def _of_code(code: str) -> object:
-    return from_name(code) or (
-        from_name("httpx.HTTPStatusError", f"{code[5:]} ") if code.startswith("HTTP ") else code
+def _of_code(code: str, category: object) -> object:
+    """What a code of this library's own records says; of a class of the user's, the record."""
+    says = _CATEGORIES.get(str(category))
+    if code.startswith("HTTP "):
+        return from_name("httpx.HTTPStatusError", f"{code[5:]} ")
+    if (failure := from_name(code)) is not None:
+        return failure
+    if find(code) is not None or says is None or "." not in code:
+        return code
+    return Failure(
+        code,
+        says,
+        Execution.MAYBE_EXECUTED,
+        remedy="look at the exception: its record says the category, and no table knows its class",
+        system="local",
+        origin=LIBRARY,
     )

@@ -19,9 +19,11 @@ _CONTROLS = re.compile(
 )
 
 
-_USER = re.compile(r"(?<=://)[^/@\s]*@")
+# A password that is written as it is may hold "@" or "/"; digits before a slash are a port.
+_USER = re.compile(r"(?<=://)(?:[^\s/:]*:(?!\d+/)\S*|[^\s/]*)@")
 _SECRET = re.compile(
-    r"([?&](?:token|access_token|password|pass|secret|api_key|apikey|key|auth|authorization)=)"
+    r"([?&](?:token|access_token|pass|secret|api_key|apikey|key|auth|authorization)="
+    r"|\b(?:password|passwd)=)"  # of a query, or of a DSN
     r"[^&\s#'\"]*",
     re.IGNORECASE,
 )

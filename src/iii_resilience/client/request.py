@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from iii_resilience.core.errors import InvalidPayloadError, PayloadTooLargeError
-from iii_resilience.core.validators import LONGEST_SECONDS
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 from iii_resilience.sdk.payload_check import check_payload, flat_size, size_of
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext, add_context, outgoing
 from iii_resilience.sdk.versions import Sdk

@@ -70,7 +70,8 @@ def classify(
                     function_id = own
                 stamped["function_id"] = function_id
                 return failure
-            known = looked_up(error, fields, function_id, rules)
+            # A verdict about a class stands for exceptions without a code.
+            known = looked_up(error, fields, function_id, rules) if code is None else None
             return from_exception(error, function_id, 0, rules) if known is None else known
         if isinstance(error, str):
             pair = rust_debug(error) if error.startswith("ErrorBody {") else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
-from pathlib import PurePath
 from typing import Any
 
 _REPORTED_MOST = 100
@@ -28,6 +27,8 @@ def where(error: BaseException) -> str:
         return name
     while last.tb_next is not None:
         last = last.tb_next
+    from pathlib import PurePath  # noqa: PLC0415 - an observer that raises is rare
+
     code = last.tb_frame.f_code
     return f"{name} at {PurePath(code.co_filename).name}:{last.tb_lineno} in {code.co_name}"
 

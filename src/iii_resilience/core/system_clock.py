@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from time import monotonic, sleep
 
-__all__ = ["monotonic", "sleep", "sleep_async"]
+__all__ = ["LONGEST_SECONDS", "monotonic", "sleep", "sleep_async"]
+
+LONGEST_SECONDS = 1e9
+"""The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
+nine times that, and sums of times and of the monotonic clock stay far from it."""
 
 
 async def sleep_async(seconds: float) -> None:

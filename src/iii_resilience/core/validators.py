@@ -14,12 +14,9 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
+from iii_resilience.core.system_clock import LONGEST_SECONDS
+
 T = TypeVar("T")
-
-LONGEST_SECONDS = 1e9
-"""The longest time that is taken, in seconds: 31 years. `time.sleep` and locks overflow at about
-nine times that, and sums of times and of the monotonic clock stay far from it."""
-
 
 _LONGEST = {"seconds": LONGEST_SECONDS, "milliseconds": LONGEST_SECONDS * 1000}
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from iii_resilience.core.codes.lookup import LONGEST_CODE
 from iii_resilience.core.codes.model import Category
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 
 
 class HandlerError(Exception):
@@ -56,7 +57,7 @@ class HandlerError(Exception):
             body["code"] = self.code
         body["message"] = self.message
         if self.retry_after is not None:
-            body["retry_after_ms"] = round(self.retry_after * 1000)
+            body["retry_after_ms"] = round(min(self.retry_after, LONGEST_SECONDS) * 1000)
         if self.already_retried:
             body["already_retried"] = True
         return json.dumps(body)

@@ -75,7 +75,7 @@ def refuse_other_libraries(name: str) -> None:
             f"{name} runs under {library}, and its retries need asyncio: nothing was called. Run "
             "it with asyncio, or use tenacity there: "
             "tenacity.AsyncRetrying(**policy.to_tenacity(idempotent=True))"
-        )
+        ) from None  # asyncio's own error says nothing to a program that does not use it
 
 
 def _comes_of_a_cancellation(error: BaseException | None) -> bool:

@@ -7,6 +7,7 @@ The first attempt is yielded before anything else is made. After a failure
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Self, cast
@@ -118,6 +119,32 @@ class RetryAttempt:
         return cast("Exception", error)
 
 
+class _HandedOut:
+    """The attempt that a loop of coroutines has handed out last.
+
+    ``break`` drops the loop's generator, and asyncio ends that in an iteration of its own. The
+    attempt's place is given back at once.
+
+    Attributes:
+        attempt: The attempt, or None before the first one.
+    """
+
+    __slots__ = ("_generator", "attempt")
+
+    def __init__(self) -> None:
+        self.attempt: RetryAttempt | None = None
+        self._generator: weakref.ref[AsyncIterator[RetryAttempt]] | None = None
+
+    def watch(self, generator: AsyncIterator[RetryAttempt]) -> None:
+        """Give the place back when the generator is dropped."""
+        self._generator = weakref.ref(generator, self._dropped)
+
+    def _dropped(self, _: object) -> None:
+        self._generator = None  # it holds this method
+        if self.attempt is not None:
+            self.attempt.abandon()
+
+
 class RetryLoop:
     """What `retrying` returns: iterate over it with ``for`` or ``async for``.
 
@@ -179,8 +206,14 @@ class RetryLoop:
         finally:
             del error
 
-    async def __aiter__(self) -> AsyncIterator[RetryAttempt]:
+    def __aiter__(self) -> AsyncIterator[RetryAttempt]:
         """As ``for``, without blocking the event loop while it waits."""
+        handed_out = _HandedOut()
+        attempts = self._attempts(handed_out)
+        handed_out.watch(attempts)
+        return attempts
+
+    async def _attempts(self, handed_out: _HandedOut) -> AsyncIterator[RetryAttempt]:
         refuse_other_libraries(_LOOP)
         policy, bucket, started = self._start()
         deadline_at = deadline_of(policy, started)
@@ -191,6 +224,7 @@ class RetryLoop:
         if guard is not None:
             await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
         if attempt.error is None:
+            handed_out.attempt = attempt
             try:
                 yield attempt
             finally:
@@ -213,6 +247,7 @@ class RetryLoop:
             if attempt.error is None and guard is not None:
                 await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
             if attempt.error is None:
+                handed_out.attempt = attempt
                 run.attempt_started(sent=True)
                 try:
                     yield attempt

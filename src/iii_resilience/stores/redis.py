@@ -82,13 +82,19 @@ class RedisStore:
             if hasattr(redis_exceptions, name)
         )
         # One more try, at once: a connection that was idle while the server restarted is dead.
-        self._client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 1),
-            decode_responses=True,
-        )
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                retry=Retry(NoBackoff(), 1),
+                decode_responses=True,
+            )
+        except ValueError:  # its message may hold a part of the password
+            raise ValueError(
+                "RedisStore: the URL is none that redis-py takes; write redis://user@host:6379/0, "
+                "and in a password %23 for #, %2F for / and %3F for ?"
+            ) from None
         self._scripts: dict[str, Any] = {
             name: self._client.register_script(text) for name, text in redis_scripts.SCRIPTS.items()
         }

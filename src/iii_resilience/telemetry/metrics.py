@@ -179,7 +179,7 @@ class Meters:
         """
         if permits and (made := self._heard) is not None:
             more = {"iii.retry.budget.outcome": outcome}
-            made.permits.add(permits, self._attributes(name, more))
+            _count(made.permits, self._attributes(name, more), permits)
 
     def circuit_changed(self, name: str, state: CircuitState) -> None:
         """A circuit breaker has changed its state.
@@ -386,9 +386,9 @@ class Meters:
         return [metrics.Observation(value, dict(key)) for key, value in found.items()]
 
 
-def _count(counter: metrics.Counter, attributes: dict[str, Any]) -> None:
+def _count(counter: metrics.Counter, attributes: dict[str, Any], amount: int = 1) -> None:
     with _isolated:
-        counter.add(1, attributes)
+        counter.add(amount, attributes)
 
 
 def labels(failure: Failure) -> dict[str, str]:

@@ -11,11 +11,16 @@ from typing import Any
 
 import attrs
 import pytest
+from support.warm_process import WarmProcess
+from typer.testing import CliRunner
 
 import iii_resilience
+from iii_resilience.cli.app import app
+from iii_resilience.cli.demo import worker_process
 from iii_resilience.cli.demo.callers import WithLibrary
 from iii_resilience.cli.demo.execution_log import CallReport, ExecutionLog, Ledger, Verdict, judge
 from iii_resilience.cli.demo.scenarios import run_demo
+from iii_resilience.cli.demo.worker_processes import Workers
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.core.decide import decide
 from iii_resilience.sdk.client_adapter import ClientAdapter
@@ -23,6 +28,19 @@ from iii_resilience.sdk.client_adapter import ClientAdapter
 
 def verdict_of(*phases: str) -> Verdict:
     return run_demo(WithLibrary, None, print, phases).verdict
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's worker processes start at once."""
+
+    def start(self: Workers, name: str) -> None:
+        url, log = self._arguments
+        self._running[name] = WarmProcess(  # type: ignore[assignment]
+            worker_process.__file__, url, name, log, env=self._environment
+        )
+
+    monkeypatch.setattr(Workers, "start", start)
 
 
 class TestVerdict:
@@ -39,11 +57,13 @@ class TestVerdict:
         assert outcomes["oversize", "payload_too_large"] == 1
         assert outcomes["ship", "enqueued"] == 12
 
+    @pytest.mark.usefixtures("warm_workers")
     def test_it_fails_when_connected_check_is_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ClientAdapter, "connected", property(lambda self: True))
         verdict = verdict_of("restarted")
         assert verdict.lost or verdict.ghosts
 
+    @pytest.mark.usefixtures("warm_workers")
     def test_it_fails_when_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -53,6 +73,7 @@ class TestVerdict:
         assert verdict_of("killed").lost
         assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
 
+    @pytest.mark.usefixtures("warm_workers")
     def test_it_fails_when_idempotency_rule_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -172,32 +193,27 @@ class TestJudge:
         assert log.read().effects == {"save-1": 1, "charge-1": 2}
 
 
-def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from iii_resilience.cli.main import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 class TestCommand:
     def test_engine_that_nothing_listens_at_is_one_clear_line(self) -> None:
-        result = run_command("demo", "--engine", "ws://127.0.0.1:1")
-        assert result.returncode == 2
+        result = CliRunner().invoke(app, ["demo", "--engine", "ws://127.0.0.1:1"])
+        assert result.exit_code == 2
         assert result.stdout.count("\n") <= 1
         assert "no engine listens at ws://127.0.0.1:1" in result.stderr
-        assert "Traceback" not in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
 
     def test_what_is_no_address_is_one_clear_line(self) -> None:
-        result = run_command("demo", "--engine", "localhost")
-        assert result.returncode == 2
+        result = CliRunner().invoke(app, ["demo", "--engine", "localhost"])
+        assert result.exit_code == 2
         assert "is not a WebSocket address" in result.stderr
 
-    @pytest.mark.parametrize("missing", ["websockets", "iii"])
-    @pytest.mark.parametrize("arguments", ["", "'--engine', 'ws://127.0.0.1:1'"])
+    @pytest.mark.parametrize(
+        ("missing", "arguments"),
+        [
+            ("websockets", ""),
+            ("iii", ""),
+            ("iii", "'--engine', 'ws://127.0.0.1:1'"),
+        ],
+    )
     def test_missing_extra_is_one_clear_line(self, missing: str, arguments: str) -> None:
         code = (
             f"import sys; sys.modules[{missing!r}] = None\n"
@@ -209,8 +225,9 @@ class TestCommand:
         )
         assert result.returncode == 2
         (line,) = result.stderr.strip().splitlines()
-        if missing == "websockets" or not arguments:
+        if not arguments:
             assert "pip install 'iii-resilience[iii,cli,testing]'" in line
 
     def test_version_is_printed(self) -> None:
-        assert run_command("--version").stdout.strip() == iii_resilience.__version__
+        result = CliRunner().invoke(app, ["--version"])
+        assert result.stdout.strip() == iii_resilience.__version__

@@ -77,12 +77,21 @@ class _Dies:
         return os._exit, (3,)
 
 
+@pytest.mark.parametrize("size", [0.5, pytest.param(1.0, marks=pytest.mark.long)])
 @pytest.mark.parametrize("policy", sorted(path.stem for path in ROOT.glob("policies/*.yaml")))
-def test_ready_made_policies_hold_in_brownout(policy: str) -> None:
-    """Those of many processes with 40; background is for few with many calls at once."""
+def test_ready_made_policies_hold_in_brownout(policy: str, size: float) -> None:
+    """Those of many processes with 40; background is for few with many calls at once.
+
+    Half the size is half of everything: the calls, the processes, and what serves them.
+    """
     brownout = load_scenario("brownout")
-    processes = 2 if policy == "background" else 40
-    happens = attrs.evolve(brownout, calls=attrs.evolve(brownout.calls, processes=processes))
+    processes = round((2 if policy == "background" else 40) * size)
+    calls = attrs.evolve(brownout.calls, processes=processes, rate=brownout.calls.rate * size)
+    services = {
+        name: attrs.evolve(service, slots=round(service.slots * size))
+        for name, service in brownout.services.items()
+    }
+    happens = attrs.evolve(brownout, calls=calls, services=services)
     policy_set = load_policies(f"builtin:{policy}").policy_set
     row = run_row(RowSetting(policy, policy_set, policy), happens, 1)
     assert Limits(load=1.25, recovery=40.0).broken_by(row) == []

@@ -543,3 +543,16 @@ def test_library_whose_attributes_raise_is_survived() -> None:
     request = httpx.Request("GET", "http://x")
     failure = classify(OddError("x", request=request, response=httpx.Response(503)))
     assert failure.category is X
+
+
+def test_socket_of_server_that_is_gone(tmp_path: Path) -> None:
+    async def connect() -> None:
+        await asyncio.open_unix_connection(tmp_path / "missing")
+
+    with pytest.raises(FileNotFoundError) as caught:
+        asyncio.run(connect())
+    failure = classify(caught.value)
+    assert (failure.category, failure.execution) == (T, NE)
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "missing").read_bytes()
+    assert classify(caught.value).category is N

@@ -24,6 +24,8 @@ import aiohttp
 import httpcore
 import httpx
 import psycopg
+import psycopg2
+import psycopg2.pool
 import psycopg_pool
 import pytest
 import redis
@@ -36,13 +38,17 @@ from support.flaky_http import (
     raw_server,
 )
 from support.library_rows import check_provoked, row_names
+from support.postgres_fixtures import needs_postgres
 from support.provoking_site import Site, site
 from support.redis_fixtures import RedisServer, needs_redis
+
+from iii_resilience import classify
 
 __all__ = ["site"]
 
 LIBRARIES = {
-    *("httpx", "httpcore", "requests", "urllib3", "aiohttp", "redis", "psycopg", "psycopg_pool"),
+    *("httpx", "httpcore", "requests", "urllib3", "aiohttp", "redis"),
+    *("psycopg", "psycopg2", "psycopg_pool"),
     *("urllib", "http", "ssl", "socket", "sqlite3", "builtins"),
 }
 
@@ -446,7 +452,51 @@ REDIS_SERVED: dict[str, Callable[[Site], Any]] = {
 }
 
 
-# psycopg without a server, SQLite, and what comes with Python
+# psycopg and psycopg2
+
+
+def psycopg2_says(statement: str) -> Callable[[str], None]:
+    def call(url: str) -> None:
+        with contextlib.closing(psycopg2.connect(url)) as connection:
+            connection.cursor().execute(statement)
+
+    return call
+
+
+def _psycopg2_closed(url: str) -> None:
+    with contextlib.closing(psycopg2.connect(url)) as connection:
+        cursor = connection.cursor()
+        cursor.close()
+        cursor.execute("select 1")
+
+
+def _psycopg2_unkeyed(url: str) -> None:
+    with contextlib.closing(psycopg2.connect(url)) as connection:
+        psycopg2.pool.SimpleConnectionPool(0, 1, url).putconn(connection)
+
+
+def _psycopg_closed(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        cursor = connection.cursor()
+        cursor.close()
+        cursor.execute("select 1")
+
+
+def _psycopg_division(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("select 1 / 0")
+
+
+POSTGRES: dict[str, Callable[[str], Any]] = {
+    "psycopg.InterfaceError": _psycopg_closed,
+    "psycopg.Error": _psycopg_division,
+    "psycopg2.InterfaceError": _psycopg2_closed,
+    "psycopg2.pool.PoolError": _psycopg2_unkeyed,
+    "psycopg2.Error": psycopg2_says("select 1 / 0"),
+}
+
+
+# Drivers without a server, SQLite, and what comes with Python
 
 
 def _psycopg_pool(site: Site) -> None:
@@ -518,6 +568,9 @@ STANDARD: dict[str, Callable[[Site], Any]] = {
     "psycopg.OperationalError": lambda site: psycopg.connect(
         host="127.0.0.1", port=closed_port(), dbname="d", user="u"
     ),
+    "psycopg2.OperationalError": lambda site: psycopg2.connect(
+        host="127.0.0.1", port=closed_port(), dbname="d", user="u"
+    ),
     "psycopg_pool.PoolTimeout": _psycopg_pool,
     "psycopg_pool.TooManyRequests": _psycopg_queue,
     "sqlite3.OperationalError": _sqlite,
@@ -547,15 +600,13 @@ NOT_PROVOKED = {
     "urllib3.exceptions.IncompleteRead": "urllib3 2 raises a ProtocolError around it",
     "urllib3.exceptions.InvalidChunkLength": "urllib3 2 raises a ProtocolError around it",
     "redis.exceptions.AuthorizationError": "raised for a refusing OCSP responder only",
-    "psycopg.InterfaceError": "with a server, in the long tests",
-    "psycopg.Error": "with a server, in the long tests",
 }
 
 PROVOKED = {**HTTPX, **HTTPCORE, **REQUESTS, **URLLIB3, **AIOHTTP, **REDIS, **STANDARD}
 
 
 def test_every_row_is_provoked_or_has_reason() -> None:
-    tables = (PROVOKED, REDIS_SERVED, NOT_PROVOKED)
+    tables = (PROVOKED, REDIS_SERVED, POSTGRES, NOT_PROVOKED)
     assert sorted(name for table in tables for name in table) == sorted(row_names(LIBRARIES))
 
 
@@ -568,3 +619,46 @@ def test_library_raises_what_row_knows(site: Site, name: str) -> None:
 @pytest.mark.parametrize("name", REDIS_SERVED)
 def test_redis_raises_what_row_knows(site: Site, name: str) -> None:
     check_provoked(name, lambda: REDIS_SERVED[name](site))
+
+
+@needs_postgres
+@pytest.mark.parametrize("name", POSTGRES)
+def test_driver_raises_what_row_knows(postgres_url: str, name: str) -> None:
+    check_provoked(name, lambda: POSTGRES[name](postgres_url))
+
+
+@needs_postgres
+def test_psycopg2_says_state_by_its_own_name(postgres_url: str) -> None:
+    rows = {
+        "create table t (x int primary key); insert into t values (1), (1)": ("payload", "23505"),
+        "do $$ begin raise sqlstate '40001'; end $$": ("transient", "40001"),
+        "do $$ begin raise sqlstate '57P01'; end $$": ("transient", "57P01"),
+        "select * from missing": ("not-found", "42P01"),
+    }
+    for statement, (category, state) in rows.items():
+        with pytest.raises(psycopg2.Error) as caught:
+            psycopg2_says(statement)(postgres_url)
+        failure = classify(caught.value)
+        assert (failure.category.value, caught.value.pgcode) == (category, state)
+        assert failure.code.startswith("psycopg2.errors.")
+        assert failure.remedy.endswith(f"(SQLSTATE {state})")
+
+
+@needs_postgres
+def test_psycopg2_pool_that_is_exhausted(postgres_url: str) -> None:
+    pool = psycopg2.pool.SimpleConnectionPool(0, 1, postgres_url)
+    pool.getconn()
+    with pytest.raises(psycopg2.pool.PoolError) as caught:
+        pool.getconn()
+    pool.closeall()
+    failure = classify(caught.value)
+    assert (failure.category.value, failure.throttled) == ("transient", True)
+
+
+def test_drivers_without_password() -> None:
+    password_please = b"R\0\0\0\x08\0\0\0\x03"  # AuthenticationCleartextPassword
+    plain = "sslmode=disable gssencmode=disable passfile=/dev/null user=u dbname=d"
+    for connect in (psycopg.connect, psycopg2.connect):
+        with raw_server(password_please) as port, pytest.raises(Exception) as caught:
+            connect(f"host=127.0.0.1 port={port} {plain}")
+        assert classify(caught.value).category.value == "auth"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -164,16 +165,26 @@ def _sso(site: Site) -> Any:
     ).fetch_credentials()
 
 
-def _sso_token(site: Site) -> None:
-    import botocore.session
-    from botocore.tokens import SSOTokenProvider
+def sso_token(known: dict[str, str] | None = None) -> Callable[[Site], Any]:
+    """The token of a profile, from a cache with the one that is given, or with none."""
 
-    (site.folder / "sso").write_text(
-        "[default]\nsso_session = s\n[sso-session s]\nsso_region = eu-central-1\n"
-    )
-    session = botocore.session.Session()
-    session.set_config_variable("config_file", str(site.folder / "sso"))
-    SSOTokenProvider(session).load_token()
+    def call(site: Site) -> Any:
+        import botocore.session
+        from botocore.tokens import DeferredRefreshableToken, SSOTokenProvider
+
+        (site.folder / "sso").write_text(
+            "[default]\nsso_session = s\n[sso-session s]\nsso_region = eu-central-1\n"
+            "sso_start_url = https://start.invalid\n"
+        )
+        session = botocore.session.Session()
+        session.set_config_variable("config_file", str(site.folder / "sso"))
+        key = hashlib.sha1(b"s").hexdigest()  # the name of the session
+        cache = {} if known is None else {key: known}
+        token = SSOTokenProvider(session, cache=cache).load_token()
+        assert isinstance(token, DeferredRefreshableToken)
+        return token.get_frozen_token()
+
+    return call
 
 
 BOTOCORE: dict[str, Callable[[Site], Any]] = {
@@ -193,7 +204,7 @@ BOTOCORE: dict[str, Callable[[Site], Any]] = {
     "botocore.exceptions.SSLError": tables(lambda site: site.secure),
     "botocore.exceptions.ReadTimeoutError": tables(answering("slow")),
     "botocore.exceptions.ConnectionClosedError": tables(answering("close")),
-    "botocore.exceptions.HTTPClientError": tables(answering((200, {"Content-Encoding": "gzip"}))),
+    "botocore.exceptions.HTTPClientError": tables(answering(), user_agent="a\nb"),
     "botocore.exceptions.ResponseStreamingError": an_object("broken"),
     "botocore.exceptions.IncompleteReadError": _short_body,
     "botocore.exceptions.ChecksumError": _checksum,
@@ -202,7 +213,10 @@ BOTOCORE: dict[str, Callable[[Site], Any]] = {
     "botocore.exceptions.PartialCredentialsError": _half_credentials,
     "botocore.exceptions.CredentialRetrievalError": _process_credentials,
     "botocore.exceptions.UnauthorizedSSOTokenError": _sso,
-    "botocore.exceptions.TokenRetrievalError": _sso_token,
+    "botocore.exceptions.SSOTokenLoadError": sso_token(),
+    "botocore.exceptions.TokenRetrievalError": sso_token(
+        {"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z"}
+    ),
     "botocore.exceptions.ParamValidationError": lambda site: client(
         "dynamodb", site.server.url
     ).get_item(Nothing=3),
@@ -249,14 +263,16 @@ def _wrong_usage(connection: Any) -> None:
     connection.exec_driver_sql("select 1")
 
 
-def _asyncpg(statement: str) -> Callable[[str], None]:
+def asyncpg_at_once(*statements: str) -> Callable[[str], None]:
+    """Statements on one connection, which takes one at a time."""
+
     def call(url: str) -> None:
         import asyncpg
 
         async def run() -> None:
             connection = await asyncpg.connect(url)
             try:
-                await asyncio.gather(connection.execute(statement), connection.execute(statement))
+                await asyncio.gather(*map(connection.execute, statements))
             finally:
                 connection.terminate()
                 await asyncio.sleep(0.05)
@@ -285,8 +301,8 @@ def _emulated(url: str) -> None:
 
 
 DATABASES: dict[str, Callable[[str], Any]] = {
-    "asyncpg.PostgresError": _asyncpg("selec 1"),
-    "asyncpg.InterfaceError": _asyncpg("select pg_sleep(0.2)"),
+    "asyncpg.PostgresError": asyncpg_at_once("selec 1"),
+    "asyncpg.InterfaceError": asyncpg_at_once("select pg_sleep(0.2)", "select 1"),
     "sqlalchemy.exc.TimeoutError": _sqlalchemy(lambda connection: connection.engine.connect()),
     "sqlalchemy.exc.NoResultFound": _sqlalchemy(_one),
     "sqlalchemy.exc.DBAPIError": _sqlalchemy(lambda connection: connection.exec_driver_sql("no")),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.sqlite_files import opened
+from support.warm_process import WarmProcess
 
 from iii_resilience.handling.decorators.parked_message import ParkedMessage
 from iii_resilience.stores import SqliteStore
@@ -32,20 +31,13 @@ PARKED = ["handler", "before finish", "after finish", "before note", "after note
 
 
 @contextmanager
-def worker(url: str, folder: Path, how: str, step: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, str(WORKER), url, str(folder), how, step],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def worker(url: str, folder: Path, how: str, step: str) -> Iterator[WarmProcess]:
+    process = WarmProcess(WORKER, url, str(folder), how, step)
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

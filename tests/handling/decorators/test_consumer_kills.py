@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from support.sqlite_files import opened
+from support.warm_process import WarmProcess
 
 from iii_resilience.cli.dead_letter_queue import DeadLetterQueue
 from iii_resilience.client.resilient import Resilient
@@ -43,23 +43,16 @@ class Workers:
 
     url: str
     folder: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: WarmProcess | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), self.url, str(self.folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        self.process = WarmProcess(WORKER, self.url, str(self.folder))
 
     def kill(self) -> None:
         process, self.process = self.process, None
         assert process is not None
         process.kill()
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        process.communicate()
 
     def log(self) -> list[dict[str, Any]]:
         path = self.folder / "log.jsonl"

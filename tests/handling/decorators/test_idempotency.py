@@ -36,6 +36,8 @@ from iii_resilience.testing import LoopbackEngine
 
 Handler = Callable[[Any], Any]
 ID = "orders::save"
+# For what happens before a store is called, or with one that the test makes itself.
+one_store = pytest.mark.parametrize("store", ["memory"], indirect=True)
 
 
 def run(handler: Any, *args: Any, **kwargs: Any) -> Any:
@@ -271,6 +273,7 @@ def test_what_is_added_on_the_way_makes_no_other_payload(made: Callable[..., Any
     assert seen == [first]
 
 
+@one_store
 @pytest.mark.parametrize(
     ("key", "payload", "code"),
     [
@@ -441,6 +444,7 @@ def test_repeat_gets_what_wire_carries(
     assert len(ran) == 1
 
 
+@one_store
 @pytest.mark.parametrize(
     "result",
     [
@@ -494,6 +498,7 @@ class Away(MemoryStore):
         return super()._change(kind, row_id, rule, lasting=lasting)
 
 
+@one_store
 def test_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
     handler = made(ran.append, store=Away("claim"))
@@ -504,6 +509,7 @@ def test_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None:
     assert ran == []
 
 
+@one_store
 def test_store_that_is_away_for_moment_gets_result_later(made: Callable[..., Any]) -> None:
     store = Away("finish")
     handler = made(lambda data: "done", store=store)
@@ -512,6 +518,7 @@ def test_store_that_is_away_for_moment_gets_result_later(made: Callable[..., Any
     assert run(handler, {"order_id": 1}) == "done"
 
 
+@one_store
 def test_result_that_could_not_be_kept_is_transient_error(
     made: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,10 @@ def run(handler: Any, *args: Any) -> Any:
     return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
+# With a store that the test makes itself.
+one_store = pytest.mark.parametrize("store", ["memory"], indirect=True)
+
+
 @pytest.fixture(params=["plain", "async"])
 def made(request: pytest.FixtureRequest, store: Store) -> Callable[..., Any]:
     def make(does: Callable[[Any], Any], **options: Any) -> Any:
@@ -303,6 +307,7 @@ class Away(MemoryStore):
         return super()._change(kind, row_id, rule, lasting=lasting)
 
 
+@one_store
 def test_if_store_is_away_nothing_is_run(made: Callable[..., Any]) -> None:
     ran: list[Any] = []
     with pytest.raises(TransientError, match="nothing was run"):
@@ -310,6 +315,7 @@ def test_if_store_is_away_nothing_is_run(made: Callable[..., Any]) -> None:
     assert ran == []
 
 
+@one_store
 def test_if_parking_fails_message_is_not_acknowledged(made: Callable[..., Any]) -> None:
     store = Away("note")
     handler = made(failing(PermanentError("no")), parking=store)
@@ -320,6 +326,7 @@ def test_if_parking_fails_message_is_not_acknowledged(made: Callable[..., Any]) 
     assert [one.deliveries for one in messages(store)] == [2]
 
 
+@one_store
 def test_unrecorded_transient_failure_is_raised(
     made: Callable[..., Any],
 ) -> None:
@@ -327,6 +334,7 @@ def test_unrecorded_transient_failure_is_raised(
         run(made(failing(ConnectionError()), parking=Away("note")), {"order_id": 1})
 
 
+@one_store
 def test_handled_message_is_acknowledged_despite_record(
     made: Callable[..., Any],
 ) -> None:

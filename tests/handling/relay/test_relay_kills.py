@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import psycopg
 import pytest
 from support.postgres_fixtures import needs_postgres
 from support.waiting import until
+from support.warm_process import WarmProcess
 
 from iii_resilience import Backoff, resilient
 from iii_resilience.handling import consumer, idempotent
@@ -29,14 +28,11 @@ class RelayProcess:
     """One relay, killed at the end."""
 
     def __init__(self, *arguments: str, program: Path = PROGRAM) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True
-        )
+        self.process = WarmProcess(program, *arguments)
         self.words: list[str] = []
 
     def says(self, word: str) -> None:
         """Wait for a word; two threads say them, so others may come before it."""
-        assert self.process.stdout is not None
         while word not in self.words:
             line = self.process.stdout.readline()
             assert line, f"it ended, and never said {word!r}"
@@ -45,9 +41,7 @@ class RelayProcess:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.communicate()
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ from iii_resilience.config.files.schema import Schema, definition, reference
 from iii_resilience.config.files.yaml_reader import read_yaml
 from iii_resilience.core.codes.lookup import ALL
 from iii_resilience.core.errors import ConfigError
-from iii_resilience.core.validators import LONGEST_SECONDS, Number
+from iii_resilience.core.system_clock import LONGEST_SECONDS
+from iii_resilience.core.validators import Number
 
 KINDS: Final[dict[type, str]] = {
     Calls: "the calls",

@@ -14,7 +14,7 @@ from iii_resilience.core.classifiers.library_details import of_category
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.codes.shorthand import ME, NE, A, N, P, T, X
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.validators import LONGEST_SECONDS
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 
 _DETAILS_BYTES = 65_536  # of grpc-status-details-bin; servers limit all metadata to less
 

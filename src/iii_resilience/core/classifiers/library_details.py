@@ -8,7 +8,6 @@ that the class stands for nothing known. Knows nothing of which class has which 
 from __future__ import annotations
 
 import errno
-import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -17,13 +16,15 @@ from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.model import Category, Execution
 from iii_resilience.core.codes.shorthand import EX, ME, NE, A, N, P, T, X
 from iii_resilience.core.failure import Failure
-from iii_resilience.core.validators import LONGEST_SECONDS
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 
 Detail = Callable[[BaseException, Failure], Failure | None]
 
+_FRAMES = 64  # of a traceback that are looked at
 _CHAIN = 8  # causes of a library's own exception that are looked at
 _LONGEST_HEADER = 64  # characters; a date has 29
-_TEXT = 512  # characters of a text that are looked at
+TEXT = 512
+"""Characters of a text that are looked at."""
 
 _AGAIN = "repeat the call only if it is idempotent"
 _SLOWER = "slow down: the other side is overloaded or limits its callers"
@@ -153,7 +154,7 @@ def tls(error: BaseException, failure: Failure) -> Failure:
             return untrusted(error, failure)
         if names & {"SSLEOFError", "SSLZeroReturnError"}:
             return of_category(failure, T, ME)
-    text = text_of(error)[:_TEXT]
+    text = text_of(error)[:TEXT]
     return (
         of_category(failure, T, ME) if "EOF occurred in violation of protocol" in text else failure
     )
@@ -198,11 +199,25 @@ _ERRNO: dict[int, tuple[Category, Execution, bool]] = {
 def by_errno(error: BaseException, failure: Failure) -> Failure | None:
     """An OSError's ``errno``; one without stands for what its class says."""
     number = attribute(error, "errno")
+    if number == errno.ENOENT and _connected_to_path(error):
+        return of_category(failure, T, NE)
     known = _ERRNO.get(number) if isinstance(number, int) else None
     if known is None:
         return None
     category, execution, throttled = known
     return of_category(failure, category, execution, throttled=throttled)
+
+
+def _connected_to_path(error: BaseException) -> bool:
+    """Whether asyncio, or uvloop, looked for a server's socket: it is there while the server is."""
+    traceback = error.__traceback__
+    for _ in range(_FRAMES):
+        if traceback is None:
+            return False
+        if traceback.tb_frame.f_code.co_name.endswith("create_unix_connection"):
+            return True
+        traceback = traceback.tb_next
+    return False
 
 
 # Name resolution (getaddrinfo): what a repeat cannot change.
@@ -299,100 +314,12 @@ def aws(error: BaseException, failure: Failure) -> Failure | None:
     return of_status(found, answer.get("HTTPHeaders"), failure).replace(code=own)
 
 
-# Databases: SQLSTATE (the standard's classes, and PostgreSQL's appendix A)
-
-_STATES: dict[str, tuple[Category, Execution, bool]] = {
-    "08001": (T, NE, False),
-    "08004": (T, NE, False),
-    "08": (T, ME, False),
-    "40003": (T, ME, False),
-    "40001": (T, NE, False),  # rolled back: nothing of it is left
-    "40P01": (T, NE, False),
-    "55P03": (T, NE, False),
-    "57P01": (T, ME, False),
-    "57P02": (T, ME, False),
-    "57P03": (T, NE, False),
-    "57P05": (T, NE, False),
-    "53300": (T, NE, True),
-    "53100": (X, ME, False),
-    "53": (T, ME, True),
-    "25006": (T, NE, False),  # a standby: the primary has moved
-    "28": (A, NE, False),
-    "42501": (A, NE, False),
-    "3D": (N, NE, False),
-    "42P01": (N, NE, False),
-    "22": (P, NE, False),
-    "23": (P, NE, False),
-    "42": (X, NE, False),
-}
-
-
-def sqlstate(error: BaseException, failure: Failure) -> Failure | None:
-    """An error of a database by its SQLSTATE, or its class where it has none."""
-    state = attribute(error, "sqlstate")
-    if not isinstance(state, str):
-        return failure
-    category, execution, throttled = _STATES.get(state) or _STATES.get(state[:2]) or (X, ME, False)
-    changed = of_category(failure, category, execution, throttled=throttled)
-    return changed.replace(remedy=f"{changed.remedy} (SQLSTATE {state[:5]})")
-
-
-# What the server said, by its own words in English.
-_REFUSALS: tuple[tuple[re.Pattern[str], tuple[Category, Execution, bool]], ...] = (
-    (
-        re.compile(
-            "authentication failed|no pg_hba.conf entry|role .{0,64} does not exist"
-            "|permission denied for database"
-        ),
-        _STATES["28"],
-    ),
-    (re.compile("database .{0,64} does not exist"), _STATES["3D"]),
-    (
-        re.compile("too many (?:clients|connections)|connection slots are reserved"),
-        _STATES["53300"],
-    ),
-)
-
-
-def postgres(error: BaseException, failure: Failure) -> Failure | None:
-    """As `sqlstate`; psycopg's errors of connecting have none, only words."""
-    if isinstance(attribute(error, "sqlstate"), str):
-        return sqlstate(error, failure)
-    text = text_of(error)[:_TEXT]
-    if not text.startswith(("connection failed", "connection timeout", "failed to resolve")):
-        return failure
-    for words, (category, execution, throttled) in _REFUSALS:
-        if words.search(text):
-            return of_category(failure, category, execution, throttled=throttled)
-    return failure.replace(execution=NE)
-
-
-def closed(error: BaseException, failure: Failure) -> Failure:
-    """A connection that was lost before: asyncpg raises what it does for wrong usage, too."""
-    return of_category(failure, T, NE) if "connection is closed" in text_of(error) else failure
-
-
-def sqlite(error: BaseException, failure: Failure) -> Failure | None:
-    """A database file that another connection holds (SQLITE_BUSY, SQLITE_LOCKED)."""
-    code = attribute(error, "sqlite_errorcode")
-    if isinstance(code, int) and code & 0xFF in {5, 6}:
-        return of_category(failure, T, NE)
-    return None
-
-
-def invalidated(error: BaseException, failure: Failure) -> Failure:
-    """A connection that SQLAlchemy has found dead under a statement."""
-    if attribute(error, "connection_invalidated") is True:
-        return of_category(failure, T, ME)
-    return failure
-
-
 # Redis: which phase of a call a lost connection ended (redis-py, `connect`).
 
 
 def redis_connecting(error: BaseException, failure: Failure) -> Failure:
     """A connection that was never made, by redis-py's own words for it."""
-    text = text_of(error)[:_TEXT]
+    text = text_of(error)[:TEXT]
     refused = any(isinstance(cause, ConnectionRefusedError) for cause in _chain(error))
     if refused or text.startswith("Timeout connecting to") or " connecting to " in text:
         return connecting(error, failure.replace(execution=NE))

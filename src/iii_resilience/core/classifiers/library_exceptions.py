@@ -2,8 +2,8 @@
 
 Imports none of them: a class is found by its qualified name, the public one and that of the
 module that defines it, along the exception's MRO. What an exception says beyond its class stands
-in `library_details` and `grpc_details`. Sources are each library's own documentation of its
-exceptions.
+in `library_details`, `database_details` and `grpc_details`. Sources are each library's own
+documentation of its exceptions.
 
 Every failure made here speaks of the inner call, the one that the library made. It never proves
 that the function around it did not run (`Failure.proves_unexecuted`).
@@ -11,10 +11,10 @@ that the function around it did not run (`Failure.proves_unexecuted`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from iii_resilience.core.classifiers import database_details as databases
 from iii_resilience.core.classifiers import library_details as details
 from iii_resilience.core.classifiers.builtin_exceptions import text_of
 from iii_resilience.core.classifiers.grpc_details import grpc_status
@@ -188,6 +188,7 @@ _BOTOCORE = (
     _R("botocore.exceptions.PartialCredentialsError", _BC, A, NE, _ACCESS),
     _R("botocore.exceptions.CredentialRetrievalError", _BC, A, NE, _ACCESS),
     _R("botocore.exceptions.TokenRetrievalError", _BC, A, NE, _ACCESS),
+    _R("botocore.exceptions.SSOTokenLoadError", _BC, A, NE, _ACCESS),
     _R("botocore.exceptions.UnauthorizedSSOTokenError", _BC, A, NE, _ACCESS),
     _R("botocore.exceptions.ParamValidationError", _BC, P, NE, _REQUEST),
     _R("botocore.exceptions.NoRegionError", _BC, X, NE, _SETUP),
@@ -217,11 +218,15 @@ _REDIS = (
 )
 
 _SA = "sqlalchemy.exc"
-_OF_STATE = details.sqlstate
+_OF_STATE = databases.sqlstate
 _DATABASES = (
-    _R("psycopg.OperationalError", "psycopg", T, ME, _AGAIN, detail=details.postgres),
+    _R("psycopg.OperationalError", "psycopg", T, ME, _AGAIN, detail=databases.postgres),
     _R("psycopg.InterfaceError", "psycopg", X, NE, _CLIENT, detail=_OF_STATE),
     _R("psycopg.Error", "psycopg", X, ME, _DATABASE, detail=_OF_STATE),
+    _R("psycopg2.OperationalError", "psycopg2", T, ME, _AGAIN, detail=databases.postgres),
+    _R("psycopg2.InterfaceError", "psycopg2", X, NE, _CLIENT, detail=databases.closed),
+    _R("psycopg2.pool.PoolError", "psycopg2.pool", X, NE, _CLIENT, detail=databases.psycopg2_pool),
+    _R("psycopg2.Error", "psycopg2", X, ME, _DATABASE, detail=_OF_STATE),
     _R("psycopg_pool.PoolTimeout", "psycopg_pool.errors", T, NE, _POOL, _FULL),
     _R("psycopg_pool.TooManyRequests", "psycopg_pool.errors", T, NE, _POOL, _FULL),
     _R("asyncpg.PostgresError", "asyncpg.exceptions._base", X, ME, _DATABASE, detail=_OF_STATE),
@@ -231,7 +236,7 @@ _DATABASES = (
         X,
         NE,
         _CLIENT,
-        detail=details.closed,
+        detail=databases.closed,
     ),
     _R("sqlalchemy.exc.TimeoutError", _SA, T, NE, _POOL, _FULL),
     _R("sqlalchemy.exc.DisconnectionError", _SA, T, ME, _AGAIN),
@@ -242,7 +247,7 @@ _DATABASES = (
         X,
         ME,
         _DATABASE,
-        detail=details.invalidated,
+        detail=databases.invalidated,
         cause=details.orig,
     ),
     # As SQLAlchemy prints it: it stands between a DBAPIError and asyncpg's own exception.
@@ -256,7 +261,7 @@ _DATABASES = (
     ),
     _R("sqlalchemy.exc.StatementError", _SA, X, ME, _DATABASE, cause=details.orig),
     _R("sqlalchemy.exc.SQLAlchemyError", _SA, X, ME, _CLIENT),
-    _R("sqlite3.OperationalError", "sqlite3", X, ME, _DATABASE, detail=details.sqlite),
+    _R("sqlite3.OperationalError", "sqlite3", X, ME, _DATABASE, detail=databases.sqlite),
 )
 
 _B = "builtins"
@@ -339,33 +344,13 @@ def reads_instances(kind: type) -> bool:
     return False
 
 
-def from_name(name: str, message: str = "") -> Failure | None:
-    """The failure of a class that is known by its printed name only, as in a traceback.
+def row_of(name: str) -> ExceptionRow | None:
+    """The row of a class, or None.
 
     Args:
-        name: The qualified name, public or not.
-        message: What was printed behind it. Of a row that goes by a status the status in it counts.
+        name: Its qualified name, public or not.
     """
-    row = _ROWS.get(name)
-    if row is None:
-        return None
-    failure = Failure(
-        row.name,
-        row.category,
-        row.execution,
-        throttled=row.throttled,
-        message=message,
-        remedy=row.remedy,
-        system="local",
-        origin=LIBRARY,
-    )
-    found = _STATUS_IN_TEXT.search(message[:512]) if row.detail is details.status else None
-    return failure if found is None else details.of_status(int(found[1]), None, failure)
-
-
-# As httpx ("Server error '503 …"), requests ("503 Server Error"), urllib ("HTTP Error 503:") and
-# aiohttp ("503, message=") word it.
-_STATUS_IN_TEXT = re.compile(r"(?:^|error '|HTTP Error )([1-5]\d\d)(?= |:|, message=)")
+    return _ROWS.get(name)
 
 
 def _of_row(row: ExceptionRow, error: BaseException, depth: int) -> Failure | None:

@@ -130,14 +130,16 @@ def _handler(failure: Failure, message: str) -> Failure:
 
     The function id distinguishes the called function from one that it called in turn.
     """
-    if not message.startswith("{") or not any(f'"{code}"' in message for code in _NOT_STARTED):
+    if not message.startswith("{"):
         return _channel(failure, message)
+    called = failure.function_id
+    if called is None or not any(f'"{code}"' in message for code in _NOT_STARTED):
+        return failure
     try:
         body = json.loads(message)
     except (ValueError, RecursionError):
         return failure
-    called = failure.function_id is not None and body.get("function_id") == failure.function_id
-    if not called or body.get("code") not in _NOT_STARTED:
+    if body.get("function_id") != called or body.get("code") not in _NOT_STARTED:
         return failure
     return failure.replace(execution=Execution.NOT_EXECUTED)
 

@@ -7,16 +7,16 @@ the time is bounded, whatever a remote side sends. Knows nothing of what the val
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from iii_resilience.core.validators import LONGEST_SECONDS, Number
+from iii_resilience.core.system_clock import LONGEST_SECONDS
 
 LIMIT = 8192
 """Characters of a message that are looked at."""
 
-_DURATION = Number(least=0)
 
 _HTTP = re.compile(r"HTTP ([1-5]\d\d)(?=\s|$)")
 # The producer-side guard of the iii error codes page (docs/engine-notes.md, 15) and the
@@ -25,7 +25,7 @@ _GUARD = re.compile(
     r"Payload (\d{1,19}) bytes exceeds invocation limit (\d{1,19}) bytes"
     r"|Serialized JSON envelope is (\d{1,19}) bytes; limit is (\d{1,19}) bytes"
 )
-_RETRY_AFTER_MS = re.compile(r"\bretry after (\d{1,15}(?:\.\d{1,6})?) ?ms\b")
+_RETRY_AFTER_MS = re.compile(r"\bretry after (\d{1,64}(?:\.\d{1,6})?) ?ms\b")
 # ≤ 0.11.2: str() of the error's dict is the message (docs/engine-notes.md, 6).
 _LITERAL = r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LEGACY_DICT = re.compile(rf"\{{'code': {_LITERAL}(?:, 'message': {_LITERAL})?", re.DOTALL)
@@ -102,7 +102,13 @@ def _is_size(value: object) -> bool:
 
 def duration(value: Any) -> float | None:
     """A number of seconds that can be waited; None unless it is finite and not negative."""
-    return min(float(value), LONGEST_SECONDS) if _DURATION.allows(value) else None
+    return _cut(value, LONGEST_SECONDS)
+
+
+def _cut(value: Any, longest: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        return None
+    return float(min(value, longest))
 
 
 def retry_after_ms(value: Any) -> float | None:
@@ -114,7 +120,8 @@ def retry_after_ms(value: Any) -> float | None:
     Returns:
         Seconds, or None unless the value is a finite, non-negative number.
     """
-    return min(float(value) / 1000, LONGEST_SECONDS) if _DURATION.allows(value) else None
+    found = _cut(value, LONGEST_SECONDS * 1000)
+    return None if found is None else found / 1000
 
 
 def retry_after_words(message: str) -> float | None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-from opentelemetry import trace
 
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
@@ -21,6 +20,7 @@ from iii_resilience.handling.decorators.idempotency_key import as_json, bare, fi
 from iii_resilience.handling.handler_errors import HandlerError
 from iii_resilience.sdk.propagation import PAYLOAD_FIELD, CallContext
 from iii_resilience.stores.protocol import Record, digest
+from iii_resilience.telemetry.spans import current_ids
 
 _LONGEST_MESSAGE = 2000  # characters of an error's message that are kept
 
@@ -132,7 +132,7 @@ class ParkedMessage:
             text, whole = json.dumps(bare(payload)), True
         except (TypeError, ValueError):
             text, whole = as_json(bare(payload)), False
-        span = trace.get_current_span().get_span_context()
+        trace_id, span_id = current_ids()
         return cls(
             id=kept_under,
             function_id=function_id,
@@ -143,8 +143,8 @@ class ParkedMessage:
             fingerprint=fingerprint(payload),
             carried=_lasting(carried),
             told=told,
-            trace_id=trace.format_trace_id(span.trace_id) if span.is_valid else None,
-            span_id=trace.format_span_id(span.span_id) if span.is_valid else None,
+            trace_id=trace_id,
+            span_id=span_id,
         )
 
     def to_note(self) -> dict[str, Any]:

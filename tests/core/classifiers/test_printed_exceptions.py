@@ -1,0 +1,89 @@
+"""What is known of an exception by its printed name and words only."""
+
+from __future__ import annotations
+
+import asyncpg
+import psycopg.errors
+import psycopg2.errors
+import pytest
+
+from iii_resilience import Category, Execution
+from iii_resilience.core.classifiers.database_details import of_state
+from iii_resilience.core.classifiers.printed_exceptions import _STATES, from_name
+
+T, N, P, X = Category.TRANSIENT, Category.NOT_FOUND, Category.PAYLOAD, Category.PERMANENT
+NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
+
+
+def of_drivers() -> dict[str, str]:
+    """The SQLSTATE of each driver's classes that are known by name."""
+    found = {}
+    for module, field in ((psycopg.errors, "sqlstate"), (asyncpg.exceptions, "sqlstate")):
+        for name, kind in vars(module).items():
+            state = getattr(kind, field, None)
+            if name.removesuffix("Error").removesuffix("Failure").lower() in _STATES and state:
+                found[f"{module.__name__}.{name}"] = state
+    for state in set(found.values()):
+        if (kind := psycopg2.errors.lookup(state)) is not None:
+            found[f"psycopg2.errors.{kind.__name__}"] = state
+    return found
+
+
+OF_DRIVERS = of_drivers()
+
+
+def test_every_state_has_class_of_each_driver() -> None:
+    assert len(_STATES) == 18
+    for driver in ("psycopg.errors", "psycopg2.errors", "asyncpg.exceptions"):
+        states = {state for name, state in OF_DRIVERS.items() if name.startswith(f"{driver}.")}
+        assert states >= set(_STATES.values()), driver
+
+
+@pytest.mark.parametrize("name", OF_DRIVERS)
+def test_class_of_driver_says_its_state(name: str) -> None:
+    failure = from_name(name, "words")
+    assert failure is not None
+    assert failure == of_state(OF_DRIVERS[name], failure)
+    assert (failure.code, failure.known, failure.message) == (name, True, "words")
+    assert failure.remedy.endswith(f"(SQLSTATE {OF_DRIVERS[name]})")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "category", "execution"),
+    [
+        ("ConnectionResetError", "[Errno 104] Connection reset by peer", T, ME),
+        ("ConnectionRefusedError", "[Errno 111] Connection refused", T, NE),
+        ("OSError", "[Errno 113] No route to host", T, NE),
+        ("OSError", "[Errno 28] No space left on device", X, ME),
+        ("FileNotFoundError", "[Errno 2] No such file or directory: 'x'", N, ME),
+        ("TimeoutError", "", T, ME),
+        ("sqlalchemy.exc.OperationalError", "(psycopg2.OperationalError) gone", T, ME),
+        ("sqlalchemy.exc.DataError", "(psycopg.errors.NotNullViolation) null", P, NE),
+        (
+            "sqlalchemy.exc.DBAPIError",
+            (
+                "(sqlalchemy.dialects.postgresql.asyncpg.Error) "
+                "<class 'asyncpg.exceptions.SerializationError'>: could not serialize"
+            ),
+            T,
+            NE,
+        ),
+        ("sqlalchemy.exc.DBAPIError", "(shop.Error) no", X, ME),
+        ("sqlalchemy.exc.TimeoutError", "QueuePool limit of size 5", T, NE),
+        ("httpx.HTTPStatusError", "Server error '503 Service Unavailable'", T, ME),
+    ],
+)
+def test_printed_words_say_more(
+    name: str, words: str, category: Category, execution: Execution
+) -> None:
+    failure = from_name(name, words)
+    assert failure is not None
+    assert (failure.category, failure.execution, failure.message) == (category, execution, words)
+    assert failure.origin == "library"
+
+
+@pytest.mark.parametrize(
+    "name", ["ValueError", "print", "shop.errors.Busy", "asyncpg.exceptions.X"]
+)
+def test_other_names_are_unknown(name: str) -> None:
+    assert from_name(name, "words") is None
