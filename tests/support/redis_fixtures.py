@@ -41,9 +41,7 @@ class RedisServer:
         self._folder = folder
         self._fsync = "always" if fsync else "no"
         self._options = options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -105,6 +103,16 @@ class RedisServer:
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def _free_port() -> int:
+    # A node of a cluster also listens 10 000 above its port, or does not start.
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port <= 55_535:
+            return port
 
 
 @contextmanager
