@@ -422,12 +422,6 @@ def _redis_slot(client: Any) -> None:
         cluster.get("k")
 
 
-def _redis_uncovered(site: Site) -> None:
-    # Left out, the port between nodes is the server's plus 10000, which may be none.
-    ports = ("--cluster-port", str(closed_port()))
-    served(_redis_slot, "--cluster-enabled", "yes", "--databases", "1", *ports)(site)
-
-
 REDIS: dict[str, Callable[[Site], Any]] = {
     "redis.AuthenticationError": answered(b"-NOAUTH Authentication required.\r\n"),
     "redis.exceptions.NoPermissionError": answered(b"-NOPERM no permission\r\n"),
@@ -448,7 +442,9 @@ REDIS: dict[str, Callable[[Site], Any]] = {
 REDIS_SERVED: dict[str, Callable[[Site], Any]] = {
     "redis.WatchError": served(_redis_watch),
     "redis.OutOfMemoryError": served(_redis_memory),
-    "redis.exceptions.SlotNotCoveredError": _redis_uncovered,
+    "redis.exceptions.SlotNotCoveredError": served(
+        _redis_slot, "--cluster-enabled", "yes", "--databases", "1"
+    ),
 }
 
 
