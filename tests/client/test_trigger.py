@@ -167,8 +167,9 @@ class TestRefusedRequests:
         self, engine: LoopbackEngine, target: Any, caller: Resilient, options: dict[str, Any]
     ) -> None:
         echo(target, engine)
-        with pytest.raises(TypeError, match=r"must be .*Nothing was sent"):
+        with pytest.raises(TypeError, match=r"must be .*Nothing was sent") as caught:
             caller.trigger({"function_id": "t::echo"}, **options)
+        assert "false" not in str(caught.value)  # it may be a key that was put into the wrong place
         assert engine.calls("t::echo") == ()
 
 

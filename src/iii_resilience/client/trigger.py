@@ -236,7 +236,8 @@ def _check_options(idempotent: Any, policy: Any, accept_enqueued: Any) -> None:
     if not (idempotent is None or isinstance(idempotent, bool)):
         # "false" is true in Python, and would repeat what must not be repeated.
         raise TypeError(
-            f"idempotent must be True, False or None, got {idempotent!r}. Nothing was sent"
+            "idempotent must be True, False or None, got "
+            f"{type(idempotent).__name__}. Nothing was sent"
         )
     if not isinstance(accept_enqueued, bool):
         raise TypeError(

@@ -75,7 +75,7 @@ def test_type_without_code() -> None:
         (None, None),
         (float("nan"), None),
         (float("inf"), None),
-        pytest.param(10**400, 1e9, id="past what a float holds"),
+        (10**400, 1e9),
     ],
 )
 def test_delays_are_finite_and_not_negative(delay: object, seconds: float | None) -> None:

@@ -155,7 +155,7 @@ def test_pushback(words: str, seconds: float | None) -> None:
         (True, None),
         (-1, None),
         (float("inf"), None),
-        pytest.param(10**400, 1e9, id="past what a float holds"),
+        (10**400, 1e9),
         ("3", None),
     ],
 )
