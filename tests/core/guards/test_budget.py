@@ -237,12 +237,17 @@ class TestInFlight:
         assert not bucket.was_in_flight(100.2)
 
     def test_retry_under_way_before_it_is_no_trouble(self) -> None:
-        bucket = PermitBucket(0.1, 2.0, 0.0)
+        bucket = PermitBucket(0.1, 4.0, 0.0)
         assert bucket.reserve(10.0)  # of another call, in its delay all the while
-        assert bucket.reserve(20.0)  # the first of many calls that fail at once
-        assert not bucket.reserve(20.0)
+        assert [bucket.reserve(20.0) for _ in range(4)] == [True] * 3 + [False]  # of many at once
         assert bucket.was_in_flight(15.0)
         assert not bucket.was_in_flight(20.0)
+
+    def test_many_retries_under_way_are_trouble(self) -> None:
+        bucket = PermitBucket(0.1, 4.0, 0.0)
+        assert [bucket.reserve(10.0 + second) for second in range(5)] == [True] * 4 + [False]
+        assert bucket.was_in_flight(10.5)  # when the second of them failed
+        assert not bucket.was_in_flight(11.5)
 
     def test_cost_of_failed_call_begins_trouble_too(self) -> None:
         bucket = PermitBucket(0.1, 2.0, 0.0)

@@ -20,6 +20,9 @@ from iii_resilience.core.validators import checked_names, number
 
 _COST = 2  # a failed call costs what two successes earn: the level rises while over 2/3 succeed
 _OTHER_CLOCK = 1.0  # seconds: threads read the clock less than that before one another
+# With so many permits left, retries under way are failures at random. With fewer, a service fails,
+# and each moment that counts as before that is one more attempt for each call of that moment.
+_MOST_LEFT = 0.75
 _SCOPES_MOST = 10_000  # buckets kept; beyond it the oldest ones start anew
 
 
@@ -90,7 +93,8 @@ class PermitBucket:
             self._refill(now)
             if self.level < 1.0:
                 return False
-            self._note_if_full(now)
+            if self.level >= _MOST_LEFT * self.burst:
+                self._note_if_full(now)
             self.taken += 1
             self.level -= 1.0
             if self.level < 1.0:  # as `_take`, without its frame: each retry comes here
@@ -102,7 +106,8 @@ class PermitBucket:
 
         What was in flight when trouble began is one event, such as the death of a worker: one retry
         of each of these calls needs no permit. What it sends then has started after that moment, so
-        it is at most one attempt for each of them.
+        it is at most one attempt for each of them. The permits of retries that are under way count
+        as there: where a call succeeds, and where one fails while most of the permits are left.
 
         Args:
             started: Monotonic time of the attempt's start, in seconds.
