@@ -12,6 +12,7 @@ import pytest
 from iii import TriggerAction
 from iii.iii_types import TriggerRequest
 from support.real_sdk import InvocationError, RegistrationRejectedError, needs
+from support.waiting import until
 
 from iii_resilience import (
     Backoff,
@@ -21,6 +22,7 @@ from iii_resilience import (
     Reason,
     RetryPolicy,
     hint_for,
+    iii_retry,
     report_for,
     resilient,
 )
@@ -600,6 +602,40 @@ class TestEnd:
             thread.join(timeout=10)
         assert [type(error) for error in errors] == [NotConnectedError] * 3
         assert len({id(error) for error in errors}) == 3, "each caller's own exception"
+        for error in errors:
+            report = report_for(error)
+            assert report is not None
+            assert [(a.failure.code, a.sent) for a in report.attempts] == [
+                ("invocation_stopped", True),
+                ("NOT_CONNECTED", False),
+            ]
+            assert report.execution is Execution.MAYBE_EXECUTED, "nothing MORE was sent"
+            assert report.reason is Reason.NOT_READY
+
+    def test_nor_is_shutdown_in_backoff_proof_for_outer_retries(
+        self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
+    ) -> None:
+        echo(target, engine)
+        engine.inject("t::echo", STOPPED, times=None)
+        worker = resilient(connect())
+        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        calls: list[None] = []
+
+        @iii_retry(policy=RetryPolicy(retry_unexecuted=True))
+        def outer() -> None:
+            calls.append(None)
+            worker.trigger({"function_id": "t::echo"}, idempotent=True, policy=policy)
+
+        def end() -> None:
+            until(lambda: len(worker._connection.sleeps) > 0)
+            worker.shutdown()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with pytest.raises(NotConnectedError):
+            outer()
+        thread.join()
+        assert len(calls) == 1
 
     async def test_shutdown_ends_backoffs_of_coroutines_too(
         self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]

@@ -192,8 +192,16 @@ class RetriedCall:
         Args:
             error: A cancellation or its like, or what ended a wait.
         """
-        self.telemetry.permits(WASTED, self.log.interrupted())
+        log, context = self.log, self.context
+        self.telemetry.permits(WASTED, log.interrupted())
         self.telemetry.passed(error)
+        if isinstance(error, NotConnectedError) and log.failed:
+            # The client was shut down. Alone it would say that nothing ran, but attempts were sent.
+            now, failure = clock.monotonic(), classify(error, function_id=context.function_id)
+            made = [(one.failure, one.delay, one.duration, one.sent) for one in log.failed]
+            attempts = (*made, (failure, log.delay, 0.0, False))
+            took = now - log.begun
+            attach(error, GivenUp(attempts, Reason.NOT_READY, now, took, self.failure, None))
 
     def succeeded(self) -> None:
         """The attempt under way has succeeded, and with it the call."""
