@@ -110,6 +110,8 @@ def test_calls_from_before_window_do_not_count() -> None:
 
 # What one window changes.
 
+QUICK = 0.125  # exact in binary: sums of it have no rounding error
+
 
 class Windows:
     """Windows of ten calls that all take as long, one after the other."""
@@ -163,11 +165,11 @@ def test_baseline_follows_downwards_only_at_limit() -> None:
 
 def test_limit_doubles_until_calls_become_slower_for_first_time() -> None:
     windows, limits = Windows(2, 1_000, 16), []
-    for latency in (0.1, 0.05, 0.095, 0.2, 0.04):
+    for latency in (QUICK, 0.0625, 0.1175, 0.25, 0.05):
         windows.see(latency)
         limits.append(windows.limit.limit)
-    # The baseline is 0.1, then 0.09: a gradient above 0.9 is still none, and one of 0.45 is cut.
-    assert limits == [32, 64, 124, 73, 82]
+    # The baseline is 0.125, then 0.1125: 0.1175 is no queue yet, and 0.25 counts as 0.225.
+    assert limits == [32, 64, 125, 73, 82]
 
 
 def test_limit_falls_by_half_at_most_in_one_window() -> None:
@@ -207,26 +209,26 @@ def windows_at_limit(windows: Windows) -> int:
         if windows.limit.limit == limit // 2:
             return number
         assert windows.limit.limit == limit
-        windows.see(0.1)
+        windows.see(QUICK)
     return 100
 
 
 def test_looks_below_limit_soon_at_first_and_then_seldom() -> None:
     windows = Windows(10, 20, 20)
     assert windows_at_limit(windows) == 9
-    windows.see(0.1)
+    windows.see(QUICK)
     assert windows_at_limit(windows) == 40
-    windows.see(0.1)
-    windows.see(0.1, times=39)
-    windows.see(0.1, reached=False)
+    windows.see(QUICK)
+    windows.see(QUICK, times=39)
+    windows.see(QUICK, reached=False)
     assert windows_at_limit(windows) == 41, "a window below the limit was such a look"
 
 
 def test_next_look_is_as_far_off_after_limit_has_doubled() -> None:
     windows = Windows(2, 2_048, 4)
-    windows.see(0.1, times=9)
+    windows.see(QUICK, times=9)
     assert windows.limit.limit == 1_024, "it runs at half of it"
-    windows.see(0.1)
+    windows.see(QUICK)
     assert windows_at_limit(windows) == 40
 
 
