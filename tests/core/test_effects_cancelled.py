@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from iii_resilience.core.blocking_work import BlockingWork
 from iii_resilience.core.effects import Blocking, CallHandler, Steps, drive_async
 from iii_resilience.sdk.event_loops import in_thread
 
@@ -149,18 +148,6 @@ async def test_thread_that_cannot_start_leaves_nothing_to_undo() -> None:
     with pytest.raises(RuntimeError, match="can't start"):
         await drive_async(steps(), handler, refuses)
     assert undone == []
-
-
-async def test_work_alone_on_its_thread_undoes_itself() -> None:
-    undone: list[str] = []
-    work = BlockingWork(lambda: "result", undone.append)
-
-    async def cancelled_by_its_loop(_: Callable[[], None]) -> None:
-        raise asyncio.CancelledError
-
-    assert isinstance(await work.done(cancelled_by_its_loop), asyncio.CancelledError)
-    work._run()  # the thread ends later
-    assert undone == ["result"]
 
 
 async def test_cancellation_after_cleanup_precedes_next_work() -> None:

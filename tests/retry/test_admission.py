@@ -34,7 +34,9 @@ from iii_resilience import (
     retrying,
 )
 from iii_resilience.client.resilient import Resilient
+from iii_resilience.core import system_clock
 from iii_resilience.core.guards.breaker import CircuitState
+from iii_resilience.core.guards.bulkhead import Slots
 from iii_resilience.retry.admission import AttemptGuard, guard_for
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
@@ -292,6 +294,30 @@ class TestBulkheadInADecorator:
         with pytest.raises(BulkheadFullError, match="bulkhead of f"):
             await guard.attempt_async(lambda: asyncio.sleep(0), started + left, [])
         assert max(left, 0.0) <= time.monotonic() - started < 30.0
+
+    @pytest.mark.parametrize(
+        ("deadline_at", "left"), [(None, None), (99.0, 0.0), (100.0, 0.0), (100.25, 0.25)]
+    )
+    async def test_wait_for_place_is_what_deadline_leaves(
+        self, deadline_at: float | None, left: float | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        timeouts: list[float | None] = []
+
+        def full(_: Slots, timeout: float | None = None) -> None:
+            timeouts.append(timeout)
+
+        async def full_async(_: Slots, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `Slots`
+            timeouts.append(timeout)
+
+        monkeypatch.setattr(system_clock, "monotonic", lambda: 100.0)
+        monkeypatch.setattr(Slots, "acquire", full)
+        monkeypatch.setattr(Slots, "acquire_async", full_async)
+        guard = AttemptGuard("f", None, Bulkhead(1).slots_for())
+        with pytest.raises(BulkheadFullError):
+            guard.admit(deadline_at)
+        with pytest.raises(BulkheadFullError):
+            await guard.admit_async(deadline_at)
+        assert timeouts == [left, left]
 
     def test_place_is_given_back_however_attempt_ends(self) -> None:
         slots = Bulkhead(1).slots_for()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from iii_resilience.core.guards.breaker import CircuitState
 from iii_resilience.retry.cancellation import refuse_other_libraries
 
 LONG = 60.0
+_BURSTS = itertools.count(10)
 
 
 def permits_out(budget: Budget) -> int:
@@ -37,12 +39,13 @@ class Guarded:
     """A policy with every guard there is, and what each of them has given out."""
 
     def __init__(self, *, attempt_timeout: float | None = None) -> None:
-        self.budget = Budget(ratio=0.0, burst=10, min_per_second=0)
+        # None equals another: the decorator would take the first of equal policies, and its guards.
+        self.budget = Budget(ratio=0.0, burst=next(_BURSTS), min_per_second=0)
         self.breaker = Breaker(min_calls=1_000)
         self.bulkhead = Bulkhead(1, queue=1, wait=LONG)
         self.policy = RetryPolicy(
             attempts=3,
-            backoff=Backoff(base=0.001, cap=0.002, throttled_base=0.001, jitter="none"),
+            backoff=Backoff(base=0.0),
             budget=self.budget,
             breaker=self.breaker,
             bulkhead=self.bulkhead,
@@ -84,9 +87,6 @@ async def cancelled_after(steps: int, call: Call) -> str:
         await asyncio.sleep(0)
         if task.done():
             break
-        if steps > 20:
-            # Timers need real time to ring; a thousandth of a second is enough for ours.
-            await asyncio.sleep(0.0001)
     if task.done():
         return "done" if task.exception() is None else "failed"
     task.cancel()
@@ -102,6 +102,7 @@ async def test_cancelled_anywhere_call_gives_everything_back(
     form: Callable[[Guarded, Call], Call], timed: bool
 ) -> None:
     ends: list[str] = []
+    cancelled_in: set[tuple[int, int]] = set()
     for steps in range(200):
         guarded = Guarded(attempt_timeout=LONG if timed else None)
         attempts = 0
@@ -115,14 +116,19 @@ async def test_cancelled_anywhere_call_gives_everything_back(
                 raise ConnectionResetError
             return "done"
 
-        ends.append(await cancelled_after(steps, form(guarded, attempt)))
+        call = form(guarded, attempt)  # what it holds ends with it
+        ends.append(await cancelled_after(steps, call))
         assert guarded.held() == NOTHING, steps
+        buckets = guarded.budget._states.values()
+        cancelled_in.add((attempts, sum(bucket.wasted for bucket in buckets)))
         if ends[-1] == "done":
             break
     # Before the first step, in attempts, in delays, between them: everywhere until it is done.
     assert set(ends[:-1]) == {"cancelled"}
     assert ends[-1] == "done"
     assert len(ends) > 12
+    # In the attempts, and in the delays before them: a retry that was sent has lost its permit.
+    assert cancelled_in == {(0, 0), (1, 0), (2, 1), (3, 2), (3, 0)}
 
 
 @pytest.mark.parametrize("form", [as_decorated, as_a_loop])

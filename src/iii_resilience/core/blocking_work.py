@@ -64,7 +64,9 @@ class BlockingWork:
         else:
             self._error = task.exception() or self._error
         undo = self._undo
-        if cancelled is not None and undo is not None and self._answers:
+        # Not where the thread is alone: it may have ended by now, and undone its work itself.
+        held = self._answers and not self._abandoned
+        if cancelled is not None and undo is not None and held:
 
             def take_back() -> None:
                 undo(self._answers[0])

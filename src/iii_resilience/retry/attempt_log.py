@@ -127,7 +127,7 @@ class AttemptLog:
         if self.bucket is not None:
             if retryable and any(failed.sent for failed in self.failed):
                 self.bucket.gave_up(now, permits)
-            elif permits:
+            else:
                 self.bucket.abandoned(permits)
         return permits
 
@@ -138,7 +138,7 @@ class AttemptLog:
             The permits that are lost.
         """
         permits = self._take_spent(sent=self.sent)
-        if permits and self.bucket is not None:
+        if self.bucket is not None:
             self.bucket.abandoned(permits)
         return permits
 

@@ -32,6 +32,7 @@ from iii_resilience.core.classifiers.registered_exceptions import (
     exception_rules,
     transient_exceptions,
 )
+from iii_resilience.core.codes.lookup import LONGEST_CODE
 from iii_resilience.core.decide import never_retried
 
 T, A, N, P, X = (
@@ -149,10 +150,58 @@ def test_not_executed_never_speaks_of_outer_call() -> None:
 
 def test_pushback_of_known_class_stays() -> None:
     register_exceptions({httpx.HTTPStatusError: "transient"})
-    request = httpx.Request("GET", "http://x")
-    response = httpx.Response(404, headers={"Retry-After": "7"})
-    failure = classify(httpx.HTTPStatusError("x", request=request, response=response))
+    failure = classify(answer(404))
     assert (failure.code, failure.category, failure.retry_after) == ("HTTP 404", T, 7.0)
+
+
+def answer(status: int) -> httpx.HTTPStatusError:
+    response = httpx.Response(status, headers={"Retry-After": "7"})
+    return httpx.HTTPStatusError("x", request=httpx.Request("GET", "http://x"), response=response)
+
+
+@pytest.mark.parametrize("status", [404, 429])
+@pytest.mark.parametrize("category", ["transient", "auth", "not-found", "payload", "permanent"])
+def test_only_transient_class_keeps_request_to_slow_down(category: str, status: int) -> None:
+    register_exceptions({httpx.HTTPStatusError: category})
+    failure = classify(answer(status))
+    transient = category == "transient"
+    assert failure.throttled is (transient and status == 429)
+    assert failure.retry_after == (7.0 if transient else None)
+
+
+@pytest.mark.parametrize(
+    ("category", "remedy"),
+    [
+        ("transient", "repeat the call only if it is idempotent"),
+        ("auth", "fix the credentials or the rights that the call is made with"),
+        ("not-found", "check the address or name: what is called does not exist there"),
+        ("payload", "fix the request: it will be rejected again as it is"),
+        ("permanent", "look at the exception: its class is registered as permanent"),
+    ],
+)
+def test_remedy_is_that_of_registered_category(category: str, remedy: str) -> None:
+    register_exceptions({BusyError: category, httpx.HTTPStatusError: category})
+    for error in (BusyError("x"), answer(429)):
+        failure = classify(error)
+        assert (failure.category.value, failure.remedy) == (category, remedy)
+
+
+def test_class_without_row_is_named_and_quoted_in_full() -> None:
+    long = type("L" * 200, (BusyError,), {})
+    register_exceptions({BusyError: lambda _: ("transient", "executed")})
+    failure = classify(long("its words"))
+    assert failure.code == f"{__name__}.{'L' * 200}"[:LONGEST_CODE]
+    assert (failure.message, failure.execution) == ("its words", Execution.EXECUTED)
+    assert (failure.throttled, failure.retry_after) == (False, None)
+    register_exceptions({ValueError: "transient"})
+    assert classify(ValueError("x")).code == "ValueError"
+
+
+def test_execution_of_known_class_stays_unless_said() -> None:
+    register_exceptions({httpx.ConnectError: "transient"})
+    assert classify(httpx.ConnectError("x")).execution is Execution.NOT_EXECUTED
+    register_exceptions({httpx.ConnectError: lambda _: ("transient", "executed")})
+    assert classify(httpx.ConnectError("x")).execution is Execution.EXECUTED
 
 
 def test_unknown_code_yields_to_class_but_known_one_wins() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.paths import DATA
 
-from iii_resilience.core.classifiers.rpc_response import check_rpc
+from iii_resilience.core.classifiers.rpc_response import check_rpc, is_response
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.lookup import Category, Execution
 from iii_resilience.core.errors import RpcError
@@ -99,6 +99,39 @@ def test_code_is_errors_else_label(response: dict[str, Any], code: str) -> None:
         check_rpc(response)
     assert caught.value.code == code
     assert classify(response).code == code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "error", "label": "A"},
+        {"status": "error", "error": {"code": "A"}},
+        *({"layer": layer, "code": "A"} for layer in ("validation", "expected", "unexpected")),
+    ],
+    ids=str,
+)
+def test_response_has_status_and_label_or_error(body: dict[str, Any]) -> None:
+    assert is_response(body)
+    failure = classify(body)
+    assert (failure.code, failure.system) == ("A", "rpc")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "error", "code": "A"},
+        {"label": "A", "code": "A"},
+        {"error": {"message": "x"}, "code": "A"},
+        {"status": 500, "error": {"message": "x"}, "code": "A"},
+        {"layer": "network", "code": "A"},
+        {"layer": ["validation"], "code": "A"},
+        {},
+    ],
+    ids=str,
+)
+def test_other_mapping_is_no_response(body: dict[str, Any]) -> None:
+    assert not is_response(body)
+    assert classify(body).system == "iii"
 
 
 def test_nearest_keys() -> None:

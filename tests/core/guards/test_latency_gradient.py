@@ -108,6 +108,135 @@ def test_calls_from_before_window_do_not_count() -> None:
     assert limit.baseline is None
 
 
+# What one window changes.
+
+QUICK = 0.125  # exact in binary: sums of it have no rounding error
+
+
+class Windows:
+    """Windows of ten calls that all take as long, one after the other."""
+
+    def __init__(self, low: int, high: int, start: int) -> None:
+        self.limit = LatencyGradient(low, high, start, 0.0)
+        self.now = 0.0
+
+    def see(self, latency: float, *, times: int = 1, reached: bool = True) -> None:
+        for _ in range(times):
+            self.limit.started(self.limit.limit if reached else self.limit.limit - 1)
+            began = self.now + max(0.5, 4 * latency)
+            self.now = began + latency
+            changed = [self.limit.finished(began, self.now) for _ in range(10)]
+            assert changed == [False] * 9 + [True]
+
+    @property
+    def baseline(self) -> float:
+        assert self.limit.baseline is not None
+        return self.limit.baseline
+
+
+def test_baseline_moves_fifth_of_way_where_limit_is_not_reached() -> None:
+    windows = Windows(2, 100, 16)
+    windows.see(0.1, reached=False)
+    assert windows.baseline == pytest.approx(0.1)
+    windows.see(0.2, reached=False)
+    assert windows.baseline == pytest.approx(0.12)
+    windows.see(0.02, reached=False)
+    assert windows.baseline == pytest.approx(0.10)
+    assert windows.limit.limit == 16
+
+
+def test_baseline_moves_half_way_at_smallest_limit() -> None:
+    windows = Windows(16, 16, 16)
+    windows.see(0.1)
+    windows.see(0.2)
+    assert windows.baseline == pytest.approx(0.15)
+    windows.see(0.05)
+    assert windows.baseline == pytest.approx(0.10)
+
+
+def test_baseline_follows_downwards_only_at_limit() -> None:
+    windows = Windows(2, 16, 16)
+    windows.see(0.1)
+    windows.see(0.12)
+    assert windows.baseline == pytest.approx(0.1)
+    windows.see(0.05)
+    assert windows.baseline == pytest.approx(0.09)
+
+
+def test_limit_doubles_until_calls_become_slower_for_first_time() -> None:
+    windows, limits = Windows(2, 1_000, 16), []
+    for latency in (QUICK, 0.0625, 0.1175, 0.25, 0.05):
+        windows.see(latency)
+        limits.append(windows.limit.limit)
+    # The baseline is 0.125, then 0.1125: 0.1175 is no queue yet, and 0.25 counts as 0.225.
+    assert limits == [32, 64, 125, 73, 82]
+
+
+def test_limit_falls_by_half_at_most_in_one_window() -> None:
+    windows = Windows(2, 100, 64)
+    windows.see(0.1)
+    windows.see(10.0)
+    assert windows.limit.limit == 60  # 100 / 2, and its square root
+
+
+@pytest.mark.parametrize(("latency", "baseline"), [(0.103, 0.1), (0.105, 0.1025)])
+def test_baseline_follows_upwards_unless_half_the_limit_is_quicker(
+    latency: float, baseline: float
+) -> None:
+    windows = Windows(2, 20, 20)
+    windows.see(0.1, reached=False)
+    windows.see(0.13, times=41)
+    assert windows.limit.limit == 9, "it runs at half of it"
+    windows.see(latency)  # 0.104 is four fifths of 0.13
+    assert windows.baseline == pytest.approx(baseline)
+    assert windows.limit.limit > 18
+
+
+@pytest.mark.parametrize(("latency", "baseline"), [(0.18, 0.1), (0.2, 0.15)])
+def test_limit_that_has_fallen_by_half_is_look_below_it(latency: float, baseline: float) -> None:
+    windows = Windows(2, 20, 20)
+    windows.see(0.1)
+    windows.see(latency, times=2)
+    assert windows.baseline == pytest.approx(0.1)
+    windows.see(latency)  # at 12, or at 11, which is 20 / 2 + 1
+    assert windows.baseline == pytest.approx(baseline)
+
+
+def windows_at_limit(windows: Windows) -> int:
+    """How many windows run at the limit before one at half of it."""
+    limit = windows.limit.limit
+    for number in range(100):
+        if windows.limit.limit == limit // 2:
+            return number
+        assert windows.limit.limit == limit
+        windows.see(QUICK)
+    return 100
+
+
+def test_looks_below_limit_soon_at_first_and_then_seldom() -> None:
+    windows = Windows(10, 20, 20)
+    assert windows_at_limit(windows) == 9
+    windows.see(QUICK)
+    assert windows_at_limit(windows) == 40
+    windows.see(QUICK)
+    windows.see(QUICK, times=39)
+    windows.see(QUICK, reached=False)
+    assert windows_at_limit(windows) == 41, "a window below the limit was such a look"
+
+
+def test_next_look_is_as_far_off_after_limit_has_doubled() -> None:
+    windows = Windows(2, 2_048, 4)
+    windows.see(QUICK, times=9)
+    assert windows.limit.limit == 1_024, "it runs at half of it"
+    windows.see(QUICK)
+    assert windows_at_limit(windows) == 40
+
+
+def test_never_looks_below_smallest_limit() -> None:
+    windows = Windows(11, 20, 20)
+    assert windows_at_limit(windows) == 100
+
+
 @given(
     low=st.integers(1, 20),
     more=st.integers(0, 100),

@@ -73,12 +73,12 @@ class LatencyGradient:
         self._peak = (0.0, 0.0)  # the largest limit since the last look below it, and its latency
         self._at_limit = _PROBE_AFTER - _FIRST_PROBE_AFTER  # windows since then
         self._searching = True  # the limit has never been high enough to slow calls down
-        self._probing_for = 0.0  # the limit to come back to after a window at half of it
+        self._probing = False  # this window runs at half the limit
 
     @property
     def limit(self) -> int:
         """How many may run at once."""
-        return int(self._probing_for / 2) if self._probing_for else int(self._limit)
+        return int(self._limit / 2 if self._probing else self._limit)
 
     @property
     def baseline(self) -> float | None:
@@ -117,8 +117,7 @@ class LatencyGradient:
 
     def _learn(self, latency: float, *, reached: bool) -> None:
         ran_at = self.limit
-        if self._probing_for:
-            self._limit, self._probing_for = self._probing_for, 0.0
+        self._probing = False
         if self._baseline is None:
             self._baseline = latency
         peak, then = self._peak
@@ -140,4 +139,4 @@ class LatencyGradient:
         wanted = self._limit * gradient + space
         self._limit = max(float(self._low), min(float(self._high), wanted))
         if self._at_limit > _PROBE_AFTER and self._limit >= 2 * self._low:
-            self._probing_for, self._at_limit = self._limit, 0
+            self._probing, self._at_limit = True, 0
