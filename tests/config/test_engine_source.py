@@ -306,3 +306,21 @@ def test_it_is_found_where_users_look_and_loaded_only_then() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'policies_from_nowhere'"):
         iii_resilience.policies_from_nowhere  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_client_of_another_namespace_reads_entry_too(
+    engine: LoopbackEngine, operator: Operator
+) -> None:
+    from iii import InitOptions, register_worker
+
+    client = register_worker(
+        engine.url, InitOptions(worker_name="shop", namespace="shop", otel={"enabled": False})
+    )
+    try:
+        book = policies_from_engine(client, ENTRY, files=FILE)
+        assert attempts(book) == 2
+        assert operator.get()["policies"]["default"]["attempts"] == 2
+        (asked, *_) = engine.calls("configuration::get")
+        assert asked.namespace == "default"
+    finally:
+        client.shutdown()

@@ -174,11 +174,14 @@ class _EngineEntry:
         self._registered = True
 
     def _call(self, what: str, **payload: Any) -> Any:
+        function_id = f"configuration::{what}"
         request = {
-            "function_id": f"configuration::{what}",
+            "function_id": function_id,
             "payload": {"id": self._entry, **payload},
             "timeout_ms": int(_ANSWERS_WITHIN * 1000),
         }
+        if (namespace := self._connection.client.namespace_of(function_id)) is not None:
+            request["namespace"] = namespace
         # Straight to the SDK: the next poll is the retry, and it must not count as a user's call.
         return self._connection.in_flight.send(request, seconds=_ANSWERS_WITHIN)
 

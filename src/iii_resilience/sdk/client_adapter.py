@@ -75,6 +75,17 @@ class ClientAdapter:
     def __repr__(self) -> str:
         return repr(self._client)
 
+    def namespace_of(self, function_id: str) -> str | None:
+        """The namespace that a call to a function of the engine must name; None where none must.
+
+        See `versions.OWN_NAMESPACE_OF_CONFIGURATION`.
+
+        Args:
+            function_id: The function.
+        """
+        elsewhere = self.namespace not in {None, "default"}
+        return "default" if elsewhere and function_id.startswith("configuration::") else None
+
     def attribute(self, name: str) -> Any:
         """Any attribute of the client, for users who expect the client itself.
 

@@ -38,7 +38,8 @@ def call_engine(
         function_id: The function.
         payload: Its argument.
         timeout: Seconds for the connection and the answer together.
-        namespace: Where the function is looked for; None leaves it to the SDK.
+        namespace: Where the function is looked for; None leaves it to the SDK, but for
+            ``configuration::*``.
         action: What is done instead of calling it (``{"type": "enqueue", …}``), or None.
 
     Raises:
@@ -65,6 +66,7 @@ def call_engine(
         "payload": payload,
         "timeout_ms": max(1, int(left * 1000)),
     }
+    namespace = namespace or client.namespace_of(function_id)
     if namespace is not None:
         request["namespace"] = namespace
     if action is not None:

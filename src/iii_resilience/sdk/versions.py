@@ -89,6 +89,13 @@ NO_NAMESPACE = Quirk(
     "a call with another namespace is rejected",
     _NOTES.format(1),
 )
+OWN_NAMESPACE_OF_CONFIGURATION = Quirk(
+    "a client with a namespace looks for `configuration::*` in it, where they are not",
+    (0, 23, 0),
+    (0, 24, 5),
+    "the library's own calls name the default namespace",
+    _NOTES.format(6),
+)
 SPACED_JSON = Quirk(
     "messages are written as `json.dumps` writes by default",
     None,
@@ -198,6 +205,7 @@ QUIRKS: tuple[Quirk, ...] = (
         remedy="call through resilient(), which polls the connection every 20 ms",
     ),
     NO_NAMESPACE,
+    OWN_NAMESPACE_OF_CONFIGURATION,
     Quirk(
         "a clean close does not reach the state listener",
         (0, 21, 8),
