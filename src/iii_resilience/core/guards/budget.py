@@ -93,8 +93,12 @@ class PermitBucket:
             self._refill(now)
             if self.level < 1.0:
                 return False
-            if self.level >= _MOST_LEFT * self.burst:
-                self._note_if_full(now)
+            level = self.level
+            if (  # as in `succeeded`, written out again: each retry comes here
+                level >= _MOST_LEFT * self.burst
+                and level + self.taken - self.refunded - self.wasted >= self.burst
+            ):
+                self._full_at = max(self._full_at, now)
             self.taken += 1
             self.level -= 1.0
             if self.level < 1.0:  # as `_take`, without its frame: each retry comes here
@@ -130,7 +134,10 @@ class PermitBucket:
         with self._lock:
             self.refunded += permits
             self._add(permits + self._ratio)
-            self._note_if_full(now)
+            # Permits that are out may all come back: retries of failures at random, that help,
+            # must not hide that nothing is lost.
+            if self.level + self.taken - self.refunded - self.wasted >= self.burst:
+                self._full_at = max(self._full_at, now)
 
     def gave_up(self, now: float, permits: int = 0) -> None:
         """A call was sent, failed in a way that another call might not, and is given up.
@@ -206,12 +213,6 @@ class PermitBucket:
         elif elapsed < -_OTHER_CLOCK:  # another clock than before (freezegun's ended): adds nothing
             self._refilled = now
             self._full_at = min(self._full_at, now)
-
-    def _note_if_full(self, now: float) -> None:
-        # Permits that are out may all come back: retries of failures at random, that help, must not
-        # hide that nothing is lost.
-        if self.level + self.taken - self.refunded - self.wasted >= self.burst:
-            self._full_at = max(self._full_at, now)
 
     def _add(self, permits: float) -> None:
         level = self.level = min(self.burst, self.level + permits)
