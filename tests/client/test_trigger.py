@@ -32,6 +32,15 @@ from iii_resilience.testing import AnswerError, CutCaller, Delay, Drop, DropAnsw
 STOPPED = AnswerError("invocation_stopped", "Invocation stopped")
 
 
+def stopped_again_and_again(
+    engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
+) -> tuple[Resilient, RetryPolicy]:
+    """A client whose calls of ``t::echo`` all fail, and a policy under which they wait long."""
+    echo(target, engine)
+    engine.inject("t::echo", STOPPED, times=None)
+    return resilient(connect()), RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+
+
 def echo(target: Any, engine: LoopbackEngine, function_id: str = "t::echo") -> list[Any]:
     """Register an echo and return the list of what it was given."""
     seen: list[Any] = []
@@ -580,10 +589,7 @@ class TestEnd:
     def test_shutdown_ends_backoffs_too(
         self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
     ) -> None:
-        echo(target, engine)
-        engine.inject("t::echo", STOPPED, times=None)
-        worker = resilient(connect())
-        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        worker, policy = stopped_again_and_again(engine, target, connect)
         errors: list[Exception] = []
 
         def call() -> None:
@@ -615,10 +621,7 @@ class TestEnd:
     def test_nor_is_shutdown_in_backoff_proof_for_outer_retries(
         self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
     ) -> None:
-        echo(target, engine)
-        engine.inject("t::echo", STOPPED, times=None)
-        worker = resilient(connect())
-        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        worker, policy = stopped_again_and_again(engine, target, connect)
         calls: list[None] = []
 
         @iii_retry(policy=RetryPolicy(retry_unexecuted=True))
@@ -640,10 +643,7 @@ class TestEnd:
     async def test_shutdown_ends_backoffs_of_coroutines_too(
         self, engine: LoopbackEngine, target: Any, connect: Callable[..., Any]
     ) -> None:
-        echo(target, engine)
-        engine.inject("t::echo", STOPPED, times=None)
-        worker = resilient(connect())
-        policy = RetryPolicy(backoff=Backoff(base=20.0, jitter="none"))
+        worker, policy = stopped_again_and_again(engine, target, connect)
         call = asyncio.ensure_future(
             worker.trigger_async({"function_id": "t::echo"}, idempotent=True, policy=policy)
         )
