@@ -89,7 +89,7 @@ coverage: $(STAMP) ## 3 min: run the core's tests; fails unless each of its bran
 		-m "not long or library" $(CORE_TESTS)
 	$(BIN)/coverage report --include='$(CORE_FILES)' --show-missing --fail-under=100
 
-# Takes the better part of an hour on two cores; docs/correctness.md says how to read the result.
+# docs/correctness.md says how to read the result.
 mutate: $(STAMP) ## 3 h: change what has no I/O in one place at a time; fails below 90 % noticed
 	nice -n 10 $(BIN)/mutmut run --max-children 2
 	$(BIN)/python benchmarks/mutation_score.py
