@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.real_sdk import InvocationError, needs
 
-from iii_resilience import RetryPolicy, resilient
+from iii_resilience import NotConnectedError, RetryPolicy, resilient
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.client.trigger_call import TriggerCall
 from iii_resilience.testing import AnswerError, Delay, LoopbackEngine
@@ -199,6 +199,36 @@ class TestQuestions:
         before = asked(engine)
         time.sleep(0.3)
         assert asked(engine) == before
+
+    @pytest.mark.parametrize("waiting", [False, True], ids=["first", "joins another"])
+    def test_wait_that_begins_in_a_shutdown_ends_with_it(
+        self, caller: Resilient, monkeypatch: pytest.MonkeyPatch, waiting: bool
+    ) -> None:
+        ready = caller._caller.ready
+        queue_for = ready._queue_for
+
+        def shut_down_first(key: Any) -> Any:
+            caller._connection.close()
+            if waiting:
+                with pytest.raises(NotConnectedError):
+                    queue_for(key)
+            return queue_for(key)
+
+        monkeypatch.setattr(ready, "_queue_for", shut_down_first)
+        began = time.monotonic()
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            caller.trigger({"function_id": "t::nobody"}, policy=RetryPolicy(ready_timeout=30.0))
+        assert time.monotonic() - began < 10
+        assert not ready._asking
+        while caller._connection._tasks:
+            time.sleep(0.005)
+
+    def test_shutdown_after_message_was_taken_does_not_fail_it(
+        self, engine: LoopbackEngine, caller: Resilient
+    ) -> None:
+        caller.trigger({"function_id": "engine::functions::list"})
+        caller._connection.close()
+        caller._caller.ready.enqueued(caller._caller.ready.generation)
 
     @pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found", "deserialization_error"])
     def test_engine_without_check_is_not_queried_again(

@@ -119,7 +119,8 @@ class Readiness:
             self.mark_known(PROVIDER, generation)
         elif not self._looks_for_provider:
             self._looks_for_provider = True
-            self._connection.start(self._look_for_provider())
+            with suppress(NotConnectedError):  # shut down since; the message was taken all the same
+                self._connection.start(self._look_for_provider())
 
     def not_enqueued(self, failure: Failure) -> None:
         """A message was not taken: whether its provider is still there may be in doubt."""
@@ -179,7 +180,11 @@ class Readiness:
                 waiters = self._asking[key] = _PendingLookup()
             future = waiters.add()
         if ask:
-            self._connection.start(self._ask(key, waiters))
+            try:
+                self._connection.start(self._ask(key, waiters))
+            except NotConnectedError:  # those who have joined look again, and end like this one
+                self._let_go(key, waiters, there=False)
+                raise
         return waiters, future
 
     async def _ask(self, key: Key, waiters: _PendingLookup) -> None:

@@ -264,10 +264,17 @@ class Connection:
             raise NotConnectedError("this client was shut down; nothing was sent") from None
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine on the SDK's loop without waiting for it; it ends with the client."""
+        """Run a coroutine on the SDK's loop without waiting for it; it ends with the client.
+
+        Raises:
+            NotConnectedError: The client was shut down, or its loop has ended.
+        """
         running = self.run(task)
         self._tasks.add(running)
         running.add_done_callback(self._tasks.discard)
+        if self._monitor.closed:  # `close` may not have seen this one
+            running.cancel()
+            raise NotConnectedError(_ENDED)
 
     def namespace_of(self, request: dict[str, Any]) -> str | None:
         """The namespace a call goes to, or None for the engine's default one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,6 +56,16 @@ class Together(MemoryStore):
             super(Together, self).renew(one.slot, one.token, lease=one.lease, keep=one.keep)
             for one in renewals
         ]
+
+
+@pytest.fixture(autouse=True)
+def _no_renewal_outlives_its_test() -> Iterator[None]:
+    """A renewal that is still under way would warn in the next test."""
+    yield
+    until = time.monotonic() + 30
+    while any(thread.name == "iii-resilience renewal" for thread in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def claim(store: Store, slot: str, lease: float = KEEP, nonce: str = "") -> Any:
