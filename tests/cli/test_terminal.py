@@ -100,6 +100,30 @@ def test_engine_urls_are_shown_without_credentials() -> None:
         assert "s3cret" not in ran.output
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:s3c@ret@host",
+        "ws//user:s3cret@host",
+        "user:a://s3cret@host",
+        "ws://user:s3c ret@127.0.0.1:1",
+        "ws://user:s3c#ret@host",
+        "ws://user:s3c/ret@host",
+        "ws://user:s3c[ret@host",
+        "ws://user:s3cret\u2100@host",
+    ],
+)
+def test_wrong_address_shows_no_part_of_password(url: str) -> None:
+    for arguments in (
+        ["doctor", "--engine", url],
+        ["dlq", "list", "orders", "--engine", url],
+        ["dlq", "list", "orders", "--offline", "--parking", url.replace("ws", "redi")],
+    ):
+        ran = CliRunner().invoke(app, arguments)
+        assert any(text in ran.output for text in ("cannot be reached", "no engine", "no file"))
+        assert "s3c" not in ran.output
+
+
 def test_policy_file_that_is_pipe_does_not_hang(tmp_path: Path) -> None:
     pipe = tmp_path / "policies.yaml"
     os.mkfifo(pipe)

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import attrs
 import typer
@@ -31,7 +29,9 @@ from iii_resilience.cli.dead_letter_queue import (
     RedriveResult,
     triage,
 )
+from iii_resilience.cli.engine_probe import Unreachable, connect_to
 from iii_resilience.cli.terminal import AsJson, fail, flag, safe
+from iii_resilience.cli.terminal_text import address
 from iii_resilience.core.classify import classify
 from iii_resilience.core.codes.model import Category
 from iii_resilience.sdk.client_adapter import ClientAdapter, SdkClient
@@ -319,7 +319,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
         stack.callback(server.close)
         return server
     if not Path(parking).is_file():
-        fail(f"--parking: there is no file {parking!r}")
+        fail(f"--parking: there is no file {address(parking)!r}")
     reader = SqliteReader(parking)
     stack.callback(reader.close)
     note = Console(stderr=True)
@@ -334,13 +334,9 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
 def _check_reachable(engine: str) -> None:
     """Find out at once whether the engine listens, instead of after the SDK's 30 s."""
     try:
-        address = urlsplit(engine)
-        port = address.port or (443 if address.scheme == "wss" else 80)
-        if not address.hostname:
-            raise ValueError("there is no host in it")
-        socket.create_connection((address.hostname, port), 3.0).close()
-    except (OSError, ValueError) as error:
-        fail(f"no engine listens at {engine} ({error})")
+        connect_to(engine, 3.0).close()
+    except Unreachable as finding:
+        fail(f"no engine listens at {address(engine)} ({finding})")
 
 
 def _store(parking: str | None) -> Store | None:
@@ -349,7 +345,7 @@ def _store(parking: str | None) -> Store | None:
     if (server := _server(parking)) is not None:
         return server
     if not Path(parking).is_file():
-        fail(f"--parking: there is no file {parking!r}")
+        fail(f"--parking: there is no file {address(parking)!r}")
     return SqliteStore(parking)
 
 

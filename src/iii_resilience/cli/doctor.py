@@ -19,6 +19,7 @@ from iii_resilience.cli.engine_probe import (
     Unanswered,
     Unreachable,
 )
+from iii_resilience.cli.terminal_text import address
 from iii_resilience.config.book import PolicyBook
 from iii_resilience.sdk.engine_api import FUNCTIONS_INFO, FunctionStatus
 from iii_resilience.sdk.versions import CUT_ABOVE_16_MIB, MIB, QUIRKS, UNKNOWN, Sdk, installed
@@ -72,33 +73,34 @@ def examine(
 def _engine(
     url: str, function_id: str | None, worker: str | None, namespace: str | None, timeout: float
 ) -> Iterator[Finding]:
+    shown = address(url)
     try:
         with EngineProbe(url, timeout) as visit:
-            yield Finding("engine", f"answers at {url}")
+            yield Finding("engine", f"answers at {shown}")
             yield Finding("access", "this machine's worker is let in")
             yield from _questions(visit, function_id, worker, namespace)
     except NoListener as finding:
         yield Finding(
             "engine",
-            f"{url} answers with {finding}",
-            f"Correct the address: {url} is not a listener for workers. It may be the port of the "
-            "HTTP routes (3111 where it is not configured otherwise); workers connect to the port "
-            "of the iii-worker-manager.",
+            f"{shown} answers with {finding}",
+            f"Correct the address: {shown} is not a listener for workers. It may be the port of "
+            "the HTTP routes (3111 where it is not configured otherwise); workers connect to the "
+            "port of the iii-worker-manager.",
             bad=True,
         )
     except Frozen as finding:
         yield Finding(
             "engine",
-            f"takes connections at {url} and does not answer them: {finding}",
-            f"Look at the process that listens at {url}: it is frozen (stopped, suspended, or out "
-            "of memory), or it is not an engine. Let it go on, or start the engine again.",
+            f"takes connections at {shown} and does not answer them: {finding}",
+            f"Look at the process that listens at {shown}: it is frozen (stopped, suspended, or "
+            "out of memory), or it is not an engine. Let it go on, or start the engine again.",
             bad=True,
         )
     except Unreachable as finding:
         yield Finding(
             "engine",
-            f"cannot be reached at {url}: {finding}",
-            f"Start the engine, or correct the address: nothing answers at {url}.",
+            f"cannot be reached at {shown}: {finding}",
+            f"Start the engine, or correct the address: nothing answers at {shown}.",
             bad=True,
         )
     except Refused as finding:

@@ -52,6 +52,31 @@ class Unanswered(Exception):  # noqa: N818 - ditto
         super().__init__(code)
 
 
+def connect_to(url: str, timeout: float) -> socket.socket:
+    """A TCP connection to an engine's address.
+
+    Args:
+        url: The address, ``ws://host:port``.
+        timeout: How long to wait for it, in seconds.
+
+    Raises:
+        Unreachable: Nothing listens there, or this is not such an address. Its text repeats no
+            part of the address.
+    """
+    from websockets.exceptions import InvalidURI  # noqa: PLC0415 - an extra
+    from websockets.uri import parse_uri  # noqa: PLC0415 - ditto
+
+    try:
+        address = parse_uri(url)
+        return socket.create_connection((address.host, address.port), timeout)
+    except (InvalidURI, ValueError):  # the second for a port that is not a number
+        raise Unreachable("this is not the address of an engine (ws://host:port)") from None
+    except TimeoutError:
+        raise Unreachable(f"no connection within {timeout:g} s") from None
+    except OSError as error:
+        raise Unreachable(error.strerror or type(error).__name__) from None
+
+
 class EngineProbe:
     """A connection for a few requests; use it in a ``with`` statement.
 
@@ -68,24 +93,14 @@ class EngineProbe:
         from websockets.exceptions import (  # noqa: PLC0415 - an extra
             InvalidHandshake,
             InvalidStatus,
-            InvalidURI,
         )
         from websockets.sync.client import connect  # noqa: PLC0415 - ditto
-        from websockets.uri import parse_uri  # noqa: PLC0415 - ditto
 
         token = os.environ.get("III_TOKEN")  # as SDK 0.24.6 and later do
         headers = {"Authorization": f"Bearer {token}"} if token else None
         self._timeout = timeout
-        try:
-            address = parse_uri(url)
-            # First alone: a process that is stopped has its connections taken by the system.
-            opened = socket.create_connection((address.host, address.port), timeout)
-        except InvalidURI:
-            raise Unreachable("this is not the address of an engine (ws://host:port)") from None
-        except TimeoutError:
-            raise Unreachable(f"no connection within {timeout:g} s") from None
-        except OSError as error:
-            raise Unreachable(error.strerror or type(error).__name__) from None
+        # First alone: a process that is stopped has its connections taken by the system.
+        opened = connect_to(url, timeout)
         try:
             self._socket = connect(
                 url,

@@ -21,6 +21,7 @@ _CONTROLS = re.compile(
 
 # A password that is written as it is may hold "@" or "/"; digits before a slash are a port.
 _USER = re.compile(r"(?<=://)(?:[^\s/:]*:(?!\d+/)\S*|[^\s/]*)@")
+_BEFORE_HOST = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE | re.DOTALL)
 _SECRET = re.compile(
     r"([?&](?:token|access_token|pass|secret|api_key|apikey|key|auth|authorization)="
     r"|\b(?:password|passwd)=)"  # of a query, or of a DSN
@@ -36,6 +37,17 @@ def without_credentials(text: str) -> str:
         text: A URL, or a message that may hold some.
     """
     return _SECRET.sub(r"\1***", _USER.sub("***@", text))
+
+
+def address(text: str) -> str:
+    """An address that was typed, without user, password and tokens, however wrongly it is written.
+
+    Args:
+        text: A URL alone; its scheme may be missing, its password may hold "@", "/" or spaces.
+    """
+    if ":" in text.rpartition("@")[0]:
+        text = _BEFORE_HOST.sub(r"\1***@", text)
+    return without_credentials(text)
 
 
 def plain(text: str) -> str:

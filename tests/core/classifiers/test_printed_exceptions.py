@@ -71,6 +71,24 @@ def test_class_of_driver_says_its_state(name: str) -> None:
         ("sqlalchemy.exc.DBAPIError", "(shop.Error) no", X, ME),
         ("sqlalchemy.exc.TimeoutError", "QueuePool limit of size 5", T, NE),
         ("httpx.HTTPStatusError", "Server error '503 Service Unavailable'", T, ME),
+        (
+            "botocore.exceptions.ClientError",
+            "An error occurred (ThrottlingException) when calling the PutItem operation: slower",
+            T,
+            NE,
+        ),
+        (
+            "botocore.errorfactory.ResourceNotFoundException",
+            "An error occurred (ResourceNotFoundException) when calling the GetItem operation: no",
+            N,
+            ME,
+        ),
+        (
+            "botocore.exceptions.ClientError",
+            "An error occurred (OutOfStock) when calling the Order operation: none left",
+            X,
+            EX,
+        ),
     ],
 )
 def test_printed_words_say_more(

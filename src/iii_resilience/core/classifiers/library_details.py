@@ -294,6 +294,20 @@ _AWS: dict[str, tuple[Category, Execution, bool]] = {
 }
 
 
+def of_aws_code(code: str, failure: Failure) -> Failure | None:
+    """What a service's error code says; None for one that is not known.
+
+    Args:
+        code: As the answer has it, ``ThrottlingException``.
+        failure: What its class alone says.
+    """
+    if (known := _AWS.get(code)) is None:
+        return None
+    category, execution, throttled = known
+    failure = of_category(failure, category, execution, throttled=throttled)
+    return failure.replace(remedy=f"{failure.remedy} ({code})")
+
+
 def aws(error: BaseException, failure: Failure) -> Failure | None:
     """A service's error code, else the HTTP status of its answer."""
     response = attribute(error, "response")
@@ -302,11 +316,9 @@ def aws(error: BaseException, failure: Failure) -> Failure | None:
     about, answer = response.get("Error"), response.get("ResponseMetadata")
     code = about.get("Code") if isinstance(about, Mapping) else None
     answer = answer if isinstance(answer, Mapping) else {}
-    pushback = retry_after(answer.get("HTTPHeaders"))
-    if isinstance(code, str) and (known := _AWS.get(code)) is not None:
-        category, execution, throttled = known
-        failure = of_category(failure, category, execution, throttled=throttled)
-        return failure.replace(remedy=f"{failure.remedy} ({code})", retry_after=pushback)
+    known = of_aws_code(code, failure) if isinstance(code, str) else None
+    if known is not None:
+        return known.replace(retry_after=retry_after(answer.get("HTTPHeaders")))
     found = answer.get("HTTPStatusCode")
     if not isinstance(found, int):
         return failure

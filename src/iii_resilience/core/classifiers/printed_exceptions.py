@@ -19,6 +19,9 @@ _DEPTH = 4  # names inside names
 # As httpx ("Server error '503 …"), requests ("503 Server Error"), urllib ("HTTP Error 503:") and
 # aiohttp ("503, message=") word it.
 _STATUS = re.compile(r"(?:^|error '|HTTP Error )([1-5]\d\d)(?= |:|, message=)")
+# botocore's `ClientError.MSG_TEMPLATE`; boto3 makes a subclass for each code of a service.
+_AWS_CODE = re.compile(r"An error occurred \(([\w.-]{1,128})\) when calling ")
+_AWS_CLASSES = "botocore.errorfactory."
 _ERRNO = re.compile(r"\[Errno (\d{1,4})\]")
 # "(psycopg.errors.UniqueViolation) words", and asyncpg's "(...Error) <class 'asyncpg...'>: words".
 _INNER = re.compile(r"\((?:sqlalchemy\.[\w.]+\) <class ')?([A-Za-z_][\w.]{0,255})(?:\)|'>)")
@@ -51,8 +54,8 @@ def from_name(name: str, message: str = "", depth: int = 0) -> Failure | None:
 
     Args:
         name: The qualified name, public or not.
-        message: What was printed behind it: a status in it counts, a number of `OSError`, and the
-            driver's exception that SQLAlchemy names.
+        message: What was printed behind it: a status in it counts, a number of `OSError`, the code
+            of an AWS service, and the driver's exception that SQLAlchemy names.
         depth: How many names this one stands inside.
     """
     if name.startswith("sqlalchemy.exc.") and depth < _DEPTH:
@@ -62,9 +65,11 @@ def from_name(name: str, message: str = "", depth: int = 0) -> Failure | None:
         )
         if cause is not None:
             return cause.replace(code=name, message=message, inner=cause)
-    row = row_of(name)
+    row = row_of("botocore.exceptions.ClientError" if name.startswith(_AWS_CLASSES) else name)
     if row is not None:
         failure = _of(row, row.name, message)
+        if row.detail is details.aws and (found := _AWS_CODE.match(message)) is not None:
+            return details.of_aws_code(found[1], failure) or failure
         found = _STATUS.search(message[:_READ]) if row.detail is details.status else None
         if found is not None:
             return details.of_status(int(found[1]), None, failure)
