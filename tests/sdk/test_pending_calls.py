@@ -379,6 +379,8 @@ class TestPace:
                 await asyncio.sleep(0.001)
             busy.set()
             await asyncio.gather(*calls)
+            while sum(most) < len(calls):  # the last iteration may not have ended
+                await asyncio.sleep(0.001)
 
         await worker.trigger_async(CALL)
         client.answer = answer
