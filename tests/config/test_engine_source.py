@@ -19,6 +19,7 @@ from support.waiting import until
 import iii_resilience
 from iii_resilience import (
     ConfigError,
+    ConnectionLostError,
     PolicyBook,
     RetryPolicy,
     load_policies,
@@ -41,6 +42,12 @@ def value(attempts: int, **more: Any) -> dict[str, Any]:
 def warned(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     records = [each for each in caplog.records if each.name == "iii_resilience"]
     return [each.getMessage() for each in records if each.levelno == level]
+
+
+def following() -> int:
+    """How many threads look at entries now."""
+    names = [thread.name for thread in threading.enumerate()]
+    return names.count("iii-resilience-engine-policies")
 
 
 class Operator:
@@ -247,21 +254,37 @@ def test_it_ends_with_worker_and_says_nothing(
 ) -> None:
     monkeypatch.setattr(engine_source, "_CONNECTS_WITHIN", 0.5)
 
-    def following() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
-        return [name for name in names if name == "iii-resilience-engine-policies"]
-
-    before = len(following())
+    before = following()
     with resilient(connect("worker"), policies=RetryPolicy()) as worker:
         book = policies_from_engine(worker, ENTRY, files=FILE, every=3600)
-        until(lambda: len(following()) == before + 1)
-    until(lambda: len(following()) == before)
+        until(lambda: following() == before + 1)
+    until(lambda: following() == before)
     assert attempts(book) == 2
     client = connect("other")
     book = policies_from_engine(client, ENTRY, files=FILE, every=0.05)
     client.shutdown()
-    until(lambda: len(following()) == before)
+    until(lambda: following() == before)
     assert not warned(caplog)
+
+
+def test_look_that_loses_its_connection_is_silent(
+    worker: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks again once the connection is back. Before SDK 0.24 a shutdown begins like this."""
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=0.02)
+    ask, looks = engine_source._EngineEntry._ask, 0
+
+    def lose_first(entry: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ConnectionLostError("the connection was lost")
+        return ask(entry)
+
+    monkeypatch.setattr(engine_source._EngineEntry, "_ask", lose_first)
+    until(lambda: looks > 3)
+    assert not warned(caplog)
+    assert attempts(book) == 2
 
 
 @pytest.mark.parametrize("entry", ["", "Payments", "a b", "x" * 65])
