@@ -55,6 +55,14 @@ class World:
         self.relays.append(worker)
         return worker
 
+    def end(self) -> None:
+        for worker in self.relays:
+            worker.shutdown()
+        # One that found its store closed would say so in the log of the next test.
+        until(lambda: not any(w._handlers._relay._thread.is_alive() for w in self.relays))
+        self.mine.close()
+        self.store.close()
+
     def numbers(self) -> list[int]:
         return [data["n"] for data in list(self.seen)]
 
@@ -84,10 +92,7 @@ def world(
         store, mine = PostgresStore(url), psycopg.connect(url)
     made = World(store, mine, engine, connect)
     yield made
-    for worker in made.relays:
-        worker.shutdown()
-    mine.close()
-    store.close()
+    made.end()
 
 
 @pytest.fixture
@@ -98,10 +103,7 @@ def small(tmp_path: Path, engine: LoopbackEngine, connect: Callable[..., Any]) -
     mine = sqlite3.connect(tmp_path / "store.db")
     made = World(store, mine, engine, connect)
     yield made
-    for worker in made.relays:
-        worker.shutdown()
-    mine.close()
-    store.close()
+    made.end()
 
 
 def parked(store: Any) -> list[Any]:
