@@ -456,7 +456,7 @@ class TestPace:
             )
             thread.start()
             threads.append(thread)
-            until(lambda handed=number + 1: len(connection.in_flight._waiting) == handed)
+            until(lambda: len(connection.in_flight._waiting) == len(threads))
         busy.set()
         for thread in threads:
             thread.join(60)
