@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -153,8 +154,8 @@ class TestLink:
     ) -> None:
         connection = Connection(connect())
         assert not connection.history.answered
-        question = connection.ask_functions_info(["t::none"], None)
-        connection.run(question).result(5)
+        question = partial(connection.ask_functions_info, ["t::none"], None)
+        connection.run(question).result(60)
         assert connection.history.answered
 
     def test_work_of_client_ends_with_it(self, connect: Callable[..., Any]) -> None:
@@ -168,7 +169,7 @@ class TestLink:
             finally:
                 steps.append("ended")
 
-        connection.start(work())
+        connection.start(work)
         until(lambda: steps == ["began"])
         connection.close()
         until(lambda: steps == ["began", "ended"])

@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def call_soon(
@@ -19,6 +22,53 @@ def call_soon(
     """Run something on an event loop, unless that loop has ended."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(what, *arguments)
+
+
+def run_soon(
+    loop: asyncio.AbstractEventLoop, work: Callable[[], Coroutine[Any, Any, T]]
+) -> Future[T]:
+    """Run a coroutine on the event loop of another thread.
+
+    As ``asyncio.run_coroutine_threadsafe``, but the coroutine is made on that loop: one that stops
+    before would leave it behind, and Python warns of coroutines that were never awaited.
+
+    Args:
+        loop: Where it runs.
+        work: Makes the coroutine.
+
+    Returns:
+        Its result; to cancel it cancels the coroutine.
+
+    Raises:
+        RuntimeError: The loop is closed.
+    """
+    future: Future[T] = Future()
+
+    def begin() -> None:
+        if future.cancelled():
+            return
+        task = loop.create_task(work())
+        task.add_done_callback(ended)
+
+        def cancel(done: Future[T]) -> None:
+            if done.cancelled():
+                call_soon(loop, task.cancel)
+
+        future.add_done_callback(cancel)
+
+    def ended(task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            future.cancel()
+        error = None if task.cancelled() else task.exception()
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            future.set_result(task.result())
+        else:
+            future.set_exception(error)
+
+    loop.call_soon_threadsafe(begin)
+    return future
 
 
 async def in_thread(work: Callable[[], None]) -> None:
