@@ -230,7 +230,8 @@ def test_call_in_flight_at_disconnect_is_never_answered(
 
 
 def test_configuration_events_reach_worker(engine: LoopbackEngine, sdk: Connect) -> None:
-    worker, events = sdk(engine.url, "worker"), []
+    worker = sdk(engine.url, "worker")
+    events: list[Any] = []
     worker.register_function("policies::changed", events.append)
     with pytest.warns(DeprecationWarning, match="register_?[tT]rigger"):
         worker.register_trigger(
