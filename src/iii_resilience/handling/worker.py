@@ -243,14 +243,14 @@ class Handlers:
             kept.asked_at = kept.asked_at or time.monotonic()
             future = asyncio.run_coroutine_threadsafe(kept.ask(asked), connection.loop)
             try:
-                answers = future.result(max(0.0, until - time.monotonic()))
+                answers, asked_at = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 return
             except Exception as error:
                 kept.not_answered(error)
                 return
             kept.asked_at = None
-            kept.rounds.learn(asked, answers, time.monotonic())
+            kept.rounds.learn(asked, answers, time.monotonic(), asked_at)
         if self._keeping:
             keeper().do(kept.look_again)
 
