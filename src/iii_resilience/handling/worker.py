@@ -242,7 +242,7 @@ class Handlers:
             kept.asked_at = kept.asked_at or time.monotonic()
             try:
                 future = connection.run(kept.ask(asked))
-                answers = future.result(max(0.0, until - time.monotonic()))
+                answers, asked_at = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 return
             except NotConnectedError:  # the client has just ended
@@ -252,7 +252,7 @@ class Handlers:
                 kept.not_answered(error)
                 return
             kept.asked_at = None
-            kept.rounds.learn(asked, answers, time.monotonic())
+            kept.rounds.learn(asked, answers, time.monotonic(), asked_at)
         if self._keeping:
             keeper().do(kept.look_again)
 
