@@ -468,9 +468,9 @@ def test_triage_of_many_codes_fits_terminal(tmp_path: Path) -> None:
         )
     connection.close()
     arguments = ["dlq", "triage", "jobs", "--offline", "--parking", str(path)]
-    began = time.monotonic()
+    began = time.process_time()  # other programs' work does not count
     result = CliRunner().invoke(app, arguments)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     words = result.stdout.splitlines()[-1]
     assert words == "and 800 more groups of 8000 message(s): --json lists them all"
     everything = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)

@@ -183,7 +183,7 @@ def test_key_of_dead_session_is_free_at_once(store: PostgresStore, postgres_url:
         return again[-1].state is State.CLAIMED
 
     until(claimed)
-    assert time.monotonic() - began < 10, "whatever its lease"
+    assert time.monotonic() - began < 60, "whatever its lease"
     assert again[-1].token > first.token
     with pytest.raises(StoreUnavailableError):
         transaction.commit("1", keep=HOUR)
@@ -532,7 +532,7 @@ def test_server_that_stalls_is_not_waited_for(
                 transaction.handle.execute("SELECT 1")
         with pytest.raises(StoreUnavailableError):
             claim(store, slot="other")
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 30
     finally:
         postgres_server.go_on()
     transaction.rollback()
