@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from support.observers import observer_faults
 from support.postgres_fixtures import postgres_of_session, postgres_server, postgres_url
 from support.redis_fixtures import redis_of_session, redis_server, redis_url
+from support.relay_checks import relay_checks_end_with_test
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
@@ -34,6 +34,7 @@ __all__ = [
     "redis_of_session",
     "redis_server",
     "redis_url",
+    "relay_checks_end_with_test",
 ]
 
 # How long an example takes says something of the machine, nothing of the library.
@@ -117,16 +118,6 @@ def same_policies_after() -> Iterator[None]:
 def own_guards() -> None:
     """What other tests have taken from budgets, or counted in circuits, is theirs."""
     forget_all()
-
-
-@pytest.fixture(autouse=True)
-def no_relay_check_outlives_its_test() -> Iterator[None]:
-    """It looks five seconds later whether a store has a relay, and would warn in another test."""
-    yield
-    for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer) and thread.name == "iii-resilience relay check":
-            thread.cancel()
-            thread.join(10)
 
 
 @attrs.define

@@ -9,7 +9,6 @@ import pytest
 from support.engine_fixtures import caller, connect, engine, target
 from support.postgres_fixtures import needs_postgres
 from support.redis_fixtures import needs_redis
-from support.relay_checks import relay_checks_end_with_test
 from support.telemetry_fixtures import clean_globals, seen
 
 from iii_resilience.stores import MemoryStore, PostgresStore, RedisStore, SqliteStore, Store
@@ -19,7 +18,6 @@ __all__ = [
     "clean_globals",
     "connect",
     "engine",
-    "relay_checks_end_with_test",
     "seen",
     "target",
 ]

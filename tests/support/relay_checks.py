@@ -19,13 +19,8 @@ def relay_checks() -> list[threading.Timer]:
 
 @pytest.fixture(autouse=True)
 def relay_checks_end_with_test() -> Iterator[None]:
-    """One of an earlier test would log a warning in the middle of a later one."""
-    _end_all()
+    """One would log a warning in the middle of a later test."""
     yield
-    _end_all()
-
-
-def _end_all() -> None:
     for check in relay_checks():
         check.cancel()
         check.join(60)

@@ -165,5 +165,5 @@ def test_code_of_aws_counts_without_headers_too() -> None:
 
 
 @pytest.mark.parametrize("response", [None, [], "SlowDown"])
-def test_aws_error_without_answer_is_no_known_failure(response: object) -> None:
+def test_aws_error_without_answer_is_unknown(response: object) -> None:
     assert not classify(Malformed(response)).known
