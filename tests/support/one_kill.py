@@ -106,7 +106,10 @@ def through_decorator(
             return await _failures(started)
         finally:
             beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
             await server.stop()
+            for _ in range(10):  # whoever was just accepted is served, and reset with the rest
+                await asyncio.sleep(0)
 
     return asyncio.run(main())
 
@@ -178,7 +181,11 @@ class _Server:
         await self.start()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        how = await reader.readexactly(1)
+        try:
+            how = await reader.readexactly(1)
+        except (asyncio.CancelledError, EOFError, OSError):
+            _reset(writer)  # asyncio leaves the connection of a cancelled task open
+            return
         if how == _LONG and not self._restarted:
             self._writers.append(writer)
         elif random.random() < self._failing:
