@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -446,6 +447,10 @@ class TestPace:
         await asyncio.gather(*calls)
         assert seen == [(number, number) for number in range(5)]
 
+    @staticmethod
+    def handed_over(connection: Connection, calls: int) -> bool:
+        return len(connection.in_flight._waiting) == calls
+
     def test_they_leave_in_order(self, client: Any) -> None:
         connection = Connection(client, sdk_of((0, 25, 0)))
         busy = threading.Event()
@@ -458,7 +463,7 @@ class TestPace:
             )
             thread.start()
             threads.append(thread)
-            until(lambda handed=number + 1: len(connection.in_flight._waiting) == handed)
+            until(partial(self.handed_over, connection, number + 1))
         busy.set()
         for thread in threads:
             thread.join(60)
