@@ -38,7 +38,9 @@ __all__ = [
 ]
 
 # How long an example takes says something of the machine, nothing of the library.
-settings.register_profile("default-deadline-off", deadline=None)
+settings.register_profile(
+    "default-deadline-off", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 # For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
 # They run more than once in a process, each time on other instances of the test classes.
 settings.register_profile(
@@ -47,7 +49,7 @@ settings.register_profile(
     max_examples=25,
     phases=[Phase.explicit, Phase.generate],
     database=None,
-    suppress_health_check=[HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("default-deadline-off")
 
