@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from iii import InitOptions, register_worker
+from support.ports import reserved_port
 from support.processes import ECHO, Engine, Worker, read_log
+from support.waiting import until_sockets_closed
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
 
@@ -106,7 +108,8 @@ def through_decorator(
             return await _failures(started)
         finally:
             beside.cancel()
-            await server.stop()
+            await asyncio.wait([beside])
+            await server.end()
 
     return asyncio.run(main())
 
@@ -145,10 +148,12 @@ class _Server:
     """
 
     def __init__(self, failing: float) -> None:
-        self.port = 0
+        self.port = reserved_port()
         self._failing = failing
         self._restarted = False
+        self._ended = False
         self._writers: list[asyncio.StreamWriter] = []
+        self._reading: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
     @property
@@ -161,7 +166,6 @@ class _Server:
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self.port, backlog=2048
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """End at once, as a process does that is killed: connections are reset."""
@@ -171,6 +175,14 @@ class _Server:
             _reset(writer)
         self._writers.clear()
 
+    async def end(self) -> None:
+        """End, with every connection: also those that nothing has come on yet."""
+        self._ended = True
+        await self.stop()
+        for writer in self._reading:
+            _reset(writer)
+        await until_sockets_closed()
+
     async def restart(self) -> None:
         """End, and listen at the same port."""
         await self.stop()
@@ -178,7 +190,17 @@ class _Server:
         await self.start()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        how = await reader.readexactly(1)
+        if self._ended:
+            _reset(writer)
+            return
+        self._reading.add(writer)
+        try:
+            how = await reader.readexactly(1)
+        except (asyncio.IncompleteReadError, ConnectionError):  # its caller was cancelled
+            writer.transport.abort()
+            return
+        finally:
+            self._reading.discard(writer)
         if how == _LONG and not self._restarted:
             self._writers.append(writer)
         elif random.random() < self._failing:
