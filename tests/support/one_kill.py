@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iii import InitOptions, register_worker
+from support.ports import reserved_port
 from support.processes import ECHO, Engine, Worker, read_log
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
@@ -152,7 +153,7 @@ class _Server:
     """
 
     def __init__(self, failing: float) -> None:
-        self.port = 0
+        self.port = reserved_port()
         self._failing = failing
         self._restarted = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -164,7 +165,6 @@ class _Server:
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self.port, backlog=2048
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """End at once, as a process does that is killed: connections are reset."""

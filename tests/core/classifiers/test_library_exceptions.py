@@ -34,6 +34,7 @@ from support.flaky_http import (
 )
 from support.postgres_wire import refusing_postgres
 from support.redis_fixtures import RedisServer, needs_redis
+from support.waiting import until_sockets_closed
 
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import retry_after
@@ -124,12 +125,15 @@ def get(client: str, url: str, *, timeout: float = PATIENT, **more: Any) -> Any:
 
 async def aio(url: str, *, sock_read: float = PATIENT, **more: Any) -> bytes:
     timeout = aiohttp.ClientTimeout(sock_read=sock_read, sock_connect=PATIENT)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.get(url, **more) as response,
-    ):
-        response.raise_for_status()
-        return await response.read()
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, **more) as response,
+        ):
+            response.raise_for_status()
+            return await response.read()
+    finally:
+        await until_sockets_closed()
 
 
 REFUSED = {

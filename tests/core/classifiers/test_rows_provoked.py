@@ -42,7 +42,7 @@ from support.library_rows import check_provoked, row_names
 from support.postgres_fixtures import needs_postgres
 from support.provoking_site import Site, site
 from support.redis_fixtures import RedisServer, needs_redis
-from support.waiting import until
+from support.waiting import until, until_sockets_closed
 
 from iii_resilience import classify
 
@@ -279,13 +279,6 @@ def aio(url: Callable[[Site], str], **more: Any) -> Callable[[Site], Any]:
     return with_session(get)
 
 
-async def all_closed() -> None:
-    """Wait until the loop watches no socket but its own: it closes those of TLS later."""
-    loop: Any = asyncio.get_running_loop()
-    while len(loop._selector.get_map()) > 1:
-        await asyncio.sleep(0.005)
-
-
 def with_session(
     do: Callable[[aiohttp.ClientSession, Site], Awaitable[Any]],
 ) -> Callable[[Site], Any]:
@@ -294,7 +287,7 @@ def with_session(
             async with aiohttp.ClientSession() as session:
                 await do(session, site)
         finally:
-            await all_closed()
+            await until_sockets_closed()  # those of TLS are closed by the loop, later
 
     return lambda site: asyncio.run(run(site))
 
