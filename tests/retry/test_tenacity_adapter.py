@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tenacity
 from iii import InvocationError
+from support.telemetry_fixtures import Seen, clean_globals, seen
 
 from iii_resilience import Backoff, Budget, NotConnectedError, Reason, RetryPolicy, report_for
 from iii_resilience.retry.tenacity_adapter import to_tenacity
 
 if TYPE_CHECKING:
     from conftest import FakeClock
+
+__all__ = ["clean_globals", "seen"]
 
 QUICK = RetryPolicy(attempts=3, backoff=Backoff(base=0.0))
 STOPPED = InvocationError("invocation_stopped", "Invocation stopped")
@@ -234,6 +237,17 @@ def test_each_function_has_permits_of_its_own_and_loops_share() -> None:
         f"{save.__module__}.{save.__qualname__}",
         "tenacity",
     }
+
+
+def test_permits_are_reported_and_no_span_is_left_open(seen: Seen) -> None:
+    """A `retry` of the user's may end a call unseen: a span of it would have no end."""
+    retrying = tenacity.Retrying(**QUICK.replace(budget=Budget()).to_tenacity(idempotent=True))
+    retrying(Failing(fresh(), fresh()))
+    with pytest.raises(InvocationError):
+        retrying(Failing(fresh(), fresh(), fresh()))
+    permits = seen.metrics()["iii.retry.budget.permits"]
+    assert permits.total(iii__retry__budget__outcome="refunded") == 2
+    assert seen.spans() == []
 
 
 def level(budget: Budget) -> float:

@@ -247,6 +247,8 @@ BAD: list[Any] = [
     {int: "transient"},
     {BusyError: "sometimes"},
     {BusyError: None},
+    {BusyError: []},
+    {"builtins.Exception": "transient"},
     {BusyError: BusyError},
     {NotConnectedError: "permanent"},
     {"FORBIDDEN": "transient"},
@@ -295,9 +297,8 @@ CATEGORIES = "must be one of transient, auth, not-found, payload, permanent, or 
 def test_refused_row_says_what_is_allowed(row: Any, problem: str) -> None:
     (key,) = row
     name = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key
-    rows: Any = {**row, 7: "auth"}
     with pytest.raises(ConfigError) as caught:
-        register_exceptions(rows)
+        register_exceptions(row | {7: "auth"})
     assert list(caught.value.problems) == [
         f"exceptions.{name}: {problem}",
         "exceptions.7: must be a class, or its qualified name (shop.errors.BusyError)",
@@ -310,6 +311,20 @@ def test_denial_is_refused_with_its_reason(code: str) -> None:
         register_exceptions({code: "transient"})
     (problem,) = caught.value.problems
     assert problem.startswith(f"exceptions.{code}: is refused: nothing makes {code} retryable: ")
+
+
+def test_other_than_mapping_is_refused_by_its_kind() -> None:
+    with pytest.raises(ConfigError) as caught:
+        register_exceptions([BusyError])  # type: ignore[arg-type]
+    assert list(caught.value.problems) == [
+        "exceptions: must be a mapping of classes to categories, got list"
+    ]
+
+
+def test_class_itself_is_registered_not_its_name() -> None:
+    another = type("BusyError", (Exception,), {"__module__": __name__})
+    register_exceptions({BusyError: "transient"})
+    assert classify(another("x")).category is X
 
 
 def test_every_exception_may_be_permanent() -> None:
