@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ class TestLink:
     ) -> None:
         connection = Connection(connect())
         assert not connection.history.answered
-        question = connection.ask_functions_info(["t::none"], None)
+        question = partial(connection.ask_functions_info, ["t::none"], None)
         connection.run(question).result(5)
         assert connection.history.answered
 
@@ -168,7 +169,7 @@ class TestLink:
             finally:
                 steps.append("ended")
 
-        connection.start(work())
+        connection.start(work)
         until(lambda: steps == ["began"])
         connection.close()
         until(lambda: steps == ["began", "ended"])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from iii_resilience.core.classifiers.text_patterns import NO_PROVIDER
@@ -120,7 +121,7 @@ class Readiness:
         elif not self._looks_for_provider:
             self._looks_for_provider = True
             with suppress(NotConnectedError):  # shut down since; the message was taken all the same
-                self._connection.start(self._look_for_provider())
+                self._connection.start(self._look_for_provider)
 
     def not_enqueued(self, failure: Failure) -> None:
         """A message was not taken: whether its provider is still there may be in doubt."""
@@ -181,7 +182,7 @@ class Readiness:
             future = waiters.add()
         if ask:
             try:
-                self._connection.start(self._ask(key, waiters))
+                self._connection.start(partial(self._ask, key, waiters))
             except NotConnectedError:  # those who have joined look again, and end like this one
                 self._let_go(key, waiters, there=False)
                 raise

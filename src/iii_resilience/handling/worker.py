@@ -5,10 +5,10 @@ Delegates to `hardening` and `registration`. Knows nothing of outgoing calls.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -241,7 +241,10 @@ class Handlers:
         for start in range(0, len(ids), IDS_AT_ONCE):
             asked = ids[start : start + IDS_AT_ONCE]
             kept.asked_at = kept.asked_at or time.monotonic()
-            future = asyncio.run_coroutine_threadsafe(kept.ask(asked), connection.loop)
+            try:
+                future = connection.run(partial(kept.ask, asked))
+            except NotConnectedError:  # it has ended just now
+                return
             try:
                 answers, asked_at = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:

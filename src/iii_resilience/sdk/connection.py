@@ -22,6 +22,7 @@ from iii_resilience.core.errors import NotConnectedError
 from iii_resilience.sdk.client_adapter import POLL, ClientAdapter, SdkClient
 from iii_resilience.sdk.connection_state import REFUSALS, ConnectionMonitor, ConnectionState
 from iii_resilience.sdk.engine_api import FunctionStatus, functions_info
+from iii_resilience.sdk.event_loops import run_on
 from iii_resilience.sdk.pending_calls import InFlightCalls
 from iii_resilience.sdk.versions import Sdk, installed
 from iii_resilience.sdk.wait_queue import WaitQueue
@@ -251,20 +252,19 @@ class Connection:
         self.history.answered = True
         return answers
 
-    def run(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run something on the SDK's loop.
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run a coroutine function on the SDK's loop.
 
         Raises:
-            NotConnectedError: That loop has ended.
+            NotConnectedError: That loop is closed.
         """
         try:
-            return asyncio.run_coroutine_threadsafe(work, self.client.own_loop or self.loop)
+            return run_on(self.client.own_loop or self.loop, work)
         except RuntimeError:  # the loop was closed after the check
-            work.close()
             raise NotConnectedError("this client was shut down; nothing was sent") from None
 
-    def start(self, task: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine on the SDK's loop without waiting for it; it ends with the client.
+    def start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine function on the SDK's loop and go on; it ends with the client.
 
         Raises:
             NotConnectedError: The client was shut down, or its loop has ended.

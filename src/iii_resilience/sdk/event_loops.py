@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def call_soon(
@@ -19,6 +22,47 @@ def call_soon(
     """Run something on an event loop, unless that loop has ended."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(what, *arguments)
+
+
+def run_on(
+    loop: asyncio.AbstractEventLoop, make: Callable[[], Coroutine[Any, Any, T]]
+) -> Future[T]:
+    """Run a coroutine on an event loop of another thread.
+
+    Args:
+        loop: The loop. Where it has ended and is not closed, the future stays as it is.
+        make: Makes the coroutine, on the loop.
+
+    Raises:
+        RuntimeError: The loop is closed.
+    """
+    return asyncio.run_coroutine_threadsafe(_MadeThere(make), loop)
+
+
+class _MadeThere(Coroutine[Any, Any, T]):
+    """A coroutine that is made when it begins: Python warns of one that was made and never did."""
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._make = make
+        self._made: Coroutine[Any, Any, T] | None = None
+
+    def _begun(self) -> Coroutine[Any, Any, T]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def send(self, value: Any) -> Any:
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._begun().__await__()
 
 
 async def in_thread(work: Callable[[], None]) -> None:

@@ -65,7 +65,7 @@ class Shutdown:
             # A client that the user has shut down would hang.
             if not connection.client.loop_ended:
                 with suppress(Exception):  # a loop that stands still; the SDK says more about it
-                    connection.run(connection.in_flight.cancel_rest()).result(1.0)
+                    connection.run(connection.in_flight.cancel_rest).result(1.0)
                 connection.client.shutdown()
         except Exception as error:
             connection.client.stop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -405,6 +407,34 @@ class TestCost:
         until(lambda: standing(second)[0] == "owner")
         second.shutdown()
         until(lambda: not threads())
+
+
+class TestEnd:
+    def test_question_that_comes_after_loop_s_end_is_dropped(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The keeper's thread, and a caller, may have looked at the connection just before."""
+        mine = worker("mine")
+        until(lambda: standing(mine) == ("owner", "mine"))
+        handlers, connection = mine._handlers, mine._connection
+        loop, look = connection.loop, handlers._kept.look
+        mine.shutdown()
+        monkeypatch.setattr(type(connection), "connected", True)
+        monkeypatch.setattr(type(connection), "closed", False)
+        gc.collect()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for closed in (False, True):
+                if closed:
+                    loop.close()
+                monkeypatch.setattr(loop, "is_running", lambda: True)
+                look(time.monotonic(), lambda *_: None)
+                handlers._kept._asking = None
+                handlers._ask(["t::f"])
+                monkeypatch.delattr(loop, "is_running")
+            gc.collect()
+        assert [str(w.message) for w in caught if w.category is RuntimeWarning] == []
+        monkeypatch.undo()
 
 
 class TestNoAnswer:

@@ -8,7 +8,6 @@ from a living owner. Knows nothing of handlers.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import random
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from iii_resilience.core.classify import classify
@@ -121,8 +121,8 @@ class KeptClient:
         if self.asked_at is None:
             self.asked_at = now
         try:
-            asking = asyncio.run_coroutine_threadsafe(self.ask(ids), self.connection.loop)
-        except RuntimeError:  # the loop was closed: the client has ended
+            asking = self.connection.run(partial(self.ask, ids))
+        except NotConnectedError:  # the client has ended
             return
         self._asking = asking
         asking.add_done_callback(lambda done: tell(done, ids))

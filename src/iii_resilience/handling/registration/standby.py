@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from iii_resilience.core.errors import NotConnectedError
@@ -94,7 +95,7 @@ class Standby:
             self._told[owner] = frozenset(functions), again
             payload = {"worker": self._name, "standby": sorted(functions)}
             with suppress(NotConnectedError):  # the client has just ended
-                self._connection.start(self._tell(owner, payload))
+                self._connection.start(partial(self._tell, owner, payload))
 
     async def _tell(self, owner: str, payload: dict[str, Any]) -> None:
         try:
