@@ -13,25 +13,21 @@ from typing import Any
 
 import pytest
 from support.engine_fixtures import QUICK
+from support.patience import LEAVING, PATIENCE
 from support.waiting import until
 
 from iii_resilience import resilient
 from iii_resilience.client.resilient import Resilient
-from iii_resilience.handling.registration import drain, standby
 from iii_resilience.handling.registration.keeper import keeper
 from iii_resilience.testing import LoopbackEngine
 
-PATIENCE = 60.0  # seconds
 Worker = Callable[..., Resilient]
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker waits for before it leaves comes in milliseconds, or late on a busy machine."""
-    monkeypatch.setattr(drain, "_HAND_OVER_MOST", PATIENCE)
-    monkeypatch.setattr(drain, "_LAST_CALLS_MS", 1000 * PATIENCE)
-    monkeypatch.setattr(standby, "_TAKE_OVER_MS", 1000 * PATIENCE)
-    monkeypatch.setattr(standby, "_TIMEOUT_MS", int(1000 * PATIENCE))
+    for module, name, value in LEAVING:
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture
