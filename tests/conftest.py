@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from support.observers import observer_faults
 from support.postgres_fixtures import postgres_of_session, postgres_server, postgres_url
 from support.redis_fixtures import redis_of_session, redis_server, redis_url
+from support.relay_checks import relay_checks_end_with_test
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
@@ -34,10 +34,13 @@ __all__ = [
     "redis_of_session",
     "redis_server",
     "redis_url",
+    "relay_checks_end_with_test",
 ]
 
 # How long an example takes says something of the machine, nothing of the library.
-settings.register_profile("default-deadline-off", deadline=None)
+settings.register_profile(
+    "default-deadline-off", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 # For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
 # They run more than once in a process, each time on other instances of the test classes.
 settings.register_profile(
@@ -46,7 +49,7 @@ settings.register_profile(
     max_examples=25,
     phases=[Phase.explicit, Phase.generate],
     database=None,
-    suppress_health_check=[HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("default-deadline-off")
 
@@ -117,16 +120,6 @@ def same_policies_after() -> Iterator[None]:
 def own_guards() -> None:
     """What other tests have taken from budgets, or counted in circuits, is theirs."""
     forget_all()
-
-
-@pytest.fixture(autouse=True)
-def no_warning_of_missing_relay_later() -> Iterator[None]:
-    """It comes five seconds after a message began to wait: then it would be another test's."""
-    yield
-    for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer) and thread.name == "iii-resilience relay check":
-            thread.cancel()
-            thread.join()
 
 
 @attrs.define

@@ -19,6 +19,7 @@ from support.waiting import until
 import iii_resilience
 from iii_resilience import (
     ConfigError,
+    ConnectionLostError,
     PolicyBook,
     RetryPolicy,
     load_policies,
@@ -263,6 +264,26 @@ def test_it_ends_with_worker_and_says_nothing(
     client.shutdown()
     until(lambda: not following())
     assert not warned(caplog)
+
+
+def test_look_that_loses_its_connection_is_silent(
+    worker: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks again once the connection is back. Before SDK 0.24 a shutdown begins like this."""
+    book = policies_from_engine(worker, ENTRY, files=FILE, every=0.02)
+    ask, looks = engine_source._EngineEntry._ask, 0
+
+    def lose_first(entry: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ConnectionLostError("the connection was lost")
+        return ask(entry)
+
+    monkeypatch.setattr(engine_source._EngineEntry, "_ask", lose_first)
+    until(lambda: looks > 3)
+    assert not warned(caplog)
+    assert attempts(book) == 2
 
 
 @pytest.mark.parametrize("entry", ["", "Payments", "a b", "x" * 65])

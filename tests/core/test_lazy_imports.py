@@ -18,7 +18,7 @@ import iii_resilience.config
 import iii_resilience.handling
 import iii_resilience.stores
 import iii_resilience.testing
-from iii_resilience.core.lazy_imports import lazy_module
+from iii_resilience.core.lazy_imports import lazy_exports, lazy_module
 
 PACKAGES = [
     iii_resilience,
@@ -132,6 +132,43 @@ def test_missing_name_is_attribute_error_with_nearest() -> None:
     assert (caught.value.name, caught.value.obj) == ("iii_rety", iii_resilience)
 
 
+class TestExports:
+    """Of a package that is made here, so that every part of it runs in this process."""
+
+    @pytest.fixture
+    def shop(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        package, orders = ModuleType("shop"), ModuleType("shop.orders")
+        vars(orders).update(save=object(), load=object())
+        monkeypatch.setitem(sys.modules, "shop", package)
+        monkeypatch.setitem(sys.modules, "shop.orders", orders)
+        found, listed, names = lazy_exports("shop", {"orders": "save load", "ghosts": "haunt"})
+        vars(package).update(__getattr__=found, __dir__=listed, __all__=names)
+        return package
+
+    def test_names_are_those_of_all_modules_in_order(self, shop: ModuleType) -> None:
+        assert shop.__all__ == ["haunt", "load", "save"]
+
+    def test_name_is_object_of_its_module_and_kept(self, shop: ModuleType) -> None:
+        assert "save" not in vars(shop)
+        save = sys.modules["shop.orders"].save
+        assert shop.save is save
+        assert vars(shop)["save"] is save
+        assert "load" not in vars(shop)
+
+    def test_dir_lists_names_before_they_are_loaded(self, shop: ModuleType) -> None:
+        assert dir(shop) == sorted({*vars(shop), "haunt", "load", "save"})
+
+    def test_unknown_name_is_attribute_error_of_package(self, shop: ModuleType) -> None:
+        with pytest.raises(AttributeError) as caught:
+            _ = shop.saved
+        assert str(caught.value) == "module 'shop' has no attribute 'saved'"
+        assert (caught.value.name, caught.value.obj) == ("saved", shop)
+
+    def test_module_that_is_missing_is_named(self, shop: ModuleType) -> None:
+        with pytest.raises(ModuleNotFoundError, match=r"shop\.ghosts"):
+            _ = shop.haunt
+
+
 def test_test_may_put_something_in_place_of_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iii_resilience, "classify", len)
     assert iii_resilience.classify is len  # type: ignore[comparison-overlap]
@@ -183,7 +220,7 @@ print(len(found), all(one == found[0] != "" for one in found), type(found[0]).__
 def test_module_for_later_is_loaded_with_its_first_name() -> None:
     code = """
 import sys
-from iii_resilience.core.lazy_imports import lazy_module
+from iii_resilience.core.lazy_imports import lazy_exports, lazy_module
 colorsys = lazy_module("colorsys")
 print("colorsys" in sys.modules, colorsys.ONE_THIRD, "colorsys" in sys.modules)
 """

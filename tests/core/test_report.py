@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,19 @@ def test_single_attempt_that_was_refused_was_not_sent() -> None:
     assert report is not None
     assert [attempt.sent for attempt in report.attempts] == [False]
     assert (report.reason, report.execution) == (Reason.NOT_RETRYABLE, failure.execution)
+
+
+def test_single_attempt_took_no_time_and_is_of_now() -> None:
+    error, failure = ValueError("too large"), classify("payload_too_large")
+    before = time.monotonic()
+    attach_single(error, failure, Reason.CIRCUIT_OPEN)
+    report = report_for(error)
+    assert report is not None
+    assert report == RetryReport(
+        (Attempt(1, failure, 0.0, 0.0, sent=False),), Reason.CIRCUIT_OPEN, failure.execution, 0.0
+    )
+    assert already_retried(error, since=before)
+    assert not already_retried(error, since=time.monotonic() + 60.0)
 
 
 def test_amended_note_stays_one_note_of_ours() -> None:

@@ -240,7 +240,7 @@ class TestEnsureQueue:
         world.wait_for(delivered=1)
         assert len(heard) == 1
         assert world.definitions()[world.queue]["max_retries"] == 1
-        assert any("is defined already, with another" in one.message for one in caplog.records)
+        assert any("is defined already, with another" in one.getMessage() for one in caplog.records)
 
     def test_what_it_allows_queue_worker_takes(self, world: World) -> None:
         assert ensure_queue(

@@ -20,6 +20,7 @@ from iii_resilience import (
     Breaker,
     Budget,
     Bulkhead,
+    CircuitOpenError,
     PolicyBook,
     Reason,
     RetryPolicy,
@@ -30,6 +31,8 @@ from iii_resilience import (
     retrying,
     use_policies,
 )
+from iii_resilience.retry.loop import RetryLoop
+from iii_resilience.retry.policy_source import PolicySource
 
 if TYPE_CHECKING:
     from conftest import FakeClock
@@ -465,6 +468,72 @@ def test_loop_that_succeeds_refills_budget(how: str) -> None:
     assert level(budget) == 1.5
 
 
+@BOTH
+def test_loop_s_circuit_is_of_function_around_it_and_opens_by_class(how: str) -> None:
+    class BusyError(Exception):
+        """A user's own, which is permanent if nothing is said of it."""
+
+    breaker = Breaker(min_calls=1, failure_rate=1.0, open=3600.0)
+    source = PolicySource(
+        "retrying",
+        QUICK.replace(breaker=breaker, attempts=1),
+        {"transient": BusyError},
+        idempotent=False,
+    )
+
+    def block() -> None:
+        for attempt in RetryLoop(source, "shop.save"):
+            with attempt:
+                raise BusyError
+
+    async def block_async() -> None:
+        async for attempt in RetryLoop(source, "shop.save"):
+            with attempt:
+                raise BusyError
+
+    for expected in (BusyError, CircuitOpenError):
+        with pytest.raises(expected):
+            block() if how == "for" else asyncio.run(block_async())
+    assert [*breaker._states] == ["shop.save"]
+
+
+@BOTH
+def test_retry_waits_for_place_until_deadline_only(how: str) -> None:
+    bulkhead = Bulkhead(1, queue=5, wait=60.0)
+    policy = QUICK.replace(bulkhead=bulkhead, deadline=0.1)
+    source = PolicySource("retrying", policy, {}, idempotent=True)
+    slots = bulkhead.slots_for("shop.save")
+
+    def block() -> None:
+        for attempt in RetryLoop(source, "shop.save"):
+            with attempt:
+                slots._limit = 0  # as if another caller had come in as the block ends
+                raise stopped()
+
+    async def block_async() -> None:
+        async for attempt in RetryLoop(source, "shop.save"):
+            with attempt:
+                slots._limit = 0
+                raise stopped()
+
+    started = time.monotonic()
+    with pytest.raises(Exception, match="invocation_stopped") as caught:
+        block() if how == "for" else asyncio.run(block_async())
+    assert time.monotonic() - started < 30.0
+    report = report_for(caught.value)
+    assert report is not None
+    assert [attempt.sent for attempt in report.attempts] == [True, False]
+    assert report.reason is Reason.BULKHEAD_FULL
+
+
+@BOTH
+def test_log_names_loop(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "iii_resilience"), pytest.raises(Exception, match="stopped"):
+        go(how, [stopped()])
+    (record,) = caplog.records
+    assert vars(record)["iii_function_id"] == "retrying()"
+
+
 class TestBeforeTheBlock:
     """The loop is left, or goes on, before ``with attempt:`` was reached."""
 
@@ -475,11 +544,15 @@ class TestBeforeTheBlock:
         policy = QUICK.replace(bulkhead=bulkhead, breaker=breaker if fails else None)
         return retrying(idempotent=True, policy=policy), bulkhead
 
+    @staticmethod
+    def inside(bulkhead: Bulkhead) -> int:
+        (slots,) = bulkhead._states.values()
+        return slots.inside
+
     @pytest.mark.parametrize("fails", [0, 1])
     @pytest.mark.parametrize("leave", ["break", "continue", "raise"])
     def test_place_and_probe_are_given_back(self, leave: str, fails: int) -> None:
         loop, bulkhead = self.guarded(fails)
-        slots = bulkhead.slots_for("retrying()")
         kept = []  # a variable that outlives the loop, as that of `for` does
         for _ in range(3):
             with contextlib.suppress(KeyError):
@@ -494,13 +567,12 @@ class TestBeforeTheBlock:
                     with attempt:
                         raise ConnectionError
                     time.sleep(0.01)  # until the circuit lets a probe through
-            assert slots.inside == 0
+            assert self.inside(bulkhead) == 0
         assert len(kept) == 3 * (fails + 1)
 
     @pytest.mark.parametrize("fails", [0, 1])
     async def test_async_place_is_given_back(self, fails: int) -> None:
         loop, bulkhead = self.guarded(fails)
-        slots = bulkhead.slots_for("retrying()")
         kept = []
         for _ in range(3):
             async for attempt in loop:
@@ -510,5 +582,5 @@ class TestBeforeTheBlock:
                 with attempt:
                     raise ConnectionError
                 await asyncio.sleep(0.01)
-            assert slots.inside == 0  # at once: asyncio closes the loop's generator later
+            assert self.inside(bulkhead) == 0  # at once: asyncio closes the loop's generator later
         assert len(kept) == 3 * (fails + 1)

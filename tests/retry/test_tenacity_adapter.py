@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tenacity
 from iii import InvocationError
+from support.telemetry_fixtures import Seen, clean_globals, seen
 
 from iii_resilience import Backoff, Budget, NotConnectedError, Reason, RetryPolicy, report_for
 from iii_resilience.retry.tenacity_adapter import to_tenacity
 
 if TYPE_CHECKING:
     from conftest import FakeClock
+
+__all__ = ["clean_globals", "seen"]
 
 QUICK = RetryPolicy(attempts=3, backoff=Backoff(base=0.0))
 STOPPED = InvocationError("invocation_stopped", "Invocation stopped")
@@ -214,6 +217,80 @@ def test_only_calls_that_may_be_retried_feed_budget(idempotent: bool) -> None:
     tenacity.Retrying(**options)(Failing(fresh())) if idempotent else None
     levels = [bucket.level for bucket in budget._states.values()]
     assert levels == ([10.0] if idempotent else [])
+
+
+def test_each_function_has_permits_of_its_own_and_loops_share() -> None:
+    budget = Budget()
+
+    def fetch() -> None: ...
+
+    def save() -> None: ...
+
+    retrying = tenacity.Retrying(**QUICK.replace(budget=budget).to_tenacity(idempotent=True))
+    for function in (fetch, save, fetch):
+        retrying(function)
+    for attempt in retrying:
+        with attempt:
+            pass
+    assert set(budget._states) == {
+        f"{fetch.__module__}.{fetch.__qualname__}",
+        f"{save.__module__}.{save.__qualname__}",
+        "tenacity",
+    }
+
+
+def test_permits_are_reported_and_no_span_is_left_open(seen: Seen) -> None:
+    """A `retry` of the user's may end a call unseen: a span of it would have no end."""
+    retrying = tenacity.Retrying(**QUICK.replace(budget=Budget()).to_tenacity(idempotent=True))
+    retrying(Failing(fresh(), fresh()))
+    with pytest.raises(InvocationError):
+        retrying(Failing(fresh(), fresh(), fresh()))
+    permits = seen.metrics()["iii.retry.budget.permits"]
+    assert permits.total(iii__retry__budget__outcome="refunded") == 2
+    assert seen.spans() == []
+
+
+def level(budget: Budget) -> float:
+    (bucket,) = budget._states.values()
+    return bucket.level
+
+
+def test_failed_attempt_earns_nothing() -> None:
+    budget = Budget(ratio=1.0, burst=10, min_per_second=0.0)
+    policy = QUICK.replace(budget=budget, attempts=2)
+    retrying = tenacity.Retrying(**policy.to_tenacity(idempotent=True))
+    levels = []
+    for _ in range(2):
+        with pytest.raises(InvocationError):
+            retrying(Failing(fresh(), fresh()))
+        levels.append(level(budget))
+    assert levels == [7.0, 4.0]
+
+
+def test_call_earns_once_however_often_its_value_is_rejected(clock: FakeClock) -> None:
+    budget = Budget(ratio=0.5, burst=10, min_per_second=0.0)
+    policy = QUICK.replace(budget=budget, attempts=4)
+    options = policy.to_tenacity(idempotent=True)
+    with pytest.raises(InvocationError):
+        tenacity.Retrying(**options)(Failing(*[fresh() for _ in range(9)]))
+    before = level(budget)
+    options["retry"] = options["retry"] | tenacity.retry_if_result(lambda value: value == "done")
+    with pytest.raises(tenacity.RetryError):
+        tenacity.Retrying(**options, sleep=clock.sleep)(Failing())
+    assert level(budget) == before + 0.5
+
+
+def test_wait_and_stop_of_policy_see_tenacity_s_state(clock: FakeClock) -> None:
+    policy = RetryPolicy(
+        attempts=9,
+        wait=tenacity.wait_incrementing(start=1.0, increment=1.0),
+        stop=tenacity.stop_after_attempt(3),
+    )
+    function = Failing(*[fresh() for _ in range(9)])
+    with pytest.raises(InvocationError):
+        tenacity.Retrying(**policy.to_tenacity(idempotent=True), sleep=clock.sleep)(function)
+    assert function.calls == 3
+    assert clock.slept == [1.0, 2.0]
 
 
 def test_without_budget_nothing_is_counted() -> None:

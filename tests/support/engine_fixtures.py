@@ -15,7 +15,7 @@ from iii_resilience.client.resilient import Resilient
 from iii_resilience.testing import LoopbackEngine
 
 QUICK = RetryPolicy(
-    backoff=Backoff(base=0.01, cap=0.1, throttled_base=0.01), deadline=10.0, ready_timeout=2.0
+    backoff=Backoff(base=0.01, cap=0.1, throttled_base=0.01), deadline=10.0, ready_timeout=8.0
 )
 
 
@@ -23,6 +23,12 @@ QUICK = RetryPolicy(
 def engine() -> Iterator[LoopbackEngine]:
     with LoopbackEngine() as running:
         yield running
+
+
+@pytest.fixture
+def sdk_times_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the SDK's thread is: a call ends in the SDK's own TIMEOUT."""
+    monkeypatch.setattr("iii_resilience.sdk.pending_calls._SLACK", 60.0)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from typing import Any
 from iii import InitOptions, register_worker
 from support.ports import reserved_port
 from support.processes import ECHO, Engine, Worker, read_log
-from support.waiting import until_sockets_closed
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
 
@@ -66,6 +65,7 @@ def through_trigger(
                 await asyncio.to_thread(second.register)
                 failures = await _failures(started)
                 beside.cancel()
+                await asyncio.wait({beside})
                 return failures
 
             return asyncio.run(main())
@@ -98,18 +98,20 @@ def through_decorator(
                 answer = await reader.readexactly(2)
             finally:
                 writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
             return answer
 
         beside = await _beside(lambda _: fetch(_QUICK), failing)
         started = [asyncio.create_task(fetch(_LONG)) for _ in range(calls)]
         try:
-            await _until(lambda: server.open >= calls)
+            await _until(lambda: server.held >= calls)
             await server.restart()
             return await _failures(started)
         finally:
             beside.cancel()
-            await asyncio.wait([beside])
-            await server.end()
+            await asyncio.wait({beside})
+            await server.stop()
 
     return asyncio.run(main())
 
@@ -145,21 +147,18 @@ class _Server:
 
     Args:
         failing: The part of the calls whose connection it resets, at random.
+
+    Attributes:
+        held: How many long calls have come before the restart.
     """
 
     def __init__(self, failing: float) -> None:
         self.port = reserved_port()
         self._failing = failing
         self._restarted = False
-        self._ended = False
-        self._writers: list[asyncio.StreamWriter] = []
-        self._reading: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.held = 0
         self._server: asyncio.Server | None = None
-
-    @property
-    def open(self) -> int:
-        """How many connections are open."""
-        return len(self._writers)
 
     async def start(self) -> None:
         """Listen."""
@@ -171,43 +170,33 @@ class _Server:
         """End at once, as a process does that is killed: connections are reset."""
         assert self._server is not None
         self._server.close()
-        for writer in self._writers:
+        writers = list(self._writers)
+        for writer in writers:
             _reset(writer)
-        self._writers.clear()
-
-    async def end(self) -> None:
-        """End, with every connection: also those that nothing has come on yet."""
-        self._ended = True
-        await self.stop()
-        for writer in self._reading:
-            _reset(writer)
-        await until_sockets_closed()
+        await asyncio.gather(*(each.wait_closed() for each in writers), return_exceptions=True)
 
     async def restart(self) -> None:
         """End, and listen at the same port."""
-        await self.stop()
         self._restarted = True
+        await self.stop()
         await self.start()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._ended:
-            _reset(writer)
-            return
-        self._reading.add(writer)
+        self._writers.add(writer)
         try:
             how = await reader.readexactly(1)
-        except (asyncio.IncompleteReadError, ConnectionError):  # its caller was cancelled
-            writer.transport.abort()
-            return
+            if how == _LONG and not self._restarted:
+                self.held += 1
+                await reader.read()  # until the connection ends
+            elif random.random() < self._failing:
+                _reset(writer)
+            else:
+                writer.write(b"ok")
+        except (asyncio.IncompleteReadError, OSError):
+            pass  # the caller, or this server, has ended
         finally:
-            self._reading.discard(writer)
-        if how == _LONG and not self._restarted:
-            self._writers.append(writer)
-        elif random.random() < self._failing:
-            _reset(writer)
-        else:
-            writer.write(b"ok")
             writer.close()
+            self._writers.discard(writer)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -68,8 +68,8 @@ def told(
         raise ValueError
 
     async def fill(data: Any) -> None:
-        while len(engine.calls("t::full")) < 3:  # until the other call was refused, and comes again
-            await asyncio.sleep(0.005)
+        while len(engine.calls("t::full")) < 3:  # until the other one was refused, and is back
+            await asyncio.sleep(0.01)
 
     worker.register_function("t::fails", fails)
     worker.register_function("t::parks", parks)

@@ -26,7 +26,7 @@ from iii_resilience.config.policy_set import PolicySet
 from iii_resilience.config.watch import SourceCheck, Watch
 from iii_resilience.core.classify import classify
 from iii_resilience.core.effects import drive
-from iii_resilience.core.errors import ConfigError, NotConnectedError
+from iii_resilience.core.errors import ConfigError, ConnectionLostError, NotConnectedError
 from iii_resilience.core.observers import logger
 from iii_resilience.sdk.client_adapter import SdkClient
 from iii_resilience.sdk.connection import Connection, connection_of
@@ -131,7 +131,10 @@ class _EngineEntry:
     def read(self) -> Contents:
         """What the entry holds now; if it cannot be read, what it held last, or the files."""
         try:
-            self._last = self._ask()
+            try:
+                self._last = self._ask()
+            except ConnectionLostError:  # waits for the next one; after a shutdown there is none
+                self._last = self._ask()
             self._warned = False
         except Exception as error:
             self._cannot_be_asked(error)

@@ -57,7 +57,10 @@ NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTE
         ("Xsave", "save", ME),
         ("saveX", "save", ME),
         ("save X::y", "save", ME),
+        ("saveX is gone", "save", ME),
+        ("cannot reach x$$$", "$$", NE),
         # Nothing that could be found.
+        ("gone: (it) ", "", ME),
         ("anything", "", ME),
     ],
 )

@@ -130,8 +130,14 @@ def test_callable_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -
     register_exceptions({BusyError: broken})
     with caplog.at_level(logging.WARNING, "iii_resilience"):
         assert {classify(BusyError("x")).category for _ in range(5)} == {X}
-    assert len([one for one in caplog.records if one.name == "iii_resilience"]) == 1
-    assert "RuntimeError" in caplog.text
+    assert [
+        record.getMessage() for record in caplog.records if record.name == "iii_resilience"
+    ] == [
+        (
+            f"the callable registered for {NAME} raised RuntimeError, or returned no category; "
+            "its exceptions count as if it had returned None"
+        )
+    ]
     assert "a secret" not in caplog.text
 
 
@@ -241,6 +247,8 @@ BAD: list[Any] = [
     {int: "transient"},
     {BusyError: "sometimes"},
     {BusyError: None},
+    {BusyError: []},
+    {"builtins.Exception": "transient"},
     {BusyError: BusyError},
     {NotConnectedError: "permanent"},
     {"FORBIDDEN": "transient"},
@@ -259,6 +267,84 @@ def test_bad_rows_are_refused_and_none_is_taken(rows: Any) -> None:
     with pytest.raises(ConfigError, match="exceptions"):
         register_exceptions(rows)
     assert classify(BusyError("x")).category is X
+
+
+CATEGORIES = "must be one of transient, auth, not-found, payload, permanent, or in code a callable "
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({BusyError: "often"}, CATEGORIES + "from the exception to one of them, got 'often'"),
+        ({BusyError: 5}, CATEGORIES + "from the exception to one of them, got int"),
+        ({BusyError: ValueError}, CATEGORIES + "from the exception to one of them, got type"),
+        ({"TIMEOUT": "auth"}, "is a code, not a class: what codes mean is said under codes"),
+        ({KeyboardInterrupt: "auth"}, "must be a subclass of Exception"),
+        ({NotConnectedError: "auth"}, "goes by the code it carries: use register_codes"),
+        (
+            {"not a name": "auth"},
+            "must be a class, or its qualified name (shop.errors.BusyError)",
+        ),
+        (
+            {Exception: "transient"},
+            (
+                "is every exception there is, mistakes in the program included: name the classes "
+                "that a repeat can help"
+            ),
+        ),
+    ],
+)
+def test_refused_row_says_what_is_allowed(row: Any, problem: str) -> None:
+    (key,) = row
+    name = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else key
+    with pytest.raises(ConfigError) as caught:
+        register_exceptions(row | {7: "auth"})
+    assert list(caught.value.problems) == [
+        f"exceptions.{name}: {problem}",
+        "exceptions.7: must be a class, or its qualified name (shop.errors.BusyError)",
+    ]
+
+
+@pytest.mark.parametrize("code", ["FORBIDDEN", "function_not_found"])
+def test_denial_is_refused_with_its_reason(code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        register_exceptions({code: "transient"})
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"exceptions.{code}: is refused: nothing makes {code} retryable: ")
+
+
+def test_other_than_mapping_is_refused_by_its_kind() -> None:
+    with pytest.raises(ConfigError) as caught:
+        register_exceptions([BusyError])  # type: ignore[arg-type]
+    assert list(caught.value.problems) == [
+        "exceptions: must be a mapping of classes to categories, got list"
+    ]
+
+
+def test_class_itself_is_registered_not_its_name() -> None:
+    another = type("BusyError", (Exception,), {"__module__": __name__})
+    register_exceptions({BusyError: "transient"})
+    assert classify(another("x")).category is X
+
+
+def test_every_exception_may_be_permanent() -> None:
+    register_exceptions({Exception: "permanent", "builtins.OSError": "auth"})
+    assert classify(BusyError("x")).known
+    assert classify(OSError("x")).category is A
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ("shop.BusyError", "transient takes classes of exceptions, got str"),
+        (b"x", "transient takes classes of exceptions, got bytes"),
+        (5, "transient takes classes of exceptions, got int"),
+    ],
+)
+def test_argument_names_what_it_takes(kinds: Any, message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        transient_exceptions(kinds)
+    assert str(caught.value) == message
 
 
 def test_argument_of_decorator_takes_classes() -> None:

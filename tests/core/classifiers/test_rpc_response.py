@@ -69,8 +69,11 @@ def test_ok_passes_whatever_else_it_holds() -> None:
 
 @pytest.mark.parametrize("response", [None, "ok", 5, [], {}, {"result": 1}, {"label": "X"}])
 def test_no_response(response: object) -> None:
-    with pytest.raises(ValueError, match="RPC response"):
+    with pytest.raises(ValueError, match=r"^an RPC response ") as caught:
         check_rpc(response)
+    kind = "a mapping, not " + type(response).__name__
+    what = "has a status" if isinstance(response, dict) else f"is {kind}"
+    assert str(caught.value) == f"an RPC response {what}"
 
 
 def test_exception_holds_everything() -> None:
@@ -151,6 +154,27 @@ def test_nearest_keys_hold_nothing_but_keys() -> None:
         "error": {"code": "FN_NOT_FOUND", "message": "Available: A.c, token=secret value, A.d"},
     }
     assert "secret" not in classify(body).remedy
+
+
+@pytest.mark.parametrize(
+    ("called", "available", "nearest"),
+    [
+        ("a.save", "a.saved, a.save2, a.saves, b.save, x.y", ["a.saves", "a.saved", "a.save2"]),
+        ("orders.get", "items.set, x.y", ["items.set"]),  # half of its characters are enough
+        ("orders.get", "x.y", []),
+        ("orders.get", "", []),
+        ("a.b", "a.c; see Available: a.bb", []),  # the list begins at the first of the two
+    ],
+)
+def test_three_nearest_keys_are_offered(called: str, available: str, nearest: list[str]) -> None:
+    body = {
+        "status": "error",
+        "fnKey": called,
+        "label": "FN_NOT_FOUND",
+        "error": {"code": "FN_NOT_FOUND", "message": f"No such function. Available: {available}"},
+    }
+    remedy = classify(body).remedy.partition("; nearest: ")[2]
+    assert remedy == ", ".join(nearest)
 
 
 @pytest.mark.parametrize("layer", ["validation", "expected", "unexpected", None, "other"])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from iii_resilience.core.classifiers.builtin_exceptions import attribute, text_of
 from iii_resilience.core.codes.engine_codes import http_status
 from iii_resilience.core.codes.model import Category, Execution
-from iii_resilience.core.codes.shorthand import EX, ME, NE, A, N, P, T, X
+from iii_resilience.core.codes.shorthand import ME, NE, A, N, P, T, X
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.system_clock import LONGEST_SECONDS
 
@@ -359,8 +359,3 @@ def orig(error: BaseException) -> object:
 def raised_from(error: BaseException) -> object:
     """``__cause__``, as in what SQLAlchemy raises for drivers of asyncio."""
     return error.__cause__
-
-
-def executed(error: BaseException, failure: Failure) -> Failure:  # noqa: ARG001 - a `Detail`
-    """An answer that had begun: its request was carried out."""
-    return failure.replace(execution=EX)

@@ -76,7 +76,7 @@ def from_name(name: str, message: str = "", depth: int = 0) -> Failure | None:
         return _os_error(name, message) or failure
     module, _, last = name.rpartition(".")
     state = _STATES.get(last.removesuffix("Error").removesuffix("Failure").lower())
-    base = row_of(f"{module.partition('.')[0]}.Error") or row_of("asyncpg.PostgresError")
+    base = row_of("asyncpg.PostgresError")  # all drivers' say the same but for the state
     if module in _DRIVERS and state is not None and base is not None:
         return of_state(state, _of(base, name, message))
     return _os_error(name, message)
