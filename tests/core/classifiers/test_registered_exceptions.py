@@ -241,6 +241,7 @@ def test_class_never_outranks_what_it_chains(code: str) -> None:
     ("text", "category"),
     [
         ('{"type": "permanent", "code": "FORBIDDEN", "message": "m"}', A),
+        ('{"type": "transient", "code": "invocation_failed", "message": "FORBIDDEN: no"}', A),
         # Another code of the tables is the other side's, and the class is what users say of it.
         ('{"type": "permanent", "code": "INVALID_REQUEST_BODY", "message": "m"}', T),
         ('{"type": "permanent", "code": "payload_too_large", "message": "m"}', T),
