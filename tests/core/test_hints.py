@@ -163,3 +163,56 @@ def test_worker_that_engine_refuses_fixes_its_access() -> None:
     error = NotConnectedError("refused")
     error.refused = True
     assert hint(classify(error), Reason.EXHAUSTED).action == "fix-access"
+
+
+ELSEWHERE = (
+    "Function a::b not found in namespace blue. It is registered in namespace(s): green, red"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "clause"),
+    [
+        (ELSEWHERE, "; it is registered in namespace(s): green, red"),
+        (f"{ELSEWHERE}.", "; it is registered in namespace(s): green, red"),
+        (f"{'x' * 9000} {ELSEWHERE}", "; it is registered in namespace(s): green, red"),
+        ("Function a::b not found in namespace blue", ""),
+        (f"{ELSEWHERE}; token=secret", ""),  # it holds more than identifiers
+        ("", ""),
+    ],
+)
+def test_missing_function_is_looked_for_where_it_is(message: str, clause: str) -> None:
+    missing = failure("function_not_found", Category.NOT_FOUND, message=message)
+    assert hint(missing, Reason.NOT_RETRYABLE).remedy == f"look here{clause}"
+    outer = failure("OUTER", Category.NOT_FOUND, message="words", inner=missing)
+    assert hint(outer, Reason.NOT_RETRYABLE).remedy == f"look here{clause}"
+
+
+@pytest.mark.parametrize(
+    ("code", "category"),
+    [
+        ("OTHER", Category.NOT_FOUND),  # another code's words prove nothing
+        ("function_not_found", Category.AUTH),  # advice to discover alone has the clause
+        ("function_not_found", TRANSIENT),
+    ],
+)
+def test_namespaces_are_named_in_advice_to_discover_only(code: str, category: Category) -> None:
+    found = hint(failure(code, category, message=ELSEWHERE), Reason.NOT_IDEMPOTENT)
+    assert found.remedy == "look here"
+
+
+def test_consumer_of_record_outweighs_that_of_moment() -> None:
+    permanent = failure(category=Category.PERMANENT)
+    with consuming():
+        assert hint(permanent, Reason.EXHAUSTED, consumer=False).action == "investigate"
+    assert hint(permanent, Reason.EXHAUSTED, consumer=True).action == "dead-letter"
+
+
+@pytest.mark.parametrize("category", [Category.AUTH, Category.PERMANENT, None])
+def test_access_is_at_fault_only_if_connection_was_refused_for_it(
+    category: Category | None,
+) -> None:
+    inner = None if category is None else failure("INNER", category)
+    expected = "fix-access" if category is Category.AUTH else "enqueue"
+    assert hint(failure("NOT_CONNECTED", inner=inner), Reason.EXHAUSTED).action == expected
+    assert hint(failure("TIMEOUT", inner=inner), Reason.EXHAUSTED).action == "enqueue"

@@ -34,7 +34,7 @@ from iii_resilience import (
 from iii_resilience.config.policy_set import SelectedPolicy
 from iii_resilience.config.rules import Rule
 from iii_resilience.core.decide import CallSoFar
-from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS
+from iii_resilience.core.policy import FIELDS, TRIGGER_FIELDS, with_first_guards
 
 
 def test_defaults_are_documented_ones() -> None:
@@ -103,6 +103,35 @@ def test_policy_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         RetryPolicy(**fields)
+
+
+def test_attempt_may_take_whole_call_but_no_more() -> None:
+    assert RetryPolicy(deadline=2.0, attempt_timeout=2.0).attempt_timeout == 2.0
+    with pytest.raises(ValueError) as caught:
+        RetryPolicy(deadline=2.0, attempt_timeout=2.5)
+    assert str(caught.value) == (
+        "RetryPolicy.attempt_timeout (2.5 s) must not be above RetryPolicy.deadline (2 s): one "
+        "attempt would outlast the call"
+    )
+
+
+def test_equal_guards_of_one_function_keep_one_state() -> None:
+    first = RetryPolicy(breaker=Breaker(min_calls=17), bulkhead=Bulkhead(17))
+    assert with_first_guards(first, "a") is first
+    again = with_first_guards(first.replace(breaker=Breaker(min_calls=17), attempts=2), "a")
+    assert again.breaker is first.breaker
+    assert (again.bulkhead, again.attempts) == (first.bulkhead, 2)
+
+
+def test_guard_of_another_function_number_or_file_keeps_its_own() -> None:
+    first = with_first_guards(RetryPolicy(breaker=Breaker(min_calls=17)), "a")
+    for function, breaker, kinds in (
+        ("b", Breaker(min_calls=17), ("budget", "breaker", "bulkhead")),
+        ("a", Breaker(min_calls=18), ("budget", "breaker", "bulkhead")),
+        ("a", Breaker(min_calls=17), ("budget", "bulkhead")),  # the book has its breaker
+    ):
+        policy = first.replace(breaker=breaker)
+        assert with_first_guards(policy, function, kinds).breaker is breaker
 
 
 @pytest.mark.parametrize("queue", ["", 5, None])

@@ -205,6 +205,26 @@ def test_mark_is_found_behind_cause_but_not_context() -> None:
     assert not already_retried(bare, since=0.0)
 
 
+@pytest.mark.parametrize("inside", [0, 1, 2])
+def test_one_member_of_group_that_was_given_up_is_enough(inside: int) -> None:
+    members = [ValueError("a"), KeyError("b"), OSError("c")]
+    group = ExceptionGroup("outer", [ExceptionGroup("inner", members[:2]), members[2]])
+    assert not already_retried(group, since=0.0)
+    attached(members[inside])
+    assert already_retried(group, since=0.0)
+    outer = ValueError("around it")
+    outer.__cause__ = group
+    assert already_retried(outer, since=0.0)
+
+
+def test_attribute_of_that_name_that_is_not_ours_counts_for_nothing() -> None:
+    error: Any = ValueError("x")
+    error._iii_resilience = "theirs"
+    assert report_for(error) is None
+    assert hint_for(error) is None
+    assert not already_retried(error, since=0.0)
+
+
 def test_circle_of_causes_ends() -> None:
     first, second = ValueError(), ValueError()
     first.__cause__, second.__cause__ = second, first

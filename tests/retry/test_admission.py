@@ -679,6 +679,38 @@ class TestTheShieldOfAPolicy:
             "f", breaker.circuit_for("f@blue"), bulkhead.slots_for("f@blue")
         )
 
+    @pytest.mark.parametrize("bulkhead", [None, Bulkhead(1)])
+    def test_failures_and_durations_count_beside_bulkhead_too(
+        self, bulkhead: Bulkhead | None
+    ) -> None:
+        breaker = Breaker(min_calls=2, failure_rate=1.0, open=3600.0, slow_call=60.0)
+        guard = guard_for(RetryPolicy(breaker=breaker, bulkhead=bulkhead), "f")
+        assert guard is not None
+
+        def attempt() -> None:
+            raise ConnectionResetError
+
+        for _ in range(3):
+            assert guard.attempt(lambda: "done", None, []) == "done"  # quick: none of them counts
+        breaker = Breaker(min_calls=2, failure_rate=1.0, open=3600.0)
+        guard = guard_for(RetryPolicy(breaker=breaker, bulkhead=bulkhead), "f")
+        assert guard is not None
+        open_circuit(lambda: guard.attempt(attempt, None, []))
+        with pytest.raises(CircuitOpenError):
+            guard.attempt(attempt, None, [])
+
+    async def test_the_same_for_coroutines(self) -> None:
+        breaker = Breaker(min_calls=2, failure_rate=1.0, open=3600.0)
+        guard = guard_for(RetryPolicy(breaker=breaker, bulkhead=Bulkhead(1)), "f")
+        assert guard is not None
+
+        async def attempt() -> None:
+            raise ConnectionResetError
+
+        for error in (ConnectionResetError, ConnectionResetError, CircuitOpenError):
+            with pytest.raises(error):
+                await guard.attempt_async(attempt, None, [])
+
     def test_change_of_state_is_logged_with_function_s_name(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

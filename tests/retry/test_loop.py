@@ -473,12 +473,12 @@ def test_loop_s_circuit_is_of_function_around_it_and_opens_by_class(how: str) ->
     class BusyError(Exception):
         """A user's own, which is permanent if nothing is said of it."""
 
-    breaker = Breaker(min_calls=1, failure_rate=1.0, open=3600.0)
+    breaker = Breaker(min_calls=2, failure_rate=1.0, open=3600.0)
     source = PolicySource(
         "retrying",
-        QUICK.replace(breaker=breaker, attempts=1),
+        QUICK.replace(breaker=breaker, attempts=2),
         {"transient": BusyError},
-        idempotent=False,
+        idempotent=True,
     )
 
     def block() -> None:
@@ -491,18 +491,20 @@ def test_loop_s_circuit_is_of_function_around_it_and_opens_by_class(how: str) ->
             with attempt:
                 raise BusyError
 
-    for expected in (BusyError, CircuitOpenError):
-        with pytest.raises(expected):
+    for expected, words in ((BusyError, None), (CircuitOpenError, r"circuit of retrying\(\) is")):
+        with pytest.raises(expected, match=words):
             block() if how == "for" else asyncio.run(block_async())
     assert [*breaker._states] == ["shop.save"]
 
 
 @BOTH
-def test_retry_waits_for_place_until_deadline_only(how: str) -> None:
+@pytest.mark.parametrize("attempts_before", [0, 1])
+def test_block_waits_for_place_until_deadline_only(how: str, attempts_before: int) -> None:
     bulkhead = Bulkhead(1, queue=5, wait=60.0)
     policy = QUICK.replace(bulkhead=bulkhead, deadline=0.1)
     source = PolicySource("retrying", policy, {}, idempotent=True)
     slots = bulkhead.slots_for("shop.save")
+    slots._limit = attempts_before
 
     def block() -> None:
         for attempt in RetryLoop(source, "shop.save"):
@@ -517,13 +519,38 @@ def test_retry_waits_for_place_until_deadline_only(how: str) -> None:
                 raise stopped()
 
     started = time.monotonic()
-    with pytest.raises(Exception, match="invocation_stopped") as caught:
+    with pytest.raises(Exception, match=r"invocation_stopped|no place") as caught:
         block() if how == "for" else asyncio.run(block_async())
     assert time.monotonic() - started < 30.0
     report = report_for(caught.value)
     assert report is not None
-    assert [attempt.sent for attempt in report.attempts] == [True, False]
+    assert [one.sent for one in report.attempts] == [True] * attempts_before + [False]
     assert report.reason is Reason.BULKHEAD_FULL
+
+
+@BOTH
+def test_permit_of_retry_that_is_left_is_lost(how: str) -> None:
+    budget = Budget(ratio=1.0, burst=5, min_per_second=0)
+    policy = QUICK.replace(budget=budget)
+
+    def block() -> None:
+        for attempt in retrying(policy=policy, idempotent=True):
+            if attempt.number == 2:
+                break
+            with attempt:
+                raise stopped()
+
+    async def block_async() -> None:
+        async for attempt in retrying(policy=policy, idempotent=True):
+            if attempt.number == 2:
+                break
+            with attempt:
+                raise stopped()
+        await asyncio.sleep(0.01)  # asyncio closes the loop's generator in a task of its own
+
+    block() if how == "for" else asyncio.run(block_async())
+    (bucket,) = budget._states.values()
+    assert (bucket.taken, bucket.wasted, bucket.refunded) == (1, 1, 0)
 
 
 @BOTH

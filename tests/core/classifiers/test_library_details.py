@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from iii_resilience import Category, Execution, Failure, classify
-from iii_resilience.core.classifiers.library_details import of_category
+from iii_resilience.core.classifiers.library_details import _numbers, of_category
 
 T, A, N, P, X = (
     Category.TRANSIENT,
@@ -53,6 +53,11 @@ def test_only_meaning_changes_with_category() -> None:
         throttled=False,
         remedy=REMEDIES[errno.EACCES],
     )
+
+
+def test_number_that_system_does_not_have_is_left_out() -> None:
+    assert _numbers("EPIPE ENOSUCHNUMBER ECONNRESET") == [errno.EPIPE, errno.ECONNRESET]
+    assert _numbers("") == []
 
 
 # Name resolution

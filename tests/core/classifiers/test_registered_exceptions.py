@@ -239,6 +239,23 @@ def test_class_never_outranks_what_it_chains(code: str) -> None:
     assert never_retried(classify(caused))
 
 
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ('{"type": "permanent", "code": "FORBIDDEN", "message": "m"}', A),
+        ('{"type": "transient", "code": "invocation_failed", "message": "FORBIDDEN: no"}', A),
+        # Another code of the tables is the other side's, and the class is what users say of it.
+        ('{"type": "permanent", "code": "INVALID_REQUEST_BODY", "message": "m"}', T),
+        ('{"type": "permanent", "code": "payload_too_large", "message": "m"}', T),
+        ('{"type": "permanent", "code": "OUR_OWN", "message": "m"}', T),
+        ("FORBIDDEN: no form of a handler's", T),
+    ],
+)
+def test_of_codes_in_text_only_denial_outweighs_class(text: str, category: Category) -> None:
+    register_exceptions({BusyError: "transient"})
+    assert classify(BusyError(text)).category is category
+
+
 BAD: list[Any] = [
     {Exception: "transient"},
     {"Exception": "transient"},

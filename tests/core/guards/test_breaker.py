@@ -751,3 +751,15 @@ def test_copy_of_used_breaker_counts_for_itself(copied: Any) -> None:
 def test_breaker_that_makes_no_sense_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Breaker(**fields)
+
+
+@pytest.mark.parametrize(
+    ("slow_call", "state"), [(None, CLOSED), (1.0, OPEN), (3.0, CLOSED)], ids=str
+)
+def test_retuned_circuit_goes_by_its_new_limit_of_slow_calls(
+    slow_call: float | None, state: CircuitState
+) -> None:
+    circuit = a_circuit(slow_call=2.5)
+    circuit.retune(0.0, 1.0, WINDOW, 1, OPEN_FOR, PROBES, slow_call)
+    call(circuit, 0.0, ok=True, duration=2.0)
+    assert circuit.state is state
