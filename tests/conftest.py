@@ -37,9 +37,13 @@ __all__ = [
     "relay_checks_end_with_test",
 ]
 
-# How long an example takes says something of the machine, nothing of the library.
+# How long an example takes says something of the machine, nothing of the library. The same examples
+# each time, so that a change is what makes a test fail; `make test-long` looks for others.
 settings.register_profile(
-    "default-deadline-off", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "same-examples",
+    deadline=None,
+    derandomize="III_LONG" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 # For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
 # They run more than once in a process, each time on other instances of the test classes.
@@ -51,7 +55,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
-settings.load_profile("default-deadline-off")
+settings.load_profile("same-examples")
 
 # Nothing that is imported or collected becomes garbage, and to look for some takes a second.
 gc.disable()
