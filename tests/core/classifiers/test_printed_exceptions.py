@@ -7,7 +7,7 @@ import httpx
 import psycopg.errors
 import psycopg2.errors
 import pytest
-import redis
+import redis.exceptions
 import requests
 import urllib3.exceptions
 
