@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from support.observers import observer_faults
 from support.postgres_fixtures import postgres_of_session, postgres_server, postgres_url
 from support.redis_fixtures import redis_of_session, redis_server, redis_url
+from support.relay_checks import relay_checks_end_with_test
 
 import iii_resilience.core.codes.lookup
 from iii_resilience import use_policies
@@ -33,10 +34,17 @@ __all__ = [
     "redis_of_session",
     "redis_server",
     "redis_url",
+    "relay_checks_end_with_test",
 ]
 
-# How long an example takes says something of the machine, nothing of the library.
-settings.register_profile("default-deadline-off", deadline=None)
+# How long an example takes says something of the machine, nothing of the library. The same examples
+# each time, so that a change is what makes a test fail; `make test-long` looks for others.
+settings.register_profile(
+    "same-examples",
+    deadline=None,
+    derandomize="III_LONG" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 # For `make mutate`: a mutant that fails need not be explained, and every one meets these tests.
 # They run more than once in a process, each time on other instances of the test classes.
 settings.register_profile(
@@ -45,9 +53,9 @@ settings.register_profile(
     max_examples=25,
     phases=[Phase.explicit, Phase.generate],
     database=None,
-    suppress_health_check=[HealthCheck.differing_executors],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
-settings.load_profile("default-deadline-off")
+settings.load_profile("same-examples")
 
 # Nothing that is imported or collected becomes garbage, and to look for some takes a second.
 gc.disable()

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, InvocationError, register_worker
+from support.engine_fixtures import sdk_times_out_first
 from support.paths import PAGES, ROOT
 
 from iii_resilience import load_policies, resilient
 from iii_resilience.cli.simulation.scenario_files import load_scenario
 from iii_resilience.testing import AnswerError, Drop, LoopbackEngine
+
+__all__ = ["sdk_times_out_first"]
 
 SCREEN = 35  # lines
 PRINTS = re.compile(
@@ -192,6 +195,7 @@ class TestErrorHandling:
         assert kind == "error"
         assert message.startswith("policy denied: function 'orders::charge' not allowed")
 
+    @pytest.mark.usefixtures("sdk_times_out_first")
     def test_auth_failure_becomes_permission_error(self, engine: LoopbackEngine, iii: Any) -> None:
         (code,) = [code for _, code in PYTHON if "def permission_errors" in code]
         permission_errors = run(code, "recipe")["permission_errors"]

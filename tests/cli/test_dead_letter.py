@@ -177,7 +177,7 @@ def test_triage_groups_by_category_code_and_function() -> None:
 
 
 def test_triage_of_many_distinct_codes_is_linear() -> None:
-    """100 000 messages of 10 000 codes: 2 s on a machine with nothing else to do."""
+    """100 000 messages of 10 000 codes: 2 s of processor time."""
     letters = [
         DeadLetter(
             id=str(n),
@@ -189,8 +189,8 @@ def test_triage_of_many_distinct_codes_is_linear() -> None:
         )
         for n in range(100_000)
     ]
-    began = time.monotonic()
+    began = time.process_time()  # other programs' work does not count
     groups = triage(letters)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert len(groups) == 10_000
     assert {(one.count, one.oldest) for one in groups} == {(10, float(n)) for n in range(10_000)}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from iii import InitOptions, register_worker
 from support.engine_fixtures import connect, engine, target
+from support.ports import reserved_port
 from support.waiting import freeze
 from typer.testing import CliRunner, Result
 from websockets.sync.server import ServerConnection, serve
@@ -52,9 +53,7 @@ def limited() -> Iterator[LoopbackEngine]:
 
 @pytest.fixture
 def nowhere() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"ws://127.0.0.1:{probe.getsockname()[1]}"
+    return f"ws://127.0.0.1:{reserved_port()}"
 
 
 class TestTrouble:
@@ -162,7 +161,7 @@ class TestTrouble:
 
     def test_engine_answers_nothing(self, engine: LoopbackEngine) -> None:
         engine.inject("engine::functions::info", Drop(), times=None)
-        (finding,) = [f for f in doctor.examine(engine.url, timeout=0.3) if f.bad]
+        (finding,) = [f for f in doctor.examine(engine.url, timeout=2.0) if f.bad]
         assert "TIMEOUT" in finding.told
 
     @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import psycopg
@@ -34,7 +35,8 @@ def test_doctor_looks_at_store(engine: LoopbackEngine, postgres_url: str) -> Non
     assert told["store"].startswith("PostgreSQL ")
     assert told["schema"] == "iii_resilience has version 2; this library makes 2"
     assert told["privileges"] == "sufficient"
-    assert told["clock"].startswith("the server's is 0.0 s ")
+    # The clock is read in the middle of an answer, which takes a while on a busy machine.
+    assert re.fullmatch(r"the server's is [0-4]\.\d s (ahead|behind)", told["clock"])
     assert "a lease of 30 s is renewed every 10 s" in told["latency"]
 
 

@@ -230,7 +230,8 @@ class TestFallback:
 
 
 class TestReroute:
-    POLICY = RetryPolicy(attempts=2, ready_timeout=0.3, fallback=Reroute("t::other"))
+    POLICY = RetryPolicy(attempts=2, ready_timeout=8.0, fallback=Reroute("t::other"))
+    SOON = POLICY.replace(ready_timeout=0.3)
 
     def test_call_given_up_goes_to_another_function_once(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
@@ -264,7 +265,7 @@ class TestReroute:
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
         echo(target, engine, "t::other")
-        result = caller.trigger({"function_id": "t::absent"}, policy=self.POLICY)
+        result = caller.trigger({"function_id": "t::absent"}, policy=self.SOON)
         assert result == {"from": "t::other"}
 
     @pytest.mark.parametrize("fault", [PERMANENT, AnswerError("FORBIDDEN", "not allowed")])
@@ -288,6 +289,7 @@ class TestReroute:
             caller.trigger({"function_id": "t::echo"}, policy=self.POLICY)
         assert engine.calls("t::other") == ()
 
+    @pytest.mark.usefixtures("sdk_times_out_first")
     def test_never_past_deadline(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
@@ -305,7 +307,7 @@ class TestReroute:
         echo(target, engine)
         engine.inject("t::echo", STOPPED, times=None)
         with pytest.raises(InvocationError, match="invocation_stopped") as caught:
-            caller.trigger({"function_id": "t::echo"}, idempotent=True, policy=self.POLICY)
+            caller.trigger({"function_id": "t::echo"}, idempotent=True, policy=self.SOON)
         (note,) = caught.value.__notes__
         assert note.endswith("the fallback to t::other failed too: function_not_found")
         assert len(engine.calls("t::other")) == 1

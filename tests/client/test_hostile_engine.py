@@ -192,7 +192,9 @@ class TestBlockedSocket:
         hostile.stop_reading()
         with pytest.raises(ConnectionLostError):
             worker.trigger(self.REQUEST, policy=RetryPolicy(ready_timeout=0.0))
+        epoch = worker._connection.epoch
         hostile.cut()
+        until(lambda: worker._connection.epoch > epoch)
         assert worker.trigger({"function_id": "t::big"}, policy=RetryPolicy(ready_timeout=10.0))
 
 

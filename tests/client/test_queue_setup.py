@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,39 @@ from iii_resilience import NotConnectedError, Queue, ensure_queue, resilient
 from iii_resilience.testing import AnswerError, LoopbackEngine
 
 __all__ = ["connect", "engine"]
+
+
+class Interrupted:
+    """A client before whose calls of a function something else happens.
+
+    Args:
+        client: The real client.
+        function_id: The function.
+        events: What happens before its first, second, … call; the last one before all that follow.
+    """
+
+    def __init__(self, client: Any, function_id: str, *events: Callable[[], object]) -> None:
+        self._client = client
+        self._function_id = function_id
+        self._events = list(events)
+
+    def trigger(self, request: dict[str, Any]) -> Any:
+        if request["function_id"] == self._function_id:
+            event = self._events.pop(0) if len(self._events) > 1 else self._events[0]
+            event()
+        return self._client.trigger(request)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def nothing() -> None:
+    """No event."""
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the library has logged."""
+    return [record.getMessage() for record in caplog.records if record.name == "iii_resilience"]
 
 
 def definition(engine: LoopbackEngine, client: Any, name: str) -> dict[str, Any]:
@@ -60,8 +94,8 @@ def test_existing_queue_is_left_alone_without_redelivery(
     engine.wait_queue_idle("jobs")
     assert len(heard) == 1
     assert definition(engine, client, "jobs")["max_retries"] == 1
-    (record,) = caplog.records
-    assert record.getMessage() == (
+    (warning,) = warnings(caplog)
+    assert warning == (
         "queue 'jobs' is defined already, with another max_retries, "
         "redeliver_on_engine_restart, timeout_ms; it stays as it is"
     )
@@ -191,8 +225,8 @@ def test_queue_is_found_under_another_config_entry(
     engine.inject("configuration::get", gone, times=None)
     with caplog.at_level(logging.WARNING, "iii_resilience"):
         assert not ensure_queue(client, "jobs", max_retries=9)
-    (record,) = caplog.records
-    assert "queue 'jobs' is defined already, how cannot be seen" in record.getMessage()
+    (warning,) = warnings(caplog)
+    assert "queue 'jobs' is defined already, how cannot be seen" in warning
     assert ensure_queue(client, "others", settle=0)
     engine.clear_faults()
     assert definition(engine, client, "jobs")["max_retries"] == 1
@@ -215,7 +249,7 @@ def test_busy_queue_worker_is_called_again(
     assert len(engine.calls("queue::define")) == 3
     engine.inject("queue::define", busy, times=None)
     with pytest.raises(InvocationError, match="retry queue::define"):
-        ensure_queue(client, "others", answer_within=0.3)
+        ensure_queue(client, "others", answer_within=1.5)
 
 
 def test_whoever_was_faster_meanwhile_is_not_defined_over(
@@ -227,10 +261,9 @@ def test_whoever_was_faster_meanwhile_is_not_defined_over(
         "handler error: queue configuration changed while defining 'jobs'; retry queue::define",
     )
     engine.inject("queue::define", busy)
-    timer = threading.Timer(0.02, engine.define_queue, ("jobs",), {"max_retries": 1})
-    timer.start()
-    assert not ensure_queue(client, "jobs", max_retries=9)
-    timer.join()
+    faster = partial(engine.define_queue, "jobs", max_retries=1)
+    worker = Interrupted(client, "configuration::get", nothing, faster, nothing)
+    assert not ensure_queue(worker, "jobs", max_retries=9)
     assert definition(engine, client, "jobs")["max_retries"] == 1
 
 
@@ -246,11 +279,10 @@ def take_out(client: Any, name: str) -> None:
 def test_definition_that_is_taken_back_is_made_again(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
-    client, other = connect(), connect()
-    timer = threading.Timer(0.1, take_out, (other, "jobs"))
-    timer.start()
-    assert ensure_queue(client, "jobs", max_retries=7, settle=0.3)
-    timer.join()
+    client = connect()
+    taken_out = partial(take_out, connect(), "jobs")
+    worker = Interrupted(client, "configuration::get", nothing, taken_out, nothing)
+    assert ensure_queue(worker, "jobs", max_retries=7, settle=0.3)
     assert definition(engine, client, "jobs")["max_retries"] == 7
     assert len(engine.calls("queue::define")) == 2
 
@@ -258,38 +290,20 @@ def test_definition_that_is_taken_back_is_made_again(
 def test_one_that_comes_back_by_itself_is_not_made_again(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
-    client, other = connect(), connect()
-
-    def away_and_back() -> None:
-        take_out(other, "jobs")
-        time.sleep(0.15)
-        engine.define_queue("jobs", max_retries=1)
-
-    timer = threading.Timer(0.1, away_and_back)
-    timer.start()
-    assert ensure_queue(client, "jobs", max_retries=7, settle=0.4)
-    timer.join()
+    away = partial(take_out, connect(), "jobs")
+    back = partial(engine.define_queue, "jobs", max_retries=1)
+    worker = Interrupted(connect(), "configuration::get", nothing, away, nothing, back, nothing)
+    assert ensure_queue(worker, "jobs", max_retries=7, settle=0.4)
     assert len(engine.calls("queue::define")) == 1
 
 
 def test_one_that_never_lasts_is_error_that_says_so(
     engine: LoopbackEngine, connect: Callable[..., Any]
 ) -> None:
-    client, other = connect(), connect()
-    over = threading.Event()
-
-    def keep_taking_out() -> None:
-        while not over.wait(0.01):
-            take_out(other, "jobs")
-
-    thread = threading.Thread(target=keep_taking_out)
-    thread.start()
-    try:
-        with pytest.raises(RuntimeError, match="something else keeps changing the configuration"):
-            ensure_queue(client, "jobs", settle=0.1, answer_within=0.5)
-    finally:
-        over.set()
-        thread.join()
+    taken_out = partial(take_out, connect(), "jobs")
+    worker = Interrupted(connect(), "configuration::get", taken_out)
+    with pytest.raises(RuntimeError, match="something else keeps changing the configuration"):
+        ensure_queue(worker, "jobs", settle=0.1, answer_within=1.5)
 
 
 def test_new_definition_is_polled_longer_than_reload_takes(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.real_sdk import InvocationError, needs
+from support.waiting import until
 
 from iii_resilience import NotConnectedError, RetryPolicy, resilient
 from iii_resilience.client.resilient import Resilient
@@ -26,9 +27,7 @@ def reconnect(engine: LoopbackEngine, caller: Resilient) -> None:
     """Cut the caller's connection and wait until it is back."""
     epoch = caller._connection.epoch
     engine.disconnect("caller")
-    until = time.monotonic() + 10
-    while caller._connection.epoch < epoch + 2 and time.monotonic() < until:
-        time.sleep(0.005)
+    until(lambda: caller._connection.epoch >= epoch + 2)
 
 
 @pytest.fixture
@@ -72,11 +71,10 @@ class TestTheMomentOfALoss:
         call = asyncio.ensure_future(caller.trigger_async({"function_id": "t::one"}))
         while len(engine.calls("t::one")) < 2:
             await asyncio.sleep(0)
-        time.sleep(0.5)  # noqa: ASYNC251 - this loop is busy while the answer comes
-        known = (None, "t::one") in caller._caller.ready.known
+        # This loop is busy while the answer comes.
+        until(lambda: (None, "t::one") not in caller._caller.ready.known)
         with pytest.raises(InvocationError):
             await call
-        assert not known
 
     def test_retry_that_is_held_back_spends_its_permit_once(
         self, engine: LoopbackEngine, caller: Resilient, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +152,8 @@ class TestQuestions:
     def test_one_question_at_a_time_however_many_threads_wait(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
-        engine.inject(QUESTION, Delay(0.8))
+        engine.wait_workers("caller")
+        engine.stall("caller")  # no question is answered before all of them wait
         results: list[Any] = []
         threads = [
             threading.Thread(
@@ -165,19 +164,20 @@ class TestQuestions:
         for thread in threads:
             thread.start()
         waiters = caller._caller.ready._asking
-        while [len(all_) for all_ in waiters.values()] != [16]:
-            time.sleep(0.005)
-        engine.wait_calls(QUESTION)
-        assert asked(engine) == 1
+        until(lambda: [len(all_) for all_ in waiters.values()] == [16])
         target.register_function("t::late", lambda data: "here")
+        engine.wait_registered("t::late")
+        engine.resume()
         for thread in threads:
             thread.join()
         assert results == ["here"] * 16
+        assert asked(engine) == 1
 
     async def test_one_question_at_a_time_however_many_coroutines_wait(
         self, engine: LoopbackEngine, target: Any, caller: Resilient
     ) -> None:
-        engine.inject(QUESTION, Delay(0.8))
+        engine.wait_workers("caller")
+        engine.stall("caller")
         calls = [
             asyncio.ensure_future(caller.trigger_async({"function_id": "t::late"}))
             for _ in range(50)
@@ -185,17 +185,18 @@ class TestQuestions:
         waiters = caller._caller.ready._asking
         while [len(all_) for all_ in waiters.values()] != [50]:
             await asyncio.sleep(0.005)
-        await asyncio.to_thread(engine.wait_calls, QUESTION)
-        assert asked(engine) == 1
         target.register_function("t::late", lambda data: "here")
+        engine.wait_registered("t::late")
+        engine.resume()
         assert await asyncio.gather(*calls) == ["here"] * 50
+        assert asked(engine) == 1
 
     def test_nobody_asks_on_once_nobody_waits(
         self, engine: LoopbackEngine, caller: Resilient
     ) -> None:
         with pytest.raises(InvocationError):
             caller.trigger({"function_id": "t::nobody"}, policy=RetryPolicy(ready_timeout=0.1))
-        time.sleep(0.2)
+        until(lambda: not caller._caller.ready._asking)
         before = asked(engine)
         time.sleep(0.3)
         assert asked(engine) == before

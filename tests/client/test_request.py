@@ -12,6 +12,7 @@ from iii import TriggerAction
 from support.real_sdk import InvocationError, needs
 
 from iii_resilience import (
+    Backoff,
     Execution,
     InvalidPayloadError,
     PayloadTooLargeError,
@@ -219,7 +220,8 @@ class TestTravels:
         self, engine: LoopbackEngine, seen: list[Any], caller: Resilient, more: dict[str, Any]
     ) -> None:
         engine.inject("t::echo", STOPPED)
-        policy = RetryPolicy(deadline=20.0, attempt_timeout=3.0)
+        pause = Backoff(base=0.05, jitter="none")  # the times travel in whole milliseconds
+        policy = RetryPolicy(deadline=20.0, attempt_timeout=3.0, backoff=pause)
         before = time.time()
         caller.trigger(call(**more), idempotent=True, policy=policy)
         wires = [call.message["metadata"][METADATA_FIELD] for call in invocations(engine)]
@@ -316,6 +318,7 @@ class TestInherited:
         assert engine.calls("t::echo") == ()
 
 
+@pytest.mark.usefixtures("sdk_times_out_first")
 class TestTimeoutNote:
     @pytest.mark.parametrize(
         ("fields", "policy", "note"),

@@ -74,6 +74,7 @@ def test_each_failure_is_caught_by_its_own_class(
     assert len(engine.calls("orders::charge")) == 1
 
 
+@pytest.mark.usefixtures("sdk_times_out_first")
 def test_sdk_own_timeout_is_caught_as_one(
     engine: LoopbackEngine, target: Any, caller: Resilient
 ) -> None:

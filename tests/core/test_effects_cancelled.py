@@ -114,11 +114,18 @@ def test_undo_runs_where_loop_cancels_everything() -> None:
     def steps() -> Steps:
         yield Blocking(work, lambda _: undone.set())
 
+    async def ends_when_cancelled() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            work.go_on.set()
+
     async def main() -> None:
         task = asyncio.create_task(drive_async(steps(), handler, in_thread))
+        other = asyncio.create_task(ends_when_cancelled())
         await began(work)
-        threading.Timer(0.2, work.go_on.set).start()
         assert not task.done()
+        assert not other.done()
 
     asyncio.run(main())
     assert undone.wait(30)

@@ -21,9 +21,12 @@ from pathlib import Path
 import attrs
 import pytest
 from iii import InitOptions, register_worker
+from support.relay_checks import relay_checks_end_with_test
 
 from iii_resilience import discover, ensure_queue
 from iii_resilience.testing import LoopbackEngine, Rbac
+
+__all__ = ["relay_checks_end_with_test"]
 
 EXPOSED = ("conformance-open-*::*", "engine::functions::info")
 

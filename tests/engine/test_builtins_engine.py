@@ -30,7 +30,7 @@ def client(engine_url: str, tag: str) -> Iterator[Any]:
 
 
 def call(client: Any, function_id: str, payload: Any) -> Any:
-    return client.trigger({"function_id": function_id, "payload": payload, "timeout_ms": 5000})
+    return client.trigger({"function_id": function_id, "payload": payload, "timeout_ms": 30_000})
 
 
 def update(client: Any, scope: str, *ops: dict[str, Any]) -> Any:

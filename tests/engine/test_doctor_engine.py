@@ -62,7 +62,9 @@ def test_down() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert (trouble(f"ws://127.0.0.1:{port}").advice or "").startswith("Start the engine")
+        # It is taken, so that no other process listens there, and refuses connections.
+        found = trouble(f"ws://127.0.0.1:{port}")
+    assert (found.advice or "").startswith("Start the engine")
 
 
 def test_refused(loopback: LoopbackEngine | None, tmp_path: Path) -> None:

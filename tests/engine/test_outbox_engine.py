@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -95,19 +96,23 @@ def test_undefined_queue_holds_up_its_own_rows(world: World) -> None:
 
 
 def test_retry_waits_for_its_time_and_holds_no_slot(world: World) -> None:
-    queue = world.define("jobs", concurrency=1)
+    queue = world.define("jobs", concurrency=1, timeout=30.0)
     times: dict[int, list[float]] = {1: [], 2: []}
     soon = Backoff(base=0.02, cap=0.02)
+    both_sent = threading.Event()
 
     @consumer(parking=world.store, key="n", queue=queue, retry_later=soon)
     def save(data: Any) -> None:
         times[data["n"]].append(time.monotonic())
         if data["n"] == 1 and len(times[1]) == 1:
-            raise TransientError("busy", retry_after=1.5)
+            assert both_sent.wait(60)
+            raise TransientError("busy", retry_after=3.0)
 
     world.serve(save)
     world.enqueue(queue, 1, 2)
+    until(lambda: world.store.backlog().outbox == 0, 60)
+    both_sent.set()
     until(lambda: len(times[1]) == 2 and times[2], 60)
-    assert times[1][1] - times[1][0] >= 1.5
+    assert times[1][1] - times[1][0] >= 3.0
     assert times[2][0] < times[1][1]
     until(lambda: not list(world.store.records()), 60)

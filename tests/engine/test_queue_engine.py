@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, register_worker
+from support.engine_fixtures import end
 from support.paths import ROOT
 from support.real_sdk import InvocationError, needs
 from support.sqlite_files import opened
@@ -74,8 +75,7 @@ class World:
     def close(self) -> None:
         self.caller.shutdown()
         for client in self.clients:
-            if client._loop.is_running():
-                client.shutdown()
+            end(client)
 
     def ask(self, function_id: str, **payload: Any) -> Any:
         return self.target.trigger({"function_id": function_id, "payload": payload})
@@ -227,7 +227,7 @@ class TestEnsureQueue:
 
         def handler(data: Any) -> None:
             heard.append(data)
-            assert go_on.wait(20)
+            assert go_on.wait(120)
 
         world.enqueue(world.serve("slow", handler), {"n": 1})
         until(lambda: heard)
@@ -240,7 +240,7 @@ class TestEnsureQueue:
         world.wait_for(delivered=1)
         assert len(heard) == 1
         assert world.definitions()[world.queue]["max_retries"] == 1
-        assert any("is defined already, with another" in one.message for one in caplog.records)
+        assert any("is defined already, with another" in one.getMessage() for one in caplog.records)
 
     def test_what_it_allows_queue_worker_takes(self, world: World) -> None:
         assert ensure_queue(
@@ -275,7 +275,7 @@ class TestDiscover:
         assert not discover(world.target, function_id, timeout=0)
         timer = threading.Timer(0.3, world.target.register_function, (function_id, seen.append))
         timer.start()
-        found = discover(world.caller, function_id, timeout=10)
+        found = discover(world.caller, function_id, timeout=60)
         timer.join()
         assert found
         assert seen == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -25,6 +26,7 @@ import attrs
 import pytest
 from engine.worker_program import SCHEMA
 from iii import InitOptions, register_worker
+from support.engine_fixtures import end
 from support.waiting import until
 from support.warm_process import WarmProcess
 
@@ -35,8 +37,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 # The bounds hold on a machine with nothing else to do: that is what the long forms are for.
-LOOSE = 1 if os.environ.get("III_LONG") else 5
-AWAY_AT_DRAIN, AWAY_AT_KILL = 0.1 * LOOSE, 2.5 * LOOSE
+LONG = bool(os.environ.get("III_LONG"))
+LOOSE = 1 if LONG else 5
+AWAY_AT_DRAIN, AWAY_AT_KILL = 0.1 if LONG else 5.0, 2.5 * LOOSE
+ANSWERED = 1.0 if LONG else 15.0
+# A caller waits for its function as long as it may be away.
+POLICY = None if LONG else RetryPolicy(ready_timeout=30.0, deadline=120.0)
 CALLERS = 5
 CALLS_A_SECOND = 50
 
@@ -101,8 +107,9 @@ class World:
         return effects, total
 
     def end(self) -> None:
-        for client in self._clients:
-            client.shutdown()
+        for made in self._clients:
+            made.shutdown()
+            end(made._connection.client._client)
         for child in self.processes:
             child.kill()
             child.communicate()
@@ -176,7 +183,7 @@ def watching(world: World) -> Iterator[list[float]]:
                 away.append(time.monotonic() - gone)
                 gone = None
         if gone is not None:
-            away.append(float("inf"))
+            away.append(float("inf") if world.owner() is None else time.monotonic() - gone)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -210,7 +217,7 @@ def record(name: str, **figures: object) -> None:
 
 class TestRollingDeploy:
     def test_function_stays_reachable(self, world: World) -> None:
-        client = world.resilient("caller")
+        client = world.resilient("caller", policies=POLICY)
         first = world.start("a")
         until(lambda: world.owner() == "a")
         with calling(world, client) as calls:
@@ -219,9 +226,11 @@ class TestRollingDeploy:
             time.sleep(2.5)  # until it stands by, and has told so
             with watching(world) as at_drain:
                 first.send_signal(signal.SIGTERM)
-                first.wait(20)
+                first.wait(60)
                 until(lambda: world.owner() == "b")
                 time.sleep(0.5)
+            # The one that left has asked it to take over: it did not notice by itself.
+            assert json.loads(first.stdout.readline()) == {world.function_id: f"b-{world.tag}"}
             world.start("c")
             time.sleep(2.5)
             with watching(world) as at_kill:
@@ -229,6 +238,8 @@ class TestRollingDeploy:
                 until(lambda: world.owner() == "c", 30)
                 time.sleep(0.5)
             time.sleep(0.5)
+            until(lambda: len(calls.done) > 100)
+            until(lambda: f"c-{world.tag}" in world.effects()[0].values())
         assert first.poll() == 0
         record(
             "rolling deploy",
@@ -241,7 +252,6 @@ class TestRollingDeploy:
         assert max(at_kill, default=0.0) <= AWAY_AT_KILL
         check_failures(calls, hand_overs=2)
         check_effects(world, calls)
-        assert len(calls.done) > 100
         assert {"a", "b", "c"} == {
             w.removesuffix(f"-{world.tag}") for w in set(world.effects()[0].values())
         }
@@ -301,7 +311,7 @@ class TestRollingDeploy:
 
 
 def kill_in_turn(world: World, kills: int, pause: float) -> None:
-    client = world.resilient("caller")
+    client = world.resilient("caller", policies=POLICY)
     workers = {"a": world.start("a"), "b": world.start("b")}
     until(lambda: world.owner() in workers)
     with calling(world, client) as calls, watching(world) as away:
@@ -314,6 +324,7 @@ def kill_in_turn(world: World, kills: int, pause: float) -> None:
             time.sleep(max(0.0, pause - (time.monotonic() - since)))
         until(lambda: world.owner() in workers, 30)
         time.sleep(1)
+        until(lambda: len(calls.done) > 10 * kills)
     record(
         f"{kills} kills in turn",
         calls=len(calls.done),
@@ -325,7 +336,6 @@ def kill_in_turn(world: World, kills: int, pause: float) -> None:
     assert max(away, default=0.0) <= AWAY_AT_KILL
     check_failures(calls, hand_overs=kills)
     check_effects(world, calls)
-    assert len(calls.done) > 10 * kills
 
 
 class TestKilledInTurn:
@@ -396,7 +406,7 @@ class TestHandlers:
         since = time.monotonic()
         with pytest.raises(Exception, match="invocation_failed") as caught:
             self.call(world, wrong=True)
-        assert time.monotonic() - since < 1.0 * LOOSE
+        assert time.monotonic() - since < ANSWERED
         assert classify(caught.value).category == category
         assert self.call(world, wrong=False) == "alive"
 
@@ -409,14 +419,14 @@ class TestHandlers:
             task = asyncio.current_task()
             assert task is not None
             task.get_loop().call_later(0.05, task.cancel)
-            return await asyncio.sleep(20)
+            return await asyncio.sleep(120)
 
         worker.register_function(world.function_id, handler)
         until(lambda: world.owner() == "worker")
         since = time.monotonic()
         with pytest.raises(Exception, match="HANDLER_CANCELLED"):
             self.call(world, wrong=True)
-        assert time.monotonic() - since < 1.0 * LOOSE
+        assert time.monotonic() - since < ANSWERED
         assert self.call(world, wrong=False) == "alive"
 
     def test_when_one_closes_own_client_standby_answers_next(self, world: World) -> None:
@@ -429,14 +439,14 @@ class TestHandlers:
         since = time.monotonic()
         with pytest.raises(Exception, match="invocation_stopped"):
             self.call(world, wrong=True)
-        assert time.monotonic() - since < 1.0 * LOOSE
+        assert time.monotonic() - since < ANSWERED
         until(lambda: world.owner() == "b")
         assert self.call(world, wrong=False) == "alive"
 
     @staticmethod
     def call(world: World, *, wrong: bool) -> Any:
         return world.client.trigger(
-            {"function_id": world.function_id, "payload": {"wrong": wrong}, "timeout_ms": 8000}
+            {"function_id": world.function_id, "payload": {"wrong": wrong}, "timeout_ms": 60_000}
         )
 
 

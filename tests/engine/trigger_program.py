@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 
 from iii import InitOptions, register_worker
 from iii.iii_constants import ReconnectionConfig
+from support.patience import leave_patiently
 
 from iii_resilience import resilient
 
@@ -29,6 +31,8 @@ def main(url: str, name: str, function_id: str, triggers: str) -> None:
         InitOptions(worker_name=name, otel={"enabled": False}, reconnection_config=reconnection),
     )
     worker = resilient(client, keep_registered=True)
+    if not os.environ.get("III_LONG"):
+        leave_patiently()
     events: list[Any] = []
     lock = threading.Lock()
 
@@ -49,8 +53,9 @@ def main(url: str, name: str, function_id: str, triggers: str) -> None:
             with lock:
                 _say(events)
         elif command == "drain":
-            worker.drain(5)
-            _say("drained")
+            _say(worker.drain(30).handed_over)
+        elif command == "standbys":
+            _say(sorted(worker._handlers._standby._others))
         elif command == "shutdown":
             worker.shutdown()
             _say("shut down")

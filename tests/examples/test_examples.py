@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +78,27 @@ def test_deploy_fails_no_call(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[httpx.Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        command("fastapi_service.py", "--loopback", "--port", str(port)),
-        env={**os.environ, "OTEL_ENABLED": "false"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with ExitStack() as stack:
+        # Bound until the end: no other program gets the port before the service has it.
+        reserved = stack.enter_context(socket.socket())
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        process = subprocess.Popen(
+            command("fastapi_service.py", "--loopback", "--port", str(port)),
+            env={**os.environ, "OTEL_ENABLED": "false"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        stack.callback(process.communicate)
+        stack.callback(process.kill)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            until(lambda: is_up(client), timeout=30)
+            until(lambda: is_up(client))
             yield client
         process.terminate()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         assert "Application shutdown complete" in said
         assert "Exception in ASGI application" not in said  # a failed call is no bug
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def is_up(client: httpx.Client) -> bool:

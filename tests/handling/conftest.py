@@ -13,7 +13,14 @@ from support.telemetry_fixtures import clean_globals, seen
 
 from iii_resilience.stores import MemoryStore, PostgresStore, RedisStore, SqliteStore, Store
 
-__all__ = ["caller", "clean_globals", "connect", "engine", "seen", "target"]
+__all__ = [
+    "caller",
+    "clean_globals",
+    "connect",
+    "engine",
+    "seen",
+    "target",
+]
 
 KINDS = [
     "memory",

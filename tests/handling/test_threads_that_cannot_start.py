@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.drains import handled_by
 from support.waiting import until
 
 from iii_resilience import classify, resilient
 from iii_resilience.core.codes.model import Category
 from iii_resilience.handling import RegistrationState
 from iii_resilience.handling.registration.drain_signal import drain_at
-from iii_resilience.handling.registration.keeper import Keeper
+from iii_resilience.handling.registration.keeper import Keeper, keeper
 from iii_resilience.sdk import event_loops
 from iii_resilience.testing import LoopbackEngine
 
@@ -74,6 +75,7 @@ def test_keeper_that_could_not_start_does_with_next_event(
     worker.register_function("t::h", lambda data: "done")
     until(lambda: [r.state for r in worker.registrations()] == [RegistrationState.OWNER] * 3)
     worker.shutdown()
+    until(lambda: keeper()._thread is None)
 
 
 def test_substitute_loop_is_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +96,8 @@ def test_drain_that_could_not_start_does_with_next_signal(
 ) -> None:
     drained: list[bool] = []
     ended = threading.Event()
-    before = signal.signal(signal.SIGUSR2, lambda *_: ended.set())
     threads = NoThreads(monkeypatch, "drain")
-    try:
+    with handled_by(signal.SIGUSR2, ended.set):
         drain_at(signal.SIGUSR2, lambda: drained.append(True))
         os.kill(os.getpid(), signal.SIGUSR2)
         until(lambda: "send the signal again" in caplog.text)
@@ -104,6 +105,3 @@ def test_drain_that_could_not_start_does_with_next_signal(
         os.kill(os.getpid(), signal.SIGUSR2)
         until(ended.is_set)
         assert drained == [True]
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-        signal.set_wakeup_fd(-1)

@@ -69,7 +69,8 @@ class TestBreakerInADecorator:
         with pytest.raises(CircuitOpenError, match="nothing was sent") as caught:
             function()
         assert len(calls) == 2
-        assert caught.value.retry_after == pytest.approx(30.0, abs=1.0)
+        assert caught.value.retry_after is not None
+        assert 10.0 < caught.value.retry_after <= 30.0
         report, hint = report_for(caught.value), hint_for(caught.value)
         assert report is not None
         assert hint is not None
@@ -341,11 +342,11 @@ class TestBulkheadInADecorator:
         @iii_retry(idempotent=True, policy=RetryPolicy(bulkhead=Bulkhead(1)))
         def function() -> None:
             inside.set()
-            leave.wait(5)
+            leave.wait(60)
 
         thread = threading.Thread(target=function)
         thread.start()
-        assert inside.wait(5)
+        assert inside.wait(60)
         with pytest.raises(BulkheadFullError, match="nothing was sent") as caught:
             function()
         leave.set()
@@ -417,7 +418,7 @@ class TestLoops:
     @pytest.mark.parametrize("attempts_before", [0, 1])
     def test_nobody_waits_for_place_past_deadline(self, attempts_before: int) -> None:
         bulkhead = Bulkhead(1, queue=5, wait=60.0)
-        policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
+        policy = RetryPolicy(bulkhead=bulkhead, deadline=1.0, backoff=Backoff(base=0.0))
         taken, started = [], time.monotonic()
 
         def block() -> None:
@@ -448,7 +449,7 @@ class TestLoops:
         self, attempts_before: int
     ) -> None:
         bulkhead = Bulkhead(1, queue=5, wait=60.0)
-        policy = RetryPolicy(bulkhead=bulkhead, deadline=0.2, backoff=Backoff(base=0.0))
+        policy = RetryPolicy(bulkhead=bulkhead, deadline=1.0, backoff=Backoff(base=0.0))
         started = time.monotonic()
 
         async def block() -> None:
@@ -721,4 +722,5 @@ class TestTheShieldOfAPolicy:
 
         with caplog.at_level(logging.INFO, "iii_resilience"):
             open_circuit(lambda: guard.attempt(attempt, None, []))
-        assert [record.getMessage() for record in caplog.records] == ["f: circuit open, was closed"]
+        told = [one.getMessage() for one in caplog.records if one.name == "iii_resilience"]
+        assert told == ["f: circuit open, was closed"]

@@ -10,6 +10,7 @@ import inspect
 import logging
 import threading
 import time
+import timeit
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -918,7 +919,7 @@ def test_log_names_whatever_was_decorated(target: Any, caplog: pytest.LogCapture
     names = {SyncCallable: f"{__name__}.SyncCallable", functools.partial: "functools.partial"}
     with caplog.at_level(logging.INFO, "iii_resilience"), contextlib.suppress(Exception):
         iii_retry(policy=QUICK)(target)()
-    (record,) = caplog.records
+    (record,) = [one for one in caplog.records if one.name == "iii_resilience"]
     assert record.iii_function_id == names.get(kind, "builtins.len")  # type: ignore[attr-defined]
 
 
@@ -1683,10 +1684,9 @@ def test_decide_is_asked_once_for_each_failure(monkeypatch: pytest.MonkeyPatch) 
 def test_success_costs_no_more_than_a_few_microseconds() -> None:
     function = iii_retry(idempotent=True)(lambda: None)
     function()
-    started = time.perf_counter()
-    for _ in range(2_000):
-        function()
-    assert (time.perf_counter() - started) / 2_000 < 100e-6  # tenacity alone needs about 10
+    # The best of many short runs: a busy machine disturbs the others.
+    taken = min(timeit.repeat(function, number=100, repeat=50))
+    assert taken / 100 < 100e-6  # tenacity alone needs about 10
 
 
 def test_attempt_timeout_of_named_policy_is_rejected_on_sync() -> None:

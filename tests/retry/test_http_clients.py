@@ -6,6 +6,7 @@ storage/v1/retry_tests.json), without what is particular to storage.
 
 from __future__ import annotations
 
+import itertools
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +23,8 @@ from support.paths import DOCS
 from iii_resilience import Backoff, iii_retry, report_for
 
 QUICK = Backoff(base=0.001, cap=3.0, throttled_base=0.001)
-TIMEOUT = 0.3
+PATIENT = 30.0  # seconds, of a client whose server answers
+HASTY = 1.0  # of one whose server does not
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +39,19 @@ def server() -> Iterator[FlakyServer]:
         yield one
 
 
-def with_httpx(url: str) -> bytes:
-    return httpx.get(url, timeout=TIMEOUT).raise_for_status().content
+def with_httpx(url: str, timeout: float = PATIENT) -> bytes:
+    return httpx.get(url, timeout=timeout).raise_for_status().content
 
 
-def with_requests(url: str) -> bytes:
-    with requests.get(url, timeout=TIMEOUT) as response:
+def with_requests(url: str, timeout: float = PATIENT) -> bytes:
+    with requests.get(url, timeout=timeout) as response:
         response.raise_for_status()
         return response.content
 
 
-def with_urllib(url: str) -> bytes:
+def with_urllib(url: str, timeout: float = PATIENT) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(url, timeout=timeout) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
         error.close()
@@ -88,7 +90,12 @@ def test_storage_conformance(server: FlakyServer, client: str, scenario: str) ->
     idempotent, script, succeeds, requests_made = SCENARIOS[scenario]
     path = f"/{client}/{scenario.replace(' ', '-').replace(':', '')}"
     url = server.says(path, *script)
-    fetch = iii_retry(idempotent=idempotent, backoff=QUICK, budget=None)(CLIENTS[client])
+    waits = itertools.chain([HASTY] if scenario == "slow" else [], itertools.repeat(PATIENT))
+
+    @iii_retry(idempotent=idempotent, backoff=QUICK, budget=None)
+    def fetch(url: str) -> bytes:
+        return CLIENTS[client](url, next(waits))
+
     if succeeds:
         assert fetch(url) in {b"ok", BODY}
     else:
@@ -133,11 +140,13 @@ def test_refused_connection_proves_nothing_outside(client: str) -> None:
 
 def test_nightly_batch_repairs_all_it_can(server: FlakyServer) -> None:
     """The batch program of the documentation, on its worst night."""
-    client = httpx.Client(timeout=TIMEOUT)
+    client, hasty = httpx.Client(timeout=PATIENT), {server.url + "/batch/slow"}
 
     @iii_retry(idempotent=True, backoff=QUICK, budget=None)
     def fetch(url: str) -> bytes:
-        return client.get(url).raise_for_status().content
+        timeout = HASTY if url in hasty else PATIENT
+        hasty.discard(url)  # for its first request
+        return client.get(url, timeout=timeout).raise_for_status().content
 
     nights: dict[str, tuple[object, ...]] = {
         "reset": ("reset",),
@@ -184,11 +193,13 @@ def test_batch_program_of_documents(server: FlakyServer) -> None:
     def before(request: httpx.Request) -> None:
         url = str(request.url)
         made.setdefault(url, []).append(time.monotonic())
+        if url == urls["slow"] and len(made[url]) == 1:
+            request.extensions["timeout"] = httpx.Timeout(HASTY).as_dict()
         if url == refused and len(made[url]) == 2:  # what was down is up again
             stack.enter_context(flaky_server(port))
 
     with ExitStack() as stack, program["client"] as client:
-        client.timeout, client.event_hooks = TIMEOUT, {"request": [before]}
+        client.timeout, client.event_hooks = PATIENT, {"request": [before]}
         done, failed = program["batch"](urls.values())
     assert failed == {urls["missing"]: ("HTTP 404", "not_retryable", "discover")}
     assert set(done) == set(urls.values()) - {urls["missing"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from support.engine_fixtures import connect, engine
 from support.waiting import until
 
-from iii_resilience import RetryPolicy, resilient
+from iii_resilience import NotConnectedError, RetryPolicy, resilient
 from iii_resilience.core.effects import drive, drive_async
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.testing import LoopbackEngine
@@ -172,6 +173,20 @@ class TestLink:
         until(lambda: steps == ["began"])
         connection.close()
         until(lambda: steps == ["began", "ended"])
+
+    @pytest.mark.parametrize("closed", [False, True], ids=["stopped", "closed"])
+    def test_work_for_loop_that_ended_is_refused(
+        self, connect: Callable[..., Any], closed: bool
+    ) -> None:
+        client = connect()
+        connection = Connection(client)
+        client.shutdown()
+        if closed:
+            client._loop.close()
+        work = asyncio.sleep(0)
+        with pytest.raises(NotConnectedError, match="was shut down"):
+            connection.run(work)
+        assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED, "else a warning is raised"
 
 
 class Shown:

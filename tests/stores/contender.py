@@ -1,6 +1,7 @@
 """One of several processes that claim the same keys; what it sees goes to a file, line by line.
 
-Run by the tests: ``contender.py STORE ADDRESS LOG NUMBER KEYS``.
+Run by the tests: ``contender.py STORE ADDRESS LOG NUMBER KEYS GATE``. GATE is a file that lets it
+come to its last keys.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LONG = 600.0  # no machine is as slow as this
 SHORT = 0.2
 
 
-def main(kind: str, address: str, log: str, number: int, keys: int) -> None:
+def main(kind: str, address: str, log: str, number: int, keys: int, gate: str) -> None:
     store: Store
     if kind == "sqlite":
         store = SqliteStore(address, busy_timeout=60.0)
@@ -41,6 +42,12 @@ def main(kind: str, address: str, log: str, number: int, keys: int) -> None:
             out.flush()
 
         for key in range(keys):
+            while key >= 0.8 * keys and not Path(gate).exists():
+                try:
+                    store.delivered("at the gate", keep=LONG)
+                except StoreUnavailableError:
+                    say(event="away", key="at the gate")
+                time.sleep(0.02)
             end = dice.choices(["done", "released", "abandoned"], [6, 3, 1])[0]
             while not attempt(store, f"k{key}", end, f"{number}-{dice.random()}", say):
                 time.sleep(0.02)
@@ -80,4 +87,4 @@ def attempt(store: Store, key: str, end: str, nonce: str, say: Any) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

@@ -283,8 +283,10 @@ def test_delivery_is_counted_back(store: Store) -> None:
     assert list(store.records()) == [], "nothing else is known of it"
     store.delivered("m", keep=FOREVER)
     store.note("m", {"n": 1}, parked=False, keep=FOREVER)
-    counts.undelivered("m", keep=0.2)
+    counts.undelivered("m", keep=FOREVER)
     assert (only(store).deliveries, only(store).note) == (0, {"n": 1})
+    store.delivered("m", keep=FOREVER)
+    counts.undelivered("m", keep=0.1)
     assert eventually(lambda: not list(store.records()))
 
 

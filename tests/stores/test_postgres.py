@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from support.postgres_fixtures import PostgresServer, needs_postgres
+from support.postgres_fixtures import PostgresServer, listens, needs_postgres
 from support.waiting import until
 
 from iii_resilience.handling import PermanentError, TransientError, idempotent
@@ -183,7 +183,7 @@ def test_key_of_dead_session_is_free_at_once(store: PostgresStore, postgres_url:
         return again[-1].state is State.CLAIMED
 
     until(claimed)
-    assert time.monotonic() - began < 10, "whatever its lease"
+    assert time.monotonic() - began < 60, "whatever its lease"
     assert again[-1].token > first.token
     with pytest.raises(StoreUnavailableError):
         transaction.commit("1", keep=HOUR)
@@ -368,7 +368,7 @@ def test_end_of_key_wakes_who_waits_for_it(
 
     second = threading.Thread(target=repeat)
     second.start()
-    until(lambda: bool(rows(store._dsn, "SELECT 1 FROM pg_stat_activity WHERE query ~ '^LISTEN'")))
+    until(lambda: listens(store._dsn))
     began = time.monotonic()
     go_on.set()
     first.join(30)
@@ -521,6 +521,7 @@ def test_server_that_dies_under_handler_commits_neither(postgres_server: Postgre
 def test_server_that_stalls_is_not_waited_for(
     postgres_server: PostgresServer, *, inside: bool
 ) -> None:
+    PostgresStore(postgres_server.url).migrate()
     store = PostgresStore(postgres_server.url, timeout=1.0)
     transaction = store.begin("s", claim(store, lease=1.0).token)
     postgres_server.stall()
@@ -531,16 +532,24 @@ def test_server_that_stalls_is_not_waited_for(
                 transaction.handle.execute("SELECT 1")
         with pytest.raises(StoreUnavailableError):
             claim(store, slot="other")
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 30
     finally:
         postgres_server.go_on()
     transaction.rollback()
-    until(lambda: claim(store, nonce="again").state is State.CLAIMED)
+
+    def claimed() -> bool:
+        try:
+            return claim(store, nonce="again").state is State.CLAIMED
+        except StoreUnavailableError:  # it has a lot to do, and a second is not much
+            return False
+
+    until(claimed)
     store.close()
 
 
 def test_connections_are_bounded(postgres_url: str) -> None:
-    store = PostgresStore(postgres_url, connections=1, timeout=0.3)
+    PostgresStore(postgres_url).migrate()
+    store = PostgresStore(postgres_url, connections=1, timeout=1.0)
     first = store.begin("a", claim(store, slot="a").token)
     second = claim(store, slot="b").token
     with pytest.raises(StoreUnavailableError, match="all 1 connections were in use"):

@@ -71,7 +71,7 @@ def test_synchronous_standby_has_all_that_has_run(
     )
     state = "SELECT sync_state FROM pg_stat_replication"
     until(lambda: postgres_server.execute(state) == [("sync",)])
-    store = PostgresStore(either(postgres_server, standby), timeout=2.0)
+    store = PostgresStore(either(postgres_server, standby), timeout=10.0)
     book = booking(store)
     for n in range(20):
         assert book({"id": n}) == "booked"
@@ -85,7 +85,7 @@ def test_synchronous_standby_has_all_that_has_run(
 def test_asynchronous_standby_lacks_effect_and_key_alike(
     postgres_server: PostgresServer, standby: PostgresServer
 ) -> None:
-    store = PostgresStore(either(postgres_server, standby), timeout=2.0)
+    store = PostgresStore(either(postgres_server, standby), timeout=10.0)
     book = booking(store)
     book({"id": 0})
     until(lambda: patient(standby) == [0])

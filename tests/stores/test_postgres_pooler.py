@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import reserved_port
 from support.postgres_fixtures import PostgresServer, as_postgres, needs_postgres
 
 from iii_resilience.stores import PostgresStore, State, StoreRefusedError
@@ -36,9 +37,7 @@ def pooled(postgres_of_session: PostgresServer) -> Iterator[Callable[[str], str]
 
     def start(mode: str) -> str:
         assert PROGRAM is not None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = reserved_port()
         (folder / "users").write_text('"postgres" ""\n', "utf-8")
         (folder / "ini").write_text(
             f"[databases]\n* = host={postgres_of_session.folder} user=postgres\n"

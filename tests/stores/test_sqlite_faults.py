@@ -397,7 +397,7 @@ def test_replaced_file_is_noticed_and_reported(
     with caplog.at_level(logging.ERROR, "iii_resilience"):
         assert claim(store, "other").state is State.CLAIMED
         claim(store, "third")
-    (record,) = caplog.records
+    (record,) = [one for one in caplog.records if one.name == "iii_resilience"]
     assert f"{path} was replaced or removed" in record.getMessage()
     with opened(path) as connection:
         assert connection.execute("SELECT count(*) FROM iii_resilience").fetchone() == (1,)

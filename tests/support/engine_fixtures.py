@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,14 +16,38 @@ from iii_resilience.client.resilient import Resilient
 from iii_resilience.testing import LoopbackEngine
 
 QUICK = RetryPolicy(
-    backoff=Backoff(base=0.01, cap=0.1, throttled_base=0.01), deadline=10.0, ready_timeout=2.0
+    backoff=Backoff(base=0.01, cap=0.1, throttled_base=0.01), deadline=10.0, ready_timeout=8.0
 )
+
+
+def end(client: Any) -> None:
+    """Shut a client of the SDK down, if it is not, and end the handlers that its loop has left.
+
+    The garbage collector would end them at any time: in a later test, whose log they would be in,
+    or in the middle of `ast.parse`, which their tracebacks break on CPython 3.11 (a SystemError).
+    """
+    loop = client._loop
+    if loop.is_running():
+        client.shutdown()
+    left = set() if loop.is_running() or loop.is_closed() else asyncio.all_tasks(loop)
+    if left:
+        loop.call_soon(loop.stop)
+        loop.run_forever()  # what is ready, a second stop among it
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left, timeout=5))
 
 
 @pytest.fixture
 def engine() -> Iterator[LoopbackEngine]:
     with LoopbackEngine() as running:
         yield running
+
+
+@pytest.fixture
+def sdk_times_out_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the SDK's thread is: a call ends in the SDK's own TIMEOUT."""
+    monkeypatch.setattr("iii_resilience.sdk.pending_calls._SLACK", 60.0)
 
 
 @pytest.fixture
@@ -45,8 +70,7 @@ def connect(engine: LoopbackEngine) -> Iterator[Callable[..., Any]]:
 
     yield connect
     for client in clients:
-        if client._loop.is_running():
-            client.shutdown()
+        end(client)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import reserved_port
 
 BODY = b"x" * 300_000
 
@@ -191,6 +192,4 @@ def raw_server(*answers: bytes | None) -> Iterator[int]:
 
 def closed_port() -> int:
     """A port where nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return reserved_port()

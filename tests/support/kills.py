@@ -42,6 +42,7 @@ class Setting:
         tasks: How many coroutines call.
         pause: Seconds that each of them lets pass between two calls.
         work: Seconds that each call takes in the worker.
+        calls: How many calls each of them makes between two kills, at least.
     """
 
     seconds: float = 30.0
@@ -51,6 +52,7 @@ class Setting:
     tasks: int = 50
     pause: float = 0.05
     work: float = 0.002
+    calls: int = 3
 
 
 @attrs.frozen
@@ -261,7 +263,7 @@ class _Killer:
         served = 0  # in all, when the serving worker was registered
         while not self._over.wait(setting.period - setting.down):
             # On a busy machine the period is short: what met the last kill would meet this one.
-            if self._served() - served < 3 * (setting.threads + setting.tasks):
+            if self._served() - served < setting.calls * (setting.threads + setting.tasks):
                 continue
             self._serving.kill()
             self.kills += 1

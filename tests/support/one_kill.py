@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iii import InitOptions, register_worker
+from support.ports import reserved_port
 from support.processes import ECHO, Engine, Worker, read_log
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
@@ -64,6 +65,7 @@ def through_trigger(
                 await asyncio.to_thread(second.register)
                 failures = await _failures(started)
                 beside.cancel()
+                await asyncio.wait({beside})
                 return failures
 
             return asyncio.run(main())
@@ -96,16 +98,19 @@ def through_decorator(
                 answer = await reader.readexactly(2)
             finally:
                 writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
             return answer
 
         beside = await _beside(lambda _: fetch(_QUICK), failing)
         started = [asyncio.create_task(fetch(_LONG)) for _ in range(calls)]
         try:
-            await _until(lambda: server.open >= calls)
+            await _until(lambda: server.held >= calls)
             await server.restart()
             return await _failures(started)
         finally:
             beside.cancel()
+            await asyncio.wait({beside})
             await server.stop()
 
     return asyncio.run(main())
@@ -142,50 +147,56 @@ class _Server:
 
     Args:
         failing: The part of the calls whose connection it resets, at random.
+
+    Attributes:
+        held: How many long calls have come before the restart.
     """
 
     def __init__(self, failing: float) -> None:
-        self.port = 0
+        self.port = reserved_port()
         self._failing = failing
         self._restarted = False
-        self._writers: list[asyncio.StreamWriter] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.held = 0
         self._server: asyncio.Server | None = None
-
-    @property
-    def open(self) -> int:
-        """How many connections are open."""
-        return len(self._writers)
 
     async def start(self) -> None:
         """Listen."""
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self.port, backlog=2048
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """End at once, as a process does that is killed: connections are reset."""
         assert self._server is not None
         self._server.close()
-        for writer in self._writers:
+        writers = list(self._writers)
+        for writer in writers:
             _reset(writer)
-        self._writers.clear()
+        await asyncio.gather(*(each.wait_closed() for each in writers), return_exceptions=True)
 
     async def restart(self) -> None:
         """End, and listen at the same port."""
-        await self.stop()
         self._restarted = True
+        await self.stop()
         await self.start()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        how = await reader.readexactly(1)
-        if how == _LONG and not self._restarted:
-            self._writers.append(writer)
-        elif random.random() < self._failing:
-            _reset(writer)
-        else:
-            writer.write(b"ok")
+        self._writers.add(writer)
+        try:
+            how = await reader.readexactly(1)
+            if how == _LONG and not self._restarted:
+                self.held += 1
+                await reader.read()  # until the connection ends
+            elif random.random() < self._failing:
+                _reset(writer)
+            else:
+                writer.write(b"ok")
+        except (asyncio.IncompleteReadError, OSError):
+            pass  # the caller, or this server, has ended
+        finally:
             writer.close()
+            self._writers.discard(writer)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

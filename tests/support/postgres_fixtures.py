@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from support.waiting import freeze, until
 
 MISSING = "postgres is not installed (Debian: apt-get install postgresql, as .ci/run does)"
 
@@ -99,10 +100,10 @@ class PostgresServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + 60
+        ends = time.monotonic() + 60
         while not self._answers():
             assert self._postmaster.poll() is None, "postgres ended at once"
-            assert time.monotonic() < until, "postgres does not answer"
+            assert time.monotonic() < ends, "postgres does not answer"
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -121,29 +122,35 @@ class PostgresServer:
 
     def stall(self) -> None:
         """Answer nothing, with every connection open, until `go_on`."""
-        self._signal(signal.SIGSTOP)
+        assert self._postmaster is not None
+        freeze(self._postmaster.pid)  # first: what it starts later would answer
+        children = self._children()
+        for process in children:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGSTOP)
+        until(lambda: all(map(_stands_still, children)))
 
     def go_on(self) -> None:
         """Run what has arrived meanwhile."""
-        self._signal(signal.SIGCONT)
+        assert self._postmaster is not None
+        for process in (self._postmaster.pid, *self._children()):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
-    def _signal(self, number: int) -> None:
+    def _children(self) -> list[int]:
         assert self._postmaster is not None
         pid = self._postmaster.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split()
-        for process in (pid, *map(int, children)):
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("utf-8").split())]
 
     def restart(self) -> None:
         """As `pg_ctl restart -m immediate`; or after `kill`, when the memory it left is free."""
         self.stop()
-        until = time.monotonic() + 60
+        ends = time.monotonic() + 60
         while True:
             try:
                 self.start()
             except AssertionError:  # a process of the one before still holds its memory
-                assert time.monotonic() < until
+                assert time.monotonic() < ends
                 time.sleep(0.2)
             else:
                 return
@@ -190,11 +197,11 @@ class PostgresServer:
     @staticmethod
     def _disconnect(connection: psycopg.Connection, name: str) -> None:
         """End what else is connected to a database, and wait until it has gone."""
-        until = time.monotonic() + 60
+        ends = time.monotonic() + 60
         query = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                    WHERE datname = %s AND pid <> pg_backend_pid()"""
         while connection.execute(query, [name]).fetchall():
-            assert time.monotonic() < until, f"something stays connected to {name}"
+            assert time.monotonic() < ends, f"something stays connected to {name}"
             time.sleep(0.005)
 
     def _answers(self) -> bool:
@@ -203,6 +210,15 @@ class PostgresServer:
         except psycopg.OperationalError:
             return False
         return True
+
+
+def _stands_still(process: int) -> bool:
+    """Whether a signal has stopped a process, or it has ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in {"T", "Z", "X"}
 
 
 @cache
@@ -257,6 +273,14 @@ def _server(*, fsync: bool = True) -> Iterator[PostgresServer]:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def listens(url: str) -> bool:
+    """Whether a session in a database has begun to listen: from then on it misses nothing."""
+    query = b"""SELECT 1 FROM pg_stat_activity
+                WHERE datname = current_database() AND state = 'idle' AND query ~ '^LISTEN'"""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(query).fetchone() is not None
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from support.ports import reserved_port
+
 _CONFIG = """\
 workers:
   - name: iii-worker-manager
@@ -50,8 +52,8 @@ class RealEngine:
 
     def __init__(self, folder: Path, guarded_by: str | None = None) -> None:
         self._folder = folder
-        self.port = _free_port()
-        self._guarded_port = _free_port()
+        self.port = reserved_port()
+        self._guarded_port = reserved_port()
         self._guarded_by = guarded_by
         self._config = folder / "config.yaml"
         self._queue_folder = folder / "queue-worker"
@@ -122,13 +124,6 @@ class RealEngine:
                 stdout=log,
                 stderr=log,
             )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import redis
+from support.ports import reserved_port
 from support.waiting import freeze
 
 from iii_resilience.stores import RedisStore
@@ -107,12 +108,9 @@ class RedisServer:
 
 def _free_port() -> int:
     # A node of a cluster also listens 10 000 above its port, or does not start.
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port <= 55_535:
-            return port
+    while (port := reserved_port()) > 55_535:
+        pass
+    return port
 
 
 @contextmanager

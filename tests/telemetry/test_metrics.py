@@ -89,7 +89,7 @@ def test_limit_that_is_none_is_warned_of_and_is_default(
     meters.forget()
     meters.succeeded("a", 0.0)
     meters.succeeded("a", 0.0)
-    (record,) = caplog.records
+    (record,) = [one for one in caplog.records if one.name == "iii_resilience"]
     assert record.getMessage() == (
         f"{LIMIT} must be a whole number of function ids from 0 on, got {text!r}; the limit is 2000"
     )

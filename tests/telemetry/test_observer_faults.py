@@ -539,7 +539,7 @@ class TestFields:
         a_factory_with_the_same_fields(monkeypatch)
         caplog.set_level(logging.DEBUG, logger="iii_resilience")
         flaky(1)()
-        (record,) = caplog.records
+        (record,) = [one for one in caplog.records if one.name == "iii_resilience"]
         assert vars(record)["code"] == vars(record)["trace_id"] == "stamped"
         assert vars(record)["iii_code"] == "ConnectionError"
         assert vars(record)["iii_attempt"] == 1

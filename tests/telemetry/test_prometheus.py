@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from support.paths import DOCS
+from support.ports import reserved_port
 from support.telemetry_fixtures import Seen
 from support.telemetry_run import told
 from support.waiting import until
@@ -66,9 +66,7 @@ def api(exposed: list[str], tmp_path: Path) -> Iterator[str]:
 
     metrics = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
     threading.Thread(target=metrics.serve_forever, daemon=True).start()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = reserved_port()
     configuration = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(DOCS / "alerts.yaml")],

@@ -29,6 +29,7 @@ import pytest
 import tenacity
 from support.engine_fixtures import QUICK
 from support.telemetry_fixtures import Seen, attributes
+from support.waiting import until
 from typer.testing import CliRunner
 
 from iii_resilience import (
@@ -541,9 +542,11 @@ class TestInTheBackground:
             signal.set_wakeup_fd(-1)
 
     def test_renewal_of_leases(self, lookout: Lookout) -> None:
-        with LeaseRenewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0):
+        hold = LeaseRenewer(BadStore()).hold("slot", 1, lease=0.03, keep=1.0)
+        with hold:
             while not self.ours(lookout):
                 time.sleep(0.01)
+        until(lambda: not hold._held.under_way)  # or its thread has more to say, in another test
         told = self.ours(lookout)[0]
         assert told.startswith("a lease could not be renewed: LookupError at test_secrets.py:")
 

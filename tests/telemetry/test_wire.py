@@ -337,6 +337,7 @@ def test_end_of_client_under_delay_ends_call(
     policy = QUICK.replace(wait=wait)
     with pytest.raises(NotConnectedError):
         caller.trigger({"function_id": function}, idempotent=True, policy=policy)
+    end.join(60)
     ((call, attempts),) = seen.calls().values()
     assert len(attempts) == 1
     assert is_error(call)

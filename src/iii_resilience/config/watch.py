@@ -1,12 +1,13 @@
 """Follows the source of a policy book by polling, in a thread or a task.
 
-A file may be read while it is being written, so a change takes effect only when two polls in a row
-find the same content. Knows nothing of files or engines: a `Source` reads them.
+A file may be read while it is being written, so a change takes effect only when two polls in a row,
+a while apart, find the same content. Knows nothing of files or engines: a `Source` reads them.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
@@ -112,18 +113,27 @@ class SourceCheck:
         book: The book. The watch ends when the book is no longer referenced elsewhere.
         source: Where its policies come from.
         every: Seconds between two polls while nothing changes.
+        clock: The monotonic time in seconds.
 
     Raises:
         ValueError: `every` is not a number above 0.
     """
 
-    def __init__(self, book: Book, source: Source, every: float) -> None:
+    def __init__(
+        self,
+        book: Book,
+        source: Source,
+        every: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         number(above=0, unit="seconds").require("every", every)
         self._book = weakref.ref(book)
         self._source = source
         self._every = every
         self._settle = min(every, _SETTLES_AFTER)
+        self._clock = clock
         self._seen: bytes | None = None
+        self._settled_at = 0.0
         self._refused: bytes | None = None
 
     def __call__(self) -> float | None:
@@ -136,9 +146,11 @@ class SourceCheck:
         if digest == book.policy_set.digest:
             self._refused = None
         elif digest != self._refused:
+            now = self._clock()
             if digest != self._seen:
-                self._seen = digest
-                return self._settle
+                self._seen, self._settled_at = digest, now + self._settle
+            if now < self._settled_at:  # a look that was asked for comes at any moment
+                return self._settled_at - now
             self._follow(book, snapshot)
         self._seen = digest
         return self._every

@@ -5,7 +5,6 @@ Delegates to `hardening` and `registration`. Knows nothing of outgoing calls.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -241,16 +240,19 @@ class Handlers:
         for start in range(0, len(ids), IDS_AT_ONCE):
             asked = ids[start : start + IDS_AT_ONCE]
             kept.asked_at = kept.asked_at or time.monotonic()
-            future = asyncio.run_coroutine_threadsafe(kept.ask(asked), connection.loop)
             try:
-                answers = future.result(max(0.0, until - time.monotonic()))
+                future = connection.run(kept.ask(asked))
+                answers, asked_at = future.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
+                return
+            except NotConnectedError:  # the client has just ended
+                kept.disconnected()
                 return
             except Exception as error:
                 kept.not_answered(error)
                 return
             kept.asked_at = None
-            kept.rounds.learn(asked, answers, time.monotonic())
+            kept.rounds.learn(asked, answers, time.monotonic(), asked_at)
         if self._keeping:
             keeper().do(kept.look_again)
 

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from iii_resilience.core.effects import Sleep, Wait
@@ -257,11 +258,13 @@ class Connection:
         Raises:
             NotConnectedError: That loop has ended.
         """
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self.client.own_loop or self.loop)
-        except RuntimeError:  # the loop was closed after the check
-            work.close()
-            raise NotConnectedError("this client was shut down; nothing was sent") from None
+        own = self.client.own_loop
+        with suppress(RuntimeError):  # the loop was closed after the check
+            future = asyncio.run_coroutine_threadsafe(work, own or self.loop)
+            if own is None or own.is_running():
+                return future
+        work.close()  # else it is complained of: nothing will ever await it
+        raise NotConnectedError("this client was shut down; nothing was sent")
 
     def start(self, task: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine on the SDK's loop without waiting for it; it ends with the client.

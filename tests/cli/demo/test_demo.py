@@ -7,19 +7,21 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from support.waiting import until
 from support.warm_process import WarmProcess
 from typer.testing import CliRunner
 
 import iii_resilience
 from iii_resilience.cli.app import app
 from iii_resilience.cli.demo import worker_process
-from iii_resilience.cli.demo.callers import WithLibrary
+from iii_resilience.cli.demo.callers import Order, WithLibrary
 from iii_resilience.cli.demo.execution_log import CallReport, ExecutionLog, Ledger, Verdict, judge
-from iii_resilience.cli.demo.scenarios import run_demo
+from iii_resilience.cli.demo.scenarios import DemoRun, run_demo
 from iii_resilience.cli.demo.worker_processes import Workers
 from iii_resilience.client.readiness import Readiness
 from iii_resilience.core.decide import decide
@@ -43,6 +45,27 @@ def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workers, "start", start)
 
 
+@pytest.fixture
+def met_in_mid_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fault meets calls under way, however the machine delays the calls or the fault."""
+    saves, charges, kill = DemoRun._saves, DemoRun._charges, Workers.kill
+
+    def slow_saves(self: DemoRun, count: int, work: float = 0.0, **more: Any) -> list[Order]:
+        return saves(self, count, 2 * work, **more)
+
+    def slow_charges(self: DemoRun, count: int, work: float = 0.0, **more: Any) -> list[Order]:
+        return charges(self, count, 2 * work, **more)
+
+    def kill_in_mid_charge(self: Workers, name: str) -> None:
+        log = ExecutionLog(Path(self._arguments[1]))
+        until(lambda: any(order.startswith("charge-") for order, _ in log.read().executions))
+        kill(self, name)
+
+    monkeypatch.setattr(DemoRun, "_saves", slow_saves)
+    monkeypatch.setattr(DemoRun, "_charges", slow_charges)
+    monkeypatch.setattr(Workers, "kill", kill_in_mid_charge)
+
+
 class TestVerdict:
     @pytest.mark.long  # `make demo` shows the same, and every run of CI makes it
     @pytest.mark.timeout(240)
@@ -57,13 +80,13 @@ class TestVerdict:
         assert outcomes["oversize", "payload_too_large"] == 1
         assert outcomes["ship", "enqueued"] == 12
 
-    @pytest.mark.usefixtures("warm_workers")
+    @pytest.mark.usefixtures("warm_workers", "met_in_mid_call")
     def test_it_fails_when_connected_check_is_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ClientAdapter, "connected", property(lambda self: True))
         verdict = verdict_of("restarted")
         assert verdict.lost or verdict.ghosts
 
-    @pytest.mark.usefixtures("warm_workers")
+    @pytest.mark.usefixtures("warm_workers", "met_in_mid_call")
     def test_it_fails_when_registered_check_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -73,7 +96,7 @@ class TestVerdict:
         assert verdict_of("killed").lost
         assert logging.getLogger("iii").level == level, "the demo leaves the SDK's log as it was"
 
-    @pytest.mark.usefixtures("warm_workers")
+    @pytest.mark.usefixtures("warm_workers", "met_in_mid_call")
     def test_it_fails_when_idempotency_rule_is_broken(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -14,6 +14,7 @@ import attrs
 import psycopg
 import pytest
 from support.postgres_fixtures import PostgresServer, needs_postgres
+from support.waiting import until
 
 from iii_resilience import Category, Execution, Failure, classify
 
@@ -229,11 +230,11 @@ def deadlock(database: Database) -> None:
 
 def until_waiting(database: Database, what: str) -> None:
     """Until a connection waits for something, as pg_stat_activity names it."""
-    until = time.monotonic() + 30
+    end = time.monotonic() + 30
     waits = f"select count(*) from pg_stat_activity where wait_event_type = '{what}'"
     mine = " and datname = current_database() and pid <> pg_backend_pid() and state = 'active'"
     while not database.admin.run(waits + mine):
-        assert time.monotonic() < until
+        assert time.monotonic() < end
         time.sleep(0.01)
 
 
@@ -384,8 +385,17 @@ def test_server_refuses_connection(
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_server_that_goes_and_is_gone(postgres_server: PostgresServer, driver: str) -> None:
-    with closing(DRIVERS[driver](postgres_server.url)) as one:
+    with (
+        closing(DRIVERS[driver](postgres_server.url)) as one,
+        closing(psycopg.connect(postgres_server.url, autocommit=True)) as other,
+    ):
         one.run("select 1")
+
+        def stop() -> None:
+            sleeps = "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
+            until(lambda: other.execute(sleeps).fetchone())
+            postgres_server.stop()
+
         postmaster = postgres_server._postmaster
         assert postmaster is not None
         postmaster.send_signal(signal.SIGTERM)  # "smart": who is there may stay
@@ -398,7 +408,7 @@ def test_server_that_goes_and_is_gone(postgres_server: PostgresServer, driver: s
             except Exception as error:
                 failure = classify(error)
         assert (failure.category, failure.execution, failure.throttled) == (T, NE, False)  # 57P03
-        stopping = threading.Timer(0.3, postgres_server.stop)
+        stopping = threading.Thread(target=stop)
         stopping.start()
         _, failure = raised(lambda: one.run("select pg_sleep(60)"))
         stopping.join()

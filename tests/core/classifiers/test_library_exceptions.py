@@ -34,6 +34,7 @@ from support.flaky_http import (
 )
 from support.postgres_wire import refusing_postgres
 from support.redis_fixtures import RedisServer, needs_redis
+from support.waiting import until_sockets_closed
 
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import retry_after
@@ -102,31 +103,37 @@ def test_row_finds_its_class_under_both_names(row: Any) -> None:
 # httpx
 
 
-def get(client: str, url: str, **more: Any) -> Any:
+PATIENT = 10.0  # seconds, of a client whose server answers
+
+
+def get(client: str, url: str, *, timeout: float = PATIENT, **more: Any) -> Any:
     if client == "httpx":
-        return httpx.get(url, timeout=0.3, **more).raise_for_status()
+        return httpx.get(url, timeout=timeout, **more).raise_for_status()
     if client == "requests":
-        with requests.get(url, timeout=0.3, **more) as response:
+        with requests.get(url, timeout=timeout, **more) as response:
             response.raise_for_status()
             return response.content
     if client == "urllib":
-        with urllib.request.urlopen(url, timeout=0.3, **more) as response:
+        with urllib.request.urlopen(url, timeout=timeout, **more) as response:
             return response.read()
     if client == "urllib3":
-        with urllib3.PoolManager(retries=False, timeout=0.3) as pool:
+        with urllib3.PoolManager(retries=False, timeout=timeout) as pool:
             return pool.request("GET", url, **more).data
     assert client == "aiohttp"
-    return asyncio.run(aio(url, **more))
+    return asyncio.run(aio(url, sock_read=timeout, **more))
 
 
-async def aio(url: str, **more: Any) -> bytes:
-    timeout = aiohttp.ClientTimeout(sock_read=0.3, sock_connect=2)
-    async with (
-        aiohttp.ClientSession(timeout=timeout) as session,
-        session.get(url, **more) as response,
-    ):
-        response.raise_for_status()
-        return await response.read()
+async def aio(url: str, *, sock_read: float = PATIENT, **more: Any) -> bytes:
+    timeout = aiohttp.ClientTimeout(sock_read=sock_read, sock_connect=PATIENT)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, **more) as response,
+        ):
+            response.raise_for_status()
+            return await response.read()
+    finally:
+        await until_sockets_closed()
 
 
 REFUSED = {
@@ -181,7 +188,9 @@ BROKEN: dict[tuple[str, str], tuple[str, Execution]] = {
 @pytest.mark.parametrize(("client", "what"), BROKEN)
 def test_broken_connection_may_have_run(server: FlakyServer, client: str, what: str) -> None:
     code, execution = BROKEN[client, what]
-    failure = raised(lambda: get(client, server.says(f"/{client}/{what}", *[what] * 3)))
+    timeout = 0.3 if what == "slow" else PATIENT
+    url = server.says(f"/{client}/{what}", *[what] * 3)
+    failure = raised(lambda: get(client, url, timeout=timeout))
     assert (failure.category, failure.execution) == (T, execution)
     assert failure.code == code
 
@@ -280,11 +289,12 @@ def test_exhausted_pool_of_client_is_throttled(server: FlakyServer) -> None:
     url = server.says("/pool", "slow")
 
     async def two() -> None:
-        limits, timeout = httpx.Limits(max_connections=1), httpx.Timeout(0.2, read=5)
+        limits, timeout = httpx.Limits(max_connections=1), httpx.Timeout(PATIENT, pool=0.2)
         async with httpx.AsyncClient(limits=limits, timeout=timeout) as client:
             first = asyncio.create_task(client.get(url))
             try:
-                await asyncio.sleep(0.05)
+                while "/pool" not in server.requests:
+                    await asyncio.sleep(0.005)
                 await client.get(url)
             finally:
                 first.cancel()
@@ -359,14 +369,16 @@ def test_redis_server(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     server.start()
     try:
-        with no_retry(port=server.port, socket_timeout=0.3) as client:
+        with no_retry(port=server.port) as client:
             client.set("text", "x")
             failure = raised(lambda: client.lpush("text", "y"))
             assert facts(failure) == ("redis.exceptions.ResponseError", X, NE)
             unsendable: Any = object()
             refused = raised(lambda: client.set("k", unsendable))
             assert facts(refused) == ("redis.DataError", P, NE)
-            assert facts(raised(lambda: client.blpop(["none"], 2))) == ("redis.TimeoutError", T, ME)
+            with no_retry(port=server.port, socket_timeout=0.3) as hasty:
+                failure = raised(lambda: hasty.blpop(["none"], 60))
+            assert facts(failure) == ("redis.TimeoutError", T, ME)
             client.config_set("maxmemory", "1")
             failure = raised(lambda: client.set("k", "v"))
             assert facts(failure) == ("redis.OutOfMemoryError", T, NE)
@@ -393,7 +405,7 @@ def test_redis_server(tmp_path: Path) -> None:
 
 def test_psycopg_connections() -> None:
     def connect(port: int) -> None:
-        psycopg.connect(host="127.0.0.1", port=port, connect_timeout=2, dbname="x", user="x")
+        psycopg.connect(host="127.0.0.1", port=port, connect_timeout=20, dbname="x", user="x")
 
     failure = raised(lambda: connect(closed_port()))
     assert facts(failure) == ("psycopg.OperationalError", T, NE)

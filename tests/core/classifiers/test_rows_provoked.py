@@ -14,6 +14,7 @@ import socket
 import sqlite3
 import ssl
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,7 @@ from support.library_rows import check_provoked, row_names
 from support.postgres_fixtures import needs_postgres
 from support.provoking_site import Site, site
 from support.redis_fixtures import RedisServer, needs_redis
+from support.waiting import until, until_sockets_closed
 
 from iii_resilience import classify
 
@@ -285,7 +287,7 @@ def with_session(
             async with aiohttp.ClientSession() as session:
                 await do(session, site)
         finally:
-            await asyncio.sleep(0.05)  # a connection of TLS is closed by the loop, later
+            await until_sockets_closed()  # those of TLS are closed by the loop, later
 
     return lambda site: asyncio.run(run(site))
 
@@ -503,21 +505,20 @@ def _psycopg_pool(site: Site) -> None:
 
 def _psycopg_queue(site: Site) -> None:
     url = f"host=127.0.0.1 port={closed_port()}"
-    with psycopg_pool.ConnectionPool(url, min_size=0, max_size=1, max_waiting=1) as pool:
-        import threading
+    pool = psycopg_pool.ConnectionPool(url, min_size=0, max_size=1, max_waiting=1, open=True)
 
-        def wait() -> None:
-            with contextlib.suppress(psycopg_pool.PoolTimeout):
-                pool.getconn(timeout=0.5)
+    def wait() -> None:
+        with contextlib.suppress(psycopg_pool.PoolClosed):
+            pool.getconn(timeout=60)
 
-        first = threading.Thread(target=wait)
-        first.start()
-        try:
-            while not pool.get_stats().get("requests_waiting"):
-                pass
-            pool.getconn(timeout=0.5)
-        finally:
-            first.join()
+    first = threading.Thread(target=wait)
+    first.start()
+    try:
+        until(lambda: pool.get_stats().get("requests_waiting"))
+        pool.getconn(timeout=60)
+    finally:
+        pool.close()
+        first.join()
 
 
 def _sqlite(site: Site) -> None:

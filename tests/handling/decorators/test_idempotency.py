@@ -18,6 +18,7 @@ from typing import Any
 import pydantic
 import pytest
 from support.sqlite_files import opened
+from support.waiting import until
 
 from iii_resilience import classify, resilient
 from iii_resilience.core.codes.model import Category
@@ -232,7 +233,7 @@ async def test_call_cancelled_while_it_claims_leaves_key_free() -> None:
 
     def claim(*args: Any, **kwargs: Any) -> Any:
         claiming.set()
-        go_on.wait(10)
+        assert go_on.wait(60)
         return original(*args, **kwargs)
 
     store.claim = claim  # type: ignore[method-assign]
@@ -249,7 +250,8 @@ async def test_call_cancelled_while_it_claims_leaves_key_free() -> None:
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.wait_for(handler({"id": 1}), 5) == "done"
+    # The lease of the claim that was given up lasts 30 s.
+    assert await asyncio.wait_for(handler({"id": 1}), 9) == "done"
 
 
 def test_another_payload_under_the_same_key_is_refused(made: Callable[..., Any]) -> None:
@@ -351,20 +353,48 @@ def test_what_a_handler_calls_does_not_share_its_keys(store: Store) -> None:
 # Leases.
 
 
-def test_lease_is_renewed_while_handler_runs(made: Callable[..., Any]) -> None:
+def renewals(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """What each renewal of a lease is answered with, from now on."""
+    answers: list[bool] = []
+
+    def noting(renew: Callable[..., Any], *, many: bool) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            answer = renew(*args, **kwargs)
+            answers.extend(answer if many else [answer])
+            return answer
+
+        return noted
+
+    monkeypatch.setattr(store, "renew", noting(store.renew, many=False))
+    if hasattr(store, "renew_many"):
+        monkeypatch.setattr(store, "renew_many", noting(store.renew_many, many=True))
+    return answers
+
+
+def test_lease_is_renewed_while_handler_runs(
+    made: Callable[..., Any], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[Any] = []
+    go_on = threading.Event()
+    renewed = renewals(store, monkeypatch)
 
     def slow(data: Any) -> int:
         ran.append(data)
-        time.sleep(1.5)
+        assert go_on.wait(120)
         return len(ran)
 
-    handler = made(slow, lease=0.6, wait=30.0)
-    with ThreadPoolExecutor(2) as pool:
+    handler = made(slow, lease=1.8, wait=0.0)
+    with ThreadPoolExecutor(1) as pool:
         first = pool.submit(run, handler, {"order_id": 1})
-        time.sleep(0.9)
-        assert run(handler, {"order_id": 1}) == 1
-        assert first.result(30) == 1
+        try:
+            until(lambda: len(renewed) >= 3)  # past the lease that was claimed
+            with pytest.raises(TransientError, match="IDEMPOTENCY_KEY_RUNNING"):
+                run(handler, {"order_id": 1})
+        finally:
+            go_on.set()
+        assert first.result(60) == 1
+    assert all(renewed)
+    assert run(handler, {"order_id": 1}) == 1
     assert len(ran) == 1
 
 
@@ -510,11 +540,25 @@ def test_store_that_is_down_lets_nothing_run(made: Callable[..., Any]) -> None:
 
 
 @one_store
-def test_store_that_is_away_for_moment_gets_result_later(made: Callable[..., Any]) -> None:
-    store = Away("finish")
-    handler = made(lambda data: "done", store=store)
-    threading.Timer(0.3, store.away.clear).start()
+def test_store_that_is_away_for_moment_gets_result_later(
+    made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_RECORD_WITHIN", 60.0)
+    left = [3]  # times it is away
+
+    class Back(Away):
+        def _change(self, kind: str, row_id: str, rule: Any, *, lasting: bool = False) -> Any:
+            try:
+                return super()._change(kind, row_id, rule, lasting=lasting)
+            except StoreUnavailableError:
+                left[0] -= 1
+                if not left[0]:
+                    self.away.clear()
+                raise
+
+    handler = made(lambda data: "done", store=Back("finish"))
     assert run(handler, {"order_id": 1}) == "done"
+    assert left == [0]
     assert run(handler, {"order_id": 1}) == "done"
 
 
@@ -579,7 +623,7 @@ def test_effect_in_stores_transaction_is_committed_with_key(file: Path, kind: st
 
 
 def test_many_transactions_at_once_are_all_written_once(file: Path) -> None:
-    store = SqliteStore(file)
+    store = SqliteStore(file, busy_timeout=60.0)
 
     def write(data: Any, *, transaction: sqlite3.Connection) -> int:
         transaction.execute("INSERT INTO effects VALUES (?, 1)", (data["id"],))

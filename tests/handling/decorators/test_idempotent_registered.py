@@ -95,5 +95,5 @@ def test_handed_over_call_that_ran_does_not_run_again(
     )
     assert isinstance(answer, Enqueued)
     engine.clear_faults()
-    engine.wait_queue_idle("later", timeout=5)
+    engine.wait_queue_idle("later", timeout=60)
     assert [set(order) - {"_caller_worker_id"} for order in ran] == [{"n"}]

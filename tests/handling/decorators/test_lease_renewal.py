@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.redis_fixtures import needs_redis
+from support.waiting import until
 
 from iii_resilience import classify
 from iii_resilience.core.codes.model import Category
@@ -25,17 +28,24 @@ KEEP = 3600.0
 
 
 class Distant(MemoryStore):
-    """A user's own store, on a slow network, without `renew_many`."""
+    """A user's own store, on a slow network, without `renew_many`.
+
+    Attributes:
+        renewed: How often the lease of each slot was renewed.
+    """
 
     blocking = True
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         super().__init__()
         self.seconds = seconds
+        self.renewed: Counter[str] = Counter()
 
     def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
         time.sleep(self.seconds)
-        return super().renew(slot, token, lease=lease, keep=keep)
+        mine = super().renew(slot, token, lease=lease, keep=keep)
+        self.renewed[slot] += mine
+        return mine
 
 
 class Together(MemoryStore):
@@ -62,10 +72,7 @@ class Together(MemoryStore):
 def _no_renewal_outlives_its_test() -> Iterator[None]:
     """A renewal that is still under way would warn in the next test."""
     yield
-    until = time.monotonic() + 30
-    while any(thread.name == "iii-resilience renewal" for thread in threading.enumerate()):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: "iii-resilience renewal" not in {thread.name for thread in threading.enumerate()})
 
 
 def claim(store: Store, slot: str, lease: float = KEEP, nonce: str = "") -> Any:
@@ -74,28 +81,47 @@ def claim(store: Store, slot: str, lease: float = KEEP, nonce: str = "") -> Any:
     )
 
 
-def hold_all(store: Store, keys: int, lease: float, seconds: float) -> list[State]:
-    """Hold so many leases for so long; how their keys are claimable at the end."""
+@contextmanager
+def held(store: Store, keys: int, lease: float) -> Iterator[list[str]]:
+    """So many leases that are held and renewed; the slots."""
     renewer = LeaseRenewer(store)
     slots = [f"k-{n}" for n in range(keys)]
     with ExitStack() as stack:
         for slot in slots:
             token = claim(store, slot, lease).token
             stack.enter_context(renewer.hold(slot, token, lease=lease, keep=KEEP))
-        time.sleep(seconds)
-        return [claim(store, slot).state for slot in slots]
+        yield slots
+
+
+def states(store: Store, slots: list[str]) -> list[State]:
+    """Whether these can be claimed."""
+    return [claim(store, slot).state for slot in slots]
 
 
 def test_renewals_do_not_wait_for_one_another() -> None:
-    """Twelve handlers, and a renewal that takes a fifth of a lease."""
-    assert set(hold_all(Distant(0.4), 12, lease=2.0, seconds=4.0)) == {State.RUNNING}
+    """Each of twelve goes on when all of them are under way."""
+
+    class Meeting(Distant):
+        meet = threading.Barrier(12, timeout=60)
+
+        def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
+            self.meet.wait()
+            return super().renew(slot, token, lease=lease, keep=keep)
+
+    store = Meeting()
+    with held(store, 12, lease=3.0) as slots:
+        until(lambda: min(store.renewed[slot] for slot in slots) >= 1)
+        assert set(states(store, slots)) == {State.RUNNING}
+        until(lambda: min(store.renewed[slot] for slot in slots) >= 2)
+        store.meet.abort()
 
 
 def test_renewals_are_one_round_trip_where_store_can() -> None:
     store = Together()
-    assert set(hold_all(store, 12, lease=1.5, seconds=2.5)) == {State.RUNNING}
-    assert max(store.trips) == 12
-    assert len(store.trips) <= 8
+    with held(store, 12, lease=3.0) as slots:
+        until(lambda: store.trips.count(12) >= 3)
+        assert set(states(store, slots)) == {State.RUNNING}
+        assert len(store.trips) <= 8
 
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=needs_redis)])
@@ -118,24 +144,56 @@ def test_many_leases_are_renewed_at_once(
 
 
 def test_lease_that_does_not_fit_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "iii_resilience"):
-        hold_all(Distant(0.3), 3, lease=0.6, seconds=1.5)
+    store = Distant(0.3)
+    with caplog.at_level(logging.WARNING, "iii_resilience"), held(store, 3, lease=0.6) as slots:
+        until(lambda: min(store.renewed[slot] for slot in slots) >= 3)
     found = [r.getMessage() for r in caplog.records if "lease of at least" in r.getMessage()]
     assert len(found) == 1
-    assert "a renewal took 0.3" in found[0]
+    took, advised = map(
+        float, re.findall(r"a renewal took ([\d.]+) s.* at least ([\d.]+) s", found[0])[0]
+    )
+    assert took >= 0.3
+    assert advised == pytest.approx(6 * took, rel=0.02)
+
+
+def test_renewals_that_end_together_warn_once(caplog: pytest.LogCaptureFixture) -> None:
+    both = threading.Barrier(2, timeout=1.0)
+
+    class Seen(set[str]):
+        """Two threads look at it before either adds to it, if they can."""
+
+        def __contains__(self, text: object) -> bool:
+            there = super().__contains__(text)
+            with suppress(threading.BrokenBarrierError):
+                both.wait()
+            return there
+
+    renewer = LeaseRenewer(MemoryStore())
+    renewer._warned = Seen()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(renewer._warn_once, "a renewal took %s s", 1)
+    assert [r.getMessage() for r in caplog.records if "renewal took" in r.getMessage()] == [
+        "a renewal took 1 s"
+    ]
 
 
 def test_renewal_that_hangs_holds_up_no_other() -> None:
     class Hanging(Distant):
         def renew(self, slot: str, token: int, *, lease: float, keep: float) -> bool:
             if slot == "k-0":
-                release.wait(30)
+                release.wait(120)
             return super().renew(slot, token, lease=lease, keep=keep)
 
-    release = threading.Event()
-    states = hold_all(Hanging(0.0), 5, lease=1.5, seconds=3.5)
-    release.set()
-    assert states == [State.CLAIMED] + [State.RUNNING] * 4
+    release, store = threading.Event(), Hanging()
+    try:
+        with held(store, 5, lease=3.0) as slots:
+            until(lambda: claim(store, "k-0").state is State.CLAIMED)
+            until(lambda: min(store.renewed[slot] for slot in slots[1:]) >= 3)
+            assert states(store, slots) == [State.RUNNING] * 5  # the first one's is ours now
+    finally:
+        release.set()
+    assert store.renewed["k-0"] == 0
 
 
 # Threads that cannot start.
@@ -159,13 +217,14 @@ class NoThreads:
 def test_failed_thread_start_is_tried_again_at_next_call(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = MemoryStore()
+    store = Distant()
     ran: list[Any] = []
+    go_on = threading.Event()
 
-    @idempotent(store, key="id", function_id="f", lease=0.6, wait=0.0)
+    @idempotent(store, key="id", function_id="f", lease=1.5, wait=0.0)
     def handler(data: Any) -> str:
         ran.append(data)
-        time.sleep(1.2)
+        assert go_on.wait(120)
         return "done"
 
     call: Any = handler
@@ -179,16 +238,22 @@ def test_failed_thread_start_is_tried_again_at_next_call(
     threads.refuses = False
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(call, {"id": 1})
-        time.sleep(0.9)  # past the lease that was claimed
-        with pytest.raises(Exception, match="still running"):
-            call({"id": 1})
+        try:
+            until(lambda: store.renewed.total() >= 3)  # past the lease that was claimed
+            with pytest.raises(Exception, match="still running"):
+                call({"id": 1})
+        finally:
+            go_on.set()
         assert first.result(30) == "done"
     assert len(ran) == 1
 
 
 def test_renewals_go_on_where_their_threads_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     NoThreads(monkeypatch, "renewal")
-    assert set(hold_all(Distant(0.01), 3, lease=0.9, seconds=1.5)) == {State.RUNNING}
+    store = Distant(0.01)
+    with held(store, 3, lease=1.5) as slots:
+        until(lambda: min(store.renewed[slot] for slot in slots) >= 3)
+        assert set(states(store, slots)) == {State.RUNNING}
 
 
 async def test_message_that_never_ran_has_no_failure_stored(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.relay_checks import relay_checks
 from support.waiting import until
 
 from iii_resilience import Backoff, resilient
@@ -195,7 +196,6 @@ class TestArguments:
 class TestNoRelay:
     @pytest.fixture(autouse=True)
     def quickly(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-        until(lambda: not relay_checks(), 60)  # those of tests before
         caplog.clear()
         monkeypatch.setattr(relay_needed, "_GRACE", 0.05)
 
@@ -246,10 +246,6 @@ class TestNoRelay:
         until(lambda: "no relay is active on it" in caplog.text, 60)
 
 
-def relay_checks() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "iii-resilience relay check"]
-
-
 class TestWithRelay:
     def test_message_comes_again_in_its_time_and_holds_no_slot(
         self, engine: LoopbackEngine, connect: Callable[..., Any], store: Store
@@ -257,13 +253,15 @@ class TestWithRelay:
         engine.define_queue("orders", concurrency=1)
         times: dict[int, list[float]] = {1: [], 2: []}
         attempts: list[Any] = []
+        both_sent = threading.Event()
 
         @consumer(parking=store, key="order_id", queue="orders", retry_later=SOON)
         @idempotent(store, key="order_id")
         def save(data: Any) -> str:
             times[data["order_id"]].append(time.monotonic())
             if data["order_id"] == 1 and len(times[1]) == 1:
-                raise TransientError("busy", retry_after=1.5)
+                assert both_sent.wait(60)
+                raise TransientError("busy", retry_after=3.0)
             return "done"
 
         worker = resilient(connect(), relay=store)  # type: ignore[arg-type]
@@ -277,14 +275,15 @@ class TestWithRelay:
                     "action": {"type": "enqueue", "queue": "orders"},
                 }
             )
+        both_sent.set()
         until(lambda: len(times[1]) == 2 and times[2], 60)
-        engine.wait_queue_idle("orders")
+        engine.wait_queue_idle("orders", timeout=60)
         attempts += [
             call.data.get(PAYLOAD_FIELD)
             for call in engine.calls(ID)
             if call.data["order_id"] == 1 and call.action == "enqueue"
         ]
-        assert times[1][1] - times[1][0] >= 1.5
+        assert times[1][1] - times[1][0] >= 3.0
         assert times[2][0] < times[1][1], "the queue's only slot was free meanwhile"
         assert attempts == [None, {"attempt": 2}]
         until(lambda: not [one for one in store.records() if one.note], 60)
@@ -293,7 +292,7 @@ class TestWithRelay:
     def test_lost_acknowledgement_makes_no_second_retry(
         self, engine: LoopbackEngine, connect: Callable[..., Any]
     ) -> None:
-        engine.define_queue("orders", timeout_ms=200, backoff_ms=20)
+        engine.define_queue("orders", backoff_ms=20)
         store = MemoryStore()
         ran: list[Any] = []
 
@@ -309,11 +308,13 @@ class TestWithRelay:
         engine.inject(ID, DropAnswer(), deliveries=True)
         action = {"type": "enqueue", "queue": "orders"}
         worker.trigger({"function_id": ID, "payload": ORDER, "action": action})
-        engine.wait_queue_idle("orders")
+        until(lambda: [record for record in store.records() if record.due_at], 60)
+        engine.restart_queue_worker()  # it delivers again what was not acknowledged
+        engine.wait_queue_idle("orders", timeout=60)
         assert len(ran) == only(store).deliveries == 1, "the repeated delivery is not run"
         store.postpone(only(store).id, only(store).note, seconds=0.0)  # its time has come
         until(lambda: len(ran) == 2, 60)
-        engine.wait_queue_idle("orders")
+        engine.wait_queue_idle("orders", timeout=60)
         assert len(engine.calls(ID)) == 2, "one retry was enqueued"
         until(lambda: not list(store.records()), 60)
         worker.shutdown()

@@ -63,7 +63,7 @@ class Busy:
     def plain(self, data: Any) -> Any:
         self.started.append(data.get("n"))
         self.threads.append(threading.current_thread().name)
-        assert self._end.wait(20)
+        assert self._end.wait(120)
         return data.get("n")
 
     async def coroutine(self, data: Any) -> Any:
@@ -104,7 +104,7 @@ def pool(busy: Busy) -> Iterator[ThreadPoolExecutor]:
 
 
 def request(n: int = 0, function_id: str = "t::f", **more: Any) -> dict[str, Any]:
-    return {"function_id": function_id, "payload": {"n": n}, "timeout_ms": 15_000, **more}
+    return {"function_id": function_id, "payload": {"n": n}, "timeout_ms": 60_000, **more}
 
 
 def fill(
@@ -147,7 +147,7 @@ class TestRefused:
         assert failure.execution is Execution.NOT_EXECUTED
         assert failure.retry_after is None  # no handler has ended yet
         busy.end()
-        assert first.result(10) == 0
+        assert first.result(60) == 0
         assert busy.started == [0]
         assert target.trigger(request(2)) == 2
 
@@ -246,7 +246,7 @@ class TestRefused:
         later = pool.submit(caller.trigger, request(2), policy=policy)
         until(lambda: len(engine.calls("t::f")) > 3)
         busy.end()
-        assert later.result(10) == 2
+        assert later.result(60) == 2
 
     def test_breaker_of_caller_counts_it(
         self,
@@ -321,11 +321,13 @@ class TestRefused:
         worker = make()
         serve(engine, worker, busy.plain)
         fill(pool, busy, target)
+        since = time.monotonic()
         for _ in range(40):
             with pytest.raises(Exception, match="OVERLOADED"):
                 target.trigger(request(1))
         busy.end()
         worker.shutdown()  # what no record has counted yet is logged now
+        seconds = time.monotonic() - since
         counts = [
             vars(r)["iii_refused"]
             for r in caplog.records
@@ -333,7 +335,7 @@ class TestRefused:
         ]
         assert counts[0] == 1
         assert sum(counts) == 40
-        assert len(counts) <= 10
+        assert len(counts) <= 3 + seconds  # the first, one a second, and the last
 
     def test_http_request_is_answered_with_503(
         self,
@@ -371,7 +373,7 @@ class TestRefused:
         with pytest.raises(Exception, match="invocation_failed"):
             target.trigger({**request(), "payload": passed_on})
         busy.end()
-        assert first.result(10) == 200
+        assert first.result(60) == 200
 
 
 class TestWaiting:
@@ -392,7 +394,7 @@ class TestWaiting:
         until(lambda: worker.health().limits[0].waiting == 1)
         assert busy.started == [0]
         busy.end()
-        assert second.result(10) == 1
+        assert second.result(60) == 1
 
     def test_it_waits_as_long_as_limit_says(
         self,
@@ -455,7 +457,7 @@ class TestWaiting:
         time.sleep(0.3)
         assert not second.done()
         busy.end()
-        assert second.result(10) == 1
+        assert second.result(60) == 1
         assert worker.health().limits[0].refused == 0
 
     def test_queue_s_messages_are_all_handled_once(
@@ -472,7 +474,7 @@ class TestWaiting:
         engine.define_queue("jobs")
         for n in range(20):
             target.trigger(request(n, action=TriggerAction.Enqueue(queue="jobs")))
-        engine.wait_queue_idle("jobs", timeout=20)
+        engine.wait_queue_idle("jobs", timeout=60)
         assert sorted(handled) == list(range(20))
 
 
@@ -607,11 +609,11 @@ class TestDrain:
         assert health.in_flight == 1
         assert health.oldest is not None
         assert not health.oldest.waiting
-        drained = pool.submit(worker.drain, 15.0)
-        time.sleep(0.1)
+        drained = pool.submit(worker.drain, 60.0)
+        until(lambda: not engine.registered("t::f"))
         busy.end()
-        assert [future.result(10) for future in (first, *others)] == [0, 1, 2, 3]
-        assert drained.result(10).unfinished == ()
+        assert [future.result(60) for future in (first, *others)] == [0, 1, 2, 3]
+        assert drained.result(60).unfinished == ()
 
     def test_calls_that_still_wait_are_reported(
         self,
@@ -666,9 +668,11 @@ class TestOverload:
             return "ok"
 
         tasks = []
-        for _ in range(180):  # 60 a second, of which four places of 0.2 s serve 20
+        began = time.monotonic()
+        for number in range(180):  # 60 a second, of which four places of 0.2 s serve 20
+            # Where the loop was late, the next ones follow at once: fewer were no overload.
+            await asyncio.sleep(max(0.0, began + number / 60 - time.monotonic()))
             tasks.append(asyncio.create_task(call()))
-            await asyncio.sleep(1 / 60)
         ended = Counter(await asyncio.gather(*tasks))
         client.shutdown()
         assert set(ended) == {"ok", "OVERLOADED"}

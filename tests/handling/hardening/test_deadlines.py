@@ -42,6 +42,12 @@ def here() -> Here:
     return Here()
 
 
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was said of clocks: threads of other tests may have something to say, too."""
+    messages = [record.getMessage() for record in caplog.records]
+    return [text for text in messages if text.startswith("the clock of worker")]
+
+
 @pytest.mark.parametrize(
     ("offset", "starts", "may_take"),
     [
@@ -77,8 +83,8 @@ def test_clock_ahead_shows_at_once_and_is_warned_of_once(
     for _ in range(3):
         assert here.arrives(-90.0) == (True, LEFT)
         here.now += 1
-    (record,) = caplog.records
-    assert record.getMessage().startswith("the clock of worker w1 is off by about 90 s (ahead)")
+    (text,) = warnings(caplog)
+    assert text.startswith("the clock of worker w1 is off by about 90 s (ahead)")
 
 
 def test_clock_that_is_behind_shows_at_second_message(
@@ -89,8 +95,8 @@ def test_clock_that_is_behind_shows_at_second_message(
     assert here.arrives(90.05) == (True, LEFT)
     here.now += 30
     assert here.arrives(90.02) == (True, LEFT)
-    (record,) = caplog.records
-    assert "off by about 90 s (behind)" in record.getMessage()
+    (text,) = warnings(caplog)
+    assert "off by about 90 s (behind)" in text
 
 
 def test_messages_held_up_together_are_late_not_off(
@@ -100,7 +106,7 @@ def test_messages_held_up_together_are_late_not_off(
         assert not here.arrives(offset)[0]
     assert here.arrives(0.1) == (True, LEFT)
     assert not here.arrives(70.0)[0]  # known to be right: what is late is late
-    assert not caplog.records
+    assert not warnings(caplog)
 
 
 def test_clock_that_was_set_right_is_believed_again(here: Here) -> None:
@@ -172,4 +178,4 @@ class TestAttempts:
         arrival = self.arrival(here, -3600.0)
         assert arrival.late(101.9) is None
         assert arrival.late(102.5) == pytest.approx(0.5)
-        assert len(caplog.records) == 1
+        assert len(warnings(caplog)) == 1

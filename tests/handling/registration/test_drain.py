@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.engine_fixtures import QUICK
+from support.patience import LEAVING, PATIENCE
 from support.waiting import until
 
 from iii_resilience import resilient
@@ -20,8 +21,13 @@ from iii_resilience.client.resilient import Resilient
 from iii_resilience.handling.registration.keeper import keeper
 from iii_resilience.testing import LoopbackEngine
 
-SOON = 15.0
 Worker = Callable[..., Resilient]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in LEAVING:
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture
@@ -46,7 +52,7 @@ def states(client: Resilient) -> set[str]:
 
 
 def call(client: Any, function_id: str = "t::f") -> Any:
-    return client.trigger({"function_id": function_id, "payload": {}, "timeout_ms": 8000})
+    return client.trigger({"function_id": function_id, "payload": {}, "timeout_ms": 60_000})
 
 
 def knows(owner: Resilient, standby: str) -> bool:
@@ -61,23 +67,21 @@ class TestHandOver:
         until(lambda: states(first) == {"owner"})
         second = worker("second")
         until(lambda: knows(first, "second"))
-        since = time.time()
-        drained = first.drain(5)
+        before = len(engine.frames)
+        drained = first.drain(PATIENCE)
         assert drained.handed_over == {"t::f": "second"}
         assert drained.unfinished == ()
-        assert drained.seconds < SOON
         assert call(target) == "second"
-        gone = [
-            f.at
-            for f in engine.frames
-            if f.at > since and f.message["type"] == "unregisterfunction" and f.conn == "first"
+        sent = [
+            (f.conn, f.message["type"], f.message.get("result"))
+            for f in engine.frames[before:]
+            if f.direction == "to-engine"
         ]
-        back = [
-            f.at
-            for f in engine.frames
-            if f.at > since and f.message["type"] == "registerfunction" and f.conn == "second"
-        ]
-        assert back[0] - gone[0] < 5 * 0.1
+        # It registers before it answers that it has taken over: not with its next poll.
+        gone = sent.index(("first", "unregisterfunction", None))
+        back = sent.index(("second", "registerfunction", None))
+        told = sent.index(("second", "invocationresult", {"took_over": ["t::f"]}))
+        assert gone < back < told
         assert first.get_connection_state() == "disconnected"
         until(lambda: states(second) == {"owner"})
 
@@ -90,7 +94,7 @@ class TestHandOver:
         second = worker("second", *more)
         until(lambda: states(second) == {"standby"})
         until(lambda: len(first._handlers._standby._others.get("second", [[]])[0]) == 101)
-        drained = first.drain(5)
+        drained = first.drain(PATIENCE)
         assert set(drained.handed_over) == {"t::f", *more}
         assert all(engine.registered(function_id) for function_id in more)
 
@@ -102,7 +106,7 @@ class TestHandOver:
         third = worker("third")
         until(lambda: knows(first, "third"))
         third.shutdown()
-        assert first.drain(5).handed_over == {"t::f": "second"}
+        assert first.drain(PATIENCE).handed_over == {"t::f": "second"}
         second.shutdown()
 
     def test_without_standby_it_just_leaves(self, engine: LoopbackEngine, worker: Worker) -> None:
@@ -140,9 +144,9 @@ class TestRunningHandlers:
         answers: list[Any] = []
         caller = threading.Thread(target=lambda: answers.append(call(target, "t::slow")))
         caller.start()
-        assert started.wait(5)
-        assert mine.drain(20).unfinished == ()
-        caller.join(5)
+        assert started.wait(PATIENCE)
+        assert mine.drain(PATIENCE).unfinished == ()
+        caller.join(PATIENCE)
         assert answers == ["done"]
 
     @pytest.mark.parametrize("coroutine", [False, True])
@@ -153,17 +157,17 @@ class TestRunningHandlers:
 
         def plain(data: Any) -> None:
             started.set()
-            end.wait(20)
+            end.wait(120)
 
         async def asynchronous(data: Any) -> None:
             started.set()
-            await asyncio.sleep(20)
+            await asyncio.sleep(120)
 
         mine = worker("mine")
         mine.register_function("t::stuck", asynchronous if coroutine else plain)
         engine.wait_registered("t::stuck")
         target.trigger({"function_id": "t::stuck", "payload": {}, "action": {"type": "void"}})
-        assert started.wait(5)
+        assert started.wait(PATIENCE)
         drained = mine.drain(0.3)
         end.set()
         assert drained.unfinished == ("t::stuck",)
@@ -190,17 +194,16 @@ class TestRunningHandlers:
         for caller in callers:
             caller.start()
         until(lambda: len(answers) > 50)
-        first.drain(10)
-        more = len(answers) + 50
-        until(lambda: len(answers) > more)
+        first.drain(PATIENCE)
+        more = answers.count("second") + 50
+        until(lambda: answers.count("second") > more)
         stop.set()
         for caller in callers:
-            caller.join(20)
+            caller.join(PATIENCE)
         failed = [answer for answer in answers if isinstance(answer, Exception)]
         # The engine refuses what comes in the milliseconds between two owners; nothing else fails.
         assert {str(error).partition(":")[0] for error in failed} <= {"function_not_found"}
         assert all("not found in namespace" in str(error) for error in failed)
-        assert "second" in answers
 
 
 class TestWhereItIsCalled:
@@ -221,7 +224,7 @@ class TestWhereItIsCalled:
             return "refused"
 
         done = asyncio.run_coroutine_threadsafe(there(), mine._loop)
-        assert done.result(5) == "refused"
+        assert done.result(PATIENCE) == "refused"
 
     def test_after_shutdown_there_is_nothing_left_to_drain(self, worker: Worker) -> None:
         mine = worker("mine")
@@ -296,14 +299,14 @@ class TestHealth:
 
         def slow(data: Any) -> None:
             started.set()
-            end.wait(20)
+            end.wait(120)
 
         mine = worker("mine")
         mine.register_function("t::slow", slow)
         until(lambda: states(mine) == {"owner"})
         for function_id in ("t::slow", "t::slow"):
             target.trigger({"function_id": function_id, "payload": {}, "action": {"type": "void"}})
-        assert started.wait(5)
+        assert started.wait(PATIENCE)
         until(lambda: mine.health().in_flight == 2)
         health = mine.health()
         assert health.connected

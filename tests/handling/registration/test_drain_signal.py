@@ -12,12 +12,13 @@ import time
 from typing import Any
 
 import pytest
+from support.drains import handled_by
 from support.waiting import until
 
 from iii_resilience.handling.registration.drain_signal import drain_at
 from iii_resilience.testing import LoopbackEngine
 
-CALL = {"function_id": "t::slow", "payload": {}, "timeout_ms": 8000}
+CALL = {"function_id": "t::slow", "payload": {}, "timeout_ms": 60_000}
 PROGRAM = """
     import signal, sys, time
     from iii import InitOptions, register_worker
@@ -30,7 +31,7 @@ PROGRAM = """
         time.sleep(1)
         return "done"
     worker.register_function("t::slow", slow)
-    worker.drain_at_sigterm(10)
+    worker.drain_at_sigterm(60)
     print("ready", flush=True)
     try:
         while True:
@@ -74,8 +75,8 @@ class TestSigterm:
             time.sleep(0.3)
             child.send_signal(signal.SIGTERM)
             child.send_signal(signal.SIGTERM)  # impatience changes nothing
-            caller.join(10)
-            out, _ = child.communicate(timeout=20)
+            caller.join(60)
+            out, _ = child.communicate(timeout=60)
         finally:
             child.kill()
             child.wait()
@@ -96,30 +97,26 @@ class TestSigterm:
                 send(thread, number)
 
         monkeypatch.setattr(signal, "pthread_kill", lose_first)
-        before = signal.signal(signal.SIGUSR2, lambda *_: ended.set())
-        try:
+        with handled_by(signal.SIGUSR2, ended.set):
             drain_at(signal.SIGUSR2, lambda: None)
             os.kill(os.getpid(), signal.SIGUSR2)
             until(ended.is_set)
-        finally:
-            signal.signal(signal.SIGUSR2, before)
-            signal.set_wakeup_fd(-1)
-        assert sent == [signal.SIGUSR2] * 2
+        # Once more each half second in which the main thread gets no processor time.
+        assert len(sent) >= 2
+        assert set(sent) == {signal.SIGUSR2}
 
     def test_signal_that_another_thread_takes_drains_too(self) -> None:
         ended, drained = threading.Event(), threading.Event()
-        before = signal.signal(signal.SIGUSR2, lambda *_: ended.set())
         others = threading.Event()
         threading.Thread(target=others.wait, daemon=True).start()  # takes it
-        try:
-            drain_at(signal.SIGUSR2, drained.set)
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
-            os.kill(os.getpid(), signal.SIGUSR2)
-            assert drained.wait(20), "the main thread sleeps here, and is not interrupted"
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-            until(ended.is_set)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
-            signal.signal(signal.SIGUSR2, before)
-            signal.set_wakeup_fd(-1)
-            others.set()
+        with handled_by(signal.SIGUSR2, ended.set):
+            try:
+                drain_at(signal.SIGUSR2, drained.set)
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+                os.kill(os.getpid(), signal.SIGUSR2)
+                assert drained.wait(60), "the main thread sleeps here, and is not interrupted"
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+                until(ended.is_set)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
+                others.set()

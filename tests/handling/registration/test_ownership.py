@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from iii_resilience.handling.registration import entries
 from iii_resilience.handling.registration.entries import (
     FunctionEntry,
     RegistrationState,
@@ -404,6 +410,41 @@ def test_seen_function_begins_anew() -> None:
         assert (entry.state, entry.owner, entry.code) == (expected, owner, None)
         assert (attempts.misses, attempts.tries, attempts.retry_at) == (0, 0, 0.0)
     assert entry.attempts.retry_at == 0.0
+
+
+def test_answer_to_earlier_question_changes_nothing() -> None:
+    """Two threads ask, and the one with the earlier question learns its answer last."""
+    served, rounds = rounds_of(1)
+    owned = {"t::f0": FunctionStatus(True, "me")}
+    rounds.answered(["t::f0"], owned, 1e9, 20.0)
+    rounds.learn(["t::f0"], {}, 1e9, 10.0)
+    assert state(served, "t::f0") is RegistrationState.OWNER
+    assert rounds.answered(["t::f0"], {}, 1e9, 10.0) == ([], None)
+    assert rounds.has_urgent  # it is to be checked once more
+    assert state(served, "t::f0") is RegistrationState.OWNER
+    rounds.learn(["t::f0"], {}, 1e9, 20.0)
+    assert state(served, "t::f0") is RegistrationState.MISSING
+
+
+def test_change_that_two_threads_learn_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    both, now = threading.Barrier(2, timeout=1.0), time.time()
+
+    def meet() -> float:
+        """The time: both threads are about to change the state, if they can be at once."""
+        with suppress(threading.BrokenBarrierError):
+            both.wait()
+        return now
+
+    served, _ = rounds_of(1)
+    entry = entry_of(served)
+    monkeypatch.setattr(entries, "time", SimpleNamespace(time=meet, monotonic=time.monotonic))
+    with caplog.at_level(logging.INFO, "iii_resilience"), ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(entry.set_state, RegistrationState.STANDBY, owner="w")
+    told = [r for r in caplog.records if "t::f0: function standby" in r.getMessage()]
+    assert len(told) == 1
 
 
 def test_code_of_standby_function_is_kept_while_it_stands_by() -> None:

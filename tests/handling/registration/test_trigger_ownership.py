@@ -56,7 +56,7 @@ def trigger_of(client: Resilient) -> Registration:
 
 def get(engine: LoopbackEngine) -> int:
     try:
-        with urllib.request.urlopen(f"{engine.http_url}/f", timeout=5) as response:
+        with urllib.request.urlopen(f"{engine.http_url}/f", timeout=60) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:

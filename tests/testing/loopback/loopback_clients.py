@@ -66,7 +66,7 @@ class Raw:
         """Waits for the connection to end; its close code."""
         try:
             while True:
-                self.socket.recv(timeout=5)
+                self.socket.recv(timeout=30)
         except ConnectionClosed:
             return self.socket.close_code
 

@@ -121,12 +121,12 @@ def test_delayed_call_goes_on(engine: LoopbackEngine, caller: Raw, worker: Raw) 
 def test_delayed_call_ends_with_its_caller(
     engine: LoopbackEngine, caller: Raw, worker: Raw
 ) -> None:
-    engine.inject("a::do", Delay(0.05))
+    engine.inject("a::do", Delay(1.0))
     caller.call("a::do")
     engine.wait_calls("a::do")
     engine.disconnect("caller")
     with pytest.raises(TimeoutError):
-        worker.hear(timeout=0.15)
+        worker.hear(timeout=1.5)
 
 
 @pytest.mark.parametrize("after", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import threading
 from typing import Any
 
 import pytest
+from support.waiting import until
 from testing.loopback.loopback_clients import Raw, error_of
 
 from iii_resilience import testing
@@ -67,6 +69,22 @@ def test_port_stays_while_nobody_listens(engine: LoopbackEngine) -> None:
     assert engine.port == port
     with Raw(engine.url, "caller") as caller:
         assert error_of(caller.ask("a::do"))[0] == "function_not_found"
+
+
+def test_connection_that_is_accepted_at_the_end_is_cut(engine: LoopbackEngine) -> None:
+    """The engine may go down between the accepting of a connection and its first step."""
+    ours, theirs = socket.socketpair()
+
+    async def accept() -> None:
+        connection = engine._sockets._accept()
+        engine._sockets.stop_listening()
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, theirs)
+
+    with ours:
+        engine._thread.run(accept())
+        ours.settimeout(30)
+        assert ours.recv(1) == b""
+    until(lambda: not engine._sockets._connections)
 
 
 def test_restart_cuts_everybody_and_forgets_functions(engine: LoopbackEngine) -> None:

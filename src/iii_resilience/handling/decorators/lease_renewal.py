@@ -194,6 +194,8 @@ class LeaseRenewer:
             self._changed.notify()
 
     def _warn_once(self, text: str, *details: Any) -> None:
-        if text not in self._warned:
+        with self._changed:  # renewals that end together are on threads of their own
+            first = text not in self._warned
             self._warned.add(text)
+        if first:
             logger.warning(text, *details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -99,21 +100,33 @@ class Entry:
     since: float = attrs.field(factory=time.time)
     owner: str | None = None
     code: str | None = None
+    # The keeper's thread, the SDK's, and each that looks at the registrations learn how it stands.
+    _changing: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def set_state(
-        self, state: RegistrationState, *, owner: str | None = None, code: str | None = None
+        self,
+        state: RegistrationState,
+        *,
+        owner: str | None = None,
+        code: str | None = None,
+        keep_code: bool = False,
     ) -> None:
-        """What was learned of it; a change is logged and counted.
+        """What was learned of it; a change is logged and counted, once.
 
         Args:
             state: How it stands.
             owner: Its owner, if known.
             code: Why it does not stand well.
+            keep_code: Whether its code stays as it is, where its state does.
         """
-        before, self.owner, self.code = self.state, owner, code
-        if state is before:
-            return
-        self.state, self.since = state, time.time()
+        with self._changing:
+            before = self.state
+            if keep_code and state is before:
+                code = self.code
+            self.owner, self.code = owner, code
+            if state is before:
+                return
+            self.state, self.since = state, time.time()
         worker_events.registration_changed(
             self.kind, self.function_id, self.trigger_type, before, state, owner=owner, code=code
         )
@@ -152,11 +165,27 @@ class FunctionEntry(Entry):
         register: Makes it again; returns the SDK's reference.
         hidden: Whether the engine does not name the owner.
         others: Ids and types of its triggers that others have registered, as last seen.
+        asked_at: Monotonic time of the question whose answer was learned last, in seconds.
     """
 
     register: Callable[[], Any]
     hidden: bool = False
     others: frozenset[tuple[str, str]] = frozenset()
+    asked_at: float = 0.0
+
+    def newest(self, asked_at: float | None) -> bool:
+        """Whether an answer is to be learned: none is known to a question that was sent later.
+
+        Args:
+            asked_at: Monotonic time of its question, in seconds; None where that is not known.
+        """
+        if asked_at is None:
+            return True
+        with self._changing:
+            if asked_at < self.asked_at:
+                return False
+            self.asked_at = asked_at
+        return True
 
 
 @attrs.define(eq=False)

@@ -8,7 +8,6 @@ from a living owner. Knows nothing of handlers.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import random
@@ -121,22 +120,25 @@ class KeptClient:
         if self.asked_at is None:
             self.asked_at = now
         try:
-            asking = asyncio.run_coroutine_threadsafe(self.ask(ids), self.connection.loop)
-        except RuntimeError:  # the loop was closed: the client has ended
+            asking = self.connection.run(self.ask(ids))
+        except NotConnectedError:  # the client has ended
             return
         self._asking = asking
         asking.add_done_callback(lambda done: tell(done, ids))
         self.due = now + _GIVE_UP_ON_LOOP
 
-    async def ask(self, ids: list[str]) -> dict[str, FunctionStatus]:
-        """The question. Runs on the SDK's loop.
+    async def ask(self, ids: list[str]) -> tuple[dict[str, FunctionStatus], float]:
+        """The question. Runs on the SDK's loop, which sends one after the other.
+
+        Returns:
+            The answer, and the monotonic time at which it was asked for, in seconds.
 
         Raises:
             Exception: Whatever the SDK raises.
             LookupError: The answer is not in a form that is known.
         """
-        connection = self.connection
-        return await connection.ask_functions_info(ids, connection.client.namespace)
+        connection, now = self.connection, time.monotonic()
+        return await connection.ask_functions_info(ids, connection.client.namespace), now
 
     def answered(self, done: Future[Any], ids: list[str], now: float) -> None:
         """Learn from an answer, and register functions without an owner again."""
@@ -145,7 +147,7 @@ class KeptClient:
         self._asking = None
         self.due = now + INTERVAL * random.uniform(1 - _JITTER, 1 + _JITTER)
         try:
-            answers = done.result(0)
+            answers, asked_at = done.result(0)
         except (CancelledError, TimeoutError):
             return
         except Exception as error:
@@ -155,7 +157,7 @@ class KeptClient:
         self._warned = False
         if not self.connection.connected or self.connection.closed:
             return
-        orphans, soon = self.rounds.answered(ids, answers, now)
+        orphans, soon = self.rounds.answered(ids, answers, now, asked_at)
         for entry in orphans:
             self.register_again(entry)
         self._standing_by()

@@ -78,7 +78,11 @@ class OwnershipPolling:
         return [ids[self._turn % len(ids)] for ids in by_owner.values()]
 
     def answered(
-        self, asked: list[str], answers: Mapping[str, FunctionStatus], now: float
+        self,
+        asked: list[str],
+        answers: Mapping[str, FunctionStatus],
+        now: float,
+        asked_at: float | None = None,
     ) -> tuple[list[FunctionEntry], float | None]:
         """Learn from an answer.
 
@@ -86,6 +90,7 @@ class OwnershipPolling:
             asked: The ids that were checked.
             answers: What the engine said of them.
             now: Monotonic time in seconds.
+            asked_at: That of the question; an answer that another thread has overtaken is old.
 
         Returns:
             The functions without an owner that are to be registered again now, and seconds
@@ -95,7 +100,7 @@ class OwnershipPolling:
         soon: float | None = None
         left: set[str] = set()
         for function_id in asked:
-            entry = self._served.function(function_id)
+            entry = self._to_learn(function_id, asked_at)
             if entry is None:
                 continue
             answer = answers.get(function_id, _MISSING)
@@ -128,17 +133,32 @@ class OwnershipPolling:
             soon = _LOOK_AGAIN
         return orphans, soon
 
-    def learn(self, asked: list[str], answers: Mapping[str, FunctionStatus], now: float) -> None:
+    def _to_learn(self, function_id: str, asked_at: float | None) -> FunctionEntry | None:
+        """The entry of a function; None where it is given up, or its answer too old."""
+        entry = self._served.function(function_id)
+        if entry is None or entry.newest(asked_at):
+            return entry
+        self.check_next([function_id])
+        return None
+
+    def learn(
+        self,
+        asked: list[str],
+        answers: Mapping[str, FunctionStatus],
+        now: float,
+        asked_at: float | None = None,
+    ) -> None:
         """Learn from an answer only how things stand.
 
         Args:
             asked: The ids that were checked.
             answers: What the engine said of them.
             now: Monotonic time in seconds.
+            asked_at: That of the question, as for `answered`.
         """
         for function_id in asked:
             entry, answer = self._served.function(function_id), answers.get(function_id, _MISSING)
-            if entry is None or answer.forbidden:
+            if entry is None or answer.forbidden or not entry.newest(asked_at):
                 continue
             if answer.there:
                 self._owned(entry, answer, now)
@@ -155,8 +175,7 @@ class OwnershipPolling:
         if own:
             entry.set_state(RegistrationState.OWNER, owner=answer.owner)
         else:
-            code = entry.code if entry.state is RegistrationState.STANDBY else None
-            entry.set_state(RegistrationState.STANDBY, owner=answer.owner, code=code)
+            entry.set_state(RegistrationState.STANDBY, owner=answer.owner, keep_code=True)
         triggers = self._served.triggers(entry.function_id)
         if answer.triggers is None:
             gone: frozenset[tuple[str, str]] = frozenset()

@@ -77,6 +77,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Starts on a fresh TCP connection."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._ended:  # while it was being accepted
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes in; a stalled connection keeps them for later."""

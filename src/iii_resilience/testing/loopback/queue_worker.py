@@ -276,9 +276,11 @@ class QueueWorker:
             self._deliver_again(queue)
 
     def _deliver_again(self, queue: BrokerQueue) -> None:
-        for message in queue.messages:
+        for message in tuple(queue.messages):
             if message.standing is MessageState.RUNNING:
                 message.move(MessageState.READY)
+            elif message.standing is MessageState.WAITING:
+                self._start(queue, message)  # its function may have come while it was not defined
         self._pump(queue)
 
     def _rearm(self, queue: BrokerQueue, message: QueuedMessage) -> None:
