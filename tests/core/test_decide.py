@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iii_resilience import Backoff, Category, Execution, Failure, Reason, RetryPolicy
-from iii_resilience.core.decide import NEVER_RETRIED, CallSoFar, Decision, decide
+from iii_resilience.core.decide import NEVER_RETRIED, CallSoFar, Decision, decide, never_retried
 
 NEVER = sorted(NEVER_RETRIED)
 NOW = 100.0
@@ -215,3 +215,35 @@ def test_reasons_are_documented_words() -> None:
         "retried exhausted deadline budget_exhausted not_retryable not_idempotent already_retried "
         "circuit_open bulkhead_full pushback stopped not_ready handed_off"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("CIRCUIT_OPEN", Reason.CIRCUIT_OPEN),
+        ("BULKHEAD_FULL", Reason.BULKHEAD_FULL),
+        ("DEADLINE_PASSED", Reason.DEADLINE),
+    ],
+)
+def test_refusal_of_own_guard_ends_call_another_process_s_does_not(
+    code: str, reason: Reason
+) -> None:
+    assert decided(failure(code, system="local")) == Decision(reason)
+    assert decided(failure(code, system="local"), idempotent=False) == Decision(reason)
+    assert decided(failure(code)).retry
+    assert decided(failure("TIMEOUT", system="local")).retry
+
+
+@pytest.mark.parametrize(("previous", "delay"), [(None, 2.0), (1.0, 2.0), (4.0, 6.5), (20.0, 20.0)])
+def test_decorrelated_delay_grows_from_one_before_it(previous: float | None, delay: float) -> None:
+    policy = RetryPolicy(backoff=Backoff(base=1.0, cap=20.0, jitter="decorrelated"))
+    assert decided(policy=policy, previous_delay=previous).delay == delay
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5])
+def test_denial_is_found_at_any_depth_and_nothing_else_is(depth: int) -> None:
+    for code, found in (("TIMEOUT", False), *((code, True) for code in NEVER)):
+        failed = failure(code)
+        for _ in range(depth):
+            failed = failure("OUTER", inner=failed)
+        assert never_retried(failed) is found
