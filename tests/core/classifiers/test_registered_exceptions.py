@@ -448,3 +448,21 @@ def test_errors_of_handlers_at_top() -> None:
         assert getattr(iii_resilience, name) is getattr(handling, name)
     for error in (TransientError("x"), PayloadError("x", code="TOO_RED")):
         assert classify(error).remedy.startswith("it was raised on purpose")
+
+
+def test_classes_of_one_qualified_name_each_count() -> None:
+    """As a function that makes classes makes them."""
+
+    def made() -> type[Exception]:
+        class MadeError(Exception):
+            pass
+
+        return MadeError
+
+    first, second = made(), made()
+    rules = transient_exceptions((first, second))
+    assert [rules.find(kind("words")) for kind in (first, second, made())] == [
+        (Category.TRANSIENT, None),
+        (Category.TRANSIENT, None),
+        None,
+    ]

@@ -7,6 +7,7 @@ Knows nothing of codes or messages. A class never outranks a ``FORBIDDEN`` or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import attrs
@@ -62,7 +63,7 @@ class ExceptionRules:
 
     Args:
         rules: The rules; of two for one class the last one wins.
-        classes: The classes of rules that were given as classes, by name.
+        classes: The class of each rule, or None where it was given by name; without them all were.
 
     Attributes:
         verdicts: What they make of classes, beside the process-wide rules.
@@ -71,13 +72,12 @@ class ExceptionRules:
     __slots__ = ("_by_class", "_by_name", "verdicts")
 
     def __init__(
-        self, rules: Iterable[ExceptionRule] = (), classes: Mapping[str, type] | None = None
+        self, rules: Iterable[ExceptionRule] = (), classes: Iterable[type | None] = ()
     ) -> None:
         self._by_name: dict[str, ExceptionRule] = {}
         self._by_class: dict[type, ExceptionRule] = {}
         self.verdicts: Verdicts | None = None
-        for rule in rules:
-            kind = None if classes is None else classes.get(rule.name)
+        for rule, kind in zip_longest(rules, classes):
             if kind is None:
                 self._by_name[rule.name] = rule
             else:
@@ -178,25 +178,24 @@ def transient_exceptions(kinds: object) -> ExceptionRules:
     return exception_rules(dict.fromkeys(several, Category.TRANSIENT))
 
 
-def _read(rows: Mapping[Any, Any]) -> tuple[tuple[ExceptionRule, ...], dict[str, type]]:
+def _read(
+    rows: Mapping[Any, Any],
+) -> tuple[tuple[ExceptionRule, ...], tuple[type | None, ...]]:
     if not isinstance(rows, Mapping):
         raise ConfigError(
             [f"exceptions: must be a mapping of classes to categories, got {type(rows).__name__}"]
         )
-    rules: dict[str, ExceptionRule] = {}
-    classes: dict[str, type] = {}
+    rules: list[ExceptionRule] = []
     problems: list[str] = []
     for key, value in rows.items():
         name = f"{key.__module__}.{key.__qualname__}" if isinstance(key, type) else str(key)[:256]
         try:
-            rules[name] = ExceptionRule(name, _says(key, value))
+            rules.append(ExceptionRule(name, _says(key, value)))
         except (TypeError, ValueError) as error:
             problems.append(f"exceptions.{name}: {error}")
-        if isinstance(key, type):
-            classes[name] = key
     if problems:
         raise ConfigError(problems)
-    return tuple(rules.values()), classes
+    return tuple(rules), tuple(key if isinstance(key, type) else None for key in rows)
 
 
 def _says(key: object, value: object) -> Category | Callable[[Any], Verdict]:
