@@ -33,14 +33,14 @@ def same(dsn: str) -> None:
         return
 
 
-def many(dsn: str, seconds: float) -> None:
-    """Keys that are kept for two seconds, one after the other."""
+def many(dsn: str, seconds: float, keep: float) -> None:
+    """Keys that are kept for so many seconds, one after the other."""
     store = PostgresStore(dsn)
     until, done = time.monotonic() + seconds, 0
     while time.monotonic() < until:
         slot = uuid.uuid4().hex
-        token = store.claim(slot, fingerprint="f", nonce="n", lease=5.0, keep=2.0).token
-        assert store.finish(slot, token, "1", keep=2.0)
+        token = store.claim(slot, fingerprint="f", nonce="n", lease=5.0, keep=keep).token
+        assert store.finish(slot, token, "1", keep=keep)
         done += 1
     sys.stdout.write(f"{done}\n")
 
@@ -63,4 +63,4 @@ if __name__ == "__main__":
     elif sys.argv[2] == "hold":
         hold(sys.argv[1], sys.argv[3])
     else:
-        many(sys.argv[1], float(sys.argv[3]))
+        many(sys.argv[1], float(sys.argv[3]), float(sys.argv[4]))

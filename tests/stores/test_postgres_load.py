@@ -63,10 +63,14 @@ def test_key_of_a_killed_worker_is_free_at_once(postgres_url: str, statement: st
     store.close()
 
 
-@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
-def test_table_of_short_lived_keys_does_not_grow(postgres_url: str, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "keep"), [(4, 0.5), pytest.param(60, 2.0, marks=pytest.mark.long)]
+)
+def test_table_of_short_lived_keys_does_not_grow(
+    postgres_url: str, seconds: int, keep: float
+) -> None:
     PostgresStore(postgres_url).migrate()
-    running = [start(postgres_url, "many", str(seconds)) for _ in range(2)]
+    running = [start(postgres_url, "many", str(seconds), str(keep)) for _ in range(2)]
     size = "SELECT count(*), pg_total_relation_size('iii_resilience.keys') FROM iii_resilience.keys"
     seen = []
     end = time.monotonic() + seconds
@@ -75,8 +79,8 @@ def test_table_of_short_lived_keys_does_not_grow(postgres_url: str, seconds: int
         seen.append(rows(postgres_url, size)[0])
     done = sum(int(process.communicate(timeout=100)[0]) for process in running)
     most = max(count for count, _ in seen)
-    # Two seconds of keys are kept, and as many may wait to be removed.
-    allowed = 2 * 2 * done / seconds + 1000
+    # As many as are kept may wait to be removed; what a stalled machine adds is a part of all.
+    allowed = (2 * keep / seconds + 0.5) * done + 100
     sys.stdout.write(f"\n{done} keys in {seconds} s, {most} rows at most, sizes {seen}\n")
     assert most < allowed
     if seconds > 30:
