@@ -19,7 +19,7 @@ from typing import Any
 
 from iii import InitOptions, register_worker
 
-from iii_resilience import RetryPolicy, resilient
+from iii_resilience import Enqueue, Enqueued, RetryPolicy, resilient
 from iii_resilience.testing import LoopbackEngine
 
 
@@ -36,7 +36,7 @@ def serve(name: str, url: str | None = None) -> None:
         time.sleep(1)
 
 
-# [end]
+# [end worker]
 
 
 def start(name: str, url: str) -> subprocess.Popen[str]:
@@ -53,15 +53,24 @@ def wait_until(worker: subprocess.Popen[str], state: str) -> None:
     raise RuntimeError(f"the worker has ended before it was {state}")
 
 
+# [caller]
+# Between the two owners the function has none, for a few milliseconds: that call goes to the queue.
+POLICY = RetryPolicy(deadline=20.0, ready_timeout=10.0, fallback=Enqueue("refunds"))
+
+
 def call(caller: Any, seconds: float) -> Counter[str]:
-    """Call the function for a while; how often which worker has answered."""
+    """Call the function for a while; how often which worker has answered, or the queue."""
     answered: Counter[str] = Counter()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         request = {"function_id": "orders::refund", "payload": {"id": "o-1"}}
-        answered[caller.trigger(request, idempotent=True)["by"]] += 1
+        answer = caller.trigger(request, idempotent=True, accept_enqueued=True)
+        answered["queue" if isinstance(answer, Enqueued) else answer["by"]] += 1
         time.sleep(0.01)
     return answered
+
+
+# [end caller]
 
 
 def loopback() -> None:
@@ -73,13 +82,16 @@ def loopback() -> None:
         new = start("orders-2", engine.url)
         stack.callback(new.kill)
         wait_until(new, "standby")
+        engine.define_queue("refunds")
         client = register_worker(engine.url, InitOptions(worker_name="caller"))
-        with resilient(client, policies=RetryPolicy(deadline=20.0, ready_timeout=10.0)) as caller:
+        with resilient(client, policies=POLICY) as caller:
             before = call(caller, 5.0)  # the old worker learns of its standby within seconds
             old.send_signal(signal.SIGTERM)
             after = call(caller, 2.0)
             code = old.wait(timeout=60)
-    print(f"{(before + after).total()} calls, none failed; the old worker exited with {code}")
+    calls = before + after
+    print(f"{calls.total()} calls, none failed, {calls['queue']} went to the queue")
+    print(f"the old worker exited with {code}")
     print(f"after SIGTERM the new worker answered {after['orders-2']}")
 
 
