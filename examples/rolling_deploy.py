@@ -36,7 +36,7 @@ def serve(name: str, url: str | None = None) -> None:
         time.sleep(1)
 
 
-# [end worker]
+# [end]
 
 
 def start(name: str, url: str) -> subprocess.Popen[str]:
@@ -70,7 +70,7 @@ def call(caller: Any, seconds: float) -> Counter[str]:
     return answered
 
 
-# [end caller]
+# [end]
 
 
 def loopback() -> None:
