@@ -39,7 +39,9 @@ class Setting:
 
     from_threads: int = 120
     from_tasks: int = 40
-    away: float = 1.5
+    # Not as long as the timeout: before 0.24.4 the answer that comes as its call times out ends the
+    # SDK's reading for good (docs/engine-notes.md, 6).
+    away: float = 2.0
     deadline: float = 15.0
     timeout_ms: int = 1500
 
@@ -75,7 +77,7 @@ class Result:
         told: What each caller was told.
         runs: What the worker did.
         handed: How often the SDK was handed each call.
-        back: Whether a call succeeds after it all.
+        back: Whether calls succeed after it all, once the worker is through with what waited.
         hardened: Whether the worker knows how long its callers wait.
     """
 
@@ -209,15 +211,10 @@ def run(
             third.start()
             calls.make()
             third.join()
-            back = calls.one("after")
+            told = list(calls.told)
+            back = calls.back()
             time.sleep(0.5)  # what comes late has come by then
-            return Result(
-                [t for t in calls.told if t.order != "after"],
-                read_log(log),
-                client.handed,
-                back.code is None,
-                hardened,
-            )
+            return Result(told, read_log(log), client.handed, back, hardened)
         finally:
             calling.shutdown()
             worker.end()
@@ -263,6 +260,16 @@ class _Calls:
         for thread in threads:
             thread.join()
         self._over.set()
+
+    def back(self) -> bool:
+        """Whether one of the calls that come after all of them succeeds."""
+        until, number = time.monotonic() + 4 * self._setting.deadline, 0
+        while self.one(f"after-{number}").code is not None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.1)
+            number += 1
+        return True
 
     def one(self, order: str) -> Told:
         """One call from a thread."""
