@@ -434,9 +434,9 @@ class TestLeaves:
             deletes(row)
 
         monkeypatch.setattr(small.store, "handed_over", handed_over)
-        small.enqueue(1, 2)
         worker = small.relay()
         relay: Any = worker._handlers._relay
+        small.enqueue(1, 2)
         assert begun.wait(60)
         monkeypatch.setattr("iii_resilience.handling.worker._LAST_RECEIPT", 30.0)
         getattr(worker, leave)()
