@@ -466,3 +466,19 @@ def test_classes_of_one_qualified_name_each_count() -> None:
         (Category.TRANSIENT, None),
         None,
     ]
+
+
+@pytest.mark.parametrize("module", ["iii", "iii.errors", "iii.errors.calls"])
+def test_classes_of_sdk_go_by_their_code(module: str) -> None:
+    class SdkError(Exception):
+        pass
+
+    SdkError.__module__ = module
+
+    class OwnError(SdkError):
+        pass
+
+    OwnError.__module__ = "shop.errors"
+    for kind in (SdkError, OwnError):
+        with pytest.raises(ConfigError, match="goes by the code it carries: use register_codes"):
+            register_exceptions({kind: "transient"})
