@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.paths import DATA
+from support.short_names import EX, ME, NE, A, P, T, X
 
 from iii_resilience.core.classifiers.registered_exceptions import transient_exceptions
 from iii_resilience.core.classify import classify
@@ -27,14 +28,6 @@ from iii_resilience.core.errors import (
 )
 
 RECORDED: list[dict[str, Any]] = json.loads((DATA / "engine-errors.json").read_text())
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
 
 
 class InvocationError(Exception):

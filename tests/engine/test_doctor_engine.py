@@ -6,7 +6,6 @@ What stops an engine needs one of its own: `III_ENGINE`, a program, where `III_U
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from iii import InitOptions, register_worker
+from support.ports import reserved_port
 from support.real_engine import RealEngine
 from support.real_sdk import needs
 from support.waiting import freeze, until
@@ -59,11 +59,7 @@ def test_healthy(engine_url: str, function_id: str) -> None:
 
 
 def test_down() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        # It is taken, so that no other process listens there, and refuses connections.
-        found = trouble(f"ws://127.0.0.1:{port}")
+    found = trouble(f"ws://127.0.0.1:{reserved_port()}")
     assert (found.advice or "").startswith("Start the engine")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from support.paths import DOCS, ROOT
+from support.ports import reserved_port
 from support.postgres_fixtures import needs_postgres
 from support.waiting import until
 
@@ -80,11 +80,7 @@ def test_deploy_fails_no_call(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def service() -> Iterator[httpx.Client]:
     with ExitStack() as stack:
-        # Bound until the end: no other program gets the port before the service has it.
-        reserved = stack.enter_context(socket.socket())
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+        port = reserved_port()
         process = subprocess.Popen(
             command("fastapi_service.py", "--loopback", "--port", str(port)),
             env={**os.environ, "OTEL_ENABLED": "false"},

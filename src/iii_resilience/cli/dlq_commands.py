@@ -318,9 +318,7 @@ def _reader(parking: str | None, stack: ExitStack) -> SqliteReader | Store:
     if (server := _server(parking)) is not None:
         stack.callback(server.close)
         return server
-    if not Path(parking).is_file():
-        fail(f"--parking: there is no file {address(parking)!r}")
-    reader = SqliteReader(parking)
+    reader = SqliteReader(_file(parking))
     stack.callback(reader.close)
     note = Console(stderr=True)
     note.print(
@@ -344,9 +342,14 @@ def _store(parking: str | None) -> Store | None:
         return None
     if (server := _server(parking)) is not None:
         return server
+    return SqliteStore(_file(parking))
+
+
+def _file(parking: str) -> str:
+    """The path of a store that is there."""
     if not Path(parking).is_file():
         fail(f"--parking: there is no file {address(parking)!r}")
-    return SqliteStore(parking)
+    return parking
 
 
 def _chosen(

@@ -11,19 +11,11 @@ import psycopg2
 import psycopg2.pool
 import pytest
 import sqlalchemy.exc
+from support.short_names import ME, NE, A, P, T, X
 
-from iii_resilience import Category, Execution, classify
+from iii_resilience import Category, classify
 from iii_resilience.core.classifiers.database_details import invalidated, of_state
 from iii_resilience.core.failure import Failure
-
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
-NE, ME = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED
 
 AGAIN = "repeat the call only if it is idempotent"
 CLIENT = "fix the program: it uses the client in a way that the library refuses"

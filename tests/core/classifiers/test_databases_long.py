@@ -14,20 +14,12 @@ import attrs
 import psycopg
 import pytest
 from support.postgres_fixtures import PostgresServer, needs_postgres
+from support.short_names import ME, NE, A, N, P, T, X
 from support.waiting import until
 
 from iii_resilience import Category, Execution, Failure, classify
 
 pytestmark = [pytest.mark.long, pytest.mark.library, needs_postgres]
-
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
-NE, ME = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED
 
 
 class Connection(Protocol):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from support.short_names import EX, ME, NE
 
 from iii_resilience.core.classifiers.execution_proof import execution
 from iii_resilience.core.codes.model import Execution
-
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 
 @pytest.mark.parametrize(

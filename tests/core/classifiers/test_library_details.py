@@ -9,18 +9,10 @@ from typing import Any
 import botocore.exceptions
 import httpx
 import pytest
+from support.short_names import EX, ME, NE, A, N, P, T, X
 
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import _numbers, of_category
-
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 REMEDIES = {
     errno.EBUSY: "repeat the call only if it is idempotent",

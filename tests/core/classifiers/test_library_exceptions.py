@@ -34,21 +34,13 @@ from support.flaky_http import (
 )
 from support.postgres_wire import refusing_postgres
 from support.redis_fixtures import RedisServer, needs_redis
+from support.short_names import EX, ME, NE, A, N, P, T, X
 from support.waiting import until_sockets_closed
 
 from iii_resilience import Category, Execution, Failure, classify
 from iii_resilience.core.classifiers.library_details import retry_after
 from iii_resilience.core.classifiers.library_exceptions import ROWS, from_library
 from iii_resilience.core.report import execution_over
-
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 HERE = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "redis", "psycopg"}
 STANDARD = {"urllib", "http", "ssl", "socket", "sqlite3", "builtins"}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.flaky_http import FlakyServer, closed_port, flaky_server
 from support.postgres_wire import refusing_postgres
+from support.short_names import EX, ME, NE, A, N, P, T, X
 
 from iii_resilience import Category, Execution, classify
 from iii_resilience.core.classifiers.library_exceptions import ROWS, from_library
@@ -26,14 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 LIBRARIES = {"grpc", "botocore", "asyncpg", "sqlalchemy"}
 PRINTED = {"sqlalchemy.dialects.postgresql.asyncpg.Error"}  # a name that can only be read

@@ -10,13 +10,11 @@ import pytest
 import redis.exceptions
 import requests
 import urllib3.exceptions
+from support.short_names import EX, ME, NE, N, P, T, X
 
 from iii_resilience import Category, Execution, classify
 from iii_resilience.core.classifiers.database_details import of_state
 from iii_resilience.core.classifiers.printed_exceptions import _STATES, from_name
-
-T, N, P, X = Category.TRANSIENT, Category.NOT_FOUND, Category.PAYLOAD, Category.PERMANENT
-NE, ME, EX = Execution.NOT_EXECUTED, Execution.MAYBE_EXECUTED, Execution.EXECUTED
 
 
 def of_drivers() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.short_names import A, N, P, T, X
 
 import iii_resilience
 from iii_resilience import (
@@ -34,14 +35,6 @@ from iii_resilience.core.classifiers.registered_exceptions import (
 )
 from iii_resilience.core.codes.lookup import LONGEST_CODE
 from iii_resilience.core.decide import never_retried
-
-T, A, N, P, X = (
-    Category.TRANSIENT,
-    Category.AUTH,
-    Category.NOT_FOUND,
-    Category.PAYLOAD,
-    Category.PERMANENT,
-)
 
 
 class BusyError(Exception):
