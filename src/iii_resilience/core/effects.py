@@ -95,9 +95,6 @@ class CallHandler:
     extra: dict[str, Any] = attrs.field(factory=dict, repr=False)
 
 
-ATTEMPT = CallHandler()
-"""The effect of calling it with what it already has."""
-
 Steps = Generator[Blocking | Sleep | Wait | CallHandler, Any, Any]
 
 
@@ -108,14 +105,12 @@ def _nothing_to_call(**_: Any) -> Any:
 def drive(
     steps: Steps,
     call: Callable[..., Any] = _nothing_to_call,
-    sleep: Callable[[float], object] = time.sleep,
 ) -> Any:
     """Run a generator of effects on this thread.
 
     Args:
         steps: The generator.
         call: What `CallHandler` calls.
-        sleep: Sleeps for a number of seconds.
 
     Returns:
         What the generator returns.
@@ -129,14 +124,9 @@ def drive(
                     value = call(**step.extra)
                 elif isinstance(step, Sleep):
                     if step.sleeper is None:
-                        sleep(step.seconds)
+                        time.sleep(step.seconds)
                     else:
-                        wake = step.sleeper.add()
-                        try:
-                            with suppress(TimeoutError):
-                                wake.result(min(step.seconds, TIMEOUT_MAX))
-                        finally:
-                            step.sleeper.leave(wake)
+                        sleep_until_woken(step.seconds, step.sleeper)
                 elif isinstance(step, Wait):
                     value = step.future.result(min(step.seconds, TIMEOUT_MAX))
                 else:
@@ -149,14 +139,13 @@ def drive(
         return end.value
     finally:
         # The traceback of an error that the generator keeps leads here: this frame holds nothing.
-        del steps, call, sleep
+        del steps, call
 
 
 async def drive_async(  # noqa: C901 - one branch for each kind of effect
     steps: Steps,
     call: Callable[..., Awaitable[Any]] = _nothing_to_call,
     in_thread: InThread | None = None,
-    sleep: Callable[[float], Awaitable[object]] | None = None,
 ) -> Any:
     """As `drive`, in a coroutine.
 
@@ -164,7 +153,6 @@ async def drive_async(  # noqa: C901 - one branch for each kind of effect
         steps: The generator.
         call: What `CallHandler` calls and awaits.
         in_thread: Runs a blocking operation on another thread; None where there is none.
-        sleep: Sleeps for a number of seconds; None for asyncio's.
     """
     held_back: list[asyncio.CancelledError] = []
     try:
@@ -179,7 +167,7 @@ async def drive_async(  # noqa: C901 - one branch for each kind of effect
                 elif isinstance(step, CallHandler):
                     value = await call(**step.extra)
                 elif isinstance(step, Sleep):
-                    await _sleep(step, sleep)
+                    await _sleep(step)
                 else:
                     future = asyncio.wrap_future(step.future)
                     value = await asyncio.wait_for(future, step.seconds)
@@ -193,7 +181,7 @@ async def drive_async(  # noqa: C901 - one branch for each kind of effect
     except StopIteration as end:
         return end.value
     finally:
-        del steps, call, sleep, in_thread  # as in `drive`
+        del steps, call, in_thread  # as in `drive`
         if held_back:
             raise held_back.pop() from None
 
@@ -215,13 +203,33 @@ async def _block(
     return work.answer()
 
 
-async def _sleep(step: Sleep, sleep: Callable[[float], Awaitable[object]] | None) -> None:
+async def _sleep(step: Sleep) -> None:
     if step.sleeper is None:
-        await (sleep or asyncio.sleep)(step.seconds)
-        return
-    wake = step.sleeper.add()
+        await asyncio.sleep(step.seconds)
+    else:
+        await sleep_until_woken_async(step.seconds, step.sleeper)
+
+
+def sleep_until_woken(seconds: float, sleeper: Sleeper) -> None:
+    """Sleep on this thread, unless something ends the sleep early.
+
+    Args:
+        seconds: How long at most.
+        sleeper: What may end it. What its future holds is raised.
+    """
+    wake = sleeper.add()
     try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.wrap_future(wake), step.seconds)
+            wake.result(min(seconds, TIMEOUT_MAX))
     finally:
-        step.sleeper.leave(wake)
+        sleeper.leave(wake)
+
+
+async def sleep_until_woken_async(seconds: float, sleeper: Sleeper) -> None:
+    """As `sleep_until_woken`, in a coroutine."""
+    wake = sleeper.add()
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(wake), seconds)
+    finally:
+        sleeper.leave(wake)

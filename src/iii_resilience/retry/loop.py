@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from iii_resilience.core import system_clock as clock
+from iii_resilience.core.decide import Reason
 from iii_resilience.core.errors import BulkheadFullError, CircuitOpenError
 from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.budget import PermitBucket
@@ -25,6 +26,7 @@ from iii_resilience.retry.cancellation import (
 )
 from iii_resilience.retry.policy_source import PolicySource
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
+from iii_resilience.retry.retry_context import StopRetrying
 from iii_resilience.telemetry import meters
 
 _LOOP = "retrying()"
@@ -184,7 +186,8 @@ class RetryLoop:
         while (delay := run.next_delay()) is not None:
             run.sleep(delay)
             attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
-            attempt.error = run.too_late()
+            if run.too_late():
+                attempt.error = StopRetrying(Reason.DEADLINE)
             if attempt.error is None and guard is not None:
                 attempt.admit(functools.partial(guard.admit, deadline_at))
             if attempt.error is None:
@@ -243,7 +246,8 @@ class RetryLoop:
         while (delay := run.next_delay()) is not None:
             await run.sleep_async(delay)
             attempt = RetryAttempt(len(run.log.failed) + 1, started, classified, run)
-            attempt.error = run.too_late()
+            if run.too_late():
+                attempt.error = StopRetrying(Reason.DEADLINE)
             if attempt.error is None and guard is not None:
                 await attempt.admit_async(functools.partial(guard.admit_async, deadline_at))
             if attempt.error is None:
