@@ -45,7 +45,6 @@ class PermitBucket:
         burst: Permits at most.
         refunded: Permits that came back with the success of their call.
         wasted: Permits of retries that were sent for a call that failed all the same.
-        taken: Permits reserved, without those that were released.
     """
 
     __slots__ = (
@@ -54,12 +53,12 @@ class PermitBucket:
         "_full_at",
         "_lock",
         "_min_per_second",
+        "_out",
         "_ratio",
         "_refilled",
         "burst",
         "level",
         "refunded",
-        "taken",
         "wasted",
     )
 
@@ -72,7 +71,8 @@ class PermitBucket:
     def forget(self) -> None:
         """Start anew: in a forked child what was taken, and who holds the lock, is another's."""
         self.level = self.burst
-        self.taken = self.refunded = self.wasted = 0
+        self.refunded = self.wasted = 0
+        self._out = 0.0  # reserved, and not yet back or lost
         self._refilled = 0.0
         self._full_at = -math.inf
         self._empty_since: float | None = None
@@ -94,14 +94,12 @@ class PermitBucket:
             if self.level < 1.0:
                 return False
             level = self.level
-            if (  # as in `succeeded`, written out again: each retry comes here
-                level >= _MOST_LEFT * self.burst
-                and level + self.taken - self.refunded - self.wasted >= self.burst
-            ):
+            # As in `succeeded` and `_take`, without their frames: each retry comes here.
+            if level >= _MOST_LEFT * self.burst and level + self._out >= self.burst:
                 self._full_at = max(self._full_at, now)
-            self.taken += 1
-            self.level -= 1.0
-            if self.level < 1.0:  # as `_take`, without its frame: each retry comes here
+            self._out += 1.0
+            self.level = level = level - 1.0
+            if level < 1.0:
                 self._empty_since = now
             return True
 
@@ -121,7 +119,7 @@ class PermitBucket:
     def release(self) -> None:
         """A retry was not sent: its permit is given back."""
         with self._lock:
-            self.taken -= 1
+            self._out -= 1.0
             self._add(1.0)
 
     def succeeded(self, now: float, permits: int = 0) -> None:
@@ -133,10 +131,11 @@ class PermitBucket:
         """
         with self._lock:
             self.refunded += permits
+            self._out -= permits
             self._add(permits + self._ratio)
             # Permits that are out may all come back: retries of failures at random, that help,
             # must not hide that nothing is lost.
-            if self.level + self.taken - self.refunded - self.wasted >= self.burst:
+            if self.level + self._out >= self.burst:
                 self._full_at = max(self._full_at, now)
 
     def gave_up(self, now: float, permits: int = 0) -> None:
@@ -148,6 +147,7 @@ class PermitBucket:
         """
         with self._lock:
             self.wasted += permits
+            self._out -= permits
             self._refill(now)
             self._take(_COST * self._ratio, now)
 
@@ -159,6 +159,13 @@ class PermitBucket:
         """
         with self._lock:
             self.wasted += permits
+            self._out -= permits
+
+    @property
+    def taken(self) -> int:
+        """Permits reserved, without those that were released."""
+        with self._lock:
+            return int(self._out) + self.refunded + self.wasted
 
     def available(self, now: float) -> float:
         """Permits left at this moment.
