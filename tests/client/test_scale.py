@@ -89,8 +89,8 @@ def test_sixty_four_threads_share_budget_and_breaker() -> None:
     assert (bucket.taken, bucket.refunded, bucket.wasted) == (retried, retried, 0)
     assert bucket.level == 100
     assert seen["attempts"] == 64 * 50 + retried
-    assert circuit._phase.outcomes.calls == seen["attempts"]  # type: ignore[union-attr]
-    assert circuit._phase.outcomes.failures == 64 * 10  # type: ignore[union-attr]
+    assert circuit.phase.outcomes.calls == seen["attempts"]  # type: ignore[union-attr]
+    assert circuit.phase.outcomes.failures == 64 * 10  # type: ignore[union-attr]
 
 
 def test_thousands_of_functions_have_own_small_circuits() -> None:

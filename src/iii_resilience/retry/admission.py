@@ -102,7 +102,7 @@ class AttemptGuard:
             admission.release(None)
             return value
         started = clock.monotonic()
-        ticket = circuit.admit(started)
+        ticket = circuit.phase.ticket or circuit.admit(started)
         if isinstance(ticket, Rejection):
             raise self.open_error(ticket)
         try:

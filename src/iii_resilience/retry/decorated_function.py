@@ -18,7 +18,6 @@ from iii_resilience.core.failure import Failure
 from iii_resilience.core.guards.breaker import Rejection
 from iii_resilience.core.lazy_imports import lazy_module
 from iii_resilience.core.policy import RetryPolicy
-from iii_resilience.retry.admission import AttemptGuard
 from iii_resilience.retry.cancellation import Cancellations, refuse_other_libraries
 from iii_resilience.retry.policy_source import PolicySource, ResolvedPolicy
 from iii_resilience.retry.retried_call import RetriedCall, deadline_of
@@ -61,7 +60,7 @@ def wrap_sync(  # noqa: C901, PLR0915 - see above
             if guard is None:
                 value = function(*args, **kwargs)
             elif (circuit := guard.circuit_alone) is not None:
-                ticket = circuit.admit(started)
+                ticket = circuit.phase.ticket or circuit.admit(started)
                 if isinstance(ticket, Rejection):
                     raise guard.open_error(ticket)
                 try:
@@ -127,7 +126,7 @@ def wrap_async(  # noqa: C901, PLR0915 - see above
         if by is None or book is None or by.policy_set is not book.policy_set:
             current = by = source.resolved(name)
         started = clock.monotonic()
-        bucket = by.bucket
+        bucket, guard = by.bucket, by.guard
         try:
             task = task_of(get_running_loop())
         except RuntimeError:  # a coroutine that is driven by hand, or by another library
@@ -139,14 +138,14 @@ def wrap_async(  # noqa: C901, PLR0915 - see above
         try:
             if by.plain:
                 value = await function(*args, **kwargs)
-            elif (circuit := by.circuit_alone) is not None:
-                ticket = circuit.admit(started)
+            elif guard is not None and (circuit := by.circuit_alone) is not None:
+                ticket = circuit.phase.ticket or circuit.admit(started)
                 if isinstance(ticket, Rejection):
-                    raise cast("AttemptGuard", by.guard).open_error(ticket)
+                    raise guard.open_error(ticket)
                 try:
                     value = await function(*args, **kwargs)
                 except BaseException as error:
-                    cast("AttemptGuard", by.guard).failed(ticket, started, error, classified)
+                    guard.failed(ticket, started, error, classified)
                     raise
                 ended = clock.monotonic()
                 circuit.succeeded(ticket, ended, ended - started)

@@ -56,6 +56,7 @@ class _Closed:
 class _Open:
     until: float
     because: str
+    ticket: Ticket | None = attrs.field(default=None, init=False)
     state: ClassVar = CircuitState.OPEN
 
 
@@ -65,6 +66,7 @@ class _HalfOpen:
     successes: int = 0
     # The probes on their way, oldest first, each with the time when its slot is given to another.
     slots: dict[Ticket, float] = attrs.field(factory=dict)
+    ticket: Ticket | None = attrs.field(default=None, init=False)
     state: ClassVar = CircuitState.HALF_OPEN
 
 
@@ -122,6 +124,10 @@ class Circuit:
         on_transition: Called after each change of state with the state before, the state after and
             the time. It runs in the thread whose call made the change, with no lock held, so that
             two quick changes may be reported in either order. What it raises is logged.
+
+    Attributes:
+        phase: Its state. Where ``phase.ticket`` is not None it is what `admit` would return: each
+            call reads it there, and saves a frame.
     """
 
     __slots__ = (
@@ -130,10 +136,10 @@ class Circuit:
         "_min_calls",
         "_on_transition",
         "_open_for",
-        "_phase",
         "_probes",
         "_slow_call",
         "_window",
+        "phase",
     )
 
     def __init__(
@@ -160,12 +166,12 @@ class Circuit:
         # Reentrant: a coroutine that is thrown away gives its ticket back wherever the garbage
         # collector happens to find it, and that may be in the middle of one of these methods.
         self._lock = threading.RLock()
-        self._phase: _Closed | _Open | _HalfOpen = _Closed(SlidingWindow(self._window))
+        self.phase: _Closed | _Open | _HalfOpen = _Closed(SlidingWindow(self._window))
 
     @property
     def state(self) -> CircuitState:
         """The state as of the last call: an open circuit turns half-open at the next call."""
-        return self._phase.state
+        return self.phase.state
 
     def admit(self, now: float) -> Ticket | Rejection:
         """Request to send one call.
@@ -173,19 +179,18 @@ class Circuit:
         Args:
             now: Monotonic time in seconds.
         """
-        phase = self._phase
-        if type(phase) is _Closed:
-            return phase.ticket  # one read: without the lock it is as true as with it
+        if (ticket := self.phase.ticket) is not None:
+            return ticket  # one read: without the lock it is as true as with it
         with self._lock:
-            before = phase = self._phase
-            if isinstance(phase, _Closed):
-                return phase.ticket
+            before = phase = self.phase
             if isinstance(phase, _Open):
                 # A clock that was set back must not make the wait longer than it was to be.
                 phase.until = min(phase.until, now + self._open_for)
                 if now < phase.until:
                     return Rejection(phase.state, phase.until - now, phase.because)
-                self._phase = phase = _HalfOpen(phase.because)
+                self.phase = phase = _HalfOpen(phase.because)
+            elif isinstance(phase, _Closed):
+                return phase.ticket
             elif not self._slot_is_free(phase, now):
                 return Rejection(phase.state, None, phase.because)
             ticket = Ticket(phase)
@@ -210,10 +215,9 @@ class Circuit:
             and duration <= self._slow_call
         ):
             # A success among successes says nothing new, and most are that: they take no lock. No
-            # thread can come between these two lines where one runs at a time; where several do, a
-            # success may be lost. One of an earlier phase counts there, where it has no effect.
-            outcomes.buckets[outcomes.place] += 1
-            outcomes.calls += 1
+            # thread can come into this line where one runs at a time; where several do, a success
+            # may be lost. One of an earlier phase counts there, where it has no effect.
+            outcomes.successes += 1
             return
         self._count(ticket, now, "was slow" if duration > self._slow_call else None)
 
@@ -268,8 +272,8 @@ class Circuit:
             self._failure_rate, self._window, self._min_calls = failure_rate, window, min_calls
             self._open_for, self._probes = open_for, probes
             self._slow_call = math.inf if slow_call is None else slow_call
-            if isinstance(self._phase, _Closed):
-                self._phase = _Closed(SlidingWindow(window))
+            if isinstance(self.phase, _Closed):
+                self.phase = _Closed(SlidingWindow(window))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or the one in another process, has its own counts and no callback.
@@ -281,7 +285,7 @@ class Circuit:
         phase = ticket._phase  # noqa: SLF001 - a ticket is opaque to all but its circuit
         after: _Closed | _Open
         with self._lock:
-            if phase is not self._phase:
+            if phase is not self.phase:
                 return
             if isinstance(phase, _Closed):
                 outcomes = phase.outcomes
@@ -303,7 +307,7 @@ class Circuit:
                 if phase.successes < self._probes:
                     return
                 after = _Closed(SlidingWindow(self._window))
-            self._phase = after
+            self.phase = after
         self._tell(phase.state, after.state, now)
 
     def _opened(self, now: float, because: str) -> _Open:

@@ -19,34 +19,38 @@ class SlidingWindow:
         window: Length of the window in seconds.
 
     Attributes:
-        buckets: Calls by the time in which they ended.
-        place: The newest bucket.
-        since: When its time began: monotonic time in seconds.
+        since: When the time of the newest bucket began: monotonic time in seconds.
         until: When it will be over.
-        calls: Calls in the window.
-        failures: Those of them that failed.
+        successes: Calls of that time that were not reported to `add`, because they succeeded as
+            all did before them; the circuit counts these here.
+        failures: Calls in the window that failed.
     """
 
     __slots__ = (
+        "_calls",
+        "_counts",
         "_failures",
         "_newest",
         "_width",
-        "buckets",
-        "calls",
         "failures",
-        "place",
         "since",
+        "successes",
         "until",
     )
 
     def __init__(self, window: float) -> None:
-        self.calls = 0
-        self.failures = 0
+        self.failures = self.successes = 0
+        self._calls = 0
         self._width = window / _BUCKETS
-        self.buckets = [0] * _BUCKETS
+        self._counts = [0] * _BUCKETS
         self._failures = [0] * _BUCKETS
         self._newest: int | None = None
-        self.place, self.since, self.until = 0, 0.0, 0.0  # no time lies between them
+        self.since, self.until = 0.0, 0.0  # no time lies between them
+
+    @property
+    def calls(self) -> int:
+        """Calls in the window."""
+        return self._calls + self.successes
 
     def add(self, now: float, *, failed: bool) -> None:
         """Count one call.
@@ -59,33 +63,35 @@ class SlidingWindow:
         if tick != self._newest:
             self._advance(tick)
         place = tick % _BUCKETS
-        self.buckets[place] += 1
-        self.calls += 1
+        self._counts[place] += 1
+        self._calls += 1
         if failed:
             self._failures[place] += 1
             self.failures += 1
 
     def _begin(self, tick: int) -> None:
-        self.until = self.since  # no time lies between them until all three are those of the tick
+        self.until = self.since  # no time lies between them until both are those of the tick
         self._newest = tick
-        self.place = tick % _BUCKETS
         self.since = tick * self._width
         self.until = (tick + 1) * self._width
 
     def _advance(self, tick: int) -> None:
         """Forget what has left the window."""
         newest = self._newest
-        if newest is not None and newest - _BUCKETS < tick < newest:
-            # The clock was read before another thread's later reading, and the bucket of that time
-            # is still there.
-            return
+        if newest is not None:
+            if newest - _BUCKETS < tick < newest:
+                # The clock was read before another thread's later reading, and the bucket of that
+                # time is still there.
+                return
+            successes, self.successes = self.successes, 0
+            self._counts[newest % _BUCKETS] += successes
         # Further back than the window is another clock: freezegun moves the monotonic one by
         # decades, and back. What was counted by the other says nothing about now.
         fresh = newest is None or tick < newest
         for gone in range(_BUCKETS if fresh else min(tick - (newest or 0), _BUCKETS)):
-            self.buckets[(tick - gone) % _BUCKETS] = self._failures[(tick - gone) % _BUCKETS] = 0
+            self._counts[(tick - gone) % _BUCKETS] = self._failures[(tick - gone) % _BUCKETS] = 0
         self._begin(tick)
         # Counted anew rather than subtracted, so that an interrupt between two lines of `add`
         # cannot make the sums differ from the buckets for ever.
-        self.calls = sum(self.buckets)
+        self._calls = sum(self._counts)
         self.failures = sum(self._failures)
