@@ -361,10 +361,12 @@ class TestPace:
         assert results.count({"n": 1}) == self.CALLS - 1
         assert sent_before_the_news[0] <= 2 * AT_ONCE
 
+    @pytest.mark.parametrize("at_home", [False, True])
     async def test_calls_leave_one_at_a_time_after_loss(
-        self, client: Any, worker: Resilient
+        self, client: Any, worker: Resilient, at_home: bool
     ) -> None:
-        in_flight, sent = worker._connection.in_flight, 0
+        """Also where they are made on the SDK's own loop, as a handler makes them."""
+        in_flight, loop, sent = worker._connection.in_flight, worker._connection.loop, 0
         most: list[int] = []
 
         async def answer(request: dict[str, Any]) -> Any:
@@ -379,15 +381,24 @@ class TestPace:
             most.append(sent)
             sent = 0
 
-        async def burst() -> None:
+        async def calls_at_home() -> None:
+            await asyncio.gather(*(worker.trigger_async(CALL) for _ in range(3 * AT_ONCE)))
+
+        async def calls_from_here() -> None:
             busy = threading.Event()
-            worker._connection.loop.call_soon_threadsafe(busy.wait, 5)
+            loop.call_soon_threadsafe(busy.wait, 5)
             calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(3 * AT_ONCE)]
             while len(in_flight) < len(calls):
                 await asyncio.sleep(0.001)
             busy.set()
             await asyncio.gather(*calls)
-            while sum(most) < len(calls):  # the last iteration may not have ended
+
+        async def burst() -> None:
+            if at_home:
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(calls_at_home(), loop))
+            else:
+                await calls_from_here()
+            while sum(most) < 3 * AT_ONCE:  # the last iteration may not have ended
                 await asyncio.sleep(0.001)
 
         await worker.trigger_async(CALL)
@@ -420,6 +431,23 @@ class TestPace:
         assert woken == [in_flight._send_waiting]
         busy.set()
         assert await asyncio.gather(*calls) == [{"n": 1}] * 20
+
+    async def test_loop_does_not_look_again_after_call_that_is_alone(
+        self, worker: Resilient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await worker.trigger_async(CALL)
+        in_flight, looks = worker._connection.in_flight, 0
+        look = in_flight._send_waiting
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            look()
+
+        monkeypatch.setattr(in_flight, "_send_waiting", counted)
+        for _ in range(3):
+            await worker.trigger_async(CALL)
+        assert looks == 3
 
     async def test_each_leaves_in_context_of_its_caller(
         self, client: Any, worker: Resilient

@@ -164,7 +164,7 @@ class InFlightCalls:
         left = seconds + _SLACK
         pending[pending_call] = None
         try:
-            self._submit(pending_call, pending, request)
+            self._submit(pending_call, pending, request, None)
             while not pending_call.settled.acquire(timeout=min(left, _LOOK_AFTER_THE_LOOP)):
                 left -= _LOOK_AFTER_THE_LOOP
                 if left <= 0:
@@ -202,7 +202,7 @@ class InFlightCalls:
         try:
             # Before 0.25 the SDK only works on its own loop: elsewhere it sends the call and then
             # fails to wait for it (docs/engine-notes.md, 6).
-            self._submit(pending_call, pending, request)
+            self._submit(pending_call, pending, request, here)
             return await answer
         except Exception:
             if send_check is not None and pending_call.failure is not None:
@@ -215,9 +215,19 @@ class InFlightCalls:
             del answer  # it holds the error that it ended in, and that one this frame
 
     def _submit(
-        self, pending_call: InFlightCall, pending: _Pending, request: dict[str, Any]
+        self,
+        pending_call: InFlightCall,
+        pending: _Pending,
+        request: dict[str, Any],
+        here: asyncio.AbstractEventLoop | None,
     ) -> None:
         """Have a call sent on the SDK's loop, in the context of its caller.
+
+        Args:
+            pending_call: The call.
+            pending: Where it is pending.
+            request: What the SDK takes.
+            here: The loop that runs on this thread, or None.
 
         Raises:
             NotConnectedError: That loop has ended.
@@ -228,7 +238,7 @@ class InFlightCalls:
         self._woken = True
         loop = self._own_loop or self.loop
         try:
-            if asyncio._get_running_loop() is loop:  # noqa: SLF001 - asyncio exports it
+            if here is loop:
                 self._send_waiting()
             else:
                 loop.call_soon_threadsafe(self._send_waiting)
@@ -245,11 +255,8 @@ class InFlightCalls:
         If an answer reports that its worker is gone, the rest are held back.
         """
         waiting = self._waiting
-        if not waiting:
-            self._woken = False
-            if not waiting:  # what has come since wakes the loop itself, or is sent now
-                return
-            self._woken = True
+        if not waiting and self._rests():
+            return
         loop = asyncio.get_running_loop()
         most = 1 if self._paced_until > time.monotonic() else AT_ONCE
         for _ in range(min(len(waiting), most)):
@@ -260,7 +267,22 @@ class InFlightCalls:
                 if not self._may_cancel:
                     self._left.add(task)
                     task.add_done_callback(self._left.discard)
-        loop.call_soon(self._send_waiting)
+        # A call that is alone has no other behind it. While they are paced the next one waits for
+        # the next iteration all the same.
+        alone = not waiting and len(self._remote) + len(self._local) <= 1 < most
+        if not (alone and self._rests()):
+            loop.call_soon(self._send_waiting)
+
+    def _rests(self) -> bool:
+        """No longer look at what waits, unless something has come meanwhile.
+
+        What comes later wakes the loop itself, or is sent at once.
+        """
+        self._woken = False
+        if not self._waiting:
+            return True
+        self._woken = True
+        return False
 
     async def _send_now(
         self, pending_call: InFlightCall, pending: _Pending, request: dict[str, Any]
