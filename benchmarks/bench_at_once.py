@@ -2,7 +2,8 @@
 
 The LoopbackEngine and the worker run in processes of their own; with ``III_URL`` the engine that
 listens there takes the LoopbackEngine's place. A round makes the same calls through the bare SDK
-and through ours, in the order A B B A; the next one begins with the other. Usage:
+and through ours, a fraction of a second each, in the order A B B A; the next one begins with the
+other. Usage:
 
     python benchmarks/bench_at_once.py [ROUNDS]
 """
@@ -24,8 +25,13 @@ from iii_resilience import resilient
 COROUTINES = (10, 50, 200, 1000)
 THREADS = (1, 8, 32)
 CALLS = 1000 if "III_URL" in os.environ else 3000
-"""Calls of one round, whatever runs at once: with a third of them two runs differ by a tenth. Fewer
-where answers are lost, each for `_MOST_MS`."""
+"""Calls of one way in a round, whatever runs at once. Fewer where answers are lost, each for
+`_MOST_MS`."""
+TURN = 200
+"""Calls of one way before it is the other's turn: the less time there is between the two, the more
+do both see of the same machine. At least one for each that calls."""
+_LEAST = 3
+"""How often a round takes its four turns at least: where a thousand call, one turn is one batch."""
 _MOST_MS = 3000
 ROUNDS = 11
 
@@ -62,7 +68,7 @@ class Rounds:
 async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
     """So many coroutines call at once, on one event loop."""
     found = Rounds(f"{at_once} coroutines")
-    each = max(1, CALLS // at_once // 2)
+    each, turns = _divided(at_once)
 
     async def calls(way: str) -> None:
         for _ in range(each):
@@ -74,10 +80,10 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
 
     for number in range(-1, rounds):
         took = {"bare": 0.0, "ours": 0.0}
-        for way in in_turn(number):
+        for way in in_turn(number) * turns:
             began = time.perf_counter()
             await calls(way)
-            took[way] += _each(began, at_once * each) / 2
+            took[way] += _each(began, at_once * each) / turns / 2
         if number >= 0:  # the first round warms up
             found.add(took)
     return found
@@ -86,7 +92,7 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
 def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
     """So many threads call at once."""
     found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
-    each = max(1, CALLS // at_once // 2)
+    each, turns = _divided(at_once)
 
     def calls(way: str) -> None:
         for _ in range(each):
@@ -97,14 +103,14 @@ def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
 
     for number in range(-1, rounds):
         took = {"bare": 0.0, "ours": 0.0}
-        for way in in_turn(number):
+        for way in in_turn(number) * turns:
             running = [threading.Thread(target=calls, args=(way,)) for _ in range(at_once)]
             began = time.perf_counter()
             for thread in running:
                 thread.start()
             for thread in running:
                 thread.join()
-            took[way] += _each(began, at_once * each) / 2
+            took[way] += _each(began, at_once * each) / turns / 2
         if number >= 0:
             found.add(took)
     return found
@@ -114,6 +120,12 @@ def in_turn(number: int) -> tuple[str, ...]:
     """The ways of a round, each twice, so that a machine that becomes slower delays both alike."""
     first, second = ("bare", "ours") if number % 2 else ("ours", "bare")
     return first, second, second, first
+
+
+def _divided(at_once: int) -> tuple[int, int]:
+    """Calls of each caller in a turn, and how often a round takes its four turns."""
+    each = max(1, min(TURN, CALLS // 2) // at_once)
+    return each, max(_LEAST, CALLS // 2 // (at_once * each))
 
 
 def _each(began: float, calls: int) -> float:

@@ -269,9 +269,10 @@ def test_both_ways_take_turns_and_lost_answers_are_counted(
 
     monkeypatch.setattr(bench_at_once, "CALLS", 4)
     found = bench_at_once.threads({"bare": lambda: order.append("bare"), "ours": lost}, 1, 2)
-    first, second = ["bare"] * 2 + ["ours"] * 4 + ["bare"] * 2, ["ours"] * 2 + ["bare"] * 4
-    assert order == [*first, *second, "ours", "ours", *first]
-    assert found.lost == {"bare": 0, "ours": 12}
+    first = (["bare"] * 2 + ["ours"] * 4 + ["bare"] * 2) * 3
+    second = (["ours"] * 2 + ["bare"] * 4 + ["ours"] * 2) * 3
+    assert order == [*first, *second, *first]
+    assert found.lost == {"bare": 0, "ours": 36}
     assert [len(times) for times in found.times.values()] == [2, 2]
     assert found.row().startswith("| 1 thread | ")
 
