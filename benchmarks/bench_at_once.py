@@ -11,6 +11,7 @@ other. Usage:
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import statistics
 import sys
@@ -42,6 +43,8 @@ AsyncWay = Callable[[], Awaitable[object]]
 class Rounds:
     """The times of both ways, a round each, and the answers that were lost.
 
+    The four turns in which one was lost do not count: they last as long as its timeout.
+
     Args:
         name: What is measured.
     """
@@ -50,15 +53,28 @@ class Rounds:
         self.name = name
         self.times: dict[str, list[float]] = {"bare": [], "ours": []}
         self.lost = {"bare": 0, "ours": 0}
+        self._turns: dict[str, list[float]] = {"bare": [], "ours": []}
+        self._lost_before = 0
 
-    def add(self, took: dict[str, float]) -> None:
-        """The microseconds a call of one round, by way."""
-        for way, microseconds in took.items():
-            self.times[way].append(microseconds)
+    def add_turn(self, took: dict[str, float]) -> None:
+        """The microseconds a call of four turns, by way."""
+        lost = sum(self.lost.values())
+        if lost == self._lost_before:
+            for way, microseconds in took.items():
+                self._turns[way].append(microseconds)
+        self._lost_before = lost
+
+    def end_round(self, *, counts: bool) -> None:
+        """A round is over; the first one warms up, and does not count."""
+        for way, turns in self._turns.items():
+            if counts and turns:
+                self.times[way].append(statistics.fmean(turns))
+            turns.clear()
 
     def row(self) -> str:
         """Both medians, the median of the ratios within a round, and the lost answers."""
-        bare, ours = self.times["bare"], self.times["ours"]
+        # Where an answer was lost in all of them there is no figure.
+        bare, ours = self.times["bare"] or [math.nan], self.times["ours"] or [math.nan]
         ratio = statistics.median(b / a for a, b in zip(bare, ours, strict=True))
         before, after = statistics.median(bare), statistics.median(ours)
         counted = f"{self.lost['bare']} / {self.lost['ours']}"
@@ -79,13 +95,14 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
                 _count(found, way, answer)
 
     for number in range(-1, rounds):
-        took = {"bare": 0.0, "ours": 0.0}
-        for way in in_turn(number) * turns:
-            began = time.perf_counter()
-            await calls(way)
-            took[way] += _each(began, at_once * each) / turns / 2
-        if number >= 0:  # the first round warms up
-            found.add(took)
+        for _ in range(turns):
+            took = {"bare": 0.0, "ours": 0.0}
+            for way in in_turn(number):
+                began = time.perf_counter()
+                await calls(way)
+                took[way] += _each(began, at_once * each) / 2
+            found.add_turn(took)
+        found.end_round(counts=number >= 0)
     return found
 
 
@@ -102,17 +119,18 @@ def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
                 _count(found, way, error)
 
     for number in range(-1, rounds):
-        took = {"bare": 0.0, "ours": 0.0}
-        for way in in_turn(number) * turns:
-            running = [threading.Thread(target=calls, args=(way,)) for _ in range(at_once)]
-            began = time.perf_counter()
-            for thread in running:
-                thread.start()
-            for thread in running:
-                thread.join()
-            took[way] += _each(began, at_once * each) / turns / 2
-        if number >= 0:
-            found.add(took)
+        for _ in range(turns):
+            took = {"bare": 0.0, "ours": 0.0}
+            for way in in_turn(number):
+                running = [threading.Thread(target=calls, args=(way,)) for _ in range(at_once)]
+                began = time.perf_counter()
+                for thread in running:
+                    thread.start()
+                for thread in running:
+                    thread.join()
+                took[way] += _each(began, at_once * each) / 2
+            found.add_turn(took)
+        found.end_round(counts=number >= 0)
     return found
 
 

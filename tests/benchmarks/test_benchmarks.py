@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import subprocess
+import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -253,28 +255,47 @@ def test_keys_are_measured_on_each_store() -> None:
     assert all(int(row[2]) > 0 for row in section.rows)
 
 
-def test_both_ways_take_turns_and_lost_answers_are_counted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_both_ways_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-
-    class LostError(Exception):
-        code = "TIMEOUT"
-
-    def lost() -> None:
-        order.append("ours")
-        error = LostError()
-        error.__dict__.update(code="TIMEOUT", message="m")
-        raise error
-
     monkeypatch.setattr(bench_at_once, "CALLS", 4)
-    found = bench_at_once.threads({"bare": lambda: order.append("bare"), "ours": lost}, 1, 2)
+    ways: dict[str, bench_at_once.Way] = {w: partial(order.append, w) for w in ("bare", "ours")}
+    found = bench_at_once.threads(ways, 1, 2)
     first = (["bare"] * 2 + ["ours"] * 4 + ["bare"] * 2) * 3
     second = (["ours"] * 2 + ["bare"] * 4 + ["ours"] * 2) * 3
     assert order == [*first, *second, *first]
-    assert found.lost == {"bare": 0, "ours": 36}
     assert [len(times) for times in found.times.values()] == [2, 2]
     assert found.row().startswith("| 1 thread | ")
+
+
+def test_turns_with_lost_answer_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LostError(Exception):
+        code = "TIMEOUT"
+
+    made = 0
+
+    def lost() -> None:
+        nonlocal made
+        made += 1
+        if made not in {13, 36}:  # one in the first turn of the first round, one in the last turn
+            return
+        error = LostError()
+        error.__dict__.update(code="TIMEOUT", message="m")
+        time.sleep(0.5)
+        raise error
+
+    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+    found = bench_at_once.threads({"bare": lambda: None, "ours": lost}, 1, 2)
+    assert made == 36
+    assert found.lost == {"bare": 0, "ours": 2}
+    assert [len(times) for times in found.times.values()] == [2, 2]
+    assert max(found.times["ours"]) < 1e5
+
+    def always_lost() -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(bench_at_once, "lost", lambda error: isinstance(error, TimeoutError))
+    found = bench_at_once.threads({"bare": lambda: None, "ours": always_lost}, 1, 2)
+    assert found.row() == "| 1 thread | nan | nan | nan | 0 / 36 |"
 
 
 async def test_coroutines_of_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
