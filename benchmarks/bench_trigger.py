@@ -83,8 +83,8 @@ async def microseconds_async(call: Callable[[], Awaitable[object]]) -> float:
 def lost(error: Exception) -> bool:
     """Whether an answer never came; any other error ends the benchmark.
 
-    Where a thousand calls wait for their turn to leave, the SDK's own timeout may begin so late that
-    the library's ends the call first.
+    Where a thousand calls wait for their turn to leave, the SDK's own timeout may begin so late
+    that the library's ends the call first.
     """
     return classify(error).code in {"TIMEOUT", "CONNECTION_LOST"}
 
