@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import socket
 import struct
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 from iii import InitOptions, register_worker
 from support.ports import reserved_port
-from support.processes import ECHO, Engine, Worker, read_log
+from support.processes import ECHO, Engine, Worker, failures, read_log
 
 from iii_resilience import RetryPolicy, iii_retry, resilient
 
@@ -38,8 +37,9 @@ def through_trigger(
         calls: Calls in flight.
         home: A directory for what the run leaves behind.
         policy: Their policy; None for the default one.
-        failing: The part of the attempts that fail for another reason, at random: of retries, and
-            of 50 other calls a second that come before, meanwhile and after. 0 for no others.
+        failing: The part of the attempts that fail for another reason, at random (`failures`): of
+            retries, and of 50 other calls a second that come before, meanwhile and after. 0 for no
+            others.
     """
     log = home / "runs.log"
     with Engine(home) as engine:
@@ -154,7 +154,7 @@ class _Server:
 
     def __init__(self, failing: float) -> None:
         self.port = reserved_port()
-        self._failing = failing
+        self._fails = failures(failing) if failing else itertools.repeat(False)
         self._restarted = False
         self._writers: set[asyncio.StreamWriter] = set()
         self.held = 0
@@ -188,7 +188,7 @@ class _Server:
             if how == _LONG and not self._restarted:
                 self.held += 1
                 await reader.read()  # until the connection ends
-            elif random.random() < self._failing:
+            elif next(self._fails):
                 _reset(writer)
             else:
                 writer.write(b"ok")

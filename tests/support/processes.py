@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -190,6 +191,17 @@ def read_log(log: Path) -> list[Run]:
     return [Run(order, float(at), worker) for order, at, worker in lines]
 
 
+def failures(share: float) -> Iterator[bool]:
+    """Which attempts fail: at random, but in each 1 / `share` in a row just one.
+
+    Independent draws would now and then fail so many of 50 that no bound of a test holds.
+    """
+    while True:
+        block = [True] + [False] * (round(1 / share) - 1)
+        random.shuffle(block)
+        yield from block
+
+
 # In the processes.
 
 
@@ -218,9 +230,12 @@ def _worker(url: str, name: str, path: str, prefix: str, how: str) -> None:
     def note(data: Any) -> None:
         os.write(log, f"{data.get('order', '?')}\t{time.time()!r}\t{name}\n".encode())
 
+    fails: dict[float, Iterator[bool]] = {}  # by share
+
     async def echo(data: Any) -> Any:
         work = data.get("work", 0.0) if data.get("at", name) == name else 0.0
-        if not work and random.random() < data.get("failing", 0.0):
+        share = data.get("failing", 0.0)
+        if share and not work and next(fails.setdefault(share, failures(share))):
             raise RuntimeError(AT_RANDOM)
         note(data)
         await asyncio.sleep(work)
