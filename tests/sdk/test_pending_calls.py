@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ from iii_resilience import (
 from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
-from iii_resilience.sdk.in_flight_call import InFlightCall, SyncCall
+from iii_resilience.sdk.in_flight_call import AsyncCall, Ended, InFlightCall, SyncCall, wake_all
 from iii_resilience.sdk.pending_calls import AT_ONCE, InFlightCalls
 from iii_resilience.sdk.send_check import SendRefused
 from iii_resilience.sdk.versions import sdk_of
@@ -432,6 +433,34 @@ class TestPace:
         busy.set()
         assert await asyncio.gather(*calls) == [{"n": 1}] * 20
 
+    async def test_loop_of_callers_is_woken_once_for_answers_that_come_together(
+        self, client: Any, worker: Resilient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await worker.trigger_async(CALL)
+        here, in_flight = asyncio.get_running_loop(), worker._connection.in_flight
+        home = worker._connection.loop
+        answered = home.create_future()
+
+        async def answer(request: dict[str, Any]) -> Any:
+            await asyncio.shield(answered)
+            return request["payload"]
+
+        client.answer = answer
+        calls = [asyncio.ensure_future(worker.trigger_async(CALL)) for _ in range(20)]
+        while sum(call.sent for call in in_flight._remote) < len(calls):
+            await asyncio.sleep(0.001)
+        woken: list[Any] = []
+        wake = here.call_soon_threadsafe
+
+        def counted(what: Any, *more: Any, **context: Any) -> Any:
+            woken.append(what)
+            return wake(what, *more, **context)
+
+        monkeypatch.setattr(here, "call_soon_threadsafe", counted)
+        home.call_soon_threadsafe(answered.set_result, None)
+        assert await asyncio.gather(*calls) == [{"n": 1}] * 20
+        assert len(woken) == 1
+
     async def test_loop_does_not_look_again_after_call_that_is_alone(
         self, worker: Resilient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -550,6 +579,39 @@ class TestEnd:
         client.thread.join(60)
         client.loop.close()
 
+    async def test_neither_is_one_for_coroutine(self, client: Any) -> None:
+        in_flight = self.in_flight(client, self.fine)
+
+        async def call(request: dict[str, Any]) -> Any:
+            client.loop.stop()
+            return request["payload"]
+
+        in_flight._call = call
+        in_flight._local[another_call()] = None
+        assert await in_flight.send_async(CALL, seconds=0.1) == {"n": 1}
+        client.thread.join(60)
+        client.loop.close()
+
+    async def test_interrupt_of_one_coroutine_wakes_the_others(self) -> None:
+        loop = asyncio.get_running_loop()
+        raised: list[BaseException] = []
+
+        class InterruptError(BaseException):
+            """Not a KeyboardInterrupt, which would end the loop of this test."""
+
+        class Interrupted(asyncio.Future[Any]):
+            def set_result(self, _: Any) -> None:
+                raise InterruptError
+
+        futures: list[asyncio.Future[Any]] = [Interrupted(), loop.create_future()]
+        ended: deque[Ended] = deque(
+            (AsyncCall(None, loop, future), "answer", None) for future in futures
+        )
+        loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+        wake_all(ended)
+        assert await asyncio.wait_for(futures[1], 10) == "answer"
+        assert [type(error) for error in raised] == [InterruptError]
+
     def test_threads_wake_after_what_else_the_iteration_does(
         self, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -563,13 +625,13 @@ class TestEnd:
             return request["payload"]
 
         in_flight = InFlightCalls(client.loop, self.fine, call, self.fine, may_cancel=True)
-        wake = in_flight._wake_threads
+        settle = SyncCall.settle
 
-        def woken() -> None:
+        def woken(call: SyncCall, *ended: Any) -> None:
             order.append("woken")
-            wake()
+            settle(call, *ended)
 
-        in_flight._wake_threads = woken  # type: ignore[method-assign]
+        monkeypatch.setattr(SyncCall, "settle", woken)
         assert in_flight.send(CALL, seconds=30.0) == {"n": 1}
         until(lambda: order == ["answered", "woken", "other"])  # it was alone
         order.clear()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from typing import Any
 
 import attrs
@@ -59,9 +60,13 @@ class SyncCall(InFlightCall):
 
 @attrs.define(eq=False)
 class AsyncCall(InFlightCall):
-    """A call that a coroutine waits for."""
+    """A call that a coroutine waits for.
 
-    _here: asyncio.AbstractEventLoop
+    Attributes:
+        here: The event loop of that coroutine.
+    """
+
+    here: asyncio.AbstractEventLoop
     _future: asyncio.Future[Any] | None
 
     def settle(self, answer: Any, error: BaseException | None) -> None:
@@ -70,7 +75,46 @@ class AsyncCall(InFlightCall):
         future, self._future = self._future, None
         if future is None:
             return
-        if asyncio._get_running_loop() is self._here:  # noqa: SLF001 - asyncio exports it
+        if asyncio._get_running_loop() is self.here:  # noqa: SLF001 - asyncio exports it
             settle(future, answer, error)
         else:
-            call_soon(self._here, settle, future, answer, error)
+            call_soon(self.here, settle, future, answer, error)
+
+
+Ended = tuple[InFlightCall, Any, BaseException | None]
+"""A call that was removed from the pending ones, its answer, and its error."""
+
+
+def wake_all(ended: deque[Ended]) -> None:
+    """Settle calls; each once, however many threads do this at a time.
+
+    Args:
+        ended: The calls; it is emptied.
+    """
+    coroutines: dict[asyncio.AbstractEventLoop, deque[Ended]] = {}
+    try:
+        while ended:
+            try:
+                call, answer, error = ended.popleft()
+            except IndexError:  # another thread has taken it in this very moment
+                return
+            if isinstance(call, AsyncCall):
+                coroutines.setdefault(call.here, deque()).append((call, answer, error))
+            else:
+                call.settle(answer, error)
+            del call, answer, error  # an error holds the frames below it
+    finally:
+        for loop, theirs in coroutines.items():
+            call_soon(loop, _settle_all, loop, theirs)
+
+
+def _settle_all(loop: asyncio.AbstractEventLoop, ended: deque[Ended]) -> None:
+    """Settle calls of coroutines on their loop; what an interrupt leaves, in its next iteration."""
+    try:
+        while ended:
+            call, answer, error = ended.popleft()
+            call.settle(answer, error)
+            del call, answer, error
+    finally:
+        if ended:
+            loop.call_soon(_settle_all, loop, ended)

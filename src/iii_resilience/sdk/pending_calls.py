@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from iii_resilience.core.errors import ConnectionLostError, NotConnectedError
 from iii_resilience.sdk.event_loops import call_soon, substitute_loop
-from iii_resilience.sdk.in_flight_call import AsyncCall, InFlightCall, SyncCall
+from iii_resilience.sdk.in_flight_call import AsyncCall, Ended, InFlightCall, SyncCall, wake_all
 from iii_resilience.sdk.send_check import SendCheck, unsent
 
 T = TypeVar("T")
@@ -89,8 +89,8 @@ class InFlightCalls:
             deque()
         )
         self._woken = False  # whether the loop is about to look at those that wait
-        # Calls of threads that have ended on the loop, and whose threads still sleep.
-        self._ended: deque[tuple[SyncCall, Any, BaseException | None]] = deque()
+        # Calls that have ended on the loop, and whose callers still sleep.
+        self._ended: deque[Ended] = deque()
         self._paced_until = 0.0
 
     @property
@@ -118,7 +118,7 @@ class InFlightCalls:
         """The client is gone: every call ends now."""
         self._end(self._remote, _SHUT_DOWN)
         self._end(self._local, _SHUT_DOWN)
-        self._wake_threads()
+        wake_all(self._ended)
 
     async def cancel_rest(self) -> None:
         """The client ends now: cancel what was left to the SDK to end by itself.
@@ -317,19 +317,19 @@ class InFlightCalls:
     def _settle(self, pending_call: InFlightCall, answer: Any, error: BaseException | None) -> None:
         """End the wait for a call that was removed here.
 
-        A thread that wakes takes the interpreter from this loop at its next read or write. So all
-        threads wake together, after what else this iteration of the loop has to do; one that is
-        alone wakes at once.
+        A thread that wakes takes the interpreter from this loop at its next read or write, and to
+        wake another loop costs a write to its pipe. So all callers wake together, after what else
+        this iteration of the loop has to do; one that is alone wakes at once, and so does a
+        coroutine of this loop.
         """
-        if not isinstance(pending_call, SyncCall):
-            pending_call.settle(answer, error)
-            return
+        loop = asyncio.get_running_loop()
         alone = not (self._remote or self._local or self._ended)
-        self._ended.append((pending_call, answer, error))
-        if alone:
-            self._wake_threads()
-        elif len(self._ended) == 1:
-            asyncio.get_running_loop().call_soon(self._wake_threads)
+        if alone or (isinstance(pending_call, AsyncCall) and pending_call.here is loop):
+            pending_call.settle(answer, error)
+        else:
+            self._ended.append((pending_call, answer, error))
+            if len(self._ended) == 1:
+                loop.call_soon(wake_all, self._ended)
 
     def _drop(self, pending_call: InFlightCall) -> None:
         """The caller no longer waits: end the SDK's part of the call too.
@@ -342,20 +342,7 @@ class InFlightCalls:
         if self._waiting:  # its thread was interrupted, perhaps just before it woke this loop
             self._send_waiting()
 
-    # On any thread.
-
-    def _wake_threads(self) -> None:
-        """Settle what has ended; each once, whichever thread is here."""
-        while self._ended:
-            try:
-                pending_call, answer, error = self._ended.popleft()
-            except IndexError:  # another thread has taken it in this very moment
-                return
-            pending_call.answer, pending_call.error = answer, error  # as `SyncCall.settle`
-            pending_call.settled.release()
-            del pending_call, answer, error  # an error holds the frames below it
-
-    # Before its answer.
+    # On any thread, before its answer.
 
     def _end(self, pending: _Pending, why: str) -> None:
         while pending:
@@ -370,7 +357,9 @@ class InFlightCalls:
 
     def _out_of_time(self, pending_call: InFlightCall, pending: _Pending, seconds: float) -> None:
         error = self._taken(pending_call, pending, *_stuck(seconds))
-        if error is not None:
+        if error is None:
+            wake_all(self._ended)  # the SDK's loop may have stopped before it could
+        else:
             pending_call.settle(None, error)
 
     def _give_up(self, pending_call: SyncCall, pending: _Pending, seconds: float) -> None:
@@ -378,12 +367,12 @@ class InFlightCalls:
         if error is not None:
             raise error
         # It is being settled, unless its remover was interrupted before.
-        self._wake_threads()
+        wake_all(self._ended)
         if not pending_call.settled.acquire(timeout=_SLACK):
             raise ConnectionLostError(LOST)
 
     def _look_after(self, pending_call: InFlightCall, pending: _Pending) -> None:
-        self._wake_threads()  # the loop may have stopped before it could
+        wake_all(self._ended)  # the loop may have stopped before it could
         try:
             self._usable(local=pending is self._local)
         except Exception as unusable:
