@@ -28,10 +28,12 @@ THREADS = (1, 8, 32)
 CALLS = 1000 if "III_URL" in os.environ else 3000
 """Calls of one way in a round, whatever runs at once. Fewer where answers are lost, each for
 `_MOST_MS`."""
-TURN = 200
+TURN = 20
 """Calls of one way before it is the other's turn: the less time there is between the two, the more
-do both see of the same machine. At least one for each that calls."""
-_LEAST = 3
+do both see of the same machine. At least one for each coroutine, and `_EACH` for each of several
+threads, which have to start."""
+_EACH = 10
+_LEAST = 10
 """How often a round takes its four turns at least: where a thousand call, one turn is one batch."""
 _MOST_MS = 3000
 ROUNDS = 11
@@ -84,7 +86,7 @@ class Rounds:
 async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Rounds:
     """So many coroutines call at once, on one event loop."""
     found = Rounds(f"{at_once} coroutines")
-    each, turns = _divided(at_once)
+    each, turns = _divided(at_once, 1)
 
     async def calls(way: str) -> None:
         for _ in range(each):
@@ -109,7 +111,7 @@ async def coroutines(ways: dict[str, AsyncWay], at_once: int, rounds: int) -> Ro
 def threads(ways: dict[str, Way], at_once: int, rounds: int) -> Rounds:
     """So many threads call at once."""
     found = Rounds(f"{at_once} thread{'' if at_once == 1 else 's'}")
-    each, turns = _divided(at_once)
+    each, turns = _divided(at_once, _EACH)
 
     def calls(way: str) -> None:
         for _ in range(each):
@@ -140,9 +142,9 @@ def in_turn(number: int) -> tuple[str, ...]:
     return first, second, second, first
 
 
-def _divided(at_once: int) -> tuple[int, int]:
-    """Calls of each caller in a turn, and how often a round takes its four turns."""
-    each = max(1, min(TURN, CALLS // 2) // at_once)
+def _divided(at_once: int, least: int) -> tuple[int, int]:
+    """Calls of each caller in a turn, at least so many, and how often a round takes four turns."""
+    each = max(least, TURN // at_once)
     return each, max(_LEAST, CALLS // 2 // (at_once * each))
 
 

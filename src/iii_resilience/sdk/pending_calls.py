@@ -46,7 +46,7 @@ _LOOK_AFTER_THE_LOOP = 1.0
 _GONE = object()
 _Pending = dict[InFlightCall, None]
 
-AT_ONCE = 6
+AT_ONCE = 10
 """Calls that leave in one iteration of the loop; answers are read before the next ones leave."""
 PACED = 30.0
 """Seconds after the loss of a worker or connection in which calls leave one at a time."""
