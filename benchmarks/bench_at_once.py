@@ -26,8 +26,8 @@ from iii_resilience import resilient
 COROUTINES = (10, 50, 200, 1000)
 THREADS = (1, 8, 32)
 CALLS = 1000 if "III_URL" in os.environ else 3000
-"""Calls of one way in a round, whatever runs at once. Fewer where answers are lost, each for
-`_MOST_MS`."""
+"""Calls of one way in a round, or what `_LEAST` makes of them. Fewer where answers are lost, each
+for `_MOST_MS`."""
 TURN = 20
 """Calls of one way before it is the other's turn: the less time there is between the two, the more
 do both see of the same machine. At least one for each coroutine, and `_EACH` for each of several

@@ -255,9 +255,16 @@ def test_keys_are_measured_on_each_store() -> None:
     assert all(int(row[2]) > 0 for row in section.rows)
 
 
-def test_both_ways_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times four turns of two calls of one caller."""
+    for name, calls in {"CALLS": 4, "TURN": 2, "_EACH": 1, "_LEAST": 3}.items():
+        monkeypatch.setattr(bench_at_once, name, calls)
+
+
+@pytest.mark.usefixtures("short_rounds")
+def test_both_ways_take_turns() -> None:
     order: list[str] = []
-    monkeypatch.setattr(bench_at_once, "CALLS", 4)
     ways: dict[str, bench_at_once.Way] = {w: partial(order.append, w) for w in ("bare", "ours")}
     found = bench_at_once.threads(ways, 1, 2)
     first = (["bare"] * 2 + ["ours"] * 4 + ["bare"] * 2) * 3
@@ -267,6 +274,7 @@ def test_both_ways_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.row().startswith("| 1 thread | ")
 
 
+@pytest.mark.usefixtures("short_rounds")
 def test_turns_with_lost_answer_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     class LostError(Exception):
         code = "TIMEOUT"
@@ -283,7 +291,6 @@ def test_turns_with_lost_answer_do_not_count(monkeypatch: pytest.MonkeyPatch) ->
         time.sleep(0.5)
         raise error
 
-    monkeypatch.setattr(bench_at_once, "CALLS", 4)
     found = bench_at_once.threads({"bare": lambda: None, "ours": lost}, 1, 2)
     assert made == 36
     assert found.lost == {"bare": 0, "ours": 2}
@@ -298,8 +305,8 @@ def test_turns_with_lost_answer_do_not_count(monkeypatch: pytest.MonkeyPatch) ->
     assert found.row() == "| 1 thread | nan | nan | nan | 0 / 36 |"
 
 
-async def test_coroutines_of_round_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_at_once, "CALLS", 4)
+@pytest.mark.usefixtures("short_rounds")
+async def test_coroutines_of_round_run_at_once() -> None:
     running = most = 0
 
     async def call() -> None:
