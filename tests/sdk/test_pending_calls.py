@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import itertools
 import signal
 import threading
 import time
@@ -30,7 +31,7 @@ from iii_resilience.client.resilient import Resilient
 from iii_resilience.core.failure import Failure
 from iii_resilience.sdk.connection import Connection
 from iii_resilience.sdk.in_flight_call import AsyncCall, Ended, InFlightCall, SyncCall, wake_all
-from iii_resilience.sdk.pending_calls import AT_ONCE, InFlightCalls
+from iii_resilience.sdk.pending_calls import AT_ONCE, PART, InFlightCalls
 from iii_resilience.sdk.send_check import SendRefused
 from iii_resilience.sdk.versions import sdk_of
 
@@ -410,6 +411,29 @@ class TestPace:
         in_flight.pace()
         await burst()
         assert max(most) == 1
+
+    async def test_of_many_one_in_32_leaves_in_an_iteration(
+        self, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connection = Connection(client, sdk_of((0, 25, 0)))
+        in_flight, left = connection.in_flight, [20 * PART]
+        send_waiting = in_flight._send_waiting
+
+        def counted() -> None:
+            send_waiting()
+            left.append(len(in_flight._waiting))
+
+        monkeypatch.setattr(in_flight, "_send_waiting", counted)
+        busy = threading.Event()
+        connection.loop.call_soon_threadsafe(busy.wait, 60)
+        send = partial(in_flight.send_async, CALL, seconds=60.0)
+        calls = [asyncio.ensure_future(send()) for _ in range(left[0])]
+        while len(in_flight) < len(calls):
+            await asyncio.sleep(0.001)
+        busy.set()
+        await asyncio.gather(*calls)
+        for before, after in itertools.pairwise(left):
+            assert before - after == min(before, max(AT_ONCE, before // PART))
 
     async def test_loop_is_woken_once_for_calls_that_come_together(
         self, client: Any, worker: Resilient, monkeypatch: pytest.MonkeyPatch
