@@ -9,24 +9,23 @@ from support.one_kill import through_decorator, through_trigger
 
 from iii_resilience import RetryPolicy
 
-SIZES = [50, pytest.param(500, marks=pytest.mark.long)]
+# Calls, the part of attempts that fails at random, and the part of the calls that may fail for it:
+# one retry in 20 fails in its turn, and the next one needs a permit, which it may lack as long as
+# the bucket is empty. Of 50 retries up to four do so, of 500 up to 26.
+CASES = [(50, 0.0, 0.01), (50, 0.05, 0.1), (500, 0.0, 0.01), (500, 0.05, 0.05)]
+CASES_OF_WORKER = [
+    pytest.param(*case, marks=[pytest.mark.long] if case[0] > 50 else []) for case in CASES
+]
 
 
-# With failures at random one retry in 20 fails in its turn. The next one needs a permit, which it
-# may lack as long as the bucket is empty.
-AT_RANDOM = [(0.0, 0.01), (0.05, 0.1)]
-
-
-@pytest.mark.parametrize(("failing", "most"), AT_RANDOM)
-@pytest.mark.parametrize("calls", SIZES)
+@pytest.mark.parametrize(("calls", "failing", "most"), CASES_OF_WORKER)
 def test_calls_on_killed_worker_are_repaired(
     calls: int, failing: float, most: float, tmp_path: Path
 ) -> None:
     assert through_trigger(calls, tmp_path, failing=failing) <= calls * most
 
 
-@pytest.mark.parametrize(("failing", "most"), AT_RANDOM)
-@pytest.mark.parametrize("calls", [50, 500])
+@pytest.mark.parametrize(("calls", "failing", "most"), CASES)
 def test_calls_on_restarted_server_are_repaired(calls: int, failing: float, most: float) -> None:
     assert through_decorator(calls, failing=failing) <= calls * most
 
